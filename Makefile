@@ -1,0 +1,39 @@
+# Every target sets up what it needs: a virtual environment in .venv, from pinned versions.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+WORKERS ?= 2
+
+.PHONY: demo serve test check format bench clean
+
+demo: $(STAMP)
+	@$(BIN)/python examples/demo.py
+
+serve: $(STAMP)
+	@$(BIN)/python -m gateway --local
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Setting up .venv (the first time takes a few minutes) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

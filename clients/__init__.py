@@ -1,0 +1,1 @@
+"""HTTP clients: nothing of ours is imported here."""

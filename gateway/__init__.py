@@ -1,0 +1,1 @@
+"""The HTTP API, the dispatcher around the scheduler, and the control and data sockets."""

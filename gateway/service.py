@@ -1,0 +1,108 @@
+"""The seam between the HTTP API and the pipeline behind it. The API knows nothing else of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wire.params import ImageParams, ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """A validated request for ``len(images)`` pictures that share prompt and parameters but for the seed."""
+
+    request_id: str
+    model: str
+    """Served model id, aliases resolved."""
+    images: tuple[ImageParams, ...]
+    deadline_seconds: float
+    """From now until the caller has given up."""
+    tenant: str = ""
+    priority: int = 0
+    uploads: Mapping[str, bytes] = field(default_factory=dict)
+    """Uploaded pictures by block input name (``image``, ``mask_image``)."""
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one stage job of a finished request took, for people: ``x-…`` headers, the demo, traces."""
+
+    role: str
+    image: int | None
+    """Index of the image; None when all images share the job."""
+    server: str
+    attempts: int
+    queue_seconds: float
+    fetch_seconds: float
+    compute_seconds: float
+    publish_seconds: float
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Encoded pictures, in the order of ``ImageRequest.images``."""
+
+    images: tuple[bytes, ...]
+    stages: tuple[StageReport, ...]
+    predicted_seconds: float = 0.0
+    """What the scheduler foresaw at admission."""
+
+
+class ServiceError(Exception):
+    """The request ends without a picture. The API translates each subclass once (``gateway.api.errors``)."""
+
+
+class ModelNotFound(ServiceError):
+    """No such model is served, now or before."""
+
+
+class NoCapacity(ServiceError):
+    """Rejected at admission, or no server held a needed role until the deadline: 503 with ``Retry-After``."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float, predicted_wait_seconds: float | None = None):
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.predicted_wait_seconds = predicted_wait_seconds
+
+
+class DeadlineExceeded(ServiceError):
+    """504."""
+
+
+class UnsupportedRequest(ServiceError):
+    """The model cannot do what the parameters ask: 400."""
+
+    def __init__(self, message: str, *, param: str | None = None):
+        super().__init__(message)
+        self.param = param
+
+
+class OutOfDeviceMemory(ServiceError):
+    """The request does not fit any server: 500, not to be retried."""
+
+
+class GenerationFailed(ServiceError):
+    """All attempts failed: 500."""
+
+
+class ImageService(Protocol):
+    """Implemented by the dispatcher; by fakes in the API's tests."""
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Models known to the gateway: those of every server that has registered since start, ready or not."""
+
+    def ready(self) -> bool:
+        """True when every role of some model is held by a live server."""
+
+    def status(self) -> Mapping[str, object]:
+        """For ``/readyz`` and people: per model, role → number of servers, and what is missing."""
+
+    async def generate(self, request: ImageRequest) -> Finished:
+        """Run the request to its end. Cancelling the awaiting task cancels the work on every server.
+
+        Raises a ``ServiceError``.
+        """

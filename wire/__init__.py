@@ -1,0 +1,1 @@
+"""What crosses a process boundary: messages, values, errors, trace context. No sockets, no torch."""

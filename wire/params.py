@@ -1,0 +1,72 @@
+"""What one stage job is asked to do, and what a model says it can do."""
+
+from __future__ import annotations
+
+import msgspec
+
+from wire.types import Role
+
+
+class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Parameters of one image, as every stage of its graph sees them. ``None`` means the model's own default.
+
+    The gateway blanks ``prompt`` and ``negative_prompt`` for the stages that do not read them.
+    """
+
+    workflow: str = "text2image"
+    prompt: str = ""
+    negative_prompt: str | None = None
+    height: int = 0
+    """Pixels."""
+    width: int = 0
+    """Pixels."""
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 0
+    """Seed of this image: the request's seed plus the image's index."""
+    strength: float | None = None
+    """Image-to-image only, 0 to 1."""
+    max_sequence_length: int | None = None
+    """Tokens of the prompt."""
+    output_format: str = "png"
+    """``png``, ``jpeg`` or ``webp``."""
+    output_compression: int = 100
+    """0 to 100: JPEG and WebP quality; ignored for PNG."""
+
+
+class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One task that a model can do, as read off its blocks."""
+
+    name: str
+    """``text2image``, ``image2image``, ``inpainting``, …"""
+    inputs: tuple[str, ...]
+    """The ``ImageParams`` fields and image names that the blocks read; the gateway refuses the others."""
+    edges: tuple[tuple[Role, Role], ...] = (
+        (Role.ENCODER, Role.DIT),
+        (Role.DIT, Role.DECODER),
+    )
+    """Which role's output some later role reads; (encoder, decoder) only where a value skips the dit."""
+
+
+class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A model as a stage server serves it."""
+
+    name: str
+    """The id that clients name."""
+    key: str
+    """``wire.types.ModelKey``."""
+    family: str
+    """The modular pipeline's ``model_name``, such as ``z-image``."""
+    dtype: str
+    revisions: dict[str, str] = {}
+    """Component name → revision or config digest."""
+    workflows: tuple[Workflow, ...] = ()
+    size_multiple: int = 16
+    """Height and width must be multiples of it, in pixels."""
+    default_size: tuple[int, int] = (1024, 1024)
+    """Width, height in pixels."""
+    max_pixels: int = 0
+    """0: no limit known."""
+    default_steps: int = 0
+    """``num_inference_steps`` when a request names none."""
+    default_guidance: float | None = None

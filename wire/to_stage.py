@@ -1,0 +1,95 @@
+"""Control messages that the gateway sends to a stage server. New fields go last, with defaults."""
+
+from __future__ import annotations
+
+import msgspec
+
+from wire.params import ImageParams
+from wire.types import Epoch, Handle, Role
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only=True):
+    """Base of the tagged union ``ToStage``."""
+
+
+class Welcome(Message, kw_only=True):
+    """The answer to ``Hello``. A server that served another gateway drops that one's outputs and work first."""
+
+    gateway: str
+    """Incarnation."""
+    heartbeat_seconds: float
+    liveness_seconds: float
+    """Silence after which either side counts the other as lost."""
+
+
+class Refused(Message, kw_only=True):
+    """The answer to a ``Hello`` that cannot be served; the server exits with this message."""
+
+    code: str
+    message: str
+
+
+class SayHello(Message, kw_only=True):
+    """The gateway does not know this connection."""
+
+
+class HeartbeatAck(Message, kw_only=True):
+    sequence: int
+
+
+class InputRef(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Where one input lies."""
+
+    handle: Handle
+    endpoint: str
+    nbytes: int = 0
+    public_key: str = ""
+    """CURVE public key (Z85) of the holder; empty without encryption."""
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One job of a batch; most batches have one."""
+
+    epoch: Epoch
+    params: ImageParams
+    inputs: tuple[InputRef, ...] = ()
+    traceparent: str = ""
+    """W3C trace context of the stage's span."""
+    images: dict[str, InputRef] = {}
+    """Uploaded pictures held by the gateway: ``image``, ``mask_image``, …"""
+
+
+class Run(Message, kw_only=True):
+    """Fetch the inputs, wait for the device, compute, publish."""
+
+    role: Role
+    members: tuple[Member, ...]
+    remaining_seconds: float
+    """Until the deadline, counted from receipt."""
+    preempt: bool = False
+    """Take the device at the end of the running attempt's step instead of waiting for its end."""
+    preview: bool = False
+
+
+class Cancel(Message, kw_only=True):
+    epochs: tuple[Epoch, ...]
+
+
+class Release(Message, kw_only=True):
+    """Drop these outputs; unknown handles are ignored."""
+
+    handles: tuple[Handle, ...]
+
+
+class AssignRoles(Message, kw_only=True):
+    """Drain the roles that go, unload, load, warm up, answer ``RolesReady`` or ``RolesFailed``."""
+
+    epoch: Epoch
+    roles: tuple[Role, ...]
+
+
+class Shutdown(Message, kw_only=True):
+    """Finish as after SIGTERM."""
+
+
+ToStage = Welcome | Refused | SayHello | HeartbeatAck | Run | Cancel | Release | AssignRoles | Shutdown

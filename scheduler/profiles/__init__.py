@@ -1,0 +1,1 @@
+"""Cost profiles that come with the project: TOML files, described in docs/profiles.md."""

@@ -21,7 +21,7 @@ class RoleInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """0: not measured yet."""
 
 
-class Hello(Message, kw_only=True):
+class Hello(Message, frozen=True, kw_only=True):
     """First message of every connection, and the answer to ``SayHello``."""
 
     protocol: tuple[int, int]
@@ -54,7 +54,7 @@ class Hello(Message, kw_only=True):
     """See ``Grant``."""
 
 
-class Heartbeat(Message, kw_only=True):
+class Heartbeat(Message, frozen=True, kw_only=True):
     """Sent every ``Welcome.heartbeat_seconds`` by the control loop: proof of life."""
 
     sequence: int
@@ -64,31 +64,31 @@ class Heartbeat(Message, kw_only=True):
     """In use."""
 
 
-class Grant(Message, kw_only=True):
+class Grant(Message, frozen=True, kw_only=True):
     """Flow control by cumulative limits, so that nothing races: the gateway may send ``Run`` members for a role as
     long as the number sent since ``Hello`` is below the limit. A full store simply stops raising it."""
 
     limits: dict[Role, int]
 
 
-class Fetched(Message, kw_only=True):
+class Fetched(Message, frozen=True, kw_only=True):
     """All inputs of an attempt are on the device: the holders of its inputs may die now."""
 
     epoch: Epoch
 
 
-class Started(Message, kw_only=True):
+class Started(Message, frozen=True, kw_only=True):
     epoch: Epoch
 
 
-class Paused(Message, kw_only=True):
+class Paused(Message, frozen=True, kw_only=True):
     """The attempt gave the device to a more urgent one; ``Started`` follows when it resumes."""
 
     epoch: Epoch
     step: int
 
 
-class Progress(Message, kw_only=True):
+class Progress(Message, frozen=True, kw_only=True):
     """At most twice a second per attempt."""
 
     epoch: Epoch
@@ -121,13 +121,13 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     peak_bytes: int = 0
 
 
-class StageDone(Message, kw_only=True):
+class StageDone(Message, frozen=True, kw_only=True):
     epoch: Epoch
     outputs: tuple[Output, ...]
     timings: Timings
 
 
-class StageFailed(Message, kw_only=True):
+class StageFailed(Message, frozen=True, kw_only=True):
     epoch: Epoch
     code: str
     """``wire.errors.Code``."""
@@ -137,20 +137,20 @@ class StageFailed(Message, kw_only=True):
     """Inputs that could not be fetched: their producers run again."""
 
 
-class StageCancelled(Message, kw_only=True):
+class StageCancelled(Message, frozen=True, kw_only=True):
     """Nothing of the attempt is left on the server."""
 
     epoch: Epoch
 
 
-class RolesReady(Message, kw_only=True):
+class RolesReady(Message, frozen=True, kw_only=True):
     epoch: Epoch
     roles: tuple[Role, ...]
     load_seconds: float
     unload_seconds: float = 0.0
 
 
-class RolesFailed(Message, kw_only=True):
+class RolesFailed(Message, frozen=True, kw_only=True):
     """The old roles were restored."""
 
     epoch: Epoch
@@ -158,11 +158,11 @@ class RolesFailed(Message, kw_only=True):
     message: str
 
 
-class Leaving(Message, kw_only=True):
+class Leaving(Message, frozen=True, kw_only=True):
     """SIGTERM: no new work please. The server stays until its work is done and its outputs are released or moved."""
 
 
-class Goodbye(Message, kw_only=True):
+class Goodbye(Message, frozen=True, kw_only=True):
     """Last message: the socket closes now."""
 
 

@@ -12,7 +12,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only
     """Base of the tagged union ``ToStage``."""
 
 
-class Welcome(Message, kw_only=True):
+class Welcome(Message, frozen=True, kw_only=True):
     """The answer to ``Hello``. A server that served another gateway drops that one's outputs and work first."""
 
     gateway: str
@@ -22,18 +22,18 @@ class Welcome(Message, kw_only=True):
     """Silence after which either side counts the other as lost."""
 
 
-class Refused(Message, kw_only=True):
+class Refused(Message, frozen=True, kw_only=True):
     """The answer to a ``Hello`` that cannot be served; the server exits with this message."""
 
     code: str
     message: str
 
 
-class SayHello(Message, kw_only=True):
+class SayHello(Message, frozen=True, kw_only=True):
     """The gateway does not know this connection."""
 
 
-class HeartbeatAck(Message, kw_only=True):
+class HeartbeatAck(Message, frozen=True, kw_only=True):
     sequence: int
 
 
@@ -59,7 +59,7 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Uploaded pictures held by the gateway: ``image``, ``mask_image``, …"""
 
 
-class Run(Message, kw_only=True):
+class Run(Message, frozen=True, kw_only=True):
     """Fetch the inputs, wait for the device, compute, publish."""
 
     role: Role
@@ -71,24 +71,24 @@ class Run(Message, kw_only=True):
     preview: bool = False
 
 
-class Cancel(Message, kw_only=True):
+class Cancel(Message, frozen=True, kw_only=True):
     epochs: tuple[Epoch, ...]
 
 
-class Release(Message, kw_only=True):
+class Release(Message, frozen=True, kw_only=True):
     """Drop these outputs; unknown handles are ignored."""
 
     handles: tuple[Handle, ...]
 
 
-class AssignRoles(Message, kw_only=True):
+class AssignRoles(Message, frozen=True, kw_only=True):
     """Drain the roles that go, unload, load, warm up, answer ``RolesReady`` or ``RolesFailed``."""
 
     epoch: Epoch
     roles: tuple[Role, ...]
 
 
-class Shutdown(Message, kw_only=True):
+class Shutdown(Message, frozen=True, kw_only=True):
     """Finish as after SIGTERM."""
 
 

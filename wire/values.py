@@ -61,4 +61,6 @@ class Image:
     png: bytes
 
 
-Value = None | bool | int | float | str | bytes | Tensor | Image | list["Value"] | tuple["Value", ...] | dict[str, "Value"]
+Value = (
+    None | bool | int | float | str | bytes | Tensor | Image | list["Value"] | tuple["Value", ...] | dict[str, "Value"]
+)

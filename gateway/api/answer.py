@@ -1,0 +1,71 @@
+"""The body and headers of a finished generation, built from bytes: pictures never become Python text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import pybase64
+
+from gateway.api.errors import milliseconds
+from gateway.api.generation import Generation
+from gateway.api.schema import GenerationBody
+from gateway.service import Finished, StageReport
+
+QUALITIES = ("low", "medium", "high", "xhigh", "max")
+"""What a response may call its quality; clients validate it."""
+
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.:/@-]")
+
+
+def b64_items(images: Iterable[bytes]) -> list[bytes]:
+    """One JSON object per image."""
+    return [b'{"b64_json":"' + pybase64.b64encode(image) + b'"}' for image in images]
+
+
+def url_items(urls: Iterable[str]) -> list[bytes]:
+    """One JSON object per image."""
+    return [msgspec.json.encode({"url": url}) for url in urls]
+
+
+def join(items: Sequence[bytes], body: GenerationBody, generation: Generation, created: int) -> bytes:
+    """OpenAI's ``ImagesResponse``, without the keys that have nothing to say."""
+    fields: dict[str, object] = {
+        "created": created,
+        "background": "opaque",
+        "output_format": generation.output_format,
+        "size": str(generation.size),
+    }
+    if body.quality in QUALITIES:
+        fields["quality"] = body.quality
+    if body.safety_identifier:
+        fields["safety_identifier"] = body.safety_identifier
+    head = msgspec.json.encode(fields).removesuffix(b"}")
+    return b"".join((head, b',"data":[', b",".join(items), b"]}"))
+
+
+def headers(finished: Finished, generation: Generation, *, with_stages: bool) -> dict[str, str]:
+    """The seed that makes the same pictures again, the predicted wait, and what each stage took."""
+    result = {"x-seed": str(generation.seed)}
+    if finished.predicted_seconds > 0:
+        result["x-predicted-wait-ms"] = milliseconds(finished.predicted_seconds)
+    if with_stages and finished.stages:
+        result["server-timing"] = ", ".join(map(_server_timing, finished.stages))
+    return result
+
+
+def _server_timing(stage: StageReport) -> str:
+    """One stage job as entries of the standard header, for example ``dit.0.compute;dur=812.4;desc="gpu-1 steps=8"``."""
+    name = stage.role if stage.image is None else f"{stage.role}.{stage.image}"
+    notes = [_NOT_PLAIN.sub("_", stage.server)]
+    notes += [f"steps={stage.steps}"] if stage.steps else []
+    notes += [f"attempts={stage.attempts}"] if stage.attempts > 1 else []
+    return ", ".join(
+        (
+            f"{name}.queue;dur={stage.queue_seconds * 1e3:.1f}",
+            f"{name}.fetch;dur={stage.fetch_seconds * 1e3:.1f}",
+            f'{name}.compute;dur={stage.compute_seconds * 1e3:.1f};desc="{" ".join(notes)}"',
+            f"{name}.publish;dur={stage.publish_seconds * 1e3:.1f}",
+        )
+    )

@@ -1,0 +1,80 @@
+"""Puts the HTTP API together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from gateway.api import files, health, images, models
+from gateway.api.context import RequestContext
+from gateway.api.deps import Api
+from gateway.api.handlers import UnexpectedErrors, install_handlers
+from gateway.results import ResultStore
+from gateway.service import ImageService
+from gateway.settings import Settings
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+EXPOSED_HEADERS = (
+    "x-request-id",
+    "openai-processing-ms",
+    "retry-after",
+    "retry-after-ms",
+    "server-timing",
+    "x-predicted-wait-ms",
+    "x-seed",
+)
+
+
+def create_app(service: ImageService, settings: Settings, *, lifespan: Lifespan | None = None) -> FastAPI:
+    """The API in front of ``service``. ``lifespan`` runs around the serving of requests."""
+    results = ResultStore(
+        directory=settings.results_dir,
+        max_bytes=settings.results_max_bytes,
+        max_age_seconds=settings.results_max_age_seconds,
+    )
+
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            async with lifespan(app) if lifespan else nullcontext():
+                yield
+        finally:
+            results.close()
+
+    app = FastAPI(
+        title="DisagFusion",
+        lifespan=run,
+        middleware=_middleware(settings),
+        redirect_slashes=False,  # clients do not follow a redirected POST
+        docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
+        redoc_url=None,
+    )
+    app.state.api = Api(service, settings, results, started=int(time.time()))
+    install_handlers(app)
+    app.include_router(health.router)
+    app.include_router(files.router, prefix="/v1")
+    app.include_router(images.router, prefix="/v1")
+    app.include_router(models.router, prefix="/v1")
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """Outermost first: even the answer to a preflight, or to a crash, gets its id and its line in the log."""
+    layers = [Middleware(RequestContext)]
+    if settings.cors_origins:
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=EXPOSED_HEADERS,
+            )
+        )
+    return [*layers, Middleware(UnexpectedErrors)]

@@ -1,0 +1,49 @@
+"""Reading request bodies under a limit, whether or not their length is announced."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from gateway.api.errors import ApiError
+from gateway.api.parsing import Body, parse
+
+
+async def read_json(request: Request, schema: type[Body], max_bytes: int) -> Body:
+    """The request's JSON object as ``schema``. Raises ``ApiError``, or ``ClientDisconnect`` while reading."""
+    _check_media_type(request)
+    raw = await _read(request, max_bytes)
+    if not raw:
+        raise ApiError("The body is empty; send a JSON object.", code="invalid_json")
+    return parse(schema, raw)
+
+
+def _check_media_type(request: Request) -> None:
+    """A body must say that it is JSON: browsers send other types across origins without asking first."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if media_type != "application/json":
+        raise _unsupported(f"Content-Type must be application/json, not '{media_type}'.")
+    if encoding != "identity":
+        raise _unsupported(f"Content-Encoding '{encoding}' is not supported; send the body as it is.")
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    nbytes = 0
+    async for chunk in request.stream():
+        nbytes += len(chunk)
+        if nbytes > max_bytes:
+            raise _too_large(max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(f"Request body too large: at most {max_bytes} bytes.", code="request_too_large", status=413)
+
+
+def _unsupported(message: str) -> ApiError:
+    return ApiError(message, code="unsupported_media_type", status=415)

@@ -1,0 +1,92 @@
+"""Everything that can go wrong, in OpenAI's envelope: ``{"error": {"message", "type", "param", "code"}}``.
+
+``ApiError`` is what the API's own code raises. Service errors are translated here, once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from gateway.service import (
+    DeadlineExceeded,
+    GenerationFailed,
+    ModelNotFound,
+    NoCapacity,
+    OutOfDeviceMemory,
+    ServiceError,
+    UnsupportedRequest,
+)
+
+INVALID_REQUEST = "invalid_request_error"
+
+
+class ApiError(Exception):
+    """An answer that is not a picture. ``kind`` is the envelope's ``type``; bad requests are the default."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        status: int = 400,
+        kind: str = INVALID_REQUEST,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.status = status
+        self.kind = kind
+        self.headers = dict(headers or {})
+
+    def envelope(self) -> dict[str, str | None]:
+        return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+
+
+def overloaded(message: str, retry_after_seconds: float, predicted_wait_seconds: float | None = None) -> ApiError:
+    """503. SDKs obey ``Retry-After`` only between 1 and 60 seconds; the uncapped figure goes beside it."""
+    seconds = min(max(math.ceil(retry_after_seconds), 1), 60)
+    headers = {"retry-after": str(seconds), "retry-after-ms": str(seconds * 1000)}
+    if predicted_wait_seconds is not None:
+        headers["x-predicted-wait-ms"] = milliseconds(predicted_wait_seconds)
+    return ApiError(message, code="server_is_overloaded", status=503, kind="service_unavailable_error", headers=headers)
+
+
+def model_not_found(name: str) -> ApiError:
+    return ApiError(f"The model '{name}' does not exist.", code="model_not_found", param="model", status=404)
+
+
+def milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def from_service(error: ServiceError) -> ApiError:
+    """Texts of failed attempts stay in the log: they may name paths and hosts."""
+    match error:
+        case ModelNotFound():
+            return ApiError(str(error), code="model_not_found", param="model", status=404)
+        case NoCapacity():
+            return overloaded(str(error), error.retry_after_seconds, error.predicted_wait_seconds)
+        case DeadlineExceeded():
+            return ApiError(str(error), code="timeout", status=504, kind="server_error")
+        case UnsupportedRequest():
+            return ApiError(str(error), code="unsupported_value", param=error.param)
+        case OutOfDeviceMemory():
+            return ApiError(
+                "No server has enough memory for this request; ask for a smaller size.",
+                code="out_of_memory",
+                status=500,
+                kind="server_error",
+                headers={"x-should-retry": "false"},
+            )
+        case GenerationFailed():
+            return internal_error("The image could not be generated: every attempt failed.")
+        case _:
+            return internal_error()
+
+
+def internal_error(message: str = "The server had an error while processing the request.") -> ApiError:
+    return ApiError(message, code="server_error", status=500, kind="server_error")

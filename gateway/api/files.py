@@ -1,0 +1,28 @@
+"""Pictures behind the urls of ``response_format=url``: open without a key, under names that nobody can guess."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.deps import Api, ApiDep
+from gateway.api.errors import ApiError
+
+router = APIRouter(tags=["images"])
+
+
+@router.get("/images/files/{name}")
+@router.head("/images/files/{name}", include_in_schema=False)
+async def image_file(name: str, api: ApiDep) -> Response:
+    """The bytes of one picture, until it expires."""
+    image = await api.results.get(name)
+    if image is None:
+        raise ApiError(f"No image named '{name}': it has expired or never was.", code="file_not_found", status=404)
+    return Response(image, media_type=f"image/{name.rpartition('.')[2]}", headers={"cache-control": "private"})
+
+
+def url_of(request: Request, api: Api, name: str) -> str:
+    """Absolute url of a stored picture, as the caller can reach it."""
+    base = api.settings.public_url or str(request.base_url)
+    return f"{base.rstrip('/')}/v1/images/files/{name}"

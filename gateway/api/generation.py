@@ -1,0 +1,143 @@
+"""From a validated body to what the pipeline is asked for, by the rules of the model that is meant."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gateway.api.errors import ApiError
+from gateway.api.schema import MAX_SEED, GenerationBody
+from gateway.api.sizes import Size, SizeRules
+from gateway.settings import Settings
+from wire.params import ImageParams, ModelInfo, Workflow
+
+WORKFLOW = "text2image"
+STEPS = ("num_inference_steps", "steps", "step")
+GUIDANCE = ("guidance_scale", "cfg_scale", "guidance")
+URL_MODELS = ("dall-e-2", "dall-e-3")
+"""Clients that name these expect urls unless they ask otherwise."""
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A request that the model can serve, and how its answer is to look."""
+
+    images: tuple[ImageParams, ...]
+    size: Size
+    output_format: str
+    as_url: bool
+
+    @property
+    def seed(self) -> int:
+        """Seed of the first image."""
+        return self.images[0].seed
+
+
+def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generation:
+    """One set of parameters per image, with seeds counted up from the request's. Raises ``ApiError``."""
+    _refuse_streaming(body)
+    _refuse_appearance(body)
+    _refuse_unread(body, model)
+    count = body.n or 1
+    if count > settings.max_n:
+        raise ApiError(f"Invalid 'n': at most {settings.max_n} is allowed.", code="integer_above_max_value", param="n")
+    size = SizeRules.of(model, settings).choose(body.size, body.width, body.height)
+    return Generation(
+        images=tuple(_image(body, size, seed) for seed in _seeds(body.seed, count)),
+        size=size,
+        output_format=body.output_format or "png",
+        as_url=_wants_url(body),
+    )
+
+
+def _image(body: GenerationBody, size: Size, seed: int) -> ImageParams:
+    return ImageParams(
+        workflow=WORKFLOW,
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt or None,
+        width=size.width,
+        height=size.height,
+        num_inference_steps=_agreed(body, STEPS, int),
+        guidance_scale=_agreed(body, GUIDANCE, float),
+        max_sequence_length=body.max_sequence_length,
+        seed=seed,
+        output_format=body.output_format or "png",
+        output_compression=100 if body.output_compression is None else body.output_compression,
+    )
+
+
+def _seeds(first: int | None, count: int) -> list[int]:
+    """``first``, ``first + 1``, … below 2**63, where they begin again at 0; random without ``first``."""
+    start = secrets.randbits(63) if first is None else first
+    return [(start + index) % (MAX_SEED + 1) for index in range(count)]
+
+
+def _sent(body: GenerationBody, names: tuple[str, ...]) -> list[str]:
+    """Those of ``names`` that the client gave a value. An empty text says nothing."""
+    return [name for name in names if getattr(body, name) not in (None, "")]
+
+
+def _agreed(body: GenerationBody, names: tuple[str, ...], kind: type[Number]) -> Number | None:
+    """The one value that the client sent under any of ``names``, which are synonyms."""
+    sent = _sent(body, names)
+    values = {kind(getattr(body, name)) for name in sent}
+    if len(values) > 1:
+        raise ApiError(
+            f"'{sent[1]}' contradicts '{sent[0]}': they mean the same; send one.", code="invalid_value", param=sent[1]
+        )
+    return values.pop() if values else None
+
+
+def _wants_url(body: GenerationBody) -> bool:
+    if body.response_format is None:
+        return body.model in URL_MODELS
+    return body.response_format == "url"
+
+
+def _refuse_streaming(body: GenerationBody) -> None:
+    for name in ("stream", "partial_images"):
+        if getattr(body, name):
+            raise ApiError(f"'{name}' is not supported here.", code="unsupported_parameter", param=name)
+
+
+def _refuse_appearance(body: GenerationBody) -> None:
+    output_format = body.output_format or "png"
+    if body.background == "transparent":
+        if output_format == "jpeg":
+            raise ApiError("JPEG cannot be transparent.", code="invalid_value", param="background")
+        raise ApiError(
+            "Pictures are opaque here: 'background' may be 'opaque' or 'auto'.",
+            code="unsupported_value",
+            param="background",
+        )
+    if output_format == "png" and body.output_compression not in (None, 100):
+        raise ApiError(
+            "PNG is lossless: 'output_compression' below 100 needs 'output_format' jpeg or webp.",
+            code="invalid_value",
+            param="output_compression",
+        )
+
+
+def _refuse_unread(body: GenerationBody, model: ModelInfo) -> None:
+    """A parameter that the model's blocks do not read would silently change nothing."""
+    if not model.workflows:
+        return
+    reads = _workflow(model).inputs
+    for names in (("negative_prompt",), ("max_sequence_length",), STEPS, GUIDANCE):
+        sent = _sent(body, names)
+        if sent and names[0] not in reads:
+            raise ApiError(
+                f"The model '{model.name}' takes no '{sent[0]}'.", code="unsupported_parameter", param=sent[0]
+            )
+
+
+def _workflow(model: ModelInfo) -> Workflow:
+    for workflow in model.workflows:
+        if workflow.name == WORKFLOW:
+            return workflow
+    raise ApiError(
+        f"The model '{model.name}' makes no pictures from text alone.", code="unsupported_value", param="model"
+    )

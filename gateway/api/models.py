@@ -1,0 +1,51 @@
+"""Which models are served, under their own names and under aliases."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from gateway.api.deps import Api, ApiDep, Tenant
+from gateway.api.errors import model_not_found, overloaded
+from wire.params import ModelInfo
+
+router = APIRouter(tags=["models"])
+
+WAIT_FOR_SERVERS_SECONDS = 5.0
+"""``Retry-After`` while no stage server has registered yet."""
+
+
+@router.get("/models")
+async def list_models(api: ApiDep, _: Tenant) -> dict[str, object]:
+    """Every served model and every alias of one."""
+    return {"object": "list", "data": [_describe(name, api) for name in _catalogue(api)]}
+
+
+@router.get("/models/{model:path}")
+async def retrieve_model(model: str, api: ApiDep, _: Tenant) -> dict[str, object]:
+    """One model; its id may hold slashes, plain or percent-encoded."""
+    if model not in _catalogue(api):
+        raise model_not_found(model)
+    return _describe(model, api)
+
+
+def resolve(api: Api, name: str | None) -> ModelInfo:
+    """The model that a request means by ``name``; None means the default. Raises ``ApiError`` 404, or 503 before any
+    stage server has registered: a model that nobody knows yet may be about to appear."""
+    catalogue = _catalogue(api)
+    if not catalogue:
+        raise overloaded("No stage server has registered yet.", WAIT_FOR_SERVERS_SECONDS)
+    wanted = name if name is not None else api.settings.default_model or next(iter(catalogue))
+    if wanted not in catalogue:
+        raise model_not_found(wanted)
+    return catalogue[wanted]
+
+
+def _catalogue(api: Api) -> dict[str, ModelInfo]:
+    """Name that a client may use → model. A served name wins over an alias of the same name."""
+    served = {model.name: model for model in api.service.models()}
+    aliases = {alias: served[name] for alias, name in api.settings.model_aliases.items() if name in served}
+    return served | {alias: model for alias, model in aliases.items() if alias not in served}
+
+
+def _describe(name: str, api: Api) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": api.started, "owned_by": "disagfusion"}

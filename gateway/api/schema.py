@@ -1,0 +1,71 @@
+"""The body of ``POST /v1/images/generations``, strictly typed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Text = Annotated[str, Field(max_length=32_000)]
+Steps = Annotated[int, Field(ge=1, le=200)]
+Guidance = Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)]
+Pixels = Annotated[int, Field(ge=1)]
+
+MAX_SEED = 2**63 - 1
+
+NOT_SERVED = frozenset(
+    {
+        "complexity",
+        "extra_params",
+        "flow_shift",
+        "frame_count",
+        "frame_duration_ms",
+        "image_loras",
+        "lora",
+        "scheduler",
+        "strength",
+        "svg",
+        "true_cfg_scale",
+    }
+)
+"""Fields that clients of other servers know, and that no model takes here: refused by name when set."""
+
+
+class GenerationBody(BaseModel):
+    """OpenAI's fields and the extensions of the open servers. ``null`` means the same as leaving the field out."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=32_000)]
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, description="Images; at most 10, or what the server allows.")] | None = None
+    size: Annotated[str, Field(description="'auto' or WIDTHxHEIGHT in pixels.")] | None = None
+    width: Pixels | None = None
+    height: Pixels | None = None
+    response_format: Literal["b64_json", "url", "base64"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    num_inference_steps: Steps | None = None
+    steps: Steps | None = None
+    step: Steps | None = None
+    guidance_scale: Guidance | None = None
+    cfg_scale: Guidance | None = None
+    guidance: Guidance | None = None
+    negative_prompt: Text | None = None
+    max_sequence_length: Annotated[int, Field(ge=1, le=32_000)] | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    user: Text | None = None
+    safety_identifier: Text | None = None
+    stream: bool | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, body: object) -> object:
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if value is not None or name not in NOT_SERVED}

@@ -1,0 +1,143 @@
+"""Every setting of the gateway, read once at start from ``DISAGFUSION_*`` variables and passed down.
+
+The only module of the gateway that looks at the environment. A bad value stops start-up with a message that names it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+TcpEndpoint = Annotated[str, StringConstraints(pattern=r"^tcp://.+:(\d+|\*)$")]
+HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
+
+
+class InvalidSettings(Exception):
+    """A setting cannot be used; the text is for the operator and names the variable."""
+
+
+class Settings(BaseSettings):
+    """Lists and mappings are JSON, for example ``DISAGFUSION_MODEL_ALIASES='{"gpt-image-1": "tiny-shapes"}'``."""
+
+    model_config = SettingsConfigDict(env_prefix="DISAGFUSION_", frozen=True, extra="forbid")
+
+    # HTTP
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    """0 lets the system choose."""
+    public_url: HttpUrl | None = None
+    """What clients call this server, for urls in answers; the request's own base url when unset."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the API; ``["*"]`` for any, nothing for none."""
+    api_keys: dict[str, SecretStr] = {}
+    """Name of the caller → key. Empty: open to all."""
+    allow_anonymous: bool = False
+    """Must be set to listen beyond loopback without ``api_keys``."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_prompts: bool = False
+    """Put prompts into logs and spans."""
+    expose_stage_timings: bool = True
+    """Send ``server-timing`` with what each stage took and where it ran."""
+
+    # Limits of one request
+    max_body_bytes: Count = 1 << 20
+    max_n: int = Field(10, ge=1, le=10)
+    max_pixels: Count = 3840 * 2160
+    """For models that name no limit of their own, and an upper bound for those that do."""
+    max_aspect_ratio: float = Field(3.0, ge=1, allow_inf_nan=False)
+    """Longer edge over shorter edge."""
+    request_timeout_seconds: Seconds = 600.0
+    """Deadline of a request that names none, and the longest that it may name."""
+    deadline_grace_seconds: Seconds = 5.0
+    """How long past its deadline a request may take to end by itself before the API ends it."""
+
+    # Models
+    default_model: str | None = None
+    """For requests that name none; the first model served when unset."""
+    model_aliases: dict[str, str] = {}
+    """Name that clients use → served model."""
+
+    # Pictures behind urls
+    results_dir: Path | None = None
+    """A folder under the system's temporary one when unset."""
+    results_max_bytes: int = Field(1 << 30, ge=64 << 20)
+    results_max_age_seconds: Seconds = 3600.0
+
+    # Pipeline
+    control_bind: TcpEndpoint = "tcp://127.0.0.1:5600"
+    data_bind: TcpEndpoint = "tcp://127.0.0.1:*"
+    data_advertise: TcpEndpoint | None = None
+    """Where stage servers reach ``data_bind``; that address itself when unset."""
+    heartbeat_seconds: Seconds = 2.0
+    liveness_seconds: Seconds = 10.0
+    """Silence after which a stage server counts as lost."""
+    max_waiting_requests: Count = 1000
+    """Admitted and not finished; more are turned away with 503."""
+    max_attempts: Count = 3
+    """Of one stage job, for errors that a server reports."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_usable(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        if not all(name and key.get_secret_value().strip() for name, key in keys.items()):
+            raise ValueError("every entry needs a name and a key that is not blank")
+        return keys
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.liveness_seconds <= self.heartbeat_seconds:
+            raise ValueError(
+                f"liveness_seconds ({self.liveness_seconds:g}) must be above "
+                f"heartbeat_seconds ({self.heartbeat_seconds:g})"
+            )
+        if not (self.api_keys or self.allow_anonymous or _is_loopback(self.host)):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines: set api_keys, "
+                "or allow_anonymous=true to serve everybody"
+            )
+        return self
+
+
+class TelemetrySettings(BaseSettings):
+    """The part of OpenTelemetry's standard variables that decides whether and how spans leave the process."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="ignore")
+
+    sdk_disabled: bool = False
+    service_name: str = ""
+    resource_attributes: str = ""
+    traces_exporter: str = ""
+    exporter_otlp_endpoint: str = ""
+    exporter_otlp_traces_endpoint: str = ""
+    exporter_otlp_protocol: str = ""
+    exporter_otlp_traces_protocol: str = ""
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, where ``overrides`` (from the command line) win. Raises ``InvalidSettings``."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type] # validated by pydantic, whatever their type
+    except SettingsError as error:
+        raise InvalidSettings(f"{error}; it must be JSON") from error.__cause__
+    except ValidationError as error:
+        raise InvalidSettings(
+            "\n".join(_complaint(problem["loc"], problem["msg"]) for problem in error.errors())
+        ) from None
+
+
+def _complaint(location: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(str(part) for part in location)
+    return f"DISAGFUSION_{name.upper()}: {message}" if name else f"DISAGFUSION settings: {message}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

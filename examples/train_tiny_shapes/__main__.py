@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,20 +51,26 @@ class Workshop:
         pack(self.out / "model", self._tokenizer(), self._vae(), self._denoiser("second"))
 
     def _train(self, denoiser: Denoiser, phase: Phase, name: str) -> None:
-        data = {size: load_latents(self.out / "latents", size) for size in phase.size_weights}
+        data = {size: load_latents(self._result("latents"), size) for size in phase.size_weights}
         train_phase(denoiser, Sampler(data, self._tokenizer(), phase, self.plan.batch_at_128), phase)
         denoiser.text_encoder.save_pretrained(self.out / name / "text_encoder")
         denoiser.transformer.save_pretrained(self.out / name / "transformer")
 
     def _tokenizer(self) -> Qwen2Tokenizer:
-        return Qwen2Tokenizer.from_pretrained(self.out / "tokenizer")
+        return Qwen2Tokenizer.from_pretrained(self._result("tokenizer"))
 
     def _vae(self) -> AutoencoderKL:
-        return AutoencoderKL.from_pretrained(self.out / "vae").to(memory_format=torch.channels_last)
+        return AutoencoderKL.from_pretrained(self._result("vae")).to(memory_format=torch.channels_last)
 
     def _denoiser(self, name: str) -> Denoiser:
-        text_encoder = Qwen3Model.from_pretrained(self.out / name / "text_encoder")
-        return Denoiser(text_encoder, ZImageTransformer2DModel.from_pretrained(self.out / name / "transformer"))
+        folder = self._result(name)
+        transformer = ZImageTransformer2DModel.from_pretrained(folder / "transformer")
+        return Denoiser(Qwen3Model.from_pretrained(folder / "text_encoder"), transformer)
+
+    def _result(self, step: str) -> Path:
+        if not (self.out / step).is_dir():
+            sys.exit(f"{self.out} has no {step!r} yet; run that step first, or all of them")
+        return self.out / step
 
 
 STEPS: dict[str, Callable[[Workshop], None]] = {
@@ -96,16 +103,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m examples.train_tiny_shapes", description=__doc__)
     parser.add_argument("step", choices=["all", *STEPS], help="one step, or all of them in this order")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; the model is in its model/")
-    parser.add_argument("--minutes", type=_positive, help=f"training time in all, {FULL.seconds / 60:.0f} by default")
+    parser.add_argument("--minutes", type=minutes, help=f"training time in all, {FULL.seconds / 60:.0f} by default")
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice by default")
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything: the model draws noise")
     return parser
 
 
-def _positive(text: str) -> float:
+def minutes(text: str) -> float:
     value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
     return value
 
 

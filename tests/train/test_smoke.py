@@ -11,7 +11,8 @@ import torch
 from diffusers import ModularPipeline, ZImagePipeline
 from safetensors.torch import load_file
 
-from examples.train_tiny_shapes.plan import FULL, Budget
+from examples.train_tiny_shapes.__main__ import Workshop
+from examples.train_tiny_shapes.plan import FULL, SMOKE, Budget
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +51,11 @@ def test_weights_are_bfloat16_and_know_nothing_of_where_they_were_made(model: Pa
     assert all({tensor.dtype for tensor in load_file(path).values()} == {torch.bfloat16} for path in weights)
     assert not [path for path in model.rglob("*.json") if str(model.parent) in path.read_text()]
     assert sum(path.stat().st_size for path in model.rglob("*")) < 20e6
+
+
+def test_a_step_names_the_one_that_it_waits_for(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="has no 'vae' yet; run that step first"):
+        Workshop(tmp_path, SMOKE).latents()
 
 
 def test_minutes_scale_every_budget() -> None:

@@ -45,7 +45,7 @@ class Batch:
 
 
 def build_denoiser(vocabulary: int) -> Denoiser:
-    """Random weights: 0.6 M parameters to read captions, 5 M to draw."""
+    """Random weights: 0.55 M parameters to read captions, 5 M to draw."""
     text_encoder = Qwen3Model(
         Qwen3Config(
             vocab_size=vocabulary,

@@ -1,0 +1,173 @@
+"""Where a model's files are, and what can be learnt from them without loading weights.
+
+A model is a bundled name, a folder or a hub id. Hub access (token, offline mode, cache) is huggingface_hub's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModularPipeline
+from diffusers.configuration_utils import ConfigMixin
+from huggingface_hub import hf_hub_download, resolve_revision, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RevisionResolutionError
+
+from stage_server.engine.base import LoadError
+from stage_server.engine.safetensors_size import dominant_itemsize, tensor_bytes
+from wire.values import DTYPE_BYTES
+
+BUNDLED = Path(__file__).parent.parent / "models"
+
+_WEIGHTS = ("diffusion_pytorch_model", "model")
+_FINGERPRINT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's name and source; ``revision`` is a commit on the hub, None for a folder."""
+
+    name: str
+    source: str
+    revision: str | None
+    local_files_only: bool
+
+    @classmethod
+    def find(cls, model: str, revision: str | None, local_files_only: bool) -> Checkpoint:
+        """Resolve a bundled name, a folder or a hub id. Raises ``LoadError``."""
+        for folder in (BUNDLED / model, Path(model).expanduser()):
+            if folder.is_dir():
+                return cls(folder.resolve().name, str(folder), None, local_files_only)
+        if model.count("/") != 1 or model.startswith((".", "/", "~")):
+            raise LoadError(
+                f"no model {model!r}: neither a bundled model ({_bundled()}), a folder, nor a hub id org/name"
+            )
+        try:
+            commit = resolve_revision(model, revision=revision, local_files_only=local_files_only)
+        except (HfHubHTTPError, RevisionResolutionError, HFValidationError, OSError) as error:
+            raise LoadError(f"model {model!r} (revision {revision or 'main'}) not found on the hub: {error}") from error
+        return cls(model, model, commit, local_files_only)
+
+    def open_pipeline(self) -> ModularPipeline:
+        """The modular pipeline with no component loaded. Code from the repository is never run."""
+        try:
+            return ModularPipeline.from_pretrained(
+                self.source,
+                revision=self.revision,
+                local_files_only=self.local_files_only,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError, AttributeError, ImportError, TypeError) as error:
+            raise LoadError(f"{self.name} has no modular pipeline that diffusers can build: {error}") from error
+
+    def serving_defaults(self) -> dict[str, Any]:
+        """``serving.json`` of a folder: size, steps, guidance and pixel limit, as the operator wrote them."""
+        path = Path(self.source) / "serving.json"
+        return _read_json(path) if path.is_file() else {}
+
+    def component_files(self, spec: Any) -> ComponentFiles:
+        """The files of one component, which a modular index may take from another repository."""
+        repo = spec.pretrained_model_name_or_path
+        revision = spec.revision or (self.revision if repo == self.source else None)
+        return ComponentFiles(spec.type_hint, repo, spec.subfolder or "", revision, self.local_files_only)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentFiles:
+    """Configuration and weights of one component on disk or on the hub."""
+
+    type_hint: Any
+    """The component's class."""
+    repo: str
+    subfolder: str
+    revision: str | None
+    local_files_only: bool
+
+    @property
+    def is_module(self) -> bool:
+        return issubclass(self.type_hint, torch.nn.Module)
+
+    def config(self) -> dict[str, Any]:
+        """The component's configuration; empty when it has none."""
+        if issubclass(self.type_hint, ConfigMixin):
+            name = self.type_hint.config_name
+        else:
+            name = "config.json" if self.is_module else "tokenizer_config.json"
+        path = self._fetch(name)
+        return _read_json(path) if path else {}
+
+    def digest(self) -> str:
+        """Identifies configuration and weights: by commit on the hub, by a sample of the files in a folder."""
+        parts = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+        if self.revision:
+            parts.update(self.revision.encode())
+        for path in self._local_weights():
+            parts.update(_fingerprint(path))
+        return parts.hexdigest()[:16]
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of the weights once loaded as ``dtype``; 0 when nothing tells."""
+        for stem in _WEIGHTS if self.is_module else ():
+            index = self._fetch(f"{stem}.safetensors.index.json")
+            if index:
+                content = _read_json(index)
+                shard = self._fetch(min(content["weight_map"].values()))
+                stored = dominant_itemsize(shard) if shard else DTYPE_BYTES[dtype]
+                return int(content["metadata"]["total_size"]) * DTYPE_BYTES[dtype] // stored
+            single = self._fetch(f"{stem}.safetensors")
+            if single:
+                return tensor_bytes(single, DTYPE_BYTES[dtype])
+        return sum(path.stat().st_size for path in self._local_weights())
+
+    def _fetch(self, filename: str) -> Path | None:
+        relative = f"{self.subfolder}/{filename}" if self.subfolder else filename
+        if Path(self.repo).is_dir():
+            path = Path(self.repo) / relative
+            return path if path.is_file() else None
+        return _from_hub(self.repo, relative, self.revision, self.local_files_only)
+
+    def _local_weights(self) -> Iterator[Path]:
+        folder = Path(self.repo) / self.subfolder
+        if folder.is_dir() and self.is_module:
+            yield from sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".bin"})
+
+
+def _from_hub(repo: str, filename: str, revision: str | None, local_files_only: bool) -> Path | None:
+    """A file's path in the hub cache, downloaded when small; weights are never downloaded just to look at them."""
+    if filename.endswith(".safetensors"):
+        cached = try_to_load_from_cache(repo, filename, revision=revision)
+        return Path(cached) if isinstance(cached, str) else None
+    try:
+        return Path(hf_hub_download(repo, filename, revision=revision, local_files_only=local_files_only))
+    except LocalEntryNotFoundError:
+        return None
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code == 404:
+            return None
+        raise LoadError(f"cannot read {filename} of {repo}: {error}") from error
+
+
+def _bundled() -> str:
+    return ", ".join(sorted(path.name for path in BUNDLED.iterdir() if path.is_dir()))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} is not readable JSON: {error}") from error
+    return content
+
+
+def _fingerprint(path: Path) -> bytes:
+    """Size, start (the tensors' names and shapes) and end: tells retrained weights apart without reading them all."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_FINGERPRINT_BYTES)
+        file.seek(max(0, size - _FINGERPRINT_BYTES))
+        return size.to_bytes(8, "little") + start + file.read()

@@ -1,0 +1,227 @@
+"""Runs the stages of a real model: diffusers' modular pipelines, one role at a time.
+
+Knows nothing of any family but what blocks and configurations say; the few exceptions are in ``geometry``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from stage_server.engine import pictures
+from stage_server.engine.base import EngineError, JobControl, LoadError, NamedValues, OutOfMemory, Outputs, StageJob
+from stage_server.engine.checkpoint import Checkpoint
+from stage_server.engine.components import Components, LoadOptions
+from stage_server.engine.job_check import check, complete
+from stage_server.engine.job_view import hook_loops
+from stage_server.engine.model_info import read_geometry, read_info
+from stage_server.engine.split import split_workflows
+from stage_server.engine.stage_run import StageTask, run_stage
+from stage_server.engine.staging import CudaStaging, HostStaging, Staging
+from stage_server.engine.tensors import TORCH_DTYPES
+from stage_server.engine.warm_up import warm_up_task
+from wire.errors import UnsupportedValue
+from wire.params import ImageParams, ModelInfo
+from wire.to_gateway import RoleInfo
+from wire.types import Role
+from wire.values import DTYPE_BYTES
+
+TESTED_FAMILIES = frozenset(
+    {"z-image", "flux", "flux2-klein", "stable-diffusion-3", "stable-diffusion-xl", "qwenimage"}
+)
+
+_log = logging.getLogger(__name__)
+
+_BLOCK_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, UnsupportedValue)
+
+
+class DiffusersEngine:
+    """One model on one device. See ``stage_server.engine.base.Engine`` for what the methods promise."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        revision: str | None = None,
+        compile: bool = False,  # noqa: A002  # as the flag and torch call it
+        attention_backend: str | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
+
+        ``revision`` concerns the hub. Raises ``LoadError``, with a text for the operator.
+        """
+        _quiet_diffusers()
+        self._dtype = dtype
+        self._device = _device(device)
+        options = LoadOptions(self._device, _torch_dtype(dtype), compile, attention_backend)
+        checkpoint = Checkpoint.find(model, revision, local_files_only)
+        self._pipeline = checkpoint.open_pipeline()
+        blocks = self._pipeline.blocks  # a copy, ours from here on
+        hook_loops(blocks)
+        self._components = Components(self._pipeline, checkpoint, options)
+        self._workflows = split_workflows(blocks, self._components.declared)
+        family = blocks.model_name or type(blocks).__name__
+        if family not in TESTED_FAMILIES:
+            _log.warning(
+                "%s is of the family %s, which is not among those tested: %s",
+                checkpoint.name,
+                family,
+                ", ".join(sorted(TESTED_FAMILIES)),
+            )
+        self._geometry = read_geometry(self._pipeline, family, self._components)
+        self._info = read_info(
+            self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, dtype
+        )
+        self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
+        self._roles: frozenset[Role] = frozenset()
+        self._peak_bytes = 0
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        return self._roles
+
+    def describe(self) -> ModelInfo:
+        return self._info
+
+    def capable(self) -> dict[Role, RoleInfo]:
+        files = self._components.files
+        sizes = {name: files[name].weight_bytes(self._dtype) for name in files if files[name].is_module}
+        return {role: RoleInfo(weight_bytes=sum(sizes.get(name, 0) for name in self._needed({role}))) for role in Role}
+
+    @property
+    def device_class(self) -> str:
+        if self._device.type == "cuda":
+            return torch.cuda.get_device_name(self._device)
+        return f"{self._device.type}-{torch.get_num_threads()}"
+
+    @property
+    def memory_bytes(self) -> int:
+        if self._device.type == "cuda":
+            return int(torch.cuda.get_device_properties(self._device).total_memory)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    def peak_bytes(self) -> int:
+        return self._peak_bytes
+
+    def close(self) -> None:
+        self._components.unload(self._components.resident)
+        self._roles = frozenset()
+
+    def set_roles(self, roles: frozenset[Role]) -> None:
+        before = self._components.resident
+        needed = self._needed(roles)
+        try:
+            self._components.unload(before - needed)
+            self._components.load(needed)
+            for role in sorted(roles - self._roles):
+                self._warm_up(role)
+        except LoadError:
+            self._components.unload(self._components.resident - before)
+            self._components.load(before)
+            raise
+        self._roles = roles
+
+    def output_bound(self, job: StageJob) -> int:
+        members = [complete(member, self._info) for member in job.members]
+        if job.role is Role.DECODER:
+            return max(pictures.encoded_bound(member.width, member.height) for member in members)
+        if job.role is Role.DIT:
+            return max(self._geometry.dit_bound(member.width, member.height) for member in members)
+        itemsize = DTYPE_BYTES[self._dtype]
+        uploads = [[pictures.upload_pixels(data) for data in images.values()] for images in _images(job)]
+        return max(
+            self._geometry.encoder_bound(member.max_sequence_length, itemsize, member.width * member.height, own)
+            for member, own in zip(members, uploads, strict=True)
+        )
+
+    def run(self, job: StageJob, inputs: tuple[NamedValues, ...], control: JobControl) -> tuple[Outputs, ...]:
+        """Members run one after the other: each then has the very pixels that it has alone."""
+        if job.role not in self._roles:
+            raise EngineError(f"this server does not hold the role {job.role}")
+        tasks = [self._task(job, *member) for member in zip(job.members, _images(job), inputs, strict=True)]
+        results = []
+        with _errors_translated(self._device):
+            for index, task in enumerate(tasks):
+                step_done = partial(_report, control, index, len(tasks))
+                results.append(run_stage(self._pipeline, task, self._staging, step_done))
+        self._note_peak()
+        return tuple(results)
+
+    def _task(self, job: StageJob, member: ImageParams, images: Mapping[str, bytes], inputs: NamedValues) -> StageTask:
+        params = complete(member, self._info)
+        check(params, images, job.role, self._info)
+        return StageTask(job.role, self._workflows[params.workflow], params, images, inputs)
+
+    def _needed(self, roles: Iterable[Role]) -> frozenset[str]:
+        """Components that the roles' blocks use, in any workflow."""
+        names = (self._workflows[name].parts[role].components for name in self._workflows for role in roles)
+        return frozenset().union(*names) & frozenset(self._components.files)
+
+    def _warm_up(self, role: Role) -> None:
+        """Run a tiny job, so that the first real one is not slow and a role that cannot run is never announced."""
+        task = warm_up_task(role, self._workflows, self._geometry, self._info, _torch_dtype(self._dtype))
+        if task is None:
+            return
+        try:
+            with _errors_translated(self._device):
+                run_stage(self._pipeline, task, self._staging, lambda _step, _steps: None)
+        except EngineError as error:
+            raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
+
+    def _note_peak(self) -> None:
+        if self._device.type == "cuda":
+            self._peak_bytes = torch.cuda.max_memory_allocated(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+
+def _images(job: StageJob) -> tuple[Mapping[str, bytes], ...]:
+    return job.images or ({},) * len(job.members)
+
+
+def _report(control: JobControl, index: int, members: int, step: int, steps: int) -> None:
+    """Steps of a batch count through, member after member."""
+    control.step_done(index * steps + step, members * steps)
+
+
+@contextmanager
+def _errors_translated(device: torch.device) -> Iterator[None]:
+    """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
+    except _BLOCK_ERRORS as error:
+        if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
+            raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
+        raise EngineError(f"{type(error).__name__}: {error}") from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LoadError(f"device {name!r} is unknown; for example cpu or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError(f"device {name!r} is not there: torch finds no CUDA device")
+    return device
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype = TORCH_DTYPES.get(name)
+    if dtype is None or not dtype.is_floating_point:
+        raise LoadError(f"dtype {name!r} cannot hold weights; float32, bfloat16 or float16 can")
+    return dtype
+
+
+def _quiet_diffusers() -> None:
+    """Errors reach the caller as exceptions; diffusers would log them once more per nested block, with inputs."""
+    logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
+    logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)

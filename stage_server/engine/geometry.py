@@ -1,0 +1,115 @@
+"""Sizes that follow from a model's configuration: pixels, latents, embeddings.
+
+They bound the bytes of outputs, and make stand-in inputs so that a role can be warmed up on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_origin
+
+import torch
+
+from stage_server.engine.pictures import encoded_bound
+
+_TEMPLATE_TOKENS = 128
+"""More tokens than chat templates and second text encoders add to ``max_sequence_length``."""
+_DEFAULT_TOKENS = 512
+_CONDITION_PIXELS = 1 << 20
+"""FLUX.2 scales condition pictures down to this many pixels, whatever size is asked for."""
+_IMAGE_TENSORS = 3
+"""Image latents, masked image latents and mask: what an image encoder makes, each no larger than the latents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What the configurations of denoiser, VAE and image processor say about sizes."""
+
+    family: str
+    vae_factor: int
+    """Pixels per latent element, along one side."""
+    latent_channels: int
+    video_vae: bool
+    """Latents have a frame axis."""
+    size_multiple: int
+    """Pixels."""
+    token_width: int
+    """Features per token of the prompt's embedding."""
+    pooled_width: int
+    """Features of the pooled embedding; 0 without one."""
+
+    @classmethod
+    def read(cls, family: str, denoiser: Mapping[str, Any], vae: Mapping[str, Any], processor_factor: int) -> Geometry:
+        """From the configurations of the transformer or unet and of the VAE; ``processor_factor`` in pixels."""
+        factor = _vae_factor(vae)
+        patch = 1 if "addition_embed_type" in denoiser else max(2, int(denoiser.get("patch_size") or 2))
+        return cls(
+            family=family,
+            vae_factor=factor,
+            latent_channels=int(vae.get("latent_channels") or vae.get("z_dim") or 16),
+            video_vae="z_dim" in vae,
+            size_multiple=math.lcm(factor * patch, processor_factor),
+            token_width=_token_width(denoiser),
+            pooled_width=_pooled_width(denoiser),
+        )
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
+        """Shape of what the decoder reads for one picture of ``width`` × ``height`` pixels."""
+        columns, rows = width // self.vae_factor, height // self.vae_factor
+        if self.family.startswith("flux2"):
+            return (1, self.latent_channels * 4, rows // 2, columns // 2)
+        frames = (1,) if self.video_vae else ()
+        return (1, self.latent_channels, *frames, rows, columns)
+
+    def encoder_bound(self, tokens: int | None, itemsize: int, pixels: int, picture_pixels: Iterable[int]) -> int:
+        """Bytes at most that the encoder role makes: embeddings, image latents, overlays."""
+        length = (tokens or _DEFAULT_TOKENS) + _TEMPLATE_TOKENS
+        text = 2 * (length * (self.token_width * itemsize + 8) + self.pooled_width * 4)
+        images = 0
+        for own_pixels in picture_pixels:
+            area = max(pixels, own_pixels, _CONDITION_PIXELS if self.family.startswith("flux2") else 0)
+            latents = area // self.vae_factor**2 * self.latent_channels * 4
+            images += _IMAGE_TENSORS * latents + 3 * area * 4 + 2 * encoded_bound(area, 1)
+        return text + images + (16 << 10)
+
+    def dit_bound(self, width: int, height: int) -> int:
+        """Bytes at most that the dit role makes: latents, in float32 at most, and small values."""
+        return math.prod(self.latent_shape(width, height)) * 4 + (16 << 10)
+
+    def stand_in_latents(self, width: int, height: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(self.latent_shape(width, height), dtype=dtype)
+
+    def stand_in_embedding(self, output: Any, dtype: torch.dtype) -> Any:
+        """Zeros in the form of an encoder's output (a diffusers ``OutputParam``); None where not needed."""
+        tokens = 16
+        if output.name.endswith("pooled_prompt_embeds"):
+            return torch.zeros(1, self.pooled_width, dtype=dtype)
+        if output.name.endswith("prompt_embeds_mask"):
+            return torch.ones(1, tokens, dtype=torch.int64)
+        if not output.name.endswith("prompt_embeds"):
+            return None
+        if get_origin(output.type_hint) is list:
+            return [torch.zeros(tokens, self.token_width, dtype=dtype)]
+        return torch.zeros(1, tokens, self.token_width, dtype=dtype)
+
+
+def _vae_factor(vae: Mapping[str, Any]) -> int:
+    stages = vae.get("temperal_downsample")
+    if stages is not None:
+        return 1 << len(stages)
+    blocks = vae.get("block_out_channels")
+    return 1 << (len(blocks) - 1) if blocks else 8
+
+
+def _token_width(denoiser: Mapping[str, Any]) -> int:
+    names = ("cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
+    return next((int(denoiser[name]) for name in names if denoiser.get(name)), 4096)
+
+
+def _pooled_width(denoiser: Mapping[str, Any]) -> int:
+    """SDXL concatenates the pooled embedding with six embedded numbers (sizes and crop)."""
+    if "projection_class_embeddings_input_dim" in denoiser:
+        return int(denoiser["projection_class_embeddings_input_dim"]) - 6 * int(denoiser["addition_time_embed_dim"])
+    return int(denoiser.get("pooled_projection_dim") or 0)

@@ -1,0 +1,67 @@
+"""What a job asks for, completed with the model's defaults and held against what the model can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from stage_server.engine.base import BadJob
+from wire.params import ImageParams, ModelInfo, Workflow
+from wire.types import Role
+
+_OPTIONAL = ("negative_prompt", "guidance_scale", "strength", "max_sequence_length")
+"""Parameters that some workflows do not read: naming one where it would be ignored is an error."""
+
+
+def complete(params: ImageParams, info: ModelInfo) -> ImageParams:
+    """``params`` with size, steps and guidance filled in where they were left to the model. Raises ``BadJob``."""
+    workflow = find_workflow(params, info)
+    width, height = info.default_size
+    guided = "guidance_scale" in workflow.inputs and params.guidance_scale is None
+    return msgspec.structs.replace(
+        params,
+        width=params.width or width,
+        height=params.height or height,
+        num_inference_steps=info.default_steps if params.num_inference_steps is None else params.num_inference_steps,
+        guidance_scale=info.default_guidance if guided else params.guidance_scale,
+    )
+
+
+def find_workflow(params: ImageParams, info: ModelInfo) -> Workflow:
+    """The workflow that ``params`` name. Raises ``BadJob``."""
+    found = next((workflow for workflow in info.workflows if workflow.name == params.workflow), None)
+    if found is None:
+        names = ", ".join(workflow.name for workflow in info.workflows)
+        raise BadJob(f"{info.name} cannot do {params.workflow!r}; it can do {names}")
+    return found
+
+
+def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: ModelInfo) -> None:
+    """Raises ``BadJob`` for what ``info`` rules out; ``params`` are complete."""
+    workflow = find_workflow(params, info)
+    _check_size(params, info)
+    if (params.num_inference_steps or 0) < 1:
+        raise BadJob(f"num_inference_steps must be at least 1, not {params.num_inference_steps}")
+    if params.strength is not None and not 0 < params.strength <= 1:
+        raise BadJob(f"strength must be above 0 and at most 1, not {params.strength}")
+    if (params.max_sequence_length or 1) < 1:
+        raise BadJob(f"max_sequence_length must be at least 1, not {params.max_sequence_length}")
+    given = [name for name in _OPTIONAL if getattr(params, name) is not None] + list(images)
+    for name in given:
+        if name not in workflow.inputs:
+            raise BadJob(
+                f"{name} has no effect on {info.name} in {workflow.name}; it reads {', '.join(workflow.inputs)}"
+            )
+    needed = {"image", "mask_image"} & set(workflow.inputs)
+    if role is Role.ENCODER and needed - images.keys():
+        raise BadJob(f"{workflow.name} needs {' and '.join(sorted(needed - images.keys()))}")
+
+
+def _check_size(params: ImageParams, info: ModelInfo) -> None:
+    multiple = info.size_multiple
+    for name, pixels in (("width", params.width), ("height", params.height)):
+        if pixels < multiple or pixels % multiple:
+            raise BadJob(f"{name} must be a positive multiple of {multiple} for {info.name}, not {pixels}")
+    if info.max_pixels and params.width * params.height > info.max_pixels:
+        raise BadJob(f"{params.width}x{params.height} is more than the {info.max_pixels} pixels that {info.name} takes")

@@ -1,0 +1,97 @@
+"""What a model says about itself, read from blocks and configuration files alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import ModularPipeline
+
+from stage_server.engine.checkpoint import Checkpoint
+from stage_server.engine.components import DENOISERS, Components
+from stage_server.engine.geometry import Geometry
+from stage_server.engine.split import WorkflowSplit
+from wire.params import ModelInfo
+from wire.types import Role
+
+_FALLBACK_STEPS = 50
+
+
+def read_geometry(pipeline: ModularPipeline, family: str, components: Components) -> Geometry:
+    """Sizes, from the configurations of denoiser, VAE and image processor."""
+    processor = getattr(pipeline, "image_processor", None)
+    factor = int(processor.config.vae_scale_factor) if processor is not None else 1
+    return Geometry.read(family, _denoiser(components), components.configs.get("vae", {}), factor)
+
+
+def read_info(
+    pipeline: ModularPipeline,
+    family: str,
+    checkpoint: Checkpoint,
+    components: Components,
+    workflows: Mapping[str, WorkflowSplit],
+    geometry: Geometry,
+    dtype: str,
+) -> ModelInfo:
+    """The model as clients and other stages see it. ``serving.json`` of the folder wins over the blocks' defaults."""
+    revisions = {name: files.digest() for name, files in sorted(components.files.items())}
+    defaults = checkpoint.serving_defaults()
+    ignored = _ignored(pipeline, components)
+    return ModelInfo(
+        name=checkpoint.name,
+        key=f"{checkpoint.name}@{_digest(revisions, dtype)}",
+        family=family,
+        dtype=dtype,
+        revisions=revisions,
+        workflows=tuple(workflow.describe(ignored) for workflow in workflows.values()),
+        size_multiple=geometry.size_multiple,
+        default_size=tuple(defaults.get("default_size") or _default_size(pipeline, geometry)),
+        max_pixels=int(defaults.get("max_pixels", 0)),
+        default_steps=int(
+            defaults.get("default_steps") or _block_default(workflows, "num_inference_steps") or _FALLBACK_STEPS
+        ),
+        default_guidance=defaults.get("default_guidance", _default_guidance(pipeline, workflows, ignored)),
+    )
+
+
+def _denoiser(components: Components) -> Mapping[str, Any]:
+    return next((components.configs[name] for name in DENOISERS if name in components.configs), {})
+
+
+def _ignored(pipeline: ModularPipeline, components: Components) -> frozenset[str]:
+    """Inputs that blocks read and the weights ignore: without a guider, guidance needs a denoiser that embeds it."""
+    embeds = _denoiser(components).get("guidance_embeds", False)
+    return frozenset() if embeds or _guider(pipeline) is not None else frozenset({"guidance_scale"})
+
+
+def _guider(pipeline: ModularPipeline) -> Any:
+    return getattr(pipeline, "guider", None)
+
+
+def _digest(revisions: Mapping[str, str], dtype: str) -> str:
+    return hashlib.sha256(json.dumps([revisions, dtype]).encode()).hexdigest()[:16]
+
+
+def _default_size(pipeline: ModularPipeline, geometry: Geometry) -> tuple[int, int]:
+    multiple = geometry.size_multiple
+    width, height = getattr(pipeline, "default_width", 1024), getattr(pipeline, "default_height", 1024)
+    return max(multiple, width // multiple * multiple), max(multiple, height // multiple * multiple)
+
+
+def _block_default(workflows: Mapping[str, WorkflowSplit], name: str) -> Any:
+    for workflow in workflows.values():
+        for param in workflow.parts[Role.DIT].inputs:
+            if param.name == name and param.default is not None:
+                return param.default
+    return None
+
+
+def _default_guidance(
+    pipeline: ModularPipeline, workflows: Mapping[str, WorkflowSplit], ignored: frozenset[str]
+) -> float | None:
+    guider = _guider(pipeline)
+    if guider is None:
+        return None if ignored else _block_default(workflows, "guidance_scale")
+    return guider.config.guidance_scale if guider.config.enabled else None

@@ -1,0 +1,53 @@
+"""Pictures in and out: uploaded files → PIL, the finished picture → a file."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from stage_server.engine.base import BadJob
+
+FORMATS = ("png", "jpeg", "webp")
+_MODES = {"mask_image": "L"}
+"""Input → PIL mode; RGB where not named."""
+_PNG_LEVEL = 1
+"""zlib level. At 1024² level 1 takes about a third of the time of the default 6 for a few per cent more bytes."""
+
+
+def open_upload(name: str, data: bytes) -> Image.Image:
+    """An uploaded picture, upright, in the mode that blocks expect. Raises ``BadJob``."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadJob(f"{name} is not a readable picture: {error}") from error
+    return ImageOps.exif_transpose(picture).convert(_MODES.get(name, "RGB"))
+
+
+def upload_pixels(data: bytes) -> int:
+    """Pixels of an uploaded picture, from its header alone; 0 when unreadable."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.width * picture.height
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        return 0
+
+
+def encode(picture: Image.Image, file_format: str, compression: int) -> bytes:
+    """``picture`` as a file of ``file_format``; the same pixels give the same bytes.
+
+    ``compression`` is the JPEG or WebP quality, 0 to 100. Raises ``BadJob`` for another format.
+    """
+    if file_format not in FORMATS:
+        raise BadJob(f"output_format {file_format!r} is not one of {', '.join(FORMATS)}")
+    options: dict[str, Any] = {"compress_level": _PNG_LEVEL} if file_format == "png" else {"quality": compression}
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def encoded_bound(width: int, height: int) -> int:
+    """More bytes than any encoding of an RGB picture takes."""
+    return width * height * 4 + (64 << 10)

@@ -1,0 +1,134 @@
+"""Runs one role's blocks for one job: values in, values out. The blocks are called on (view, state) directly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ModularPipeline
+from diffusers.modular_pipelines import PipelineState
+
+from stage_server.engine import pictures
+from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outputs
+from stage_server.engine.job_view import StepDone, job_view
+from stage_server.engine.split import GENERATOR, Part, WorkflowSplit
+from stage_server.engine.staging import Staging
+from stage_server.engine.tensors import from_wire, generator_from_state, to_wire
+from wire.params import ImageParams
+from wire.types import Role
+from wire.values import Value
+
+
+@dataclass(frozen=True, slots=True)
+class StageTask:
+    """One member of a job: ``params`` are complete and checked."""
+
+    role: Role
+    workflow: WorkflowSplit
+    params: ImageParams
+    images: Mapping[str, bytes]
+    inputs: NamedValues
+
+    @property
+    def part(self) -> Part:
+        return self.workflow.parts[self.role]
+
+
+def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, step_done: StepDone) -> Outputs:
+    """Compute one member. Deterministic; shares nothing with other jobs but weights.
+
+    Raises whatever the blocks raise, ``EngineError``, ``BadJob``, or what ``step_done`` raises.
+    """
+    fence = staging.step_fence()
+
+    def finish_step(step: int, steps: int) -> None:
+        fence.passed()
+        step_done(step, steps)
+
+    view = job_view(pipeline, task.params.guidance_scale, finish_step)
+    state = _state(task, staging)
+    with torch.no_grad():  # per thread
+        task.part.blocks(view, state)
+    if task.role is Role.DECODER:
+        return {IMAGE_PORT: _picture(state, task.params)}
+    return _sent(state, task, staging)
+
+
+def _state(task: StageTask, staging: Staging) -> PipelineState:
+    """Every input of the part: a parameter, a received value, or the blocks' default."""
+    received, kinds = _received(task, staging)
+    values = _parameters(task) | received
+    state = PipelineState()
+    for param in task.part.inputs:
+        if param.name:
+            value = values.get(param.name)
+            state.set(param.name, param.default if value is None else value, param.kwargs_type)
+    for name, kind in kinds.items():
+        state.set(name, received[name], kind)
+    return state
+
+
+def _received(task: StageTask, staging: Staging) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Values that earlier roles made, and the kind under which blocks collect them."""
+    earlier = list(Role)[: list(Role).index(task.role)]
+    outputs = {out.name: out for source in earlier for out in task.workflow.crossing(source, task.role)}
+    present = {name: out for name, out in outputs.items() if task.inputs.get(name) is not None}
+    values = {name: from_wire(task.inputs[name], staging.to_device) for name in present if name != GENERATOR}
+    if GENERATOR in present:
+        values[GENERATOR] = _continued(task)
+    return values, {name: out.kwargs_type for name, out in present.items()}
+
+
+def _continued(task: StageTask) -> torch.Generator:
+    generator = generator_from_state(from_wire(task.inputs[GENERATOR], lambda tensor: tensor))
+    if generator.initial_seed() != task.params.seed:
+        raise EngineError(
+            f"the encoder drew from seed {generator.initial_seed()}, this job has seed {task.params.seed}"
+        )
+    return generator
+
+
+def _parameters(task: StageTask) -> dict[str, Any]:
+    params = task.params
+    values: dict[str, Any] = {
+        "prompt": params.prompt,
+        "negative_prompt": _negative_prompt(task),
+        "height": params.height,
+        "width": params.width,
+        "num_inference_steps": params.num_inference_steps,
+        "guidance_scale": params.guidance_scale,
+        "strength": params.strength,
+        "max_sequence_length": params.max_sequence_length,
+        "output_type": "pil",
+    }
+    if GENERATOR in task.part.reads:
+        values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
+    return values | {name: pictures.open_upload(name, data) for name, data in task.images.items()}
+
+
+def _negative_prompt(task: StageTask) -> str | None:
+    """Where the text encoder does not ask the guider, guidance without a negative prompt needs an empty one."""
+    params = task.params
+    needs_one = not task.workflow.guider_chooses_negative and (params.guidance_scale or 0) > 1
+    return "" if needs_one and params.negative_prompt is None else params.negative_prompt
+
+
+def _sent(state: PipelineState, task: StageTask, staging: Staging) -> dict[str, dict[str, Value]]:
+    """Port → values for each later role that reads any."""
+    ports: dict[str, dict[str, Value]] = {}
+    for target in list(Role)[list(Role).index(task.role) + 1 :]:
+        made = {out.name: state.get(out.name) for out in task.workflow.crossing(task.role, target)}
+        values = {name: to_wire(name, value, staging.to_host) for name, value in made.items() if value is not None}
+        if values:
+            ports[target] = values
+    return ports
+
+
+def _picture(state: PipelineState, params: ImageParams) -> dict[str, Value]:
+    images = state.get("images")
+    if not isinstance(images, list) or len(images) != 1:
+        raise EngineError(f"the decoder made {type(images).__name__}, not one picture")
+    data = pictures.encode(images[0], params.output_format, params.output_compression)
+    return {"image": data, "format": params.output_format, "width": images[0].width, "height": images[0].height}

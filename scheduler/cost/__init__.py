@@ -1,0 +1,1 @@
+"""Predicted cost of stage jobs. Start at ``model.CostModel``."""

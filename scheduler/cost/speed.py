@@ -1,0 +1,30 @@
+"""How fast each server is beside others of its class."""
+
+from __future__ import annotations
+
+from math import exp, log
+
+CLIP = log(4.0)
+"""One stalled step must not brand a server."""
+LEAK = 0.02
+"""What all servers of a class have in common drifts into the class's own fit."""
+
+
+class SpeedFactors:
+    """Exponentially weighted means of clipped log ratios observed / predicted for the class."""
+
+    def __init__(self) -> None:
+        self._logs: dict[str, float] = {}
+
+    def factor(self, server: str | None) -> float:
+        """Multiplies the class's predicted seconds: 3 means three times slower."""
+        value = self._logs.get(server) if server is not None else None
+        return 1.0 if value is None else exp(value)
+
+    def observe(self, server: str, log_ratio: float, gain: float) -> None:
+        old = self._logs.get(server, 0.0)
+        clipped = max(-CLIP, min(CLIP, log_ratio))
+        self._logs[server] = old + gain * (clipped - old) - gain * LEAK * old
+
+    def forget(self, server: str) -> None:
+        self._logs.pop(server, None)

@@ -1,0 +1,93 @@
+"""Everything known about the cost of one stage of one model on one kind of server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+from scheduler.cost.batching import BatchMarginal
+from scheduler.cost.features import anchors, row
+from scheduler.cost.fit import StageFit
+from scheduler.cost.profile import ModelShape, RoleProfile
+from scheduler.cost.residuals import ResidualTracker
+from scheduler.cost.work import Work
+from wire.types import Role
+
+OUTLIER = 0.35
+"""Log ratio to a well-known job beyond which the server, not the class, must have changed."""
+WELL_KNOWN = 4
+LEARNING = 2
+"""The first observations set the level of an unknown device: their error says nothing about later ones."""
+MAX_CACHED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Where a stage's first coefficients come from."""
+
+    stage: RoleProfile
+    shape: ModelShape
+    text: str
+    level_weight: float
+    """Trust in the level, in observations."""
+    sigma: float
+    """Assumed standard deviation of the log ratio observed / predicted."""
+    borrowed: bool
+    """From another device or model: the level is a guess."""
+
+
+class StageCost:
+    def __init__(self, role: Role, prior: Prior):
+        self.prior = prior
+        self.fit = StageFit(prior.stage.coefficients, anchors(role, prior.shape), prior.level_weight)
+        self.batching = BatchMarginal(prior.stage.batch_marginal)
+        self.residuals = ResidualTracker(prior.sigma)
+        self._cache: dict[Work, float] = {}
+        self._band: tuple[float, float] | None = None
+
+    def seconds(self, work: Work) -> float:
+        """Predicted for a server of usual speed."""
+        if self.fit.refit_if_due() or len(self._cache) >= MAX_CACHED:
+            self._cache.clear()
+        known = self._cache.get(work)
+        if known is None:
+            known = self._cache[work] = self.pass_seconds(work) * work.passes * self._batch_factor(work)
+        return known
+
+    def pass_seconds(self, work: Work) -> float:
+        """Of one forward pass of one member, or of the whole job of a stage without a loop."""
+        return self.fit.seconds(row(work, self.prior.shape))
+
+    def band(self) -> tuple[float, float]:
+        """Factors on a prediction: 2 % and 98 % of observed times lie below."""
+        if self._band is None:
+            self._band = (self.residuals.quantile(0.02), self.residuals.quantile(0.98))
+        return self._band
+
+    def observe(self, work: Work, seconds: float, speed: float) -> None:
+        """``seconds`` were observed on a server that is ``speed`` times slower than usual."""
+        usual = seconds / speed
+        log_ratio = log(usual / self.seconds(work))
+        if self.fit.observations >= LEARNING:
+            self.residuals.add(log_ratio)
+            self._band = None
+        if work.batch > 1:
+            single = self.pass_seconds(work) * work.passes
+            self.batching.observe(self._tokens(work), work.batch, usual / single)
+            self._cache.clear()
+        elif not self._is_outlier(work, log_ratio):
+            self.fit.observe(row(work, self.prior.shape), usual / work.passes)
+
+    def source(self) -> str:
+        count = self.fit.observations
+        return f"{self.prior.text}, {count} observation{'' if count == 1 else 's'}"
+
+    def _is_outlier(self, work: Work, log_ratio: float) -> bool:
+        cell = self.fit.cell(row(work, self.prior.shape))
+        return cell is not None and cell.count >= WELL_KNOWN and abs(log_ratio) > OUTLIER
+
+    def _batch_factor(self, work: Work) -> float:
+        return self.batching.factor(self._tokens(work), work.batch)
+
+    def _tokens(self, work: Work) -> int:
+        return self.prior.shape.tokens(work.height, work.width)

@@ -1,0 +1,61 @@
+"""What is to be predicted: one stage job, on one kind of server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wire.types import Role
+
+
+class Target(NamedTuple):
+    """Servers that share one cost model. Make it once per server with ``of``, not per prediction."""
+
+    model: str
+    """Last part of the model's name, in lower case."""
+    device_class: str
+    precision: str
+    """torch's dtype name."""
+
+    @classmethod
+    def of(cls, model: str, device_class: str, precision: str) -> Target:
+        return cls(short_name(model), device_class, precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One job, or one batch of equal jobs, of one stage."""
+
+    role: Role
+    height: int = 0
+    """Pixels of the picture to make."""
+    width: int = 0
+    steps: int = 1
+    """Denoising steps, of dit jobs only."""
+    cfg: bool = False
+    """Two forward passes per step (classifier-free guidance), of dit jobs only."""
+    text_tokens: int = 0
+    """Length of the prompt, of encoder jobs only; 0: the model's usual length."""
+    image_pixels: int = 0
+    """Pixels of all uploaded pictures that the encoder runs through the autoencoder."""
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.text_tokens, self.image_pixels) < 0:
+            raise ValueError(f"sizes and lengths are 0 or more, not {self}")
+        if self.role is not Role.ENCODER and not (self.height and self.width):
+            raise ValueError(f"{self.role} work needs a height and a width in pixels")
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps and batch are 1 or more, not {self.steps} and {self.batch}")
+
+    @property
+    def passes(self) -> int:
+        """Forward passes, or 1 for the stages that have no loop."""
+        if self.role is not Role.DIT:
+            return 1
+        return self.steps * (2 if self.cfg else 1)
+
+
+def short_name(model: str) -> str:
+    """``black-forest-labs/FLUX.1-dev`` → ``flux.1-dev``: what a profile's model name is compared with."""
+    return model.rstrip("/").rpartition("/")[2].casefold()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from wire.types import Handle
+
 
 class Code(StrEnum):
     """Why an attempt failed, as a stage server reports it."""
@@ -36,3 +38,29 @@ class ProtocolMismatch(WireError):
 
 class UnsupportedValue(WireError):
     """A value of a type that may not cross between stages."""
+
+
+class Loss(StrEnum):
+    """Why an input could not be fetched."""
+
+    MISSING = "missing"
+    """Its holder no longer has it: produce it again."""
+    UNREACHABLE = "unreachable"
+    """Its holder is gone, or does not let us in."""
+    STALLED = "stalled"
+    """Its holder is silent."""
+    REFUSED = "refused"
+    """Its holder will not serve the request as we put it."""
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    """More bytes than we may hold: producing it again is useless."""
+    DEADLINE = "deadline"
+
+
+class InputLost(Exception):
+    """The output ``handle`` cannot be had from its holder."""
+
+    def __init__(self, handle: Handle, reason: Loss, detail: str = "") -> None:
+        super().__init__(f"input {handle}: {reason}" + (f": {detail}" if detail else ""))
+        self.handle = handle
+        self.reason = reason

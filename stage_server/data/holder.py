@@ -1,0 +1,175 @@
+"""The socket that serves this process's outputs to whoever pulls them.
+
+One thread and one ZeroMQ context of its own: a computing device never waits for it, nor it for the device. A sent
+buffer is referenced by ZeroMQ until its last byte has left, so a released output's memory outlives its transfers.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import zmq
+from zmq.utils import z85
+
+from wire.codec import Buffer
+from wire.errors import WireError
+from wire.security import Allow, CurveKeys, check_bind
+from wire.transfer import MAX_FIELDS_BYTES, Lookup, serve
+
+COPY_BELOW = 64 << 10
+"""Bytes; handing over a reference costs more than copying so little."""
+
+SEND_QUEUE = 256
+"""Answers that wait for one slow consumer; one that asks for more without reading loses them."""
+
+HANDSHAKE_MS = 5_000
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+_CLOSE_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class BindError(Exception):
+    """The data socket cannot be bound; the text is for the operator."""
+
+
+@dataclass(slots=True)
+class HolderStatistics:
+    answered: int = 0
+    unreadable: int = 0
+    """Requests that nobody could make sense of."""
+    undelivered: int = 0
+    """Answers to consumers that were gone or did not read."""
+    denied: int = 0
+    """Connections that the allow-list turned away."""
+
+
+def generate_keys() -> CurveKeys:
+    public, secret = zmq.curve_keypair()
+    return CurveKeys(public.decode(), secret.decode())
+
+
+class Holder:
+    """Serves ``lookup`` from construction until ``close``.
+
+    ``endpoint`` is the bound address, with the port chosen for ``tcp://host:*`` filled in.
+    """
+
+    def __init__(
+        self,
+        bind: str,
+        lookup: Lookup,
+        *,
+        keys: CurveKeys | None = None,
+        allow: Allow | None = None,
+        allow_plaintext: bool = False,
+    ) -> None:
+        """With ``keys`` every connection is encrypted; with ``allow``, only public keys that it accepts get in.
+
+        ``lookup`` and ``allow`` are called on the holder's thread. Raises ``BindError``.
+        """
+        if allow is not None and keys is None:
+            raise BindError("an allow-list of public keys needs CURVE keys for the data socket")
+        self.statistics = HolderStatistics()
+        self._lookup = lookup
+        self._allow = allow
+        self._context = zmq.Context(io_threads=1)
+        self._router = self._context.socket(zmq.ROUTER)
+        self._zap = self._context.socket(zmq.ROUTER)
+        self._stop, self._stopped = socket.socketpair()
+        self._configure(keys)
+        try:
+            self.endpoint = self._bind(bind, keys, allow_plaintext)
+        except BindError:
+            self._release()
+            raise
+        self._thread = threading.Thread(target=self._loop, name="data-holder", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving; answers under way are dropped. Closing twice is harmless."""
+        if self._stop.fileno() < 0:
+            return
+        self._stop.close()
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _configure(self, keys: CurveKeys | None) -> None:
+        router = self._router
+        router.ipv6 = True
+        router.linger = 0
+        router.maxmsgsize = MAX_FIELDS_BYTES
+        router.router_mandatory = True
+        router.sndhwm = SEND_QUEUE
+        router.handshake_ivl = HANDSHAKE_MS
+        router.copy_threshold = COPY_BELOW
+        if keys is not None:
+            router.curve_server = True
+            router.curve_secretkey = keys.secret.encode()
+        if self._allow is not None:
+            router.zap_domain = b"data"
+            self._zap.bind(_ZAP_ENDPOINT)
+
+    def _bind(self, bind: str, keys: CurveKeys | None, allow_plaintext: bool) -> str:
+        try:
+            check_bind(bind, keys, allow_plaintext=allow_plaintext)
+            self._router.bind(bind)
+        except ValueError as error:
+            raise BindError(str(error)) from error
+        except zmq.ZMQError as error:
+            hint = "; choose another port, or * for any" if error.errno == errno.EADDRINUSE else ""
+            raise BindError(f"the data socket cannot be bound to {bind}: {error.strerror}{hint}") from error
+        return self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        for source in (self._router, self._zap, self._stopped):
+            poller.register(source, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if self._stopped.fileno() in ready:
+                return self._release()
+            if self._zap in ready:
+                self._admit()
+            if self._router in ready:
+                self._answer()
+
+    def _answer(self) -> None:
+        peer, *frames = self._router.recv_multipart()
+        try:
+            answer = serve(frames, self._lookup)
+        except WireError as error:
+            self.statistics.unreadable += 1
+            log.warning("data request dropped: %s", error)
+            return
+        self._send(peer, answer)
+
+    def _send(self, peer: bytes, answer: Sequence[Buffer]) -> None:
+        try:
+            self._router.send_multipart([peer, *answer], flags=zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
+                raise
+            self.statistics.undelivered += 1
+        else:
+            self.statistics.answered += 1
+
+    def _admit(self) -> None:
+        """Answer one ZAP request (RFC 27): may the owner of this key connect?"""
+        peer, empty, version, request_id, _domain, _address, _identity, mechanism, *credentials = (
+            self._zap.recv_multipart()
+        )
+        key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
+        accepted = self._allow is not None and self._allow(key)
+        status, text = (b"200", b"OK") if accepted else (b"400", b"key not registered")
+        self.statistics.denied += not accepted
+        self._zap.send_multipart([peer, empty, version, request_id, status, text, key.encode(), b""])
+
+    def _release(self) -> None:
+        self._stopped.close()
+        self._stop.close()
+        self._context.destroy(linger=0)

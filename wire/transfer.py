@@ -1,0 +1,270 @@
+"""The data plane's protocol without its sockets: how one bundle moves from its holder to a consumer.
+
+The consumer asks for the bundle's header, learns from it how many bytes follow, reserves them, and then pulls chunks,
+a few at a time; each answer is one message of a control frame and a raw frame. The holder keeps no state between
+requests. A consumer, with threads or asyncio alike::
+
+    fetch = Fetch(handle, transfer=next(counter))
+    await send(fetch.request())
+    while fetch.state is not State.COMPLETE:
+        answer, body = decode_answer(await receive())  # demultiplex by answer.transfer
+        for request in fetch.feed(answer, body):
+            await send(request)
+        if fetch.state is State.OFFERED:
+            for request in fetch.accept(allocate(fetch.nbytes)):
+                await send(request)
+    values = unpack(fetch.bundle)
+
+and a holder::
+
+    await send(peer, serve(frames, store.get))
+
+Deadlines, silence and lost connections are the socket's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+
+import msgspec
+import xxhash
+
+from wire.bundle import LIMITS, Bundle, Limits, payload_bytes
+from wire.codec import Buffer, check_size, decode
+from wire.errors import FrameTooLarge, InputLost, Loss, MalformedFrame, ProtocolMismatch, WireError
+from wire.types import Handle
+from wire.version import PROTOCOL, check_protocol
+
+CHUNK_BYTES = 4 << 20
+"""Largest chunk that a holder sends. Larger frames are slower, and none is sent unasked."""
+
+WINDOW = 4
+"""Chunks that one transfer has under way."""
+
+MAX_FIELDS_BYTES = 4096
+"""Largest control frame on this plane; as holders receive nothing else, also their ``ZMQ_MAXMSGSIZE``."""
+
+MAX_ANSWER_BYTES = max(CHUNK_BYTES, LIMITS.header_bytes)
+"""``ZMQ_MAXMSGSIZE`` of consumers."""
+
+Frames = Sequence[Buffer]
+Lookup = Callable[[Handle], Bundle | None]
+"""What a holder serves; called on its socket's thread, so it must not block."""
+
+
+class _Fields(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only=True):
+    transfer: int
+    """Chosen by the consumer, repeated in every answer."""
+
+
+class Get(_Fields, frozen=True, kw_only=True):
+    """What is under this handle? Answered by ``Header``, ``Missing`` or ``Refused``."""
+
+    handle: Handle
+    protocol: tuple[int, int]
+
+
+class Pull(_Fields, frozen=True, kw_only=True):
+    """Bytes of the payload, answered by ``Chunk``, ``Missing`` or ``Refused``."""
+
+    handle: Handle
+    offset: int
+    length: int
+
+
+class Header(_Fields, frozen=True, kw_only=True):
+    """A second frame holds the bundle's header."""
+
+
+class Chunk(_Fields, frozen=True, kw_only=True):
+    """A second frame holds the bytes, with this XXH3-64 checksum."""
+
+    offset: int
+    checksum: int
+
+
+class Missing(_Fields, frozen=True, kw_only=True):
+    """Released, or never here."""
+
+
+class Refused(_Fields, frozen=True, kw_only=True):
+    message: str
+
+
+Request = Get | Pull
+Answer = Header | Chunk | Missing | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_answer_decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+
+
+def serve(frames: Frames, lookup: Lookup) -> list[Buffer]:
+    """The frames that answer one request. Raises ``WireError`` where it cannot be read, so nobody can be answered."""
+    if len(frames) != 1:
+        raise MalformedFrame(f"a data request has one frame, not {len(frames)}")
+    request = decode(_request_decoder.decode, frames[0], MAX_FIELDS_BYTES, "data request")
+    bundle = lookup(request.handle)
+    if bundle is None:
+        return [_encoder.encode(Missing(transfer=request.transfer))]
+    match request:
+        case Get():
+            return _offer(request, bundle)
+        case Pull():
+            return _cut(request, bundle)
+
+
+def _offer(request: Get, bundle: Bundle) -> list[Buffer]:
+    try:
+        check_protocol(request.protocol)
+    except ProtocolMismatch as error:
+        return [_encoder.encode(Refused(transfer=request.transfer, message=str(error)))]
+    return [_encoder.encode(Header(transfer=request.transfer)), bundle.header]
+
+
+def _cut(request: Pull, bundle: Bundle) -> list[Buffer]:
+    first, length = request.offset, request.length
+    if first < 0 or not 0 < length <= CHUNK_BYTES or first + length > bundle.nbytes:
+        message = f"{length} bytes from {first}: a chunk has 1 to {CHUNK_BYTES} of the payload's {bundle.nbytes} bytes"
+        return [_encoder.encode(Refused(transfer=request.transfer, message=message))]
+    body = bundle.view(first, length)
+    fields = Chunk(transfer=request.transfer, offset=first, checksum=xxhash.xxh3_64_intdigest(body))
+    return [_encoder.encode(fields), body]
+
+
+def decode_answer(frames: Frames) -> tuple[Answer, Buffer]:
+    """One message from a holder: its fields and its second frame, empty where it has none. Raises ``WireError``."""
+    if not 1 <= len(frames) <= 2:
+        raise MalformedFrame(f"a data answer has one or two frames, not {len(frames)}")
+    answer = decode(_answer_decoder.decode, frames[0], MAX_FIELDS_BYTES, "data answer")
+    return answer, frames[1] if len(frames) == 2 else b""
+
+
+class State(Enum):
+    ASKED = auto()
+    OFFERED = auto()
+    """``nbytes`` is known: call ``accept``, now or when there is room."""
+    PULLING = auto()
+    COMPLETE = auto()
+    """``bundle`` is there; whatever still arrives is ignored."""
+
+
+class Fetch:
+    """The consumer's side of one transfer. Every failure is an ``InputLost``, after which it must not be used."""
+
+    def __init__(
+        self,
+        handle: Handle,
+        transfer: int,
+        *,
+        limits: Limits = LIMITS,
+        chunk_bytes: int = CHUNK_BYTES,
+        window: int = WINDOW,
+    ) -> None:
+        self.handle = handle
+        self.transfer = transfer
+        self.state = State.ASKED
+        self.nbytes = 0
+        """Size of the payload, from ``OFFERED`` on."""
+        self._limits = limits
+        self._chunk_bytes = chunk_bytes
+        self._window = window
+        self._header = b""
+        self._payload = memoryview(b"")
+        self._next = 0
+        self._under_way: dict[int, int] = {}
+        """Offset → times that it arrived damaged."""
+
+    def request(self) -> list[Buffer]:
+        """The first message."""
+        return [_encoder.encode(Get(transfer=self.transfer, handle=self.handle, protocol=PROTOCOL))]
+
+    def feed(self, answer: Answer, body: Buffer) -> list[list[Buffer]]:
+        """Take one answer; the messages to send now. Answers to other transfers are ignored."""
+        if answer.transfer != self.transfer or self.state is State.COMPLETE:
+            return []
+        try:
+            return self._feed(answer, body)
+        except FrameTooLarge as error:
+            raise InputLost(self.handle, Loss.TOO_LARGE, str(error)) from error
+        except WireError as error:
+            raise InputLost(self.handle, Loss.MALFORMED, str(error)) from error
+
+    def accept(self, payload: memoryview) -> list[list[Buffer]]:
+        """Pull into ``payload``: ``nbytes`` writable bytes that belong to this transfer until it ends."""
+        if self.state is not State.OFFERED:
+            raise RuntimeError(f"accept() in state {self.state.name}")
+        if payload.nbytes != self.nbytes or payload.readonly or not payload.c_contiguous:
+            raise ValueError(f"the payload needs {self.nbytes} writable, contiguous bytes")
+        self._payload = payload.cast("B") if payload.nbytes else payload
+        self.state = State.PULLING
+        return self._advance()
+
+    @property
+    def bundle(self) -> Bundle:
+        """What was fetched, in state ``COMPLETE``."""
+        if self.state is not State.COMPLETE:
+            raise RuntimeError(f"no bundle in state {self.state.name}")
+        return Bundle(self._header, self.nbytes, ((0, self._payload),) if self.nbytes else ())
+
+    def _feed(self, answer: Answer, body: Buffer) -> list[list[Buffer]]:
+        match answer:
+            case Header():
+                return self._offered(body)
+            case Chunk():
+                return self._received(answer, memoryview(body))
+            case Missing():
+                raise InputLost(self.handle, Loss.MISSING)
+            case Refused(message=message):
+                raise InputLost(self.handle, Loss.REFUSED, message)
+
+    def _offered(self, body: Buffer) -> list[list[Buffer]]:
+        if self.state is State.ASKED:
+            check_size(body, self._limits.header_bytes, "bundle header")
+            self._header = bytes(body)
+            self.nbytes = payload_bytes(self._header, self._limits)
+            self.state = State.OFFERED
+        return []
+
+    def _received(self, chunk: Chunk, body: memoryview) -> list[list[Buffer]]:
+        first = chunk.offset
+        if first not in self._under_way:
+            self._check_was_asked(first)
+            return []
+        length = self._length(first)
+        if body.nbytes != length:
+            raise MalformedFrame(f"the chunk at {first} has {body.nbytes} bytes instead of {length}")
+        if xxhash.xxh3_64_intdigest(body) != chunk.checksum:
+            return [self._pull_again(first)]
+        self._payload[first : first + length] = body
+        del self._under_way[first]
+        return self._advance()
+
+    def _check_was_asked(self, first: int) -> None:
+        """A second copy of a chunk is harmless; one that was never asked for is a confused holder's."""
+        if not 0 <= first < self._next or first % self._chunk_bytes:
+            raise MalformedFrame(f"a chunk at {first}, which was not asked for")
+
+    def _pull_again(self, first: int) -> list[Buffer]:
+        if self._under_way[first]:
+            raise MalformedFrame(f"the chunk at {first} arrived twice with a checksum that does not match")
+        self._under_way[first] += 1
+        return self._pull(first)
+
+    def _advance(self) -> list[list[Buffer]]:
+        pulls = []
+        while self._next < self.nbytes and len(self._under_way) < self._window:
+            self._under_way[self._next] = 0
+            pulls.append(self._pull(self._next))
+            self._next += self._length(self._next)
+        if not self._under_way:
+            self.state = State.COMPLETE
+        return pulls
+
+    def _pull(self, first: int) -> list[Buffer]:
+        pull = Pull(transfer=self.transfer, handle=self.handle, offset=first, length=self._length(first))
+        return [_encoder.encode(pull)]
+
+    def _length(self, first: int) -> int:
+        return min(self._chunk_bytes, self.nbytes - first)

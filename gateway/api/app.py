@@ -57,10 +57,8 @@ def create_app(service: ImageService, settings: Settings, *, lifespan: Lifespan 
     )
     app.state.api = Api(service, settings, results, started=int(time.time()))
     install_handlers(app)
-    app.include_router(health.router)
-    app.include_router(files.router, prefix="/v1")
-    app.include_router(images.router, prefix="/v1")
-    app.include_router(models.router, prefix="/v1")
+    for concept in (health, files, images, models):
+        app.include_router(concept.router)
     return app
 
 

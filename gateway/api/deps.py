@@ -33,7 +33,7 @@ def tenant_of(request: Request) -> str:
     keys = api_of(request).settings.api_keys
     if not keys:
         return ""
-    shown = _shown_key(request).encode()
+    shown = _shown_key(request).encode("latin-1")  # the bytes as they came
     # Every key is compared, in constant time each, so that timing tells nothing.
     matches = [name for name, key in keys.items() if hmac.compare_digest(shown, key.get_secret_value().encode())]
     if not matches:

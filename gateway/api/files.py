@@ -9,7 +9,7 @@ from starlette.responses import Response
 from gateway.api.deps import Api, ApiDep
 from gateway.api.errors import ApiError
 
-router = APIRouter(tags=["images"])
+router = APIRouter(prefix="/v1", tags=["images"])
 
 
 @router.get("/images/files/{name}")

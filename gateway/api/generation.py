@@ -107,7 +107,7 @@ def _refuse_appearance(body: GenerationBody) -> None:
     output_format = body.output_format or "png"
     if body.background == "transparent":
         if output_format == "jpeg":
-            raise ApiError("JPEG cannot be transparent.", code="invalid_value", param="background")
+            raise ApiError("JPEG has no transparent 'background'.", code="invalid_value", param="background")
         raise ApiError(
             "Pictures are opaque here: 'background' may be 'opaque' or 'auto'.",
             code="unsupported_value",

@@ -29,7 +29,7 @@ from wire.params import ModelInfo
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer("disagfusion.gateway")
 
-router = APIRouter(tags=["images"])
+router = APIRouter(prefix="/v1", tags=["images"])
 
 _BODY_SCHEMA = {
     "requestBody": {

@@ -8,7 +8,7 @@ from gateway.api.deps import Api, ApiDep, Tenant
 from gateway.api.errors import model_not_found, overloaded
 from wire.params import ModelInfo
 
-router = APIRouter(tags=["models"])
+router = APIRouter(prefix="/v1", tags=["models"])
 
 WAIT_FOR_SERVERS_SECONDS = 5.0
 """``Retry-After`` while no stage server has registered yet."""

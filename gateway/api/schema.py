@@ -37,7 +37,7 @@ class GenerationBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     prompt: Annotated[str, Field(min_length=1, max_length=32_000)]
-    model: str | None = None
+    model: Annotated[str, Field(max_length=256)] | None = None
     n: Annotated[int, Field(ge=1, description="Images; at most 10, or what the server allows.")] | None = None
     size: Annotated[str, Field(description="'auto' or WIDTHxHEIGHT in pixels.")] | None = None
     width: Pixels | None = None

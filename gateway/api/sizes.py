@@ -43,7 +43,7 @@ class SizeRules:
         named = None if size in (None, "auto") else _parse(size)
         given = None if width is None and height is None else _both(width, height)
         if named and given and named != given:
-            raise _invalid(f"{named} contradicts width and height ({given}); send one of them.")
+            raise _invalid(f"'size' ({named}) contradicts 'width' and 'height' ({given}); send one of them.")
         wanted = named or given
         if wanted is None:
             return self.default
@@ -51,15 +51,15 @@ class SizeRules:
         return wanted
 
     def _check(self, size: Size) -> None:
+        if size.width * size.height > self.max_pixels:
+            raise _invalid(f"Invalid size {size}: at most {self.max_pixels} pixels in all.")
+        if max(size) > min(size) * self.max_aspect:
+            raise _invalid(f"Invalid size {size}: the longer edge may be {self.max_aspect:g} times the shorter one.")
         if size.width % self.multiple or size.height % self.multiple:
             nearest = " or ".join(map(str, self._nearest(size)))
             raise _invalid(
                 f"Invalid size {size}: width and height must be multiples of {self.multiple}; the nearest: {nearest}."
             )
-        if size.width * size.height > self.max_pixels:
-            raise _invalid(f"Invalid size {size}: at most {self.max_pixels} pixels in all.")
-        if max(size) > min(size) * self.max_aspect:
-            raise _invalid(f"Invalid size {size}: the longer edge may be {self.max_aspect:g} times the shorter one.")
 
     def _nearest(self, size: Size) -> tuple[Size, ...]:
         """The multiples around ``size``: rounded down, rounded up."""

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from opentelemetry import trace
+
+from gateway.settings import InvalidSettings, TelemetrySettings
+from gateway.telemetry import configure
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Providers that were made the process's own; really doing so could not be undone."""
+    providers = []
+    monkeypatch.setattr(trace, "set_tracer_provider", providers.append)
+    yield providers
+    for provider in providers:
+        provider.shutdown()
+
+
+@pytest.fixture
+def collector():
+    """Url of an OTLP endpoint, and the bodies that it received."""
+    bodies = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the terminal."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", bodies
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TelemetrySettings(),
+        TelemetrySettings(traces_exporter="none", exporter_otlp_endpoint="http://x"),
+        TelemetrySettings(sdk_disabled=True, traces_exporter="otlp"),
+    ],
+)
+def test_off_unless_asked_for(installed, settings):
+    assert not configure("gateway", settings)
+    assert installed == []
+
+
+def test_spans_arrive_at_the_standard_endpoint(installed, collector, monkeypatch):
+    url, bodies = collector
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+    assert configure("disagfusion-gateway")
+    (provider,) = installed
+    provider.get_tracer("test").start_span("a span").end()
+    provider.force_flush()
+    ((path, body),) = bodies
+    assert path == "/v1/traces"
+    assert b"a span" in body
+    assert b"disagfusion-gateway" in body
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_SERVICE_NAME", "mine"), ("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine")]
+)
+def test_the_operator_names_the_service(installed, monkeypatch, variable, value):
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    monkeypatch.setenv(variable, value)
+    assert configure("disagfusion-gateway")
+    assert installed[0].resource.attributes["service.name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TelemetrySettings(traces_exporter="zipkin"),
+        TelemetrySettings(traces_exporter="otlp", exporter_otlp_protocol="grpc"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(settings):
+    with pytest.raises(InvalidSettings, match="OTEL_"):
+        configure("gateway", settings)

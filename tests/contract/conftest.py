@@ -1,0 +1,144 @@
+"""The API in front of a fake pipeline, in-process and behind a real uvicorn server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+
+from gateway.api.app import create_app
+from gateway.service import Finished, ImageRequest, StageReport
+from gateway.settings import Settings
+from wire.params import ImageParams, ModelInfo, Workflow
+from wire.types import Role
+
+ALL_INPUTS = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "max_sequence_length")
+
+
+def _model(name: str, inputs: tuple[str, ...], **rules: object) -> ModelInfo:
+    return ModelInfo(
+        name=name,
+        key=f"{name}@1",
+        family="fake",
+        dtype="float32",
+        workflows=(Workflow("text2image", inputs),),
+        default_size=(64, 64),
+        **rules,
+    )
+
+
+MODELS = (
+    _model("tiny", ALL_INPUTS),
+    _model("org/plain", ("prompt", "num_inference_steps"), max_pixels=256 * 256),
+    ModelInfo(name="editor", key="editor@1", family="fake", dtype="float32", workflows=(Workflow("inpainting", ()),)),
+)
+
+
+def _draw(params: ImageParams) -> bytes:
+    """A genuine picture whose colour depends on everything that should change it."""
+    digest = hashlib.sha256(f"{params.prompt}|{params.seed}|{params.num_inference_steps}".encode()).digest()
+    picture = Image.new("RGB", (params.width, params.height), tuple(digest[:3]))
+    buffer = io.BytesIO()
+    picture.save(buffer, params.output_format)
+    return buffer.getvalue()
+
+
+@dataclass
+class FakeService:
+    """Draws at once, or does what the test tells it to."""
+
+    served: tuple[ModelInfo, ...] = MODELS
+    is_ready: bool = True
+    error: Exception | None = None
+    hang: bool = False
+    requests: list[ImageRequest] = field(default_factory=list)
+    started: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        return self.served
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def status(self) -> dict[str, object]:
+        return {"tiny": {Role.ENCODER: 1, Role.DIT: 0, "missing": [Role.DIT]}}
+
+    async def generate(self, request: ImageRequest) -> Finished:
+        self.requests.append(request)
+        self.started.set()
+        try:
+            if self.hang:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if self.error is not None:
+            raise self.error
+        stages = (
+            StageReport("encoder", None, "cpu-1/ab", 1, 0.001, 0.002, 0.003, 0.004),
+            *(StageReport("dit", i, "gpu 1", 2, 0.0, 0.0, 0.5, 0.0, 8) for i in range(len(request.images))),
+        )
+        return Finished(tuple(map(_draw, request.images)), stages, predicted_seconds=1.25)
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Tests of other settings override this fixture by parametrisation."""
+    return Settings(
+        model_aliases={"gpt-image-1": "tiny", "dall-e-3": "tiny", "gone": "not-served"},
+        max_body_bytes=64 << 10,
+        deadline_grace_seconds=0.05,
+    )
+
+
+Connect = Callable[..., httpx.AsyncClient]
+
+
+@pytest.fixture
+async def connect(service: FakeService, settings: Settings) -> AsyncIterator[Connect]:
+    """Opens clients of an app with the given changes to the settings."""
+    clients = []
+
+    def open_client(**changes: object) -> httpx.AsyncClient:
+        app = create_app(service, settings.model_copy(update=changes))
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test")
+        clients.append((client, app))
+        return client
+
+    yield open_client
+    for client, app in clients:
+        await client.aclose()
+        app.state.api.results.close()
+
+
+@pytest.fixture
+def client(connect: Connect) -> httpx.AsyncClient:
+    return connect()
+
+
+@pytest.fixture
+def live(service: FakeService, settings: Settings) -> Iterator[str]:
+    """Base url of a real server."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(service, settings), log_level="warning", lifespan="on"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=10)
+    assert not thread.is_alive()

@@ -15,11 +15,17 @@ from typing import Any
 import torch
 from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
-from huggingface_hub import hf_hub_download, resolve_revision, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RevisionResolutionError
+from huggingface_hub import HfApi, hf_hub_download, resolve_revision, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RevisionResolutionError,
+    SafetensorsParsingError,
+)
 
 from stage_server.engine.base import LoadError
-from stage_server.engine.safetensors_size import dominant_itemsize, tensor_bytes
+from stage_server.engine.weights import element_counts, loaded_bytes
 from wire.values import DTYPE_BYTES
 
 BUNDLED = Path(__file__).parent.parent / "models"
@@ -112,20 +118,34 @@ class ComponentFiles:
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of the weights once loaded as ``dtype``; 0 when nothing tells."""
-        for stem in _WEIGHTS if self.is_module else ():
-            index = self._fetch(f"{stem}.safetensors.index.json")
-            if index:
-                content = _read_json(index)
-                shard = self._fetch(min(content["weight_map"].values()))
-                stored = dominant_itemsize(shard) if shard else DTYPE_BYTES[dtype]
-                return int(content["metadata"]["total_size"]) * DTYPE_BYTES[dtype] // stored
-            single = self._fetch(f"{stem}.safetensors")
-            if single:
-                return tensor_bytes(single, DTYPE_BYTES[dtype])
+        for stem in _WEIGHTS:
+            counts = [self._counts(name) for name in self._shards(stem)]
+            if all(counts) and counts:
+                return sum(loaded_bytes(shard, DTYPE_BYTES[dtype]) for shard in counts)
         return sum(path.stat().st_size for path in self._local_weights())
 
+    def _shards(self, stem: str) -> list[str]:
+        index = self._fetch(f"{stem}.safetensors.index.json")
+        return sorted(set(_read_json(index)["weight_map"].values())) if index else [f"{stem}.safetensors"]
+
+    def _counts(self, filename: str) -> dict[str, int]:
+        """Elements per dtype of one weight file, read without downloading it; empty when there is none to read."""
+        path = self._fetch(filename)
+        if path:
+            return element_counts(path)
+        if Path(self.repo).is_dir() or self.local_files_only:
+            return {}
+        try:
+            found = HfApi().parse_safetensors_file_metadata(self.repo, self._relative(filename), revision=self.revision)
+        except (HfHubHTTPError, SafetensorsParsingError, OSError):
+            return {}
+        return dict(found.parameter_count)
+
+    def _relative(self, filename: str) -> str:
+        return f"{self.subfolder}/{filename}" if self.subfolder else filename
+
     def _fetch(self, filename: str) -> Path | None:
-        relative = f"{self.subfolder}/{filename}" if self.subfolder else filename
+        relative = self._relative(filename)
         if Path(self.repo).is_dir():
             path = Path(self.repo) / relative
             return path if path.is_file() else None

@@ -124,8 +124,7 @@ class DiffusersEngine:
             for role in sorted(roles - self._roles):
                 self._warm_up(role)
         except LoadError:
-            self._components.unload(self._components.resident - before)
-            self._components.load(before)
+            self._restore(before)
             raise
         self._roles = roles
 
@@ -164,6 +163,14 @@ class DiffusersEngine:
         """Components that the roles' blocks use, in any workflow."""
         names = (self._workflows[name].parts[role].components for name in self._workflows for role in roles)
         return frozenset().union(*names) & frozenset(self._components.files)
+
+    def _restore(self, resident: frozenset[str]) -> None:
+        """Back to what was resident; roles that cannot come back are no longer claimed."""
+        try:
+            self._components.unload(self._components.resident - resident)
+            self._components.load(resident)
+        finally:
+            self._roles = frozenset(role for role in self._roles if self._needed({role}) <= self._components.resident)
 
     def _warm_up(self, role: Role) -> None:
         """Run a tiny job, so that the first real one is not slow and a role that cannot run is never announced."""

@@ -12,7 +12,7 @@ import torch
 
 class Staging(Protocol):
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A dense host tensor with the tensor's value."""
+        """A host tensor with the tensor's value and memory layout."""
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor on the device with the host tensor's value."""
@@ -49,7 +49,7 @@ class CudaStaging:
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device.type != "cuda":
             return tensor
-        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned = torch.empty_like(tensor, device="cpu", pin_memory=True)
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):
             pinned.copy_(tensor, non_blocking=True)

@@ -1,4 +1,4 @@
-"""torch and PIL values ↔ ``wire.values``. On a CPU nothing is copied; devices copy through ``staging``."""
+"""torch and PIL values ↔ ``wire.values``. On a CPU little is copied; devices copy through ``staging``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from PIL import Image as PilImage
 
 from wire.errors import UnsupportedValue
 from wire.values import DTYPE_BYTES, Image, Tensor, Value
+
+_TENSOR, _AXES = "tensor in memory order", "axes in memory order"
+"""Keys of the dict that stands for a tensor whose axes lie in memory in another order than its shape's."""
 
 ALIGNMENT = 64
 """Bytes. torch's own CPU buffers have it, and some CPU kernels round differently without it."""
@@ -31,7 +34,7 @@ def to_wire(name: str, value: Any, to_host: ToHost) -> Value:
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
     if isinstance(value, torch.Tensor):
-        return tensor_to_wire(name, to_host(value))
+        return _strided_to_wire(name, to_host(value))
     if isinstance(value, torch.Generator):
         return tensor_to_wire(name, value.get_state())
     if isinstance(value, list):
@@ -60,9 +63,27 @@ def from_wire(value: Value, to_device: ToDevice) -> Any:
         return [from_wire(item, to_device) for item in value]
     if isinstance(value, tuple):
         return tuple(from_wire(item, to_device) for item in value)
+    if isinstance(value, dict) and value.keys() == {_TENSOR, _AXES}:
+        return _strided_from_wire(value, to_device)
     if isinstance(value, dict):
         return {key: from_wire(item, to_device) for key, item in value.items()}
     return value
+
+
+def _strided_to_wire(name: str, tensor: torch.Tensor) -> Value:
+    """Kernels round differently on other memory layouts (channels last, say), so a permuted layout crosses too."""
+    axes = tuple(sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis)))
+    in_memory = tensor.permute(axes)
+    if tensor.is_contiguous() or not in_memory.is_contiguous():
+        return tensor_to_wire(name, tensor)
+    return {_TENSOR: tensor_to_wire(name, in_memory), _AXES: axes}
+
+
+def _strided_from_wire(value: Mapping[str, Value], to_device: ToDevice) -> torch.Tensor:
+    stored, axes = value[_TENSOR], value[_AXES]
+    if not isinstance(stored, Tensor) or not isinstance(axes, tuple) or sorted(axes) != list(range(len(stored.shape))):
+        raise UnsupportedValue(f"a permuted tensor must have a tensor and the order of its axes, not {axes!r}")
+    return to_device(tensor_from_wire(stored)).permute(tuple(axes.index(axis) for axis in range(len(axes))))
 
 
 def tensor_to_wire(name: str, tensor: torch.Tensor) -> Tensor:

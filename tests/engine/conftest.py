@@ -1,0 +1,107 @@
+"""Fixtures of the engine tests: tiny models on disk, engines that hold one role each, and the monolithic reference."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image as PilImage
+
+from stage_server.engine.base import StageJob
+from stage_server.engine.diffusers_engine import DiffusersEngine
+from wire.params import ImageParams
+from wire.types import Role
+from wire.values import Tensor, Value
+
+BUNDLED = "tiny-shapes"
+
+
+class Steps:
+    """A ``JobControl`` that records what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def step_done(self, step: int, steps: int) -> None:
+        self.seen.append((step, steps))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def families() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("families", Path(__file__).parent / "families.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def model_folder(families: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Family → a folder with its tiny model, built once; the bundled model's name stands for itself."""
+    built: dict[str, str] = {BUNDLED: BUNDLED}
+
+    def folder(family: str) -> str:
+        if family not in built:
+            built[family] = str(families.build(family, tmp_path_factory.mktemp(family)))
+        return built[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def split_engines(model_folder: Callable[[str], str]) -> Callable[[str], Mapping[Role, DiffusersEngine]]:
+    """Family → three engines, each of which holds only its role."""
+    opened: dict[str, dict[Role, DiffusersEngine]] = {}
+
+    def engines(family: str) -> Mapping[Role, DiffusersEngine]:
+        if family not in opened:
+            opened[family] = {role: DiffusersEngine(model_folder(family)) for role in Role}
+            for role, engine in opened[family].items():
+                engine.set_roles(frozenset({role}))
+        return opened[family]
+
+    return engines
+
+
+def over_the_wire(value: Value) -> Value:
+    """A value as another process would have it: tensors in buffers of their own."""
+    if isinstance(value, Tensor):
+        return Tensor(value.dtype, value.shape, memoryview(bytes(value.data)))
+    if isinstance(value, list):
+        return [over_the_wire(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(over_the_wire(item) for item in value)
+    if isinstance(value, dict):
+        return {key: over_the_wire(item) for key, item in value.items()}
+    return value
+
+
+@pytest.fixture(scope="session")
+def generate() -> Callable[..., PilImage.Image]:
+    """Run a picture through encoder, dit and decoder engines, values crossing as between processes."""
+
+    def run(
+        engines: Mapping[Role, DiffusersEngine], params: ImageParams, images: Mapping[str, bytes] | None = None
+    ) -> PilImage.Image:
+        inbox: dict[str, dict[str, Value]] = {role: {} for role in Role} | {"image": {}}
+        for role in Role:
+            job = StageJob(role, (params,), (images or {},) if role is Role.ENCODER else ())
+            (outputs,) = engines[role].run(job, (inbox[role],), Steps())
+            for port, values in outputs.items():
+                inbox[port] |= {name: over_the_wire(value) for name, value in values.items()}
+        data = inbox["image"]["image"]
+        assert isinstance(data, bytes)
+        return PilImage.open(io.BytesIO(data))
+
+    return run

@@ -1,0 +1,331 @@
+"""Tiny models with random weights, one per family, saved as the plain pipeline folders that the hub holds.
+
+``python tests/engine/families.py FAMILY DIR`` writes one. The same family gives the same bytes on every run.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from stage_server.engine.checkpoint import BUNDLED
+
+Components = dict[str, Any]
+
+_QWEN_VOCABULARY = 425
+_WIDTH = 32
+
+
+def build(family: str, folder: Path) -> Path:
+    """Write the family's model to ``folder`` and return it."""
+    state = torch.get_rng_state()
+    torch.manual_seed(sum(family.encode()))
+    pipeline, components, extra = FAMILIES[family]()
+    index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **extra}
+    for name, component in components.items():
+        index[name] = [None, None] if component is None else _save(component, folder / name)
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    torch.set_rng_state(state)
+    return folder
+
+
+def _save(component: Any, folder: Path) -> list[str]:
+    if isinstance(component, torch.nn.Module):
+        component.eval()
+    component.save_pretrained(folder)
+    return [type(component).__module__.split(".")[0], type(component).__name__]
+
+
+def _qwen_tokenizer() -> Any:
+    return transformers.AutoTokenizer.from_pretrained(BUNDLED / "tiny-shapes" / "tokenizer")
+
+
+def _clip_tokenizer() -> Any:
+    pieces = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+
+
+def _t5_tokenizer() -> Any:
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((c, -3.0) for c in string.ascii_lowercase)]
+    return transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def _clip(projection: int = 0) -> Any:
+    config = transformers.CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=_WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        projection_dim=projection or _WIDTH,
+        bos_token_id=52,
+        eos_token_id=53,
+        pad_token_id=53,
+    )
+    return transformers.CLIPTextModelWithProjection(config) if projection else transformers.CLIPTextModel(config)
+
+
+def _t5() -> Any:
+    config = transformers.T5Config(vocab_size=64, d_model=_WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=2)
+    return transformers.T5EncoderModel(config)
+
+
+def _vae(factor: int, latent_channels: int, **options: Any) -> Any:
+    stages = factor.bit_length()
+    widths = (8, 16, 16, 16, 16)[:stages]
+    return diffusers.AutoencoderKL(
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * stages,
+        up_block_types=("UpDecoderBlock2D",) * stages,
+        latent_channels=latent_channels,
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.6,
+        **options,
+    )
+
+
+def _flow(**options: Any) -> Any:
+    return diffusers.FlowMatchEulerDiscreteScheduler(**options)
+
+
+def _qwen3(causal: bool, layers: int) -> Any:
+    config = transformers.Qwen3Config(
+        vocab_size=_QWEN_VOCABULARY,
+        hidden_size=_WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=1024,
+    )
+    return transformers.Qwen3ForCausalLM(config) if causal else transformers.Qwen3Model(config)
+
+
+def _z_image() -> tuple[str, Components, Mapping[str, Any]]:
+    """With a VAE factor of 16."""
+    transformer = diffusers.ZImageTransformer2DModel(
+        in_channels=4,
+        dim=_WIDTH,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=_WIDTH,
+        axes_dims=[8, 4, 4],
+        axes_lens=[1024, 64, 64],
+    )
+    # These start empty, not random.
+    torch.nn.init.normal_(transformer.x_pad_token)
+    torch.nn.init.normal_(transformer.cap_pad_token)
+    return (
+        "ZImagePipeline",
+        {
+            "scheduler": _flow(use_dynamic_shifting=True),
+            "text_encoder": _qwen3(causal=False, layers=3),
+            "tokenizer": _qwen_tokenizer(),
+            "transformer": transformer,
+            "vae": _vae(16, 4, shift_factor=0.1),
+        },
+        {},
+    )
+
+
+def _flux() -> tuple[str, Components, Mapping[str, Any]]:
+    """With a VAE factor of 4."""
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=_WIDTH,
+        pooled_projection_dim=_WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return (
+        "FluxPipeline",
+        {
+            "scheduler": _flow(use_dynamic_shifting=True),
+            "text_encoder": _clip(),
+            "text_encoder_2": _t5(),
+            "tokenizer": _clip_tokenizer(),
+            "tokenizer_2": _t5_tokenizer(),
+            "transformer": transformer,
+            "vae": _vae(4, 4, shift_factor=0.1),
+            "image_encoder": None,
+            "feature_extractor": None,
+        },
+        {},
+    )
+
+
+def _flux2(distilled: bool) -> tuple[str, Components, Mapping[str, Any]]:
+    """The klein form; its text encoder is read at layers 9, 18 and 27."""
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * _WIDTH,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 16, 16, 16), latent_channels=4, layers_per_block=1, norm_num_groups=4
+    )
+    return (
+        "Flux2KleinPipeline",
+        {
+            "scheduler": _flow(use_dynamic_shifting=True),
+            "text_encoder": _qwen3(causal=True, layers=28),
+            "tokenizer": _qwen_tokenizer(),
+            "transformer": transformer,
+            "vae": vae,
+        },
+        {"is_distilled": distilled},
+    )
+
+
+def _stable_diffusion_3() -> tuple[str, Components, Mapping[str, Any]]:
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=2 * _WIDTH,
+        caption_projection_dim=_WIDTH,
+        pooled_projection_dim=2 * _WIDTH,
+        pos_embed_max_size=32,
+    )
+    return (
+        "StableDiffusion3Pipeline",
+        {
+            "scheduler": _flow(shift=3.0),
+            "text_encoder": _clip(_WIDTH),
+            "text_encoder_2": _clip(_WIDTH),
+            "text_encoder_3": None,
+            "tokenizer": _clip_tokenizer(),
+            "tokenizer_2": _clip_tokenizer(),
+            "tokenizer_3": None,
+            "transformer": transformer,
+            "vae": _vae(8, 4, shift_factor=0.1),
+            "image_encoder": None,
+            "feature_extractor": None,
+        },
+        {},
+    )
+
+
+def _stable_diffusion_xl() -> tuple[str, Components, Mapping[str, Any]]:
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=(2, 4),
+        cross_attention_dim=2 * _WIDTH,
+        transformer_layers_per_block=(1, 1),
+        norm_num_groups=8,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + _WIDTH,
+    )
+    return (
+        "StableDiffusionXLPipeline",
+        {
+            "scheduler": diffusers.EulerDiscreteScheduler(
+                beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1
+            ),
+            "text_encoder": _clip(),
+            "text_encoder_2": _clip(_WIDTH),
+            "tokenizer": _clip_tokenizer(),
+            "tokenizer_2": _clip_tokenizer(),
+            "unet": unet,
+            "vae": _vae(8, 4),
+            "image_encoder": None,
+            "feature_extractor": None,
+        },
+        {"force_zeros_for_empty_prompt": True},
+    )
+
+
+def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
+    text = {
+        "vocab_size": _QWEN_VOCABULARY,
+        "hidden_size": _WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+    }
+    vision = {"depth": 1, "hidden_size": _WIDTH, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": _WIDTH}
+    encoder = transformers.Qwen2_5_VLForConditionalGeneration(
+        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    )
+    transformer = diffusers.QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=_WIDTH,
+        axes_dims_rope=(8, 4, 4),
+    )
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.1, 0.9, 1.2, 1.0],
+    )
+    return (
+        "QwenImagePipeline",
+        {
+            "scheduler": _flow(use_dynamic_shifting=True),
+            "text_encoder": encoder,
+            "tokenizer": _qwen_tokenizer(),
+            "transformer": transformer,
+            "vae": vae,
+        },
+        {},
+    )
+
+
+FAMILIES: Mapping[str, Callable[[], tuple[str, Components, Mapping[str, Any]]]] = {
+    "z-image": _z_image,
+    "flux": _flux,
+    "flux2-klein": lambda: _flux2(distilled=True),
+    "flux2-klein-base": lambda: _flux2(distilled=False),
+    "stable-diffusion-3": _stable_diffusion_3,
+    "stable-diffusion-xl": _stable_diffusion_xl,
+    "qwen-image": _qwen_image,
+}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in FAMILIES:
+        sys.exit(f"usage: families.py {{{'|'.join(FAMILIES)}}} DIR")
+    build(sys.argv[1], Path(sys.argv[2]))

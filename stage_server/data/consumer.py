@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -178,6 +178,7 @@ class Consumer:
         with self._lock:
             self._unfinished.discard(transfer.future)
         if transfer.future.cancelled():
+            transfer.future.set_running_or_notify_cancel()  # wakes those who wait for it
             self._call(partial(self._end, transfer))
 
     def _call(self, command: Callable[[], None]) -> None:
@@ -296,7 +297,9 @@ class Consumer:
             raise
         except zmq.ZMQError as error:
             _close(holder)
-            raise InputLost(ref.handle, Loss.UNREACHABLE, f"holder {ref.endpoint!r}: {error.strerror}") from error
+            raise InputLost(
+                ref.handle, Loss.UNREACHABLE, f"holder {ref.endpoint!r}: {zmq.strerror(error.errno)}"
+            ) from error
         for source, handler in ((dealer, self._receive), (monitor, self._check_lost)):
             self._poller.register(source, zmq.POLLIN)
             self._ready[source] = partial(handler, holder)
@@ -365,10 +368,10 @@ def _unsafe(ref: InputRef, detail: str) -> InputLost:
 
 
 def _fail(transfer: _Transfer, lost: InputLost) -> None:
-    if transfer.future.set_running_or_notify_cancel():
+    with suppress(InvalidStateError):  # cancelled meanwhile
         transfer.future.set_exception(lost)
 
 
 def _succeed(transfer: _Transfer) -> None:
-    if transfer.future.set_running_or_notify_cancel():
+    with suppress(InvalidStateError):  # cancelled meanwhile
         transfer.future.set_result(transfer.fetch.bundle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 import pybase64
@@ -19,17 +19,19 @@ QUALITIES = ("low", "medium", "high", "xhigh", "max")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.:/@-]")
 
 
-def b64_items(images: Iterable[bytes]) -> list[bytes]:
-    """One JSON object per image."""
-    return [b'{"b64_json":"' + pybase64.b64encode(image) + b'"}' for image in images]
+Item = tuple[bytes, ...]
+"""One JSON object of ``data``, in pieces: a picture is copied once, when the body is joined."""
 
 
-def url_items(urls: Iterable[str]) -> list[bytes]:
-    """One JSON object per image."""
-    return [msgspec.json.encode({"url": url}) for url in urls]
+def b64_items(images: Iterable[bytes]) -> list[Item]:
+    return [(b'{"b64_json":"', pybase64.b64encode(image), b'"}') for image in images]
 
 
-def join(items: Sequence[bytes], body: GenerationBody, generation: Generation, created: int) -> bytes:
+def url_items(urls: Iterable[str]) -> list[Item]:
+    return [(msgspec.json.encode({"url": url}),) for url in urls]
+
+
+def join(items: Iterable[Item], body: GenerationBody, generation: Generation, created: int) -> bytes:
     """OpenAI's ``ImagesResponse``, without the keys that have nothing to say."""
     fields: dict[str, object] = {
         "created": created,
@@ -41,8 +43,11 @@ def join(items: Sequence[bytes], body: GenerationBody, generation: Generation, c
         fields["quality"] = body.quality
     if body.safety_identifier:
         fields["safety_identifier"] = body.safety_identifier
-    head = msgspec.json.encode(fields).removesuffix(b"}")
-    return b"".join((head, b',"data":[', b",".join(items), b"]}"))
+    pieces = [msgspec.json.encode(fields).removesuffix(b"}"), b',"data":[']
+    for item in items:
+        pieces += (*item, b",")
+    pieces[-1] = b"]}"  # in place of the last comma: a request has at least one picture
+    return b"".join(pieces)
 
 
 def headers(finished: Finished, generation: Generation, *, with_stages: bool) -> dict[str, str]:

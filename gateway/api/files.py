@@ -11,6 +11,8 @@ from gateway.api.errors import ApiError
 
 router = APIRouter(prefix="/v1", tags=["images"])
 
+HEADERS = {"cache-control": "private", "x-content-type-options": "nosniff"}
+
 
 @router.get("/images/files/{name}")
 @router.head("/images/files/{name}", include_in_schema=False)
@@ -19,7 +21,7 @@ async def image_file(name: str, api: ApiDep) -> Response:
     image = await api.results.get(name)
     if image is None:
         raise ApiError(f"No image named '{name}': it has expired or never was.", code="file_not_found", status=404)
-    return Response(image, media_type=f"image/{name.rpartition('.')[2]}", headers={"cache-control": "private"})
+    return Response(image, media_type=f"image/{name.rpartition('.')[2]}", headers=HEADERS)
 
 
 def url_of(request: Request, api: Api, name: str) -> str:

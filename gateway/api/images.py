@@ -78,7 +78,7 @@ async def _run(api: Api, work: ImageRequest) -> Finished:
         raise DeadlineExceeded(f"Generation exceeded the deadline of {work.deadline_seconds:g} s.") from None
 
 
-async def _items(request: Request, api: Api, generation: Generation, finished: Finished) -> list[bytes]:
+async def _items(request: Request, api: Api, generation: Generation, finished: Finished) -> list[answer.Item]:
     if not generation.as_url:
         return answer.b64_items(finished.images)
     names = [await api.results.put(image, generation.output_format) for image in finished.images]

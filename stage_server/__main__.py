@@ -1,0 +1,53 @@
+"""``python -m stage_server``: a process that serves stages of one model. See ``--help``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from stage_server.data.holder import BindError
+from stage_server.engine.base import LoadError
+from stage_server.runtime.control import BadEndpoint
+from stage_server.runtime.server import StageServer
+from stage_server.settings import InvalidSettings, Settings, read_settings
+from stage_server.startup import assembled
+from stage_server.telemetry import configure
+
+USER_MISTAKE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 after a regular end, 2 for what the operator has to put right, 1 for anything else."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the server runs there is nothing to drain
+        signal.signal(number, lambda *_: sys.exit(0))
+    try:
+        settings = read_settings(arguments)
+        _log_to_stderr(settings)
+        configure("stage_server")
+        with assembled(settings) as server:
+            return asyncio.run(_serve(server))
+    except (InvalidSettings, LoadError, BindError, BadEndpoint) as error:
+        print(f"stage_server: {error}", file=sys.stderr)  # noqa: T201  # this is its way to speak to the operator
+        return USER_MISTAKE
+
+
+async def _serve(server: StageServer) -> int:
+    threading.excepthook = server.thread_died
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.terminate)
+    return await server.run()
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    name = settings.name or "+".join(settings.role)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)-7s {name} %(message)s", stream=sys.stderr
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

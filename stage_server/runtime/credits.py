@@ -1,0 +1,52 @@
+"""Flow control: how many more attempts the gateway may send for each role (``wire.to_gateway.Grant``). Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from wire.types import Role
+
+SLOTS = 2
+"""Attempts of one role that may be here at once: one computes while the inputs of the next come in."""
+
+MAX_MEMBERS = 32
+"""Attempts of one role beyond which more are refused: credits are counted anew after every ``Hello``, and a batch
+takes more of them than there are, so the gateway may overshoot ``SLOTS`` for a while."""
+
+
+class Credits:
+    """Cumulative limits, counted from the last ``Hello``. They are only ever raised."""
+
+    def __init__(self) -> None:
+        self._received: Counter[Role] = Counter()
+        self._limits: dict[Role, int] = {}
+
+    def restart(self) -> None:
+        """A ``Hello`` goes out: both sides count from zero again."""
+        self._received.clear()
+        self._limits.clear()
+
+    def limits(self) -> dict[Role, int]:
+        return dict(self._limits)
+
+    def take(self, role: Role, members: int) -> None:
+        """Members count whether or not the server goes on to accept them."""
+        self._received[role] += members
+
+    def raise_limits(
+        self, roles: Iterable[Role], active: Mapping[Role, int], room: Callable[[Role, int], bool]
+    ) -> bool:
+        """Raise what can be raised; True if anything was.
+
+        ``active``: attempts under way per role. ``room(role, n)``: n more outputs of the role fit into the store.
+        """
+        raised = False
+        for role in roles:
+            while (free := self._unused(role)) + active.get(role, 0) < SLOTS and room(role, free + 1):
+                self._limits[role] = max(self._limits.get(role, 0), self._received[role]) + 1
+                raised = True
+        return raised
+
+    def _unused(self, role: Role) -> int:
+        return max(0, self._limits.get(role, 0) - self._received[role])

@@ -1,0 +1,183 @@
+"""What happens to a stage server, and what it decides to do: the closed sets that ``StageCore.handle`` maps between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+from wire.errors import Code
+from wire.to_gateway import Output, Timings, ToGateway
+from wire.to_stage import Run, ToStage
+from wire.types import Handle, Role
+
+JobKey = NewType("JobKey", int)
+"""Order of arrival on this server: one per ``Run``, whatever the number of its members."""
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The control socket has reached somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The control socket lost its peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    message: ToStage
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """SIGTERM or SIGINT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """``StageCore.next_wakeup`` has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputsHere:
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTaken:
+    """The job computes, for the first time or after a pause."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceYielded:
+    """The job waits between two steps while a more urgent one computes."""
+
+    job: JobKey
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    job: JobKey
+    step: int
+    steps: int
+    step_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """The device is free again; the outputs are on their way into the store."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The job's thread ends; per member, its outputs lie in the store."""
+
+    job: JobKey
+    outputs: tuple[tuple[Output, ...], ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """The job's thread ends and has left nothing in the store."""
+
+    job: JobKey
+    code: Code
+    message: str
+    retryable: bool
+    lost: tuple[Handle, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The job's thread ends because it was told to, and has left nothing in the store."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class RolesLoaded:
+    roles: frozenset[Role]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RolesBroke:
+    """The former roles are resident again."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFreed:
+    """Outputs have left the store."""
+
+
+JobEvent = InputsHere | DeviceTaken | DeviceYielded | Stepped | Computed | Published | Broke | Stopped
+Event = Connected | Disconnected | Received | Terminate | Tick | JobEvent | RolesLoaded | RolesBroke | RoomFreed
+
+# --- effects ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    message: ToGateway
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Start the job's thread."""
+
+    job: JobKey
+    run: Run
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Tell the job's thread to end; one of its last events will come."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Take these outputs out of the store."""
+
+    handles: tuple[Handle, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRoles:
+    """Make these roles resident on the device thread; answered by ``RolesLoaded`` or ``RolesBroke``."""
+
+    roles: frozenset[Role]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Close the control socket with all that waits in it, and open another after ``delay`` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    code: int
+    message: str
+
+
+Effect = Send | Begin | Stop | Drop | LoadRoles | Reconnect | Warn | Exit

@@ -1,0 +1,240 @@
+"""The attempts on this server, from ``Run`` to the last word on each. Pure: no thread, socket or clock.
+
+A job is one ``Run``: a batch whose members have epochs of their own and may be cancelled one by one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from stage_server.runtime.events import (
+    Begin,
+    Broke,
+    Computed,
+    DeviceTaken,
+    DeviceYielded,
+    Drop,
+    Effect,
+    InputsHere,
+    JobEvent,
+    JobKey,
+    Published,
+    Send,
+    Stepped,
+    Stop,
+    Stopped,
+)
+from wire.errors import Code
+from wire.to_gateway import Fetched, Paused, Progress, StageCancelled, StageDone, StageFailed, Started
+from wire.to_stage import Run
+from wire.types import Epoch, Handle, Role
+
+
+class State(StrEnum):
+    FETCHING = "fetching"
+    READY = "ready"
+    RUNNING = "running"
+    PAUSED = "paused"
+    PUBLISHING = "publishing"
+    STOPPING = "cancelling"
+    """Its thread was told to end and has not yet."""
+    GONE = "gone"
+
+
+TRANSITIONS: dict[State, dict[type[JobEvent], State]] = {
+    State.FETCHING: {InputsHere: State.READY, Broke: State.GONE},
+    State.READY: {DeviceTaken: State.RUNNING, Broke: State.GONE},
+    State.RUNNING: {
+        Stepped: State.RUNNING,
+        DeviceYielded: State.PAUSED,
+        Computed: State.PUBLISHING,
+        Broke: State.GONE,
+    },
+    State.PAUSED: {DeviceTaken: State.RUNNING, Broke: State.GONE},
+    State.PUBLISHING: {Published: State.GONE, Broke: State.GONE},
+    State.STOPPING: {
+        InputsHere: State.STOPPING,
+        DeviceTaken: State.STOPPING,
+        DeviceYielded: State.STOPPING,
+        Stepped: State.STOPPING,
+        Computed: State.STOPPING,
+        Published: State.GONE,
+        Broke: State.GONE,
+        Stopped: State.GONE,
+    },
+}
+"""A job in any state but ``STOPPING`` and ``GONE`` can be stopped."""
+
+
+class Verdict(StrEnum):
+    """What the gateway hears when a job that was told to stop has stopped."""
+
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    ABANDONED = "abandoned"
+    """Nothing: the gateway that asked for it is no more."""
+
+
+@dataclass(slots=True)
+class Job:
+    key: JobKey
+    role: Role
+    epochs: tuple[Epoch, ...]
+    deadline: float
+    state: State = State.FETCHING
+    verdict: Verdict | None = None
+    stopped_in: State | None = None
+    dropped: set[Epoch] = field(default_factory=set)
+    """Members cancelled while others of the batch go on."""
+
+    def wanted(self) -> tuple[Epoch, ...]:
+        return tuple(epoch for epoch in self.epochs if epoch not in self.dropped)
+
+
+class Jobs:
+    """Accepted attempts that have not had their last word, and the outputs of those that had."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[JobKey, Job] = {}
+        self._arrivals = 0
+        self._outputs: dict[Epoch, tuple[Handle, ...]] = {}
+
+    # --- what is here ---
+
+    def members(self) -> Counter[Role]:
+        """Attempts under way per role."""
+        return Counter(dict.fromkeys(Role, 0)) + Counter(job.role for job in self._jobs.values() for _ in job.epochs)
+
+    def epochs(self) -> tuple[Epoch, ...]:
+        return tuple(
+            epoch for job in self._jobs.values() if job.verdict is not Verdict.ABANDONED for epoch in job.wanted()
+        )
+
+    def handles(self) -> tuple[Handle, ...]:
+        return tuple(handle for handles in self._outputs.values() for handle in handles)
+
+    def states(self) -> dict[JobKey, State]:
+        return {key: job.state for key, job in self._jobs.items()}
+
+    def next_deadline(self) -> float | None:
+        return min((job.deadline for job in self._jobs.values() if job.verdict is None), default=None)
+
+    # --- what the gateway asks ---
+
+    def begin(self, run: Run, now: float) -> list[Effect]:
+        self._arrivals += 1
+        key = JobKey(self._arrivals)
+        deadline = now + run.remaining_seconds
+        self._jobs[key] = Job(key, run.role, tuple(member.epoch for member in run.members), deadline)
+        return [Begin(key, run, deadline)]
+
+    def cancel(self, epochs: tuple[Epoch, ...]) -> list[Effect]:
+        """An epoch of which nothing is here is confirmed as well: the gateway may have missed our word on it."""
+        return [effect for epoch in epochs for effect in self._cancel_one(epoch)]
+
+    def release(self, handles: tuple[Handle, ...]) -> list[Effect]:
+        gone = set(handles)
+        for epoch, held in list(self._outputs.items()):
+            self._keep(epoch, tuple(handle for handle in held if handle not in gone))
+        return [Drop(handles)]
+
+    def abandon(self) -> list[Effect]:
+        """The gateway that wanted all this is no more."""
+        effects: list[Effect] = [Drop(self.handles())] if self._outputs else []
+        self._outputs.clear()
+        for job in self._jobs.values():
+            effects += self._stop(job, Verdict.ABANDONED)
+            job.verdict = Verdict.ABANDONED
+        return effects
+
+    def expire(self, now: float) -> list[Effect]:
+        late = [job for job in self._jobs.values() if job.deadline <= now]
+        return [effect for job in late for effect in self._stop(job, Verdict.DEADLINE)]
+
+    # --- what its threads report ---
+
+    def on(self, event: JobEvent) -> list[Effect]:
+        job = self._jobs[event.job]
+        following = TRANSITIONS[job.state].get(type(event))
+        if following is None:
+            raise AssertionError(f"job {job.key} is {job.state}: {type(event).__name__} cannot happen")
+        job.state = following
+        if following is State.GONE:
+            del self._jobs[job.key]
+            return list(self._last_word(job, event))
+        return [] if following is State.STOPPING else list(_news(job, event))
+
+    # --- inside ---
+
+    def _cancel_one(self, epoch: Epoch) -> list[Effect]:
+        job = next((job for job in self._jobs.values() if epoch in job.epochs), None)
+        if job is None:
+            handles = self._outputs.pop(epoch, ())
+            return [*([Drop(handles)] if handles else []), Send(StageCancelled(epoch=epoch))]
+        job.dropped.add(epoch)
+        return [] if job.wanted() else self._stop(job, Verdict.CANCELLED)
+
+    def _stop(self, job: Job, verdict: Verdict) -> list[Effect]:
+        if job.state is State.STOPPING:
+            return []
+        job.stopped_in, job.state, job.verdict = job.state, State.STOPPING, verdict
+        return [Stop(job.key)]
+
+    def _keep(self, epoch: Epoch, handles: tuple[Handle, ...]) -> None:
+        self._outputs[epoch] = handles
+        if not handles:
+            del self._outputs[epoch]
+
+    def _last_word(self, job: Job, event: JobEvent) -> Iterator[Effect]:
+        match event:
+            case Published():
+                for epoch, outputs in zip(job.epochs, event.outputs, strict=True):
+                    handles = tuple(output.handle for output in outputs)
+                    if job.verdict is not None or epoch in job.dropped:
+                        yield Drop(handles)
+                        yield from _unfinished(job, epoch)
+                    else:
+                        self._keep(epoch, handles)
+                        yield Send(StageDone(epoch=epoch, outputs=outputs, timings=event.timings))
+            case Broke() if job.verdict is None:
+                for epoch in job.wanted():
+                    yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost))
+                for epoch in job.epochs:
+                    if epoch in job.dropped:
+                        yield from _unfinished(job, epoch)
+            case _:
+                for epoch in job.epochs:
+                    yield from _unfinished(job, epoch)
+
+
+def _news(job: Job, event: JobEvent) -> Iterator[Effect]:
+    for epoch in job.wanted():
+        match event:
+            case InputsHere():
+                yield Send(Fetched(epoch=epoch))
+            case DeviceTaken():
+                yield Send(Started(epoch=epoch))
+            case DeviceYielded():
+                yield Send(Paused(epoch=epoch, step=event.step))
+            case Stepped():
+                yield Send(Progress(epoch=epoch, step=event.step, steps=event.steps, step_seconds=event.step_seconds))
+            case _:
+                pass
+
+
+def _unfinished(job: Job, epoch: Epoch) -> Iterator[Effect]:
+    """The last word on a member whose result is not wanted any more."""
+    if job.verdict is Verdict.ABANDONED:
+        return
+    if job.verdict is Verdict.DEADLINE and epoch not in job.dropped:
+        message = f"the deadline passed while the {job.role} job was {job.stopped_in}"
+        yield Send(_failure(epoch, Code.DEADLINE, message, retryable=False))
+    else:
+        yield Send(StageCancelled(epoch=epoch))
+
+
+def _failure(epoch: Epoch, code: Code, message: str, retryable: bool, lost: tuple[Handle, ...] = ()) -> StageFailed:
+    return StageFailed(epoch=epoch, code=code, message=message, retryable=retryable, lost_inputs=lost)

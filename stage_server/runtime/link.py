@@ -1,0 +1,158 @@
+"""The control connection as this side sees it: introduce, keep alive, notice the loss, come back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stage_server.runtime.events import Effect, Exit, Reconnect, Send, Warn
+from wire.to_gateway import Heartbeat, Hello
+from wire.to_stage import Refused, Welcome
+
+
+class LinkState(StrEnum):
+    DIALLING = "dialling"
+    """Nobody reached."""
+    GREETING = "greeting"
+    """``Hello`` is on its way."""
+    WELCOMED = "welcomed"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTimes:
+    """Seconds."""
+
+    greeting: float = 5.0
+    """To wait for the answer to a ``Hello``."""
+    first_warning: float = 2.0
+    """Without a gateway, until the first complaint."""
+    warn_every: float = 10.0
+    give_up: float | None = None
+    """At start only: how long to look for a gateway at all."""
+    first_backoff: float = 0.1
+    last_backoff: float = 5.0
+
+
+class Link:
+    """``hello`` and ``heartbeat`` make the messages at the moment they are sent."""
+
+    def __init__(
+        self, endpoint: str, times: LinkTimes, hello: Callable[[], Hello], heartbeat: Callable[[int], Heartbeat]
+    ) -> None:
+        self.state = LinkState.DIALLING
+        self.gateway = ""
+        """Incarnation of the last gateway that welcomed us."""
+        self.lost_since: float = 0.0
+        """When there was last a gateway; meaningful unless welcomed."""
+        self._endpoint = endpoint
+        self._times = times
+        self._hello = hello
+        self._heartbeat = heartbeat
+        self._ever_welcomed = False
+        self._backoff = times.first_backoff
+        self._welcome: Welcome | None = None
+        self._sequence = 0
+        self._heard = 0.0
+        self._next_heartbeat = 0.0
+        self._next_warning = 0.0
+        self._greeted = 0.0
+
+    @property
+    def welcomed(self) -> bool:
+        return self.state is LinkState.WELCOMED
+
+    def start(self, now: float) -> list[Effect]:
+        self.lost_since = now
+        self._next_warning = now + self._times.first_warning
+        return [Reconnect(0.0)]
+
+    def connected(self, now: float) -> list[Effect]:
+        return self._greet(now) if self.state is LinkState.DIALLING else []
+
+    def say_hello(self, now: float) -> list[Effect]:
+        """The gateway has forgotten us, or never knew us. While a ``Hello`` is on its way, it need not be repeated."""
+        if not self.welcomed:
+            return []
+        self._lose(now)
+        return self._greet(now)
+
+    def greet_again(self, now: float) -> list[Effect]:
+        """What the last ``Hello`` said is no longer so."""
+        self._lose(now)
+        return self._greet(now)
+
+    def disconnected(self, now: float) -> list[Effect]:
+        return self._redial(now)
+
+    def welcome(self, message: Welcome, now: float) -> None:
+        self.state, self.gateway, self._welcome = LinkState.WELCOMED, message.gateway, message
+        self._ever_welcomed = True
+        self._backoff = self._times.first_backoff
+        self._heard = now
+        self._next_heartbeat = now + message.heartbeat_seconds
+
+    def refused(self, message: Refused) -> list[Effect]:
+        return [Exit(2, f"the gateway at {self._endpoint} refuses this server: {message.message} ({message.code})")]
+
+    def heard(self, now: float) -> None:
+        """Anything from the gateway proves that it lives."""
+        self._heard = now
+
+    def next_wakeup(self) -> float:
+        match self.state:
+            case LinkState.WELCOMED if self._welcome is not None:
+                return min(self._next_heartbeat, self._heard + self._welcome.liveness_seconds)
+            case LinkState.GREETING:
+                return min(self._next_warning, self._greeted + self._times.greeting)
+            case _:
+                give_up = self._give_up_at()
+                return self._next_warning if give_up is None else min(self._next_warning, give_up)
+
+    def tick(self, now: float) -> list[Effect]:
+        if self._welcome is not None and self.welcomed:
+            return self._keep_alive(self._welcome, now)
+        give_up = self._give_up_at()
+        if give_up is not None and now >= give_up:
+            return [Exit(2, f"{self._complaint()}: gave up after {self._times.give_up:g} s")]
+        effects: list[Effect] = []
+        if now >= self._next_warning:
+            self._next_warning = now + self._times.warn_every
+            effects.append(Warn(f"{self._complaint()} for {now - self.lost_since:.0f} s; still trying"))
+        if self.state is LinkState.GREETING and now >= self._greeted + self._times.greeting:
+            effects += self._redial(now)
+        return effects
+
+    def _keep_alive(self, welcome: Welcome, now: float) -> list[Effect]:
+        if now >= self._heard + welcome.liveness_seconds:
+            text = f"the gateway has been silent for {now - self._heard:.1f} s; connecting anew"
+            return [Warn(text), *self._redial(now)]
+        if now < self._next_heartbeat:
+            return []
+        self._sequence += 1
+        self._next_heartbeat = now + welcome.heartbeat_seconds
+        return [Send(self._heartbeat(self._sequence))]
+
+    def _greet(self, now: float) -> list[Effect]:
+        self.state, self._greeted = LinkState.GREETING, now
+        return [Send(self._hello())]
+
+    def _redial(self, now: float) -> list[Effect]:
+        self._lose(now)
+        self.state = LinkState.DIALLING
+        delay, self._backoff = self._backoff, min(2 * self._backoff, self._times.last_backoff)
+        return [Reconnect(delay)]
+
+    def _lose(self, now: float) -> None:
+        if self.welcomed:
+            self.lost_since = now
+            self._next_warning = now + self._times.warn_every
+
+    def _give_up_at(self) -> float | None:
+        if self._ever_welcomed or self._times.give_up is None:
+            return None
+        return self.lost_since + self._times.give_up
+
+    def _complaint(self) -> str:
+        what = "is reachable" if self.state is LinkState.DIALLING else "answers as one"
+        return f"no gateway {what} at {self._endpoint}"

@@ -1,0 +1,173 @@
+"""Every setting of a stage server, from the command line or ``DISAGFUSION_STAGE_*`` variables, read once at start.
+
+The only module of the stage server that looks at the environment, apart from the libraries' own variables (``HF_TOKEN``
+for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from wire.security import CurveKeys, valid_key
+from wire.types import Role
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+CONTROL_PATTERN = r"^tcp://.+:\d+$"
+DATA_PATTERN = r"^tcp://.+:(\d+|\*)$"
+
+
+class InvalidSettings(Exception):
+    """A setting cannot be used; the text is for the operator and names it."""
+
+
+class Settings(BaseSettings):
+    """A field's description is its line in ``--help``."""
+
+    model_config = SettingsConfigDict(env_prefix="DISAGFUSION_STAGE_", frozen=True, hide_input_in_errors=True)
+
+    role: Annotated[tuple[Role, ...], NoDecode] = Field(
+        min_length=1, description="encoder, dit or decoder: what to serve at start; repeatable or comma-separated"
+    )
+    model: str = Field("", description="bundled name, folder or hub id of the model; optional with a profile")
+    gateway: str = Field(pattern=CONTROL_PATTERN, description="control address of the gateway, tcp://HOST:PORT")
+
+    engine: Literal["diffusers", "emulated"] = Field("diffusers", description="diffusers computes, emulated waits")
+    device: str = Field("auto", description="cuda:0, cpu, …; auto takes the first GPU if there is one")
+    dtype: str = Field("auto", description="bfloat16, float16 or float32; auto: bfloat16 on a GPU, else float32")
+    revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
+    compile: bool = Field(False, description="compile the transformer with torch.compile")
+    attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
+    threads: int | None = Field(None, ge=1, description="processor threads that torch may use")
+    profile: str = Field("", description="with the emulated engine: file or bundled name of a cost profile")
+    time_scale: float = Field(1.0, gt=0, description="with the emulated engine: 0.1 makes all ten times faster")
+    served_model_name: str = Field("", description="name that clients use; the model's own when unset")
+
+    name: str = Field("", max_length=100, description="of this server, stable over restarts; host and pid when unset")
+    pin: bool = Field(False, description="keep the roles given: the gateway may not change them")
+    data_bind: str = Field("tcp://127.0.0.1:*", pattern=DATA_PATTERN, description="where other processes fetch outputs")
+    data_advertise: str = Field(
+        "",
+        pattern=rf"^$|{DATA_PATTERN}",
+        description="how they reach that address, if not as it is; port * is filled in",
+    )
+    insecure: bool = Field(False, description="allow addresses beyond this machine without encryption")
+    curve_public_key: str = Field("", description="this server's CURVE public key, 40 characters of Z85")
+    curve_secret_key: SecretStr = Field(SecretStr(""), description="its secret key; better set in the environment")
+    curve_gateway_key: str = Field("", description="the gateway's CURVE public key; with it, all traffic is encrypted")
+
+    store_bytes: int = Field(1 << 30, ge=1 << 16, description="memory for outputs that wait to be fetched")
+    connect_timeout: Seconds | None = Field(
+        None, description="seconds to look for a gateway at start; for ever if unset"
+    )
+    drain_timeout: Seconds = Field(30.0, description="seconds after SIGTERM until the server leaves in any case")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what goes to stderr")
+
+    @field_validator("role", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        parts = [given] if isinstance(given, str) else given
+        if not isinstance(parts, list | tuple):
+            return given
+        names = [name.strip() for part in parts for name in str(part).split(",") if name.strip()]
+        known = [role.value for role in Role]
+        if strange := [name for name in names if name not in known]:
+            raise ValueError(f"{strange[0]!r} is no role; {', '.join(known)} are")
+        return tuple(role for role in Role if role in names)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.engine == "emulated" and not self.profile:
+            raise ValueError("the emulated engine needs a profile: add --profile FILE")
+        if self.engine == "diffusers" and (self.profile or self.time_scale != 1.0):
+            raise ValueError("--profile and --time-scale belong to --engine emulated")
+        if self.engine == "diffusers" and not self.model:
+            raise ValueError("which model? add --model NAME_OR_PATH")
+        given = (
+            bool(self.curve_public_key),
+            bool(self.curve_secret_key.get_secret_value()),
+            bool(self.curve_gateway_key),
+        )
+        if any(given) and not all(given):
+            raise ValueError("encryption needs all of --curve-public-key, --curve-secret-key and --curve-gateway-key")
+        if self.curve_gateway_key and not valid_key(self.curve_gateway_key):
+            raise ValueError("--curve-gateway-key is not 40 characters of Z85")
+        return self
+
+    def curve_keys(self) -> CurveKeys | None:
+        """Raises ``InvalidSettings``."""
+        if not self.curve_public_key:
+            return None
+        try:
+            return CurveKeys(self.curve_public_key, self.curve_secret_key.get_secret_value())
+        except ValueError as error:
+            raise InvalidSettings(str(error)) from error
+
+
+class TelemetrySettings(BaseSettings):
+    """The part of OpenTelemetry's standard variables that decides whether and how spans leave the process."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="ignore")
+
+    sdk_disabled: bool = False
+    service_name: str = ""
+    resource_attributes: str = ""
+    traces_exporter: str = ""
+    exporter_otlp_endpoint: str = ""
+    exporter_otlp_traces_endpoint: str = ""
+
+
+def read_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """From the command line, and what it leaves open from the environment. Raises ``InvalidSettings``.
+
+    Exits by itself on ``--help`` and on options that do not exist.
+    """
+    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(_complaint(problem) for problem in error.errors())) from None
+
+
+def find_profile(name: str, folders: Sequence[Path]) -> Path:
+    """A file, or the name of one in ``folders`` without its suffix. Raises ``InvalidSettings``."""
+    candidates = [Path(name), *(folder / f"{name}.toml" for folder in folders)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    bundled = sorted(path.stem for folder in folders for path in folder.glob("*.toml"))
+    raise InvalidSettings(f"--profile: {name!r} is no file, nor one of the bundled {', '.join(bundled)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m stage_server",
+        description="Serves one or more stages of a diffusion model to a DisagFusion gateway.",
+        epilog="Every option can also be set as DISAGFUSION_STAGE_<OPTION>; the command line wins.",
+    )
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        text = f"{field.description}{_default(field.default)}"
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        elif name == "role":
+            parser.add_argument(flag, action="append", metavar="ROLE", help=text)
+        else:
+            parser.add_argument(flag, metavar=name.rpartition("_")[2].upper(), help=text)
+    return parser
+
+
+def _default(value: object) -> str:
+    shown = isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
+    return f" (default: {value})".replace("%", "%%") if shown else ""
+
+
+def _complaint(problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"][:1])
+    message = "is missing" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
+    return f"--{location.replace('_', '-')}: {message}" if location else message

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
 
     # Limits of one request
     max_body_bytes: Count = 1 << 20
+    body_timeout_seconds: Seconds = 60.0
+    """For a request's body to arrive."""
     max_n: int = Field(10, ge=1, le=10)
     max_pixels: Count = 3840 * 2160
     """For models that name no limit of their own, and an upper bound for those that do."""

@@ -1,17 +1,26 @@
-"""Reading request bodies under a limit, whether or not their length is announced."""
+"""Reading request bodies, bounded in bytes, announced or not, and in time."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.requests import Request
 
 from gateway.api.errors import ApiError
 from gateway.api.parsing import Body, parse
+from gateway.settings import Settings
 
 
-async def read_json(request: Request, schema: type[Body], max_bytes: int) -> Body:
+async def read_json(request: Request, schema: type[Body], settings: Settings) -> Body:
     """The request's JSON object as ``schema``. Raises ``ApiError``, or ``ClientDisconnect`` while reading."""
     _check_media_type(request)
-    raw = await _read(request, max_bytes)
+    try:
+        async with asyncio.timeout(settings.body_timeout_seconds):
+            raw = await _read(request, settings.max_body_bytes)
+    except TimeoutError:
+        raise ApiError(
+            f"The body did not arrive within {settings.body_timeout_seconds:g} s.", code="request_timeout", status=408
+        ) from None
     if not raw:
         raise ApiError("The body is empty; send a JSON object.", code="invalid_json")
     return parse(schema, raw)

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -52,9 +53,8 @@ class RequestContext:
                 await self.app(scope, receive, add_headers)
             finally:
                 _describe_outcome(span, scope, status, state)
-                log.info(
-                    '%s "%s %s" %d in %d ms', request_id, scope["method"], scope["path"], status, _elapsed_ms(began)
-                )
+                where = f"{scope['method']} {quote(scope['path'])}"  # quoted: a path may hold line breaks
+                log.info('%s "%s" %d in %d ms', request_id, where, status, _elapsed_ms(began))
 
 
 def current_traceparent() -> str:

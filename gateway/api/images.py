@@ -42,7 +42,7 @@ _BODY_SCHEMA = {
 @router.post("/images/generations", openapi_extra=_BODY_SCHEMA)
 async def generate_images(request: Request, api: ApiDep, tenant: Tenant) -> Response:
     """Make pictures from a text."""
-    body = await read_json(request, GenerationBody, api.settings.max_body_bytes)
+    body = await read_json(request, GenerationBody, api.settings)
     model = resolve(api, body.model)
     generation = plan(body, model, api.settings)
     deadline = deadline_seconds(request.headers, api.settings)

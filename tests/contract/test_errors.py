@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -168,6 +169,17 @@ async def test_too_large_a_body(client):
         assert error_of(response)["code"] == "request_too_large"
 
 
+async def test_a_body_that_never_ends(connect):
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    client = connect(body_timeout_seconds=0.05)
+    response = await client.post(URL, content=chunks(), headers={"content-type": "application/json"})
+    assert response.status_code == 408
+    assert error_of(response)["code"] == "request_timeout"
+
+
 async def test_unknown_places(client):
     response = await client.post(URL, json=OK | {"model": "nobody"})
     assert response.status_code == 404
@@ -242,11 +254,12 @@ async def test_a_service_that_forgets_the_deadline_is_ended(client, service):
 
 async def test_request_ids_are_unique_and_logged(client, caplog):
     caplog.set_level(logging.INFO)
-    responses = [await client.get("/nope"), await client.post(URL, json=OK)]
+    responses = [await client.get("/nope%0Aforged"), await client.post(URL, json=OK)]
     ids = [response.headers["x-request-id"] for response in responses]
     assert len(set(ids)) == 2
     assert all(re.fullmatch(r"req_[0-9a-f]{32}", value) for value in ids)
     assert all(any(value in line for line in caplog.messages) for value in ids)
+    assert not any("\n" in line for line in caplog.messages)
     assert not any("red circle" in line for line in caplog.messages)
 
 

@@ -1,0 +1,1 @@
+"""Which server holds which roles: demand, the fluid bound, the solver, and when to move. Start at ``policy.py``."""

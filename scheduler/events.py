@@ -1,0 +1,190 @@
+"""What may happen: the closed set of inputs of ``Scheduler.handle``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from scheduler.roles.solver import Plan
+from scheduler.spec import Output, RequestSpec, ServerSpec, Timings
+from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    request: RequestSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancelled:
+    """The client is gone."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTaken:
+    """The gateway has the picture of this final job."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLost:
+    """The gateway could not fetch the picture: its holder no longer has it."""
+
+    job: JobId
+    handle: Handle
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ServerJoined:
+    server: ServerSpec
+    limits: Mapping[Role, int]
+    """Cumulative limits of members per role, counted from now (``wire.to_gateway.Grant``)."""
+    running: tuple[Epoch, ...] = ()
+    holds: tuple[Handle, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLost:
+    server: ServerId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLeaving:
+    """It takes no new work."""
+
+    server: ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsRaised:
+    server: ServerId
+    limits: Mapping[Role, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RolesReady:
+    server: ServerId
+    epoch: Epoch
+    roles: frozenset[Role]
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RolesFailed:
+    server: ServerId
+    epoch: Epoch
+    roles: frozenset[Role]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPinned:
+    """An operator fixes (or frees) a server's roles."""
+
+    server: ServerId
+    pinned: bool
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobFetched:
+    server: ServerId
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """Also after a pause."""
+
+    server: ServerId
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class JobPaused:
+    server: ServerId
+    epoch: Epoch
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgressed:
+    server: ServerId
+    epoch: Epoch
+    step: int
+    steps: int
+    step_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    server: ServerId
+    epoch: Epoch
+    outputs: tuple[Output, ...]
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    server: ServerId
+    epoch: Epoch
+    code: str
+    message: str
+    retryable: bool
+    lost_inputs: tuple[Handle, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancelled:
+    server: ServerId
+    epoch: Epoch
+
+
+# --- time and plans ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has reached ``Scheduler.next_wakeup``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReady:
+    """The role solver, run off the event loop on a ``SolvePlan``, has an answer; None where no plan is feasible."""
+
+    plan: Plan | None
+
+
+Event = (
+    RequestArrived
+    | RequestCancelled
+    | ResultTaken
+    | ResultLost
+    | ServerJoined
+    | ServerLost
+    | ServerLeaving
+    | LimitsRaised
+    | RolesReady
+    | RolesFailed
+    | ServerPinned
+    | JobFetched
+    | JobStarted
+    | JobPaused
+    | JobProgressed
+    | JobDone
+    | JobFailed
+    | JobCancelled
+    | Tick
+    | PlanReady
+)

@@ -36,16 +36,19 @@ from wire.errors import FrameTooLarge, InputLost, Loss, MalformedFrame, Protocol
 from wire.types import Handle
 from wire.version import PROTOCOL, check_protocol
 
-CHUNK_BYTES = 4 << 20
-"""Largest chunk that a holder sends. Larger frames are slower, and none is sent unasked."""
+MAX_CHUNK_BYTES = 4 << 20
+"""Largest chunk that a holder sends; none is sent unasked."""
 
-WINDOW = 4
+CHUNK_BYTES = 1 << 20
+"""What a consumer asks for at a time. Larger frames are slower: each one makes ZeroMQ map fresh memory."""
+
+WINDOW = 8
 """Chunks that one transfer has under way."""
 
 MAX_FIELDS_BYTES = 4096
 """Largest control frame on this plane; as holders receive nothing else, also their ``ZMQ_MAXMSGSIZE``."""
 
-MAX_ANSWER_BYTES = max(CHUNK_BYTES, LIMITS.header_bytes)
+MAX_ANSWER_BYTES = max(MAX_CHUNK_BYTES, LIMITS.header_bytes)
 """``ZMQ_MAXMSGSIZE`` of consumers."""
 
 Frames = Sequence[Buffer]
@@ -125,8 +128,10 @@ def _offer(request: Get, bundle: Bundle) -> list[Buffer]:
 
 def _cut(request: Pull, bundle: Bundle) -> list[Buffer]:
     first, length = request.offset, request.length
-    if first < 0 or not 0 < length <= CHUNK_BYTES or first + length > bundle.nbytes:
-        message = f"{length} bytes from {first}: a chunk has 1 to {CHUNK_BYTES} of the payload's {bundle.nbytes} bytes"
+    if first < 0 or not 0 < length <= MAX_CHUNK_BYTES or first + length > bundle.nbytes:
+        message = (
+            f"{length} bytes from {first}: a chunk has 1 to {MAX_CHUNK_BYTES} of the payload's {bundle.nbytes} bytes"
+        )
         return [_encoder.encode(Refused(transfer=request.transfer, message=message))]
     body = bundle.view(first, length)
     fields = Chunk(transfer=request.transfer, offset=first, checksum=xxhash.xxh3_64_intdigest(body))

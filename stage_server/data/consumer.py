@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
-import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from wire.bundle import ALIGNMENT, LIMITS, Bundle, Limits
+from stage_server.data.pool import BufferPool
+from wire.bundle import LIMITS, Bundle, Limits
 from wire.codec import Buffer
 from wire.errors import InputLost, Loss, WireError
 from wire.security import CurveKeys, valid_key
@@ -57,13 +57,6 @@ Allocate = Callable[[int], memoryview]
 
 class TooManyFetches(RuntimeError):
     """More than ``MAX_FETCHES`` are unfinished."""
-
-
-def allocate(nbytes: int) -> memoryview:
-    """Pageable memory at a multiple of ``ALIGNMENT``."""
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes].data
 
 
 @dataclass(slots=True, eq=False)
@@ -115,14 +108,14 @@ class Consumer:
         self,
         *,
         keys: CurveKeys | None = None,
-        allocate: Allocate = allocate,
+        allocate: Allocate | None = None,
         local: Lookup = lambda _: None,
         limits: Limits = LIMITS,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         """``local`` finds outputs of this very process, which are handed over without a transfer."""
         self._keys = keys
-        self._allocate = allocate
+        self._allocate = allocate or BufferPool()
         self._local = local
         self._limits = limits
         self._stall_seconds = stall_seconds
@@ -298,7 +291,7 @@ class Consumer:
         except zmq.ZMQError as error:
             _close(holder)
             raise InputLost(
-                ref.handle, Loss.UNREACHABLE, f"holder {ref.endpoint!r}: {zmq.strerror(error.errno)}"
+                ref.handle, Loss.UNREACHABLE, f"holder {ref.endpoint!r}: {zmq.strerror(error.errno or 0)}"
             ) from error
         for source, handler in ((dealer, self._receive), (monitor, self._check_lost)):
             self._poller.register(source, zmq.POLLIN)

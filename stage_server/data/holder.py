@@ -122,7 +122,9 @@ class Holder:
             raise BindError(str(error)) from error
         except zmq.ZMQError as error:
             hint = "; choose another port, or * for any" if error.errno == errno.EADDRINUSE else ""
-            raise BindError(f"the data socket cannot be bound to {bind}: {zmq.strerror(error.errno)}{hint}") from error
+            raise BindError(
+                f"the data socket cannot be bound to {bind}: {zmq.strerror(error.errno or 0)}{hint}"
+            ) from error
         # ZeroMQ would report an IPv4 address in its IPv6 notation.
         port = self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
         return bind.rpartition(":")[0] + ":" + port

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Protocol
 
-from stage_server.data.consumer import Allocate, Consumer, allocate
+from stage_server.data.consumer import Allocate, Consumer
 from stage_server.data.holder import Holder
 from wire.bundle import LIMITS, Bundle, Limits
 from wire.security import Allow, CurveKeys
@@ -38,7 +38,7 @@ class ZmqTransport:
         keys: CurveKeys | None = None,
         allow: Allow | None = None,
         allow_plaintext: bool = False,
-        allocate: Allocate = allocate,
+        allocate: Allocate | None = None,
         limits: Limits = LIMITS,
     ) -> None:
         """Serve ``lookup`` at ``bind``, such as ``tcp://127.0.0.1:*``. Raises ``BindError``."""

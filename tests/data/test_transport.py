@@ -21,7 +21,7 @@ from stage_server.data.transport import ZmqTransport
 from wire.bundle import Bundle, Limits, pack, unpack
 from wire.errors import InputLost, Loss
 from wire.to_stage import InputRef
-from wire.transfer import CHUNK_BYTES, Chunk, Fetch, Header, Pull
+from wire.transfer import CHUNK_BYTES, MAX_ANSWER_BYTES, Chunk, Fetch, Header, Pull
 from wire.types import Handle, Role
 from wire.values import Tensor
 
@@ -88,7 +88,7 @@ def test_the_allocator_is_asked_once_for_the_whole_payload(holding, consuming):
 
 
 def test_an_output_released_in_mid_transfer_is_lost_cleanly(holding, consuming):
-    sent = bundle(8 * CHUNK_BYTES)
+    sent = bundle(20 * CHUNK_BYTES)
     asked = []
 
     def lookup(handle):
@@ -196,7 +196,7 @@ def test_a_frame_beyond_the_limit_breaks_the_connection(consuming, silent):
     router, ref = silent
     future = consuming().fetch(ref, WAIT)
     peer, _ = router.recv_multipart()
-    router.send_multipart([peer, msgspec.msgpack.encode(Header(transfer=1)), bytes(CHUNK_BYTES + 1)])
+    router.send_multipart([peer, msgspec.msgpack.encode(Header(transfer=1)), bytes(MAX_ANSWER_BYTES + 1)])
     assert lost(future).reason is Loss.UNREACHABLE
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from wire.bundle import Limits, pack, unpack
 from wire.errors import InputLost, Loss, MalformedFrame, WireError
-from wire.transfer import CHUNK_BYTES, Chunk, Fetch, Get, Header, Missing, Pull, State, decode_answer, serve
+from wire.transfer import MAX_CHUNK_BYTES, Chunk, Fetch, Get, Header, Missing, Pull, State, decode_answer, serve
 from wire.types import Handle
 from wire.values import Tensor
 from wire.version import PROTOCOL
@@ -142,7 +142,7 @@ def ask(request) -> object:
 
 
 @pytest.mark.parametrize(
-    ("offset", "length"), [(-1, 4), (0, 0), (0, -1), (0, CHUNK_BYTES + 1), (BUNDLE.nbytes, 1), (2**62, 2**62)]
+    ("offset", "length"), [(-1, 4), (0, 0), (0, -1), (0, MAX_CHUNK_BYTES + 1), (BUNDLE.nbytes, 1), (2**62, 2**62)]
 )
 def test_a_holder_refuses_to_cut_outside_the_payload(offset, length):
     answer = ask(Pull(transfer=1, handle=HANDLE, offset=offset, length=length))

@@ -17,9 +17,9 @@ from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
 from huggingface_hub import HfApi, hf_hub_download, resolve_revision, try_to_load_from_cache
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
     RevisionResolutionError,
     SafetensorsParsingError,
 )
@@ -57,7 +57,7 @@ class Checkpoint:
             commit = resolve_revision(model, revision=revision, local_files_only=local_files_only)
         except (HfHubHTTPError, RevisionResolutionError, HFValidationError, OSError) as error:
             raise LoadError(f"model {model!r} (revision {revision or 'main'}) not found on the hub: {error}") from error
-        return cls(model, model, commit, local_files_only)
+        return cls(model, model, commit.resolved, local_files_only)
 
     def open_pipeline(self) -> ModularPipeline:
         """The modular pipeline with no component loaded. Code from the repository is never run."""
@@ -99,12 +99,14 @@ class ComponentFiles:
         return issubclass(self.type_hint, torch.nn.Module)
 
     def config(self) -> dict[str, Any]:
-        """The component's configuration; empty when it has none."""
+        """The component's configuration; empty for a tokenizer without one. Raises ``LoadError``."""
         if issubclass(self.type_hint, ConfigMixin):
             name = self.type_hint.config_name
         else:
             name = "config.json" if self.is_module else "tokenizer_config.json"
         path = self._fetch(name)
+        if path is None and self.is_module:
+            raise LoadError(f"{self.repo} has no {self._relative(name)}")
         return _read_json(path) if path else {}
 
     def digest(self) -> str:
@@ -139,7 +141,7 @@ class ComponentFiles:
             found = HfApi().parse_safetensors_file_metadata(self.repo, self._relative(filename), revision=self.revision)
         except (HfHubHTTPError, SafetensorsParsingError, OSError):
             return {}
-        return dict(found.parameter_count)
+        return {str(stored): count for stored, count in found.parameter_count.items()}
 
     def _relative(self, filename: str) -> str:
         return f"{self.subfolder}/{filename}" if self.subfolder else filename
@@ -164,11 +166,9 @@ def _from_hub(repo: str, filename: str, revision: str | None, local_files_only: 
         return Path(cached) if isinstance(cached, str) else None
     try:
         return Path(hf_hub_download(repo, filename, revision=revision, local_files_only=local_files_only))
-    except LocalEntryNotFoundError:
+    except EntryNotFoundError:
         return None
     except HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code == 404:
-            return None
         raise LoadError(f"cannot read {filename} of {repo}: {error}") from error
 
 

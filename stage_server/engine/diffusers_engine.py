@@ -14,7 +14,16 @@ from functools import partial
 import torch
 
 from stage_server.engine import pictures
-from stage_server.engine.base import EngineError, JobControl, LoadError, NamedValues, OutOfMemory, Outputs, StageJob
+from stage_server.engine.base import (
+    BadJob,
+    EngineError,
+    JobControl,
+    LoadError,
+    NamedValues,
+    OutOfMemory,
+    Outputs,
+    StageJob,
+)
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components, LoadOptions
 from stage_server.engine.job_check import check, complete
@@ -129,17 +138,18 @@ class DiffusersEngine:
         self._roles = roles
 
     def output_bound(self, job: StageJob) -> int:
-        members = [complete(member, self._info) for member in job.members]
-        if job.role is Role.DECODER:
-            return max(pictures.encoded_bound(member.width, member.height) for member in members)
-        if job.role is Role.DIT:
-            return max(self._geometry.dit_bound(member.width, member.height) for member in members)
-        itemsize = DTYPE_BYTES[self._dtype]
-        uploads = [[pictures.upload_pixels(data) for data in images.values()] for images in _images(job)]
-        return max(
-            self._geometry.encoder_bound(member.max_sequence_length, itemsize, member.width * member.height, own)
-            for member, own in zip(members, uploads, strict=True)
-        )
+        """Raises ``BadJob`` for what ``run`` would refuse."""
+        return max(self._member_bound(job.role, *member) for member in zip(job.members, _images(job), strict=True))
+
+    def _member_bound(self, role: Role, member: ImageParams, images: Mapping[str, bytes]) -> int:
+        params = self._checked(role, member, images)
+        if role is Role.DECODER:
+            return pictures.encoded_bound(params.width, params.height)
+        if role is Role.DIT:
+            return self._geometry.dit_bound(params.width, params.height)
+        uploads = [pictures.upload_pixels(data) for data in images.values()]
+        pixels = params.width * params.height
+        return self._geometry.encoder_bound(params.max_sequence_length, DTYPE_BYTES[self._dtype], pixels, uploads)
 
     def run(self, job: StageJob, inputs: tuple[NamedValues, ...], control: JobControl) -> tuple[Outputs, ...]:
         """Members run one after the other: each then has the very pixels that it has alone."""
@@ -147,7 +157,7 @@ class DiffusersEngine:
             raise EngineError(f"this server does not hold the role {job.role}")
         tasks = [self._task(job, *member) for member in zip(job.members, _images(job), inputs, strict=True)]
         results = []
-        with _errors_translated(self._device):
+        with _errors_translated(self._device, job.role):
             for index, task in enumerate(tasks):
                 step_done = partial(_report, control, index, len(tasks))
                 results.append(run_stage(self._pipeline, task, self._staging, step_done))
@@ -155,9 +165,13 @@ class DiffusersEngine:
         return tuple(results)
 
     def _task(self, job: StageJob, member: ImageParams, images: Mapping[str, bytes], inputs: NamedValues) -> StageTask:
-        params = complete(member, self._info)
-        check(params, images, job.role, self._info)
+        params = self._checked(job.role, member, images)
         return StageTask(job.role, self._workflows[params.workflow], params, images, inputs)
+
+    def _checked(self, role: Role, member: ImageParams, images: Mapping[str, bytes]) -> ImageParams:
+        params = complete(member, self._info)
+        check(params, images, role, self._info)
+        return params
 
     def _needed(self, roles: Iterable[Role]) -> frozenset[str]:
         """Components that the roles' blocks use, in any workflow."""
@@ -178,7 +192,7 @@ class DiffusersEngine:
         if task is None:
             return
         try:
-            with _errors_translated(self._device):
+            with _errors_translated(self._device, role):
                 run_stage(self._pipeline, task, self._staging, lambda _step, _steps: None)
         except EngineError as error:
             raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
@@ -199,8 +213,8 @@ def _report(control: JobControl, index: int, members: int, step: int, steps: int
 
 
 @contextmanager
-def _errors_translated(device: torch.device) -> Iterator[None]:
-    """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
+def _errors_translated(device: torch.device, role: Role) -> Iterator[None]:
+    """What blocks raise → ``EngineError``; encoders check what clients send, and raise ``ValueError``. ``JobCancelled`` passes."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -208,6 +222,8 @@ def _errors_translated(device: torch.device) -> Iterator[None]:
     except _BLOCK_ERRORS as error:
         if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
             raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
+        if role is Role.ENCODER and isinstance(error, ValueError):
+            raise BadJob(str(error)) from error
         raise EngineError(f"{type(error).__name__}: {error}") from error
 
 

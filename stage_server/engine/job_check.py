@@ -13,6 +13,9 @@ from wire.types import Role
 _OPTIONAL = ("negative_prompt", "guidance_scale", "strength", "max_sequence_length")
 """Parameters that some workflows do not read: naming one where it would be ignored is an error."""
 
+_MAX_TOKENS = 1024
+"""The longest prompt that any family takes; some take less, and say so themselves."""
+
 
 def complete(params: ImageParams, info: ModelInfo) -> ImageParams:
     """``params`` with size, steps and guidance filled in where they were left to the model. Raises ``BadJob``."""
@@ -45,8 +48,8 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
         raise BadJob(f"num_inference_steps must be at least 1, not {params.num_inference_steps}")
     if params.strength is not None and not 0 < params.strength <= 1:
         raise BadJob(f"strength must be above 0 and at most 1, not {params.strength}")
-    if (params.max_sequence_length or 1) < 1:
-        raise BadJob(f"max_sequence_length must be at least 1, not {params.max_sequence_length}")
+    if params.max_sequence_length is not None and not 1 <= params.max_sequence_length <= _MAX_TOKENS:
+        raise BadJob(f"max_sequence_length must be from 1 to {_MAX_TOKENS}, not {params.max_sequence_length}")
     given = [name for name in _OPTIONAL if getattr(params, name) is not None] + list(images)
     for name in given:
         if name not in workflow.inputs:

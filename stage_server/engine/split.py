@@ -124,11 +124,12 @@ def split_workflows(blocks: ModularPipelineBlocks, available: frozenset[str]) ->
     for name, triggers in workflow_map.items():
         if isinstance(triggers, dict) and set(triggers) <= _TRIGGERS and "prompt" in triggers:
             split = WorkflowSplit(name, _parts(blocks.get_workflow(name), groups))
-            if all(part.components <= available for part in split.parts.values()):
+            has_components = all(part.components <= available for part in split.parts.values())
+            if has_components and "images" in split.parts[Role.DECODER].outputs:
                 found[name] = split
     if not found:
         raise LoadError(
-            f"{type(blocks).__name__} has no workflow that a prompt and pictures can start with the model's components"
+            f"{type(blocks).__name__} has no workflow from a prompt, and pictures, to a picture with the components that the model has"
         )
     return found
 

@@ -72,7 +72,8 @@ def from_wire(value: Value, to_device: ToDevice) -> Any:
 
 def _strided_to_wire(name: str, tensor: torch.Tensor) -> Value:
     """Kernels round differently on other memory layouts (channels last, say), so a permuted layout crosses too."""
-    axes = tuple(sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis)))
+    strides = tensor.stride()
+    axes = tuple(sorted(range(tensor.dim()), key=lambda axis: -strides[axis]))
     in_memory = tensor.permute(axes)
     if tensor.is_contiguous() or not in_memory.is_contiguous():
         return tensor_to_wire(name, tensor)
@@ -81,9 +82,9 @@ def _strided_to_wire(name: str, tensor: torch.Tensor) -> Value:
 
 def _strided_from_wire(value: Mapping[str, Value], to_device: ToDevice) -> torch.Tensor:
     stored, axes = value[_TENSOR], value[_AXES]
-    if not isinstance(stored, Tensor) or not isinstance(axes, tuple) or sorted(axes) != list(range(len(stored.shape))):
+    if not isinstance(stored, Tensor) or not isinstance(axes, tuple) or set(axes) != set(range(len(stored.shape))):
         raise UnsupportedValue(f"a permuted tensor must have a tensor and the order of its axes, not {axes!r}")
-    return to_device(tensor_from_wire(stored)).permute(tuple(axes.index(axis) for axis in range(len(axes))))
+    return to_device(tensor_from_wire(stored)).permute([axes.index(axis) for axis in range(len(axes))])
 
 
 def tensor_to_wire(name: str, tensor: torch.Tensor) -> Tensor:

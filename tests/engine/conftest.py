@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -16,19 +17,33 @@ from stage_server.engine.base import StageJob
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from wire.params import ImageParams
 from wire.types import Role
-from wire.values import Tensor, Value
+from wire.values import Image, Tensor, Value
 
 BUNDLED = "tiny-shapes"
 
 
 class Steps:
-    """A ``JobControl`` that records what it is told."""
+    """A ``JobControl`` that records what it is told, and then does what the test wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[int], None] = lambda _step: None) -> None:
         self.seen: list[tuple[int, int]] = []
+        self._then = then
 
     def step_done(self, step: int, steps: int) -> None:
         self.seen.append((step, steps))
+        self._then(step)
+
+
+@pytest.fixture
+def steps() -> type[Steps]:
+    return Steps
+
+
+@pytest.fixture
+def png() -> bytes:
+    buffer = io.BytesIO()
+    PilImage.linear_gradient("L").convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,6 +102,21 @@ def over_the_wire(value: Value) -> Value:
     return value
 
 
+def flat_bytes(value: Any) -> bytes:
+    """The payload of all tensors and pictures in a value."""
+    if isinstance(value, Tensor):
+        return bytes(value.data)
+    if isinstance(value, Image):
+        return value.png
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Mapping):
+        return b"".join(flat_bytes(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return b"".join(flat_bytes(item) for item in value)
+    return b""
+
+
 @pytest.fixture(scope="session")
 def generate() -> Callable[..., PilImage.Image]:
     """Run a picture through encoder, dit and decoder engines, values crossing as between processes."""
@@ -97,7 +127,10 @@ def generate() -> Callable[..., PilImage.Image]:
         inbox: dict[str, dict[str, Value]] = {role: {} for role in Role} | {"image": {}}
         for role in Role:
             job = StageJob(role, (params,), (images or {},) if role is Role.ENCODER else ())
+            before = flat_bytes(inbox[role])
             (outputs,) = engines[role].run(job, (inbox[role],), Steps())
+            assert flat_bytes(inbox[role]) == before  # received buffers are shared, so blocks must not write to them
+            assert len(flat_bytes(outputs)) <= engines[role].output_bound(job)
             for port, values in outputs.items():
                 inbox[port] |= {name: over_the_wire(value) for name, value in values.items()}
         data = inbox["image"]["image"]

@@ -26,7 +26,7 @@ from stage_server.runtime.events import (
     Tick,
     Warn,
 )
-from stage_server.runtime.jobs import Jobs
+from stage_server.runtime.jobs import Jobs, State
 from stage_server.runtime.link import Link, LinkTimes
 from stage_server.runtime.roles import RoleSet, in_order
 from wire.errors import Code
@@ -256,8 +256,9 @@ class StageCore:
     def _raise_limits(self) -> bool:
         if self._leave_by is not None:
             return False
-        accepting: frozenset[Role] = self._roles.accepting()
-        return self._credits.raise_limits(in_order(accepting), self._jobs.members(), self._meters.room)
+        accepting = self._roles.accepting()
+        fetching = self._jobs.members(State.FETCHING)
+        return self._credits.raise_limits(in_order(accepting), self._jobs.members(), fetching, self._meters.room)
 
     def _abandon(self) -> list[Effect]:
         self._unsent.clear()

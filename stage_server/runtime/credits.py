@@ -35,15 +35,21 @@ class Credits:
         self._received[role] += members
 
     def raise_limits(
-        self, roles: Iterable[Role], active: Mapping[Role, int], room: Callable[[Role, int], bool]
+        self,
+        roles: Iterable[Role],
+        active: Mapping[Role, int],
+        unreserved: Mapping[Role, int],
+        room: Callable[[Role, int], bool],
     ) -> bool:
         """Raise what can be raised; True if anything was.
 
-        ``active``: attempts under way per role. ``room(role, n)``: n more outputs of the role fit into the store.
+        ``active``: attempts under way per role; ``unreserved``: those whose output may have no space of its own yet.
+        ``room(role, n)``: n more outputs of the role fit into the store.
         """
         raised = False
         for role in roles:
-            while (free := self._unused(role)) + active.get(role, 0) < SLOTS and room(role, free + 1):
+            awaited = unreserved.get(role, 0) + 1
+            while (free := self._unused(role)) + active.get(role, 0) < SLOTS and room(role, free + awaited):
                 self._limits[role] = max(self._limits.get(role, 0), self._received[role]) + 1
                 raised = True
         return raised

@@ -104,9 +104,10 @@ class Jobs:
 
     # --- what is here ---
 
-    def members(self) -> Counter[Role]:
-        """Attempts under way per role."""
-        return Counter(dict.fromkeys(Role, 0)) + Counter(job.role for job in self._jobs.values() for _ in job.epochs)
+    def members(self, state: State | None = None) -> Counter[Role]:
+        """Attempts under way per role, or those of them in one state."""
+        jobs = (job for job in self._jobs.values() if state in (None, job.state))
+        return Counter(job.role for job in jobs for _ in job.epochs)
 
     def epochs(self) -> tuple[Epoch, ...]:
         return tuple(

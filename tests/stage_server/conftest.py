@@ -1,0 +1,270 @@
+"""A gateway that only says what a test tells it to, and engines that wait for the test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+from pathlib import Path
+from threading import Condition, Event
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+import zmq
+import zmq.asyncio
+
+from stage_server.data.consumer import Consumer
+from stage_server.data.holder import Holder
+from stage_server.data.store import OutputStore
+from stage_server.engine.base import IMAGE_PORT, JobControl, LoadError, NamedValues, Outputs, StageJob
+from stage_server.runtime.core import CoreTimes
+from stage_server.runtime.link import LinkTimes
+from stage_server.runtime.server import Equipment, StageServer
+from wire.bundle import pack
+from wire.codec import decode_to_gateway, encode
+from wire.params import ImageParams, ModelInfo
+from wire.to_gateway import Hello, RoleInfo, StageCancelled, StageDone, ToGateway
+from wire.to_stage import Cancel, InputRef, Member, Run, ToStage, Welcome
+from wire.types import Epoch, Handle, Role
+from wire.values import Tensor
+from wire.version import PROTOCOL
+
+TIMEOUT = 10.0
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+class FakeGateway:
+    """A ROUTER whose one peer is the server under test."""
+
+    def __init__(self, incarnation: str = "g1", port: int = 0) -> None:
+        self.incarnation = incarnation
+        self._context = zmq.asyncio.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._router.setsockopt(zmq.LINGER, 0)
+        self._router.bind(f"tcp://127.0.0.1:{port or '*'}")
+        self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self.port = int(self.endpoint.rpartition(":")[2])
+        self.peer = b""
+        self.seen: list[ToGateway] = []
+        self._epochs = count(1)
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    async def send(self, message: ToStage) -> None:
+        await self._router.send_multipart([self.peer, encode(message)])
+
+    async def receive(self) -> ToGateway:
+        self.peer, frame = await self._router.recv_multipart()
+        message = decode_to_gateway(frame)
+        self.seen.append(message)
+        return message
+
+    async def expect(self, kind: type[M], where: Callable[[M], bool] = lambda _: True) -> M:
+        """The next message of this kind; others on the way are only kept in ``seen``."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                message = await self.receive()
+                if isinstance(message, kind) and where(message):
+                    return message
+
+    async def welcome(self, heartbeat: float = 0.5, liveness: float = 5.0) -> Hello:
+        hello = await self.expect(Hello)
+        await self.send(Welcome(gateway=self.incarnation, heartbeat_seconds=heartbeat, liveness_seconds=liveness))
+        return hello
+
+    def epoch(self) -> Epoch:
+        return Epoch(self.incarnation, next(self._epochs))
+
+    async def run(self, role: Role, *inputs: InputRef, seconds: float = 60.0, **options: Any) -> Epoch:
+        """Send a job of one member with small parameters."""
+        epoch = self.epoch()
+        params = options.pop("params", ImageParams(prompt="a red circle", height=64, width=64, num_inference_steps=4))
+        member = Member(epoch=epoch, params=params, inputs=inputs, images=options.pop("images", {}))
+        await self.send(Run(role=role, members=(member,), remaining_seconds=seconds, **options))
+        return epoch
+
+    async def settle(self) -> None:
+        """The server has heard all that was sent before."""
+        nobody = self.epoch()
+        await self.send(Cancel(epochs=(nobody,)))
+        await self.expect(StageCancelled, lambda message: message.epoch == nobody)
+
+    async def done(self, epoch: Epoch) -> StageDone:
+        return await self.expect(StageDone, lambda message: message.epoch == epoch)
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[FakeGateway]:
+    fake = FakeGateway()
+    yield fake
+    fake.close()
+
+
+class GatedEngine:
+    """Each step of each job waits until the test lets it go. A job's seed is its name."""
+
+    device_class = "gated"
+    memory_bytes = 1 << 30
+
+    def __init__(self) -> None:
+        self.roles: frozenset[Role] = frozenset()
+        self.refused: frozenset[Role] = frozenset()
+        self.gates: dict[tuple[int, int], Event] = {}
+        self.order: list[tuple[int, int]] = []
+        self.output_bytes = 1000
+        self.error: Exception | None = None
+
+    def gate(self, seed: int, step: int) -> Event:
+        return self.gates.setdefault((seed, step), Event())
+
+    def open(self, seed: int, *steps: int) -> None:
+        for step in steps:
+            self.gate(seed, step).set()
+
+    def describe(self) -> ModelInfo:
+        return ModelInfo(name="gated", key="gated@1", family="gated", dtype="float32")
+
+    def capable(self) -> dict[Role, RoleInfo]:
+        return {role: RoleInfo(weight_bytes=1) for role in Role}
+
+    def set_roles(self, roles: frozenset[Role]) -> None:
+        if bad := roles & self.refused:
+            raise LoadError(f"no room for {', '.join(bad)}")
+        self.roles = roles
+
+    def output_bound(self, job: StageJob) -> int:
+        return self.output_bytes + 200
+
+    def run(self, job: StageJob, inputs: tuple[NamedValues, ...], control: JobControl) -> tuple[Outputs, ...]:
+        seed, steps = job.members[0].seed, job.members[0].num_inference_steps or 1
+        for step in range(1, steps + 1):
+            assert self.gate(seed, step).wait(TIMEOUT), f"nobody opened step {step} of job {seed}"
+            self.order.append((seed, step))
+            if job.role is Role.DIT:
+                control.step_done(step, steps)
+        if self.error is not None:
+            raise self.error
+        port = {Role.ENCODER: "dit", Role.DIT: "decoder", Role.DECODER: IMAGE_PORT}[job.role]
+        data = Tensor("uint8", (self.output_bytes,), memoryview(bytes(self.output_bytes)))
+        return tuple({port: {"data": data}} for _ in job.members)
+
+    def peak_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None: ...
+
+
+class Bench:
+    """A stage server in this process, around a gated engine, with all three roles and room for a few outputs."""
+
+    def __init__(self, gateway: FakeGateway, store_bytes: int = 100_000, roles: tuple[Role, ...] = tuple(Role)) -> None:
+        self.engine = GatedEngine()
+        self.engine.roles = frozenset(roles)
+        self.room = Condition()
+        self.store = OutputStore(store_bytes, on_room=self._room_freed)
+        self.holder = Holder("tcp://127.0.0.1:*", self.store.get)
+        self.consumer = Consumer(local=self.store.get)
+        largest = dict.fromkeys(Role, self.engine.output_bytes + 200)
+        self.store.set_roles({role: largest[role] for role in roles})
+        hello = Hello(
+            protocol=PROTOCOL,
+            name="bench",
+            incarnation="i1",
+            model=self.engine.describe(),
+            device_class="gated",
+            memory_bytes=1 << 30,
+            capable=self.engine.capable(),
+            roles=roles,
+            data_endpoint=self.holder.endpoint,
+        )
+        times = CoreTimes(link=LinkTimes(first_backoff=0.01, last_backoff=0.05), orphan=0.3, drain=5.0)
+        equipment = Equipment(self.engine, self.store, self.consumer, self.room, largest)
+        self.server = StageServer(hello, gateway.endpoint, equipment, times)
+        self.task = asyncio.create_task(self.server.run())
+
+    def _room_freed(self) -> None:
+        with self.room:
+            self.room.notify_all()
+
+    async def close(self) -> None:
+        for gate in self.engine.gates.values():
+            gate.set()
+        if not self.task.done():
+            self.server.terminate()
+            self.server.terminate()
+        await asyncio.wait([self.task], timeout=TIMEOUT)
+        self.consumer.close()
+        self.holder.close()
+
+
+@pytest.fixture
+async def make_bench(gateway: FakeGateway) -> AsyncIterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def make(**options: Any) -> Bench:
+        benches.append(Bench(gateway, **options))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        await bench.close()
+
+
+class RemoteHolder:
+    """Another process's store, as far as the server under test can tell."""
+
+    def __init__(self) -> None:
+        self.store = OutputStore(1 << 20)
+        self.held_back = Event()
+        self.held_back.set()
+        self.holder = Holder("tcp://127.0.0.1:*", self._lookup)
+
+    def put(self, **values: Any) -> InputRef:
+        bundle = pack(values)
+        reservation = self.store.reserve(Role.DECODER, bundle.total_bytes)
+        assert reservation is not None
+        handle = self.store.publish(reservation, bundle)
+        return InputRef(handle=handle, endpoint=self.holder.endpoint, nbytes=bundle.total_bytes)
+
+    def _lookup(self, handle: Handle) -> Any:
+        assert self.held_back.wait(TIMEOUT)
+        return self.store.get(handle)
+
+    def close(self) -> None:
+        self.held_back.set()
+        self.holder.close()
+
+
+@pytest.fixture
+def remote() -> Iterator[RemoteHolder]:
+    holder = RemoteHolder()
+    yield holder
+    holder.close()
+
+
+@pytest.fixture
+def start(gateway: FakeGateway) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start ``python -m stage_server`` with the emulated engine; its stderr is a pipe."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def launch(*options: str, emulated: bool = True, endpoint: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "stage_server", "--gateway", endpoint or gateway.endpoint, *options]
+        if emulated:
+            command += ["--engine", "emulated", "--profile", "tiny-shapes-cpu", "--time-scale", "0.1"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DISAGFUSION")}
+        processes.append(
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[2])
+        )
+        return processes[-1]
+
+    yield launch
+    for process in processes:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,344 @@
+"""A stage server over real sockets, with an engine that the test gates step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from wire.errors import Code
+from wire.params import ImageParams
+from wire.to_gateway import (
+    Fetched,
+    Goodbye,
+    Grant,
+    Heartbeat,
+    Hello,
+    Leaving,
+    Paused,
+    Progress,
+    RolesFailed,
+    RolesReady,
+    StageCancelled,
+    StageDone,
+    StageFailed,
+    Started,
+)
+from wire.to_stage import AssignRoles, Cancel, HeartbeatAck, InputRef, Member, Refused, Release, Run, SayHello, Welcome
+from wire.types import Handle, Role
+
+MakeBench = Callable[..., Any]
+
+
+def job(seed: int, steps: int = 4) -> ImageParams:
+    return ImageParams(seed=seed, num_inference_steps=steps, height=64, width=64)
+
+
+def empty(bench: Any) -> bool:
+    return bool(bench.store.statistics().used == 0)
+
+
+async def test_introduces_itself_and_keeps_its_heart_beating(gateway: Any, make_bench: MakeBench) -> None:
+    make_bench()
+    hello = await gateway.welcome(heartbeat=0.02)
+    assert hello.limits == dict.fromkeys(Role, 2)
+    assert hello.roles == tuple(Role)
+    assert hello.running == hello.holds == ()
+    for sequence in (1, 2, 3):
+        beat = await gateway.expect(Heartbeat)
+        assert beat.sequence == sequence
+        await gateway.send(HeartbeatAck(sequence=sequence))
+
+
+async def test_a_job_from_run_to_release(gateway: Any, make_bench: MakeBench, remote: Any) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    bench.engine.open(1, 1, 2, 3, 4)
+    epoch = await gateway.run(Role.DIT, remote.put(prompt_embeds=b"x"), params=job(1))
+    done = await gateway.done(epoch)
+    assert [type(m) for m in gateway.seen if hasattr(m, "epoch")] == [Fetched, Started, StageDone]
+    (output,) = done.outputs
+    assert (output.port, bench.store.get(output.handle).total_bytes) == ("decoder", output.nbytes)
+    assert done.timings.steps == 4
+    await gateway.send(Release(handles=(output.handle,)))
+    await gateway.settle()
+    assert empty(bench)
+
+
+async def test_inputs_come_in_while_the_device_computes(gateway: Any, make_bench: MakeBench, remote: Any) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    first = await gateway.run(Role.DIT, params=job(1))
+    await gateway.expect(Started)
+    second = await gateway.run(Role.DIT, remote.put(prompt_embeds=b"x"), params=job(2))
+    assert (await gateway.expect(Fetched)).epoch == second
+    assert bench.engine.order == []
+    bench.engine.open(1, 1, 2, 3, 4)
+    bench.engine.open(2, 1, 2, 3, 4)
+    await gateway.done(first)
+    await gateway.done(second)
+
+
+async def test_inputs_of_its_own_store_need_no_socket(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    bench.engine.open(1, 1)
+    bench.engine.open(2, 1)
+    encoded = await gateway.done(await gateway.run(Role.ENCODER, params=job(1, steps=1)))
+    nowhere = InputRef(handle=encoded.outputs[0].handle, endpoint="tcp://127.0.0.1:1")
+    await gateway.done(await gateway.run(Role.DIT, nowhere, params=job(2, steps=1)))
+
+
+async def test_an_urgent_job_takes_the_device_between_two_steps(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    slow = await gateway.run(Role.DIT, params=job(1))
+    await gateway.expect(Started)
+    later = await gateway.run(Role.DIT, params=job(2, steps=1))
+    await gateway.expect(Fetched)
+    urgent = await gateway.run(Role.DECODER, params=job(3, steps=1), preempt=True)
+    await gateway.expect(Fetched)
+    bench.engine.open(1, 1)
+    assert await gateway.expect(Paused) == Paused(epoch=slow, step=1)
+    assert (await gateway.expect(Started)).epoch == urgent
+    bench.engine.open(3, 1)
+    bench.engine.open(1, 2, 3, 4)
+    bench.engine.open(2, 1)
+    done = [await gateway.expect(StageDone) for _ in range(3)]
+    assert {message.epoch for message in done} == {slow, later, urgent}
+    assert bench.engine.order == [(1, 1), (3, 1), (1, 2), (1, 3), (1, 4), (2, 1)]
+
+
+async def test_cancelling_in_every_state_leaves_nothing(gateway: Any, make_bench: MakeBench, remote: Any) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    remote.held_back.clear()
+    fetching = await gateway.run(Role.DIT, remote.put(prompt_embeds=b"x"), params=job(1))
+    await gateway.send(Cancel(epochs=(fetching,)))
+    await gateway.expect(StageCancelled, lambda message: message.epoch == fetching)
+
+    running = await gateway.run(Role.DIT, params=job(2))
+    await gateway.expect(Started)
+    ready = await gateway.run(Role.DIT, params=job(3))
+    await gateway.expect(Fetched)
+    await gateway.send(Cancel(epochs=(ready,)))
+    await gateway.expect(StageCancelled, lambda message: message.epoch == ready)
+
+    urgent = await gateway.run(Role.DECODER, params=job(4, steps=1), preempt=True)
+    await gateway.expect(Fetched)
+    bench.engine.open(2, 1)
+    await gateway.expect(Paused)
+    await gateway.send(Cancel(epochs=(running,)))
+    await gateway.expect(StageCancelled, lambda message: message.epoch == running)
+
+    await gateway.send(Cancel(epochs=(urgent,)))
+    await gateway.settle()
+    bench.engine.open(4, 1)
+    await gateway.expect(StageCancelled, lambda message: message.epoch == urgent)
+    assert empty(bench)
+
+    bench.engine.open(5, 1)
+    finished = await gateway.run(Role.ENCODER, params=job(5, steps=1))
+    await gateway.done(finished)
+    await gateway.send(Cancel(epochs=(finished,)))
+    await gateway.expect(StageCancelled, lambda message: message.epoch == finished)
+    assert empty(bench)
+
+
+async def test_a_running_job_ends_at_its_next_step(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    epoch = await gateway.run(Role.DIT, params=job(1))
+    await gateway.expect(Started)
+    await gateway.send(Cancel(epochs=(epoch,)))
+    await gateway.settle()
+    assert not [m for m in gateway.seen if isinstance(m, StageCancelled) and m.epoch == epoch]
+    bench.engine.open(1, 1)
+    await gateway.expect(StageCancelled)
+    assert bench.engine.order == [(1, 1)]
+    assert empty(bench)
+
+
+async def test_members_of_a_batch_end_one_by_one(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    kept, dropped = gateway.epoch(), gateway.epoch()
+    members = tuple(Member(epoch=epoch, params=job(1, steps=1)) for epoch in (kept, dropped))
+    await gateway.send(Run(role=Role.DIT, members=members, remaining_seconds=60))
+    await gateway.expect(Started)
+    await gateway.expect(Started)
+    await gateway.send(Cancel(epochs=(dropped,)))
+    await gateway.settle()
+    bench.engine.open(1, 1)
+    done = await gateway.expect(StageDone)
+    assert done.epoch == kept
+    assert done.timings.batch == 2
+    await gateway.expect(StageCancelled, lambda message: message.epoch == dropped)
+    assert bench.store.handles() == (done.outputs[0].handle,)
+
+
+async def test_a_full_store_withholds_credits_until_there_is_room(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench(store_bytes=2600, roles=(Role.DECODER,))
+    hello = await gateway.welcome()
+    assert hello.limits == {Role.DECODER: 2}
+    handles = []
+    for seed in (1, 2):
+        bench.engine.open(seed, 1)
+        done = await gateway.done(await gateway.run(Role.DECODER, params=job(seed, steps=1)))
+        handles.append(done.outputs[0].handle)
+    bench.engine.open(3, 1)
+    blocked = await gateway.run(Role.DECODER, params=job(3, steps=1))  # beyond the limit: waits for room all the same
+    await gateway.settle()
+    assert not [message for message in gateway.seen if isinstance(message, Grant)]
+    await gateway.send(Release(handles=tuple(handles)))
+    assert (await gateway.expect(Grant)).limits[Role.DECODER] > 2
+    await gateway.done(blocked)
+
+
+async def test_an_output_that_never_fits_is_an_error_at_once(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    bench.engine.output_bytes = 1_000_000
+    epoch = await gateway.run(Role.DIT, params=job(1))
+    failed = await gateway.expect(StageFailed)
+    assert (failed.epoch, failed.code, failed.retryable) == (epoch, Code.OUTPUT_TOO_LARGE, False)
+
+
+async def test_a_lost_input_is_named(gateway: Any, make_bench: MakeBench, remote: Any) -> None:
+    make_bench()
+    await gateway.welcome()
+    there = remote.put(prompt_embeds=b"x")
+    gone = InputRef(handle=Handle("00" * 16), endpoint=there.endpoint)
+    await gateway.run(Role.DIT, there, gone, params=job(1))
+    failed = await gateway.expect(StageFailed)
+    assert (failed.code, failed.retryable, failed.lost_inputs) == (Code.INPUT_LOST, True, (gone.handle,))
+
+
+async def test_uploaded_pictures_reach_the_engine(gateway: Any, make_bench: MakeBench, remote: Any) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    bench.engine.open(1, 1)
+    picture = remote.put(image=b"\x89PNG")
+    await gateway.done(await gateway.run(Role.ENCODER, images={"image": picture}, params=job(1, steps=1)))
+    await gateway.run(Role.ENCODER, images={"image": remote.put(other=1)}, params=job(2, steps=1))
+    assert (await gateway.expect(StageFailed)).code == Code.INPUT_LOST
+
+
+async def test_the_deadline_holds_here_too(gateway: Any, make_bench: MakeBench, remote: Any) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    remote.held_back.clear()
+    await gateway.run(Role.DIT, remote.put(prompt_embeds=b"x"), params=job(1), seconds=0.05)
+    failed = await gateway.expect(StageFailed)
+    assert (failed.code, failed.retryable) == (Code.DEADLINE, False)
+    assert empty(bench)
+
+
+async def test_another_gateway_drops_the_former_ones_work(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    bench.engine.open(1, 1)
+    await gateway.done(await gateway.run(Role.ENCODER, params=job(1, steps=1)))
+    await gateway.run(Role.DIT, params=job(2))
+    await gateway.expect(Started)
+    gateway.incarnation = "g2"
+    await gateway.send(SayHello())
+    hello = await gateway.welcome()
+    assert hello.gateway == "g1"
+    assert (len(hello.running), len(hello.holds)) == (1, 1)
+    assert hello.limits[Role.DIT] == 1
+    await gateway.settle()
+    bench.engine.open(2, 1)
+    bench.engine.open(3, 1)
+    done = await gateway.done(await gateway.run(Role.ENCODER, params=job(3, steps=1)))
+    assert bench.store.handles() == (done.outputs[0].handle,)
+    assert not [m for m in gateway.seen if isinstance(m, StageCancelled) and m.epoch.gateway == "g1"]
+
+
+async def test_a_result_finished_without_a_gateway_is_reported_later(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    epoch = await gateway.run(Role.DIT, params=job(1))
+    await gateway.expect(Started)
+    await gateway.send(SayHello())
+    assert (await gateway.expect(Hello)).running == (epoch,)
+    bench.engine.open(1, 1, 2, 3, 4)
+    await gateway.send(SayHello())  # ignored: our answer is on its way
+    await gateway.send(Welcome(gateway="g1", heartbeat_seconds=5, liveness_seconds=20))
+    assert len((await gateway.done(epoch)).outputs) == 1
+
+
+async def test_a_silent_gateway_is_dialled_anew(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome(heartbeat=0.02, liveness=0.1)
+    bench.engine.open(1, 1)
+    done = await gateway.done(await gateway.run(Role.ENCODER, params=job(1, steps=1)))
+    hello = await gateway.expect(Hello)
+    assert (hello.gateway, hello.holds) == ("g1", (done.outputs[0].handle,))
+
+
+async def test_roles_change_once_the_jobs_of_those_that_go_are_done(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench(roles=(Role.ENCODER, Role.DIT))
+    await gateway.welcome()
+    bench.engine.open(1, 1)
+    kept = await gateway.done(await gateway.run(Role.ENCODER, params=job(1, steps=1)))
+    running = await gateway.run(Role.DIT, params=job(2, steps=1))
+    await gateway.expect(Started)
+    change = gateway.epoch()
+    await gateway.send(AssignRoles(epoch=change, roles=(Role.ENCODER, Role.DECODER)))
+    await gateway.run(Role.DIT, params=job(3))
+    refused = await gateway.expect(StageFailed)
+    assert (refused.code, refused.retryable) == (Code.DRAINING, True)
+    bench.engine.open(2, 1)
+    await gateway.done(running)
+    ready = await gateway.expect(RolesReady)
+    assert (ready.epoch, ready.roles) == (change, (Role.ENCODER, Role.DECODER))
+    assert (await gateway.expect(Grant)).limits[Role.DECODER] == 2
+    assert kept.outputs[0].handle in bench.store.handles()
+    assert bench.engine.roles == {Role.ENCODER, Role.DECODER}
+
+
+async def test_roles_that_cannot_be_loaded_leave_the_former_ones(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench(roles=(Role.ENCODER,))
+    bench.engine.refused = frozenset({Role.DIT})
+    await gateway.welcome()
+    change = gateway.epoch()
+    await gateway.send(AssignRoles(epoch=change, roles=(Role.DIT,)))
+    failed = await gateway.expect(RolesFailed)
+    assert (failed.epoch, failed.roles, failed.message) == (change, (Role.ENCODER,), "no room for dit")
+    bench.engine.open(1, 1)
+    await gateway.done(await gateway.run(Role.ENCODER, params=job(1, steps=1)))
+
+
+async def test_leaves_when_its_work_is_done_and_its_outputs_are_gone(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    epoch = await gateway.run(Role.DIT, params=job(1, steps=1))
+    await gateway.expect(Started)
+    bench.server.terminate()
+    await gateway.expect(Leaving)
+    await gateway.run(Role.DIT, params=job(2))
+    assert (await gateway.expect(StageFailed)).code == Code.DRAINING
+    bench.engine.open(1, 1)
+    done = await gateway.done(epoch)
+    assert not bench.task.done()
+    await gateway.send(Release(handles=(done.outputs[0].handle,)))
+    await gateway.expect(Goodbye)
+    assert await bench.task == 0
+
+
+async def test_a_refusal_ends_the_server(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.expect(Hello)
+    await gateway.send(Refused(code="protocol", message="speak 2.0"))
+    assert await bench.task == 2
+
+
+async def test_progress_is_reported_now_and_then(gateway: Any, make_bench: MakeBench, monkeypatch: Any) -> None:
+    monkeypatch.setattr("stage_server.runtime.phases.REPORT_SECONDS", 0.0)
+    bench = make_bench()
+    await gateway.welcome()
+    bench.engine.open(1, 1, 2)
+    await gateway.run(Role.DIT, params=job(1, steps=2))
+    first, second = await gateway.expect(Progress), await gateway.expect(Progress)
+    assert [(first.step, first.steps), (second.step, second.steps)] == [(1, 2), (2, 2)]
+    assert first.step_seconds >= 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import zmq
 from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
 
 from wire.codec import Buffer
 from wire.errors import WireError
@@ -27,6 +28,7 @@ COPY_BELOW = 64 << 10
 SEND_QUEUE = 256
 """Answers that wait for one slow consumer; one that asks for more without reading loses them."""
 
+MAX_CONNECTIONS = 512
 HANDSHAKE_MS = 5_000
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _CLOSE_SECONDS = 5.0
@@ -46,7 +48,7 @@ class HolderStatistics:
     undelivered: int = 0
     """Answers to consumers that were gone or did not read."""
     denied: int = 0
-    """Connections that the allow-list turned away."""
+    """Connections that the allow-list or their number turned away."""
 
 
 def generate_keys() -> CurveKeys:
@@ -68,6 +70,7 @@ class Holder:
         keys: CurveKeys | None = None,
         allow: Allow | None = None,
         allow_plaintext: bool = False,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         """With ``keys`` every connection is encrypted; with ``allow``, only public keys that it accepts get in.
 
@@ -78,9 +81,13 @@ class Holder:
         self.statistics = HolderStatistics()
         self._lookup = lookup
         self._allow = allow
+        self._max_connections = max_connections
+        self._connections: set[int] = set()
+        """File descriptors."""
         self._context = zmq.Context(io_threads=1)
         self._router = self._context.socket(zmq.ROUTER)
         self._zap = self._context.socket(zmq.ROUTER)
+        self._monitor = self._router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._stop, self._stopped = socket.socketpair()
         self._configure(keys)
         try:
@@ -110,9 +117,8 @@ class Holder:
         if keys is not None:
             router.curve_server = True
             router.curve_secretkey = keys.secret.encode()
-        if self._allow is not None:
-            router.zap_domain = b"data"
-            self._zap.bind(_ZAP_ENDPOINT)
+        router.zap_domain = b"data"
+        self._zap.bind(_ZAP_ENDPOINT)
 
     def _bind(self, bind: str, keys: CurveKeys | None, allow_plaintext: bool) -> str:
         try:
@@ -131,16 +137,18 @@ class Holder:
 
     def _loop(self) -> None:
         poller = zmq.Poller()
-        for source in (self._router, self._zap, self._stopped):
+        for source in (self._router, self._monitor, self._zap, self._stopped):
             poller.register(source, zmq.POLLIN)
-        while True:
-            ready = dict(poller.poll())
-            if self._stopped.fileno() in ready:
-                return self._release()
-            if self._zap in ready:
-                self._admit()
-            if self._router in ready:
-                self._answer()
+        try:
+            while self._stopped.fileno() not in (ready := dict(poller.poll())):
+                if self._monitor in ready:
+                    self._count()
+                if self._zap in ready:
+                    self._admit()
+                if self._router in ready:
+                    self._answer()
+        finally:
+            self._release()
 
     def _answer(self) -> None:
         peer, *frames = self._router.recv_multipart()
@@ -148,7 +156,7 @@ class Holder:
             answer = serve(frames, self._lookup)
         except WireError as error:
             self.statistics.unreadable += 1
-            log.warning("data request dropped: %s", error)
+            log.debug("data request dropped: %s", error)
             return
         self._send(peer, answer)
 
@@ -162,14 +170,23 @@ class Holder:
         else:
             self.statistics.answered += 1
 
+    def _count(self) -> None:
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._connections.add(event["value"])
+            else:
+                self._connections.discard(event["value"])
+
     def _admit(self) -> None:
-        """Answer one ZAP request (RFC 27): may the owner of this key connect?"""
+        """Answer one ZAP request (RFC 27): may this peer connect?"""
         peer, empty, version, request_id, _domain, _address, _identity, mechanism, *credentials = (
             self._zap.recv_multipart()
         )
+        self._count()  # this one included
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
-        accepted = self._allow is not None and self._allow(key)
-        status, text = (b"200", b"OK") if accepted else (b"400", b"key not registered")
+        accepted = len(self._connections) <= self._max_connections and (self._allow is None or self._allow(key))
+        status, text = (b"200", b"OK") if accepted else (b"400", b"not allowed")
         self.statistics.denied += not accepted
         self._zap.send_multipart([peer, empty, version, request_id, status, text, key.encode(), b""])
 

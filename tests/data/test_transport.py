@@ -281,6 +281,16 @@ def test_an_oversized_request_costs_its_sender_the_connection(holding, raw_socke
     rude.disable_monitor()
 
 
+def test_connections_beyond_the_bound_are_turned_away_until_one_goes(holding, consuming):
+    holder = holding({HANDLE: bundle(9)}.get, max_connections=1)
+    first, second = consuming(), consuming()
+    assert first.fetch(at(holder), WAIT).result(WAIT)
+    assert lost(second.fetch(at(holder), WAIT)).reason is Loss.UNREACHABLE
+    assert holder.statistics.denied == 1
+    first.close()
+    assert any(second.fetch(at(holder), WAIT).exception(WAIT) is None for _ in range(1000))
+
+
 def test_a_consumer_that_leaves_before_its_answer_disturbs_nobody(holding, consuming):
     left = threading.Event()
 

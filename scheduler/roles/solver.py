@@ -21,6 +21,8 @@ class Plan:
     """Every server of the problem."""
     capacity: float
     """Multiples of the demand it serves."""
+    present: float
+    """The same for what the servers hold now; 0 when a role has no holder."""
     bound: float
     """The same for the best allocation, moves free."""
     problem: Problem
@@ -35,9 +37,20 @@ class Plan:
 def plan(problem: Problem) -> Plan:
     """Solve. Deterministic; under 50 ms for 1,000 servers in several classes. Raises ``Infeasible``."""
     best = fluid_bound(problem)
-    programme = Programme(problem, problem.held(fixed=True), problem.choices())
-    allocation = programme.fewest_moves(best.capacity * (1 - problem.slack), problem.held())
-    return Plan(_concrete(problem, allocation.counts), capacity(problem, allocation.counts), best.capacity, problem)
+    least, present = best.capacity * (1 - problem.slack), capacity(problem)
+    if present >= least and all(server.roles or server.fixed for server in problem.servers):
+        counts: Mapping[Group, int] = problem.held()
+    else:
+        counts = (
+            Programme(problem, problem.held(fixed=True), problem.choices()).fewest_moves(least, problem.held()).counts
+        )
+    return Plan(
+        assignment=_concrete(problem, counts),
+        capacity=capacity(problem, counts),
+        present=present,
+        bound=best.capacity,
+        problem=problem,
+    )
 
 
 def best_integer(problem: Problem) -> Allocation:

@@ -13,7 +13,7 @@ ALL: RoleSet = frozenset(Role)
 
 
 def server_class(name: str = "gpu", memory_gb: float = 80, speed: float = 1.0, **fields: float) -> ServerClass:
-    """FLUX.1-dev's sizes: all roles fit 39 GB, the dit with the decoder 28.2 GB, the encoder with the decoder 13.2 GB."""
+    """FLUX.1-dev's sizes: all roles fit 39 GB, dit and decoder 28.2 GB, encoder and decoder 13.2 GB."""
     weights = {E: 10.0, D: 24.0, V: 0.2}
     activations = {E: 1.0, D: 4.0, V: 3.0}
     needs = {

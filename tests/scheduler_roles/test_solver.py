@@ -136,13 +136,13 @@ def check_against_all_assignments(case: Problem) -> None:
     assert result.assignment == plan(case).assignment
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(small_problems())
 def test_plans_match_the_best_of_all_assignments(case: Problem) -> None:
     check_against_all_assignments(case)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(small_problems(exclusive=True))
 def test_exclusive_plans_match_the_best_of_all_assignments(case: Problem) -> None:
     single = tuple(replace(s, roles=frozenset([min(s.roles)])) for s in case.servers)

@@ -1,0 +1,230 @@
+"""When to think about roles, and which moves of a plan to make: the gate around the solver.
+
+``consider`` runs on the scheduler's tick and is cheap; the plan is made elsewhere; ``accept`` judges it against the
+state of the moment it came back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import inf
+
+from scheduler.roles.problem import Group, Problem, RoleSet, Server, ServerClass
+from scheduler.roles.solver import Plan
+from wire.types import Role, ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    interval_seconds: float = 1.0
+    """Between two plans."""
+    light_load: float = 0.6
+    """Nothing moves while every stage is less busy than this."""
+    least_gain: float = 0.10
+    """Share by which the capacity must rise."""
+    finishing_gain: float = 0.02
+    """The same while moves of an accepted plan are still outstanding."""
+    dwell_seconds: float = 10.0
+    """A server keeps new roles at least that long."""
+    moving_share: float = 0.5
+    """Of all servers, at most so many switch at one time, but always one."""
+    payback_seconds: float = 120.0
+    """Time within which a plan must have saved what its switches cost."""
+    exclusive: bool = False
+    """One role per server, as in the paper."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.moving_share <= 1:
+            raise ValueError(f"moving_share is above 0 and at most 1, not {self.moving_share}")
+        for name in (
+            "interval_seconds",
+            "light_load",
+            "least_gain",
+            "finishing_gain",
+            "dwell_seconds",
+            "payback_seconds",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is 0 or more, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    id: ServerId
+    cls: str
+    roles: RoleSet
+    """Held and warm now."""
+    switching_to: RoleSet | None = None
+    """Roles it has been told to hold and does not hold yet."""
+    pinned: bool = False
+    changed_at: float = -inf
+    """When it last got other roles."""
+
+    @property
+    def coming(self) -> RoleSet:
+        """What it holds, or will hold."""
+        return self.roles if self.switching_to is None else self.switching_to
+
+    @property
+    def warm(self) -> RoleSet:
+        """What it holds throughout."""
+        return self.roles & self.coming
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One model's servers and load. Servers that drain or are suspect are left out."""
+
+    classes: Mapping[str, ServerClass]
+    servers: tuple[ServerState, ...]
+    demand: Mapping[Role, float]
+    """Reference device-seconds per second of every role of the model, see ``DemandEstimator.demand``."""
+    busy: Mapping[Role, float] = field(default_factory=dict)
+    """Measured: mean busy fraction of the servers that hold the role."""
+
+    def unheld(self) -> frozenset[Role]:
+        """Roles with work that no server holds or is about to."""
+        held = {role for server in self.servers for role in server.coming}
+        return frozenset(role for role, demand in self.demand.items() if demand > 0 and role not in held)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleMove:
+    server: ServerId
+    roles: RoleSet
+    """To hold from now on."""
+    reason: str
+
+
+class RolePolicy:
+    def __init__(self, settings: PolicySettings | None = None):
+        self._settings = settings or PolicySettings()
+        self._considered_at = -inf
+        self._unfinished = False
+
+    def consider(self, snapshot: Snapshot, now: float) -> Problem | None:
+        """The problem to be planned for, or None to leave everything as it is."""
+        if not snapshot.servers or not any(snapshot.demand.values()):
+            return None
+        if now - self._considered_at < self._settings.interval_seconds:
+            return None
+        urgent = bool(snapshot.unheld())
+        if not urgent and self._is_light(snapshot):
+            return None
+        self._considered_at = now
+        return Problem(
+            classes=snapshot.classes,
+            servers=tuple(self._server(server, now, urgent=urgent) for server in snapshot.servers),
+            demand=snapshot.demand,
+            exclusive=self._settings.exclusive,
+        )
+
+    def accept(self, plan: Plan, snapshot: Snapshot) -> tuple[RoleMove, ...]:
+        """The moves to make now; none when the plan is not worth it, or the servers have changed meanwhile."""
+        urgent = snapshot.unheld()
+        if not plan.changes or not (urgent or self._is_worth_it(plan)):
+            self._unfinished = False
+            return ()
+        moves = self._possible(plan, snapshot, urgent)
+        self._unfinished = len(moves) < len(plan.changes)
+        return moves
+
+    def _is_light(self, snapshot: Snapshot) -> bool:
+        limit = self._settings.light_load
+        return max(snapshot.busy.values(), default=0.0) < limit and utilisation(snapshot) < limit
+
+    def _server(self, server: ServerState, now: float, *, urgent: bool) -> Server:
+        fresh = now - server.changed_at < self._settings.dwell_seconds and not urgent
+        moving = server.switching_to is not None
+        return Server(server.id, server.cls, server.coming, fixed=server.pinned or moving or fresh)
+
+    def _is_worth_it(self, plan: Plan) -> bool:
+        if plan.present <= 0:
+            return True
+        least = self._settings.finishing_gain if self._unfinished else self._settings.least_gain
+        return plan.capacity > plan.present * (1 + least) and self._saved(plan) > _switch_cost(plan)
+
+    def _saved(self, plan: Plan) -> float:
+        """Server-seconds by which the demand of the payback time gets cheaper."""
+        seconds = self._settings.payback_seconds * len(plan.problem.servers)
+        return seconds * (1 / plan.present - 1 / plan.capacity)
+
+    def _possible(self, plan: Plan, snapshot: Snapshot, urgent: RoleSet) -> tuple[RoleMove, ...]:
+        """Within the limit of switches at one time, and never the last warm holder of a role."""
+        states = {server.id: server for server in snapshot.servers}
+        moving = sum(server.switching_to is not None for server in snapshot.servers)
+        budget = max(1, int(self._settings.moving_share * len(states))) - moving
+        warm = Counter(role for server in snapshot.servers for role in server.warm)
+        planned_from = {server.id: server.roles for server in plan.problem.servers}
+        moves: list[RoleMove] = []
+        for server, roles in self._neediest_first(plan, snapshot):
+            state = states.get(server)
+            if len(moves) >= budget:
+                break
+            if state is None or state.pinned or state.switching_to or state.roles != planned_from[server]:
+                continue
+            leaves = state.roles - roles
+            if any(warm[role] <= 1 for role in leaves & snapshot.demand.keys()):
+                continue
+            warm.subtract(leaves)
+            moves.append(RoleMove(server, roles, _reason(plan, roles & urgent)))
+        return tuple(moves)
+
+    def _neediest_first(self, plan: Plan, snapshot: Snapshot) -> list[tuple[ServerId, RoleSet]]:
+        """Changes by the scarcest role that they add, since not all of them may happen at once."""
+        groups = _groups(snapshot)
+        scarcity = {role: _load(snapshot, groups, (role,)) for role in snapshot.demand}
+        held = {server.id: server.roles for server in plan.problem.servers}
+
+        def order(change: tuple[ServerId, RoleSet]) -> tuple[float, ServerId]:
+            added = change[1] - held[change[0]]
+            return -max((scarcity.get(role, 0.0) for role in added), default=0.0), change[0]
+
+        return sorted(plan.changes.items(), key=order)
+
+
+def utilisation(snapshot: Snapshot) -> float:
+    """How busy the busiest stages must be with the roles as they are; infinite when a role has no holder.
+
+    For every set of roles: their demand over the speed of all servers that hold any of them. Exact where a server is
+    equally fast at all roles, otherwise too low.
+    """
+    roles, groups = tuple(snapshot.demand), _groups(snapshot)
+    subsets = (some for size in range(1, len(roles) + 1) for some in combinations(roles, size))
+    return max((_load(snapshot, groups, some) for some in subsets), default=0.0)
+
+
+def _groups(snapshot: Snapshot) -> Counter[Group]:
+    return Counter((server.cls, server.coming) for server in snapshot.servers)
+
+
+def _load(snapshot: Snapshot, groups: Counter[Group], roles: tuple[Role, ...]) -> float:
+    """Demand for these roles over the speed of all servers that hold any of them."""
+    demand = sum(snapshot.demand[role] for role in roles)
+    speed = sum(n * _best_speed(snapshot.classes[cls], held, roles) for (cls, held), n in groups.items())
+    if not demand:
+        return 0.0
+    return demand / speed if speed else inf
+
+
+def _best_speed(cls: ServerClass, held: RoleSet, roles: tuple[Role, ...]) -> float:
+    return max((cls.needs[role].speed for role in roles if role in held), default=0.0)
+
+
+def _switch_cost(plan: Plan) -> float:
+    """Server-seconds of loading."""
+    held = {server.id: server for server in plan.problem.servers}
+    return sum(
+        plan.problem.classes[held[server].cls].needs[role].load_seconds
+        for server, roles in plan.changes.items()
+        for role in roles - held[server].roles
+    )
+
+
+def _reason(plan: Plan, first: RoleSet) -> str:
+    if first:
+        return f"no server held {', '.join(sorted(first))}"
+    return f"capacity {plan.present:.2f} → {plan.capacity:.2f} × the demand"

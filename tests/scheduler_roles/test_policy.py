@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from scheduler.roles.bound import capacity, fluid_bound
+from scheduler.roles.demand import DemandEstimator
+from scheduler.roles.policy import PolicySettings, RoleMove, RolePolicy, ServerState, Snapshot, utilisation
+from scheduler.roles.problem import RoleSet
+from scheduler.roles.solver import plan
+from tests.scheduler_roles.builders import ALL, D, E, V, problem, server_class, servers
+from wire.types import Role, ServerId
+
+MID = server_class("mid", 29)
+BIG = server_class("big", 80)
+
+
+def states(*held: set[Role] | RoleSet, cls: str = "mid", **fields: object) -> tuple[ServerState, ...]:
+    return tuple(ServerState(ServerId(f"s{i}"), cls, frozenset(roles), **fields) for i, roles in enumerate(held))
+
+
+def snapshot(members: tuple[ServerState, ...], demand: dict[Role, float], **fields: object) -> Snapshot:
+    return Snapshot({"mid": MID, "big": BIG}, members, demand, **fields)
+
+
+def moves(policy: RolePolicy, shot: Snapshot, now: float = 100.0) -> tuple[RoleMove, ...]:
+    case = policy.consider(shot, now)
+    return () if case is None else policy.accept(plan(case), shot)
+
+
+DIT_HEAVY = {E: 0.1, D: 3.6, V: 0.1}
+LOPSIDED = states({D}, {E}, {E}, {V}, {V})
+
+
+def test_the_bottleneck_gets_servers() -> None:
+    result = moves(RolePolicy(), snapshot(LOPSIDED, DIT_HEAVY))
+    assert result
+    assert all(D in move.roles for move in result)
+    assert "capacity 0.28 → " in result[0].reason
+
+
+def test_light_load_holds_still_whatever_the_split() -> None:
+    light = {E: 0.05, D: 0.55, V: 0.05}
+    assert RolePolicy().consider(snapshot(LOPSIDED, light), 100.0) is None
+
+
+def test_what_is_measured_overrides_what_is_predicted() -> None:
+    light = {E: 0.05, D: 0.55, V: 0.05}
+    assert RolePolicy().consider(snapshot(LOPSIDED, light, busy={D: 0.9}), 100.0) is not None
+
+
+def test_a_role_with_work_gets_its_first_holder_at_any_load() -> None:
+    result = moves(RolePolicy(), snapshot(states({E}, {D}, {D}), {E: 0.01, D: 0.01, V: 0.01}))
+    assert len(result) == 1
+    assert V in result[0].roles
+    assert result[0].reason == "no server held decoder"
+
+
+def test_no_demand_no_servers_no_plan() -> None:
+    assert RolePolicy().consider(snapshot(LOPSIDED, {E: 0.0, D: 0.0, V: 0.0}), 1.0) is None
+    assert RolePolicy().consider(snapshot((), DIT_HEAVY), 1.0) is None
+
+
+def test_plans_keep_their_interval() -> None:
+    policy = RolePolicy()
+    assert policy.consider(snapshot(LOPSIDED, DIT_HEAVY), 100.0) is not None
+    assert policy.consider(snapshot(LOPSIDED, DIT_HEAVY), 100.5) is None
+    assert policy.consider(snapshot(LOPSIDED, DIT_HEAVY), 101.0) is not None
+
+
+def test_a_gain_of_less_than_a_tenth_is_not_worth_a_move() -> None:
+    members = states({D}, {D}, {D}, {D}, {D}, {D}, {D}, {D}, {E, V})
+    demand = {E: 0.4, D: 7.6, V: 0.65}
+    assert moves(RolePolicy(), snapshot(members, demand)) == ()
+    assert moves(RolePolicy(PolicySettings(least_gain=0.0)), snapshot(members, demand)) != ()
+
+
+def test_a_switch_must_pay_for_itself() -> None:
+    assert moves(RolePolicy(PolicySettings(payback_seconds=0.1)), snapshot(LOPSIDED, DIT_HEAVY)) == ()
+
+
+def test_pinned_switching_and_fresh_servers_are_left_alone() -> None:
+    free = replace(LOPSIDED[0], changed_at=-1000.0)
+    pinned = tuple(replace(server, pinned=True) for server in LOPSIDED[1:])
+    fresh = tuple(replace(server, changed_at=95.0) for server in LOPSIDED[1:])
+    switching = tuple(replace(server, switching_to=server.roles) for server in LOPSIDED[1:])
+    for others in (pinned, fresh, switching):
+        assert moves(RolePolicy(), snapshot((free, *others), DIT_HEAVY)) == ()
+
+
+def test_not_all_servers_switch_at_once_and_the_rest_follow() -> None:
+    policy = RolePolicy(PolicySettings(moving_share=0.25, dwell_seconds=1.0))
+    members = states({E}, {D}, {V}, {V}, {V}, {V}, {V}, {V})
+    demand = {E: 0.1, D: 6.0, V: 0.5}
+    first = moves(policy, snapshot(members, demand))
+    assert len(first) == 2
+    done = {move.server: move.roles for move in first}
+    members = tuple(replace(s, roles=done.get(s.id, s.roles), changed_at=105.0) for s in members)
+    assert len(moves(policy, snapshot(members, demand), now=110.0)) == 2
+
+
+def test_the_last_warm_holder_stays() -> None:
+    """A swap over two classes would leave both roles empty for a while."""
+    quick = server_class("quick", 25, dit=5.0)
+    classes = {"quick": replace(quick, memory_bytes=10**12), "slow": server_class("slow", 25)}
+    members = (
+        ServerState(ServerId("a"), "quick", frozenset({E, V})),
+        ServerState(ServerId("b"), "slow", frozenset({D})),
+    )
+    shot = Snapshot(classes, members, {E: 1.0, D: 5.0, V: 0.1})
+    for move in moves(RolePolicy(), shot):
+        held = {server.id: server.roles for server in members}
+        assert held[move.server] <= move.roles
+
+
+def test_a_plan_for_servers_that_changed_meanwhile_is_dropped() -> None:
+    policy = RolePolicy()
+    case = policy.consider(snapshot(LOPSIDED, DIT_HEAVY), 100.0)
+    assert case is not None
+    made = plan(case)
+    changed = tuple(replace(server, roles=frozenset({E, V})) for server in LOPSIDED[1:])
+    assert policy.accept(made, snapshot((LOPSIDED[0], *changed), DIT_HEAVY)) == ()
+    assert policy.accept(made, snapshot(LOPSIDED[:1], DIT_HEAVY)) == ()
+
+
+def test_utilisation_of_equal_servers_is_exact() -> None:
+    shot = snapshot(states({D, V}, {D, V}, {E, V}, {E}), {E: 0.7, D: 1.5, V: 0.8})
+    case = problem([MID], servers("mid", {D, V}, {D, V}, {E, V}, {E}), shot.demand)
+    assert utilisation(shot) == pytest.approx(1 / capacity(case), rel=1e-4)
+    assert utilisation(snapshot(states({D}), DIT_HEAVY)) == float("inf")
+
+
+@pytest.mark.parametrize("fields", [{"moving_share": 0.0}, {"least_gain": -1.0}])
+def test_impossible_settings_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"moving_share|least_gain"):
+        PolicySettings(**fields)
+
+
+# The policy with estimator and solver, on a model of the servers that knows only roles and switching times.
+
+Draw = Callable[[random.Random], dict[Role, float]]
+
+
+def standard_mix(draw: random.Random) -> dict[Role, float]:
+    dit = draw.choices((1.7, 5.0, 10.0, 42.0), (15, 25, 45, 15))[0]
+    return {E: 0.5, D: dit, V: 0.07 * dit}
+
+
+class Fleet:
+    """Servers that switch in the time their class says; Poisson arrivals; plans come back at once."""
+
+    def __init__(self, members: tuple[ServerState, ...], seed: int, settings: PolicySettings):
+        self.members = members
+        self.now = 0.0
+        self.moves: list[tuple[float, RoleMove]] = []
+        self._draw = random.Random(seed)
+        self._estimator = DemandEstimator()
+        self._policy = RolePolicy(settings)
+        self._ready: dict[ServerId, float] = {}
+        self._next = 0.0
+        self._true: dict[Role, float] = {}
+
+    def run(self, seconds: float, rate: float, work: Draw, every: float = 1.0) -> None:
+        end = self.now + seconds
+        sample = [work(self._draw) for _ in range(200)]
+        self._true = {role: rate * sum(w[role] for w in sample) / len(sample) for role in Role}
+        while self.now < end:
+            self.now += every
+            while self._next <= self.now:
+                self._estimator.arrived(work(self._draw), self._next)
+                self._next += self._draw.expovariate(rate)
+            self._finish()
+            self._tick()
+
+    def capacity_share(self, demand: dict[Role, float]) -> float:
+        """Of what any roles could serve of ``demand``."""
+        case = problem([MID, BIG], servers("mid", *[s.roles for s in self.members]), demand)
+        return capacity(case) / fluid_bound(case).capacity
+
+    def _finish(self) -> None:
+        self.members = tuple(
+            replace(s, roles=s.coming, switching_to=None, changed_at=self.now)
+            if s.switching_to is not None and self._ready[s.id] <= self.now
+            else s
+            for s in self.members
+        )
+
+    def _tick(self) -> None:
+        shot = snapshot(self.members, self._estimator.demand(self.now))
+        shot = replace(shot, busy=dict.fromkeys(shot.demand, utilisation(replace(shot, demand=self._true))))
+        for move in moves(self._policy, shot, self.now):
+            self.moves.append((self.now, move))
+            old = next(s for s in self.members if s.id == move.server)
+            load = sum(MID.needs[role].load_seconds for role in move.roles - old.roles)
+            self._ready[move.server] = self.now + load
+            self.members = tuple(replace(s, switching_to=move.roles) if s is old else s for s in self.members)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_steady_load_needs_no_role_changes_once_settled(exclusive: bool) -> None:
+    fleet = Fleet(states({E}, {D}, {D}, {D}, {D}, {V}, {V}, {V}), 1, PolicySettings(exclusive=exclusive))
+    fleet.run(300, 0.42, standard_mix, every=10.0)
+    fleet.moves.clear()
+    fleet.run(1800, 0.42, standard_mix, every=10.0)
+    assert len(fleet.moves) <= 1
+
+
+def test_hours_of_light_load_change_nothing() -> None:
+    fleet = Fleet(states({E}, {D}, {D}, {D}, {D}, {D}, {D}, {V}), 2, PolicySettings())
+    fleet.run(4 * 3600, 0.2, lambda _: {E: 0.2, D: 8.0, V: 0.5}, every=2.0)
+    assert fleet.moves == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_shift_is_followed_within_twenty_arrivals_and_the_switch(seed: int) -> None:
+    """The paper's workload: 4-step requests become 1-step requests, at twice the rate."""
+    rate = 0.08
+    fleet = Fleet(states({E}, {D}, {D}, {D}, {D}, {D}, {D}, {V}), seed, PolicySettings())
+    fleet.run(200 / rate, rate, lambda _: {E: 5.0, D: 74.2, V: 9.0}, every=10.0)
+    after = {E: 5.0, D: 18.6, V: 9.0}
+    slowest = max(need.load_seconds for need in MID.needs.values())
+    fleet.run(20 / (2 * rate) + slowest + 10, 2 * rate, lambda _: after)
+    assert fleet.capacity_share(after) > 0.95
+
+
+def test_everything_fits_so_a_busy_split_is_fused() -> None:
+    split = states({D}, {D}, {D}, {E, V}, cls="big")
+    result = moves(RolePolicy(), snapshot(split, {E: 0.5, D: 3.0, V: 0.3}))
+    assert {move.roles for move in result} <= {ALL, frozenset({D, V}), frozenset({E, D}), frozenset({D, E, V})}

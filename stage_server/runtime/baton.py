@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from threading import Condition
@@ -21,7 +19,7 @@ class Urgency(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One job's place in the queue for the device."""
+    """One job's place in the line for the device."""
 
     arrival: int
     urgency: Urgency = Urgency.NORMAL
@@ -32,68 +30,66 @@ class Ticket:
 
 
 class Baton:
-    """Goes to the most urgent ticket that waits, among equals to the first that arrived.
+    """Goes to the most urgent ticket in line, among equals to the first that arrived.
 
-    So a paused job, which arrived before most of those that wait, resumes before them.
+    So a paused job, which arrived before most of those in line, resumes before them.
     """
 
     def __init__(self) -> None:
         self._changed = Condition()
         self._owner: Ticket | None = None
-        self._waiting: list[Ticket] = []
+        self._line: list[Ticket] = []
 
-    @contextmanager
-    def held(self, ticket: Ticket) -> Iterator[None]:
-        """Wait for the device and give it back at the end. Raises ``JobCancelled`` when cancelled while waiting."""
-        self._acquire(ticket)
-        try:
-            yield
-        finally:
-            self._release(ticket)
-
-    def wanted(self, ticket: Ticket) -> bool:
-        """The owner should ``pass_on``: a job that may interrupt this one waits."""
-        if ticket.urgency is Urgency.PREEMPTING:
-            return False
+    def line_up(self, ticket: Ticket) -> None:
+        """Does not wait. Every ``line_up`` needs its ``leave``, whatever happens in between."""
         with self._changed:
-            return any(other.urgency is Urgency.PREEMPTING for other in self._waiting)
-
-    def pass_on(self, ticket: Ticket) -> float:
-        """Let the others go first; the seconds until the device came back. Raises ``JobCancelled``."""
-        started = monotonic()
-        with self._changed:
-            self._waiting.append(ticket)
-            self._release(ticket)
-            self._wait(ticket)
-        return monotonic() - started
-
-    def cancel(self, ticket: Ticket) -> None:
-        """Its wait ends with ``JobCancelled``; one that has the device keeps it until it gives it back."""
-        with self._changed:
-            ticket.cancelled = True
-            self._changed.notify_all()
-
-    def _acquire(self, ticket: Ticket) -> None:
-        with self._changed:
-            self._waiting.append(ticket)
+            self._line.append(ticket)
             self._hand_over()
-            self._wait(ticket)
 
-    def _wait(self, ticket: Ticket) -> None:
-        """The deadline of this wait is the job's: whoever watches it cancels the ticket."""
-        self._changed.wait_for(lambda: self._owner is ticket or ticket.cancelled)
-        if self._owner is not ticket:
-            self._waiting.remove(ticket)
-            raise JobCancelled
+    def take(self, ticket: Ticket) -> None:
+        """Wait until the device belongs to a ticket in line. Raises ``JobCancelled``.
 
-    def _release(self, ticket: Ticket) -> None:
+        The deadline of this wait is the job's: whoever watches that cancels the ticket.
+        """
         with self._changed:
+            self._changed.wait_for(lambda: self._owner is ticket or ticket.cancelled)
+            if self._owner is not ticket:
+                raise JobCancelled
+
+    def leave(self, ticket: Ticket) -> None:
+        """Out of the line, or the device free for the next."""
+        with self._changed:
+            if ticket in self._line:
+                self._line.remove(ticket)
             if self._owner is ticket:
                 self._owner = None
                 self._hand_over()
 
+    def wanted(self, ticket: Ticket) -> bool:
+        """The owner should ``pass_on``: a job that may interrupt this one is in line."""
+        if ticket.urgency is Urgency.PREEMPTING:
+            return False
+        with self._changed:
+            return any(other.urgency is Urgency.PREEMPTING for other in self._line)
+
+    def pass_on(self, ticket: Ticket) -> float:
+        """Let the more urgent go first; the seconds until the device came back. Raises ``JobCancelled``."""
+        started = monotonic()
+        with self._changed:
+            self._line.append(ticket)
+            self._owner = None
+            self._hand_over()
+        self.take(ticket)
+        return monotonic() - started
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Its wait ends with ``JobCancelled``; one that has the device keeps it until it leaves."""
+        with self._changed:
+            ticket.cancelled = True
+            self._changed.notify_all()
+
     def _hand_over(self) -> None:
-        if self._owner is None and self._waiting:
-            self._owner = min(self._waiting, key=Ticket.key)
-            self._waiting.remove(self._owner)
+        if self._owner is None and self._line:
+            self._owner = min(self._line, key=Ticket.key)
+            self._line.remove(self._owner)
             self._changed.notify_all()

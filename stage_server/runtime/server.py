@@ -212,18 +212,25 @@ class StageServer:
 
     def _load(self, roles: frozenset[Role]) -> None:
         """Change the roles with the device in hand, after the jobs that are here already."""
+        ticket = Ticket(self._last_job)
+        self._baton.line_up(ticket)
+        try:
+            self._baton.take(ticket)
+            outcome = self._exchange(roles)
+        finally:
+            self._baton.leave(ticket)
+        self._post(outcome)
+
+    def _exchange(self, roles: frozenset[Role]) -> RolesLoaded | RolesBroke:
         engine = self._equipment.engine
-        former = engine.roles
-        with self._baton.held(Ticket(self._last_job)):
-            began = monotonic()
-            try:
-                self._resize(roles)
-                engine.set_roles(roles)
-            except (LoadError, OutputTooLarge) as error:
-                self._resize(former)
-                self._post(RolesBroke(str(error)))
-            else:
-                self._post(RolesLoaded(roles, monotonic() - began))
+        former, began = engine.roles, monotonic()
+        try:
+            self._resize(roles)
+            engine.set_roles(roles)
+        except (LoadError, OutputTooLarge) as error:
+            self._resize(former)
+            return RolesBroke(str(error))
+        return RolesLoaded(roles, monotonic() - began)
 
     def _resize(self, roles: frozenset[Role]) -> None:
         largest = self._equipment.largest

@@ -6,9 +6,9 @@ last of them is always ``Published``, ``Broke`` or ``Stopped``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import monotonic
@@ -133,7 +133,6 @@ class Worker:
         try:
             with self.phases.during(Phase.FETCH):
                 inputs = tuple(self._take(member.inputs) for member in self._run.members)
-            self._plant.post(InputsHere(self._key))
             results = self._compute(job, inputs)
             with self.phases.during(Phase.PUBLISH):
                 outputs = self._publish(results, reservation)
@@ -176,22 +175,21 @@ class Worker:
         return reservation
 
     def _compute(self, job: StageJob, inputs: tuple[NamedValues, ...]) -> tuple[Outputs, ...]:
-        with self._device():
+        self._plant.baton.line_up(self._ticket)
+        try:
+            self._plant.post(InputsHere(self._key))
+            with self.phases.during(Phase.WAIT):
+                self._plant.baton.take(self._ticket)
+            self._plant.post(DeviceTaken(self._key))
             self._check()
             self._meter.start(monotonic())
             with self.phases.during(Phase.COMPUTE):
                 results = self._plant.engine.run(job, inputs, self)
+        finally:
+            self._plant.baton.leave(self._ticket)
         self._plant.post(Computed(self._key))
         self._check()
         return results
-
-    @contextmanager
-    def _device(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            with self.phases.during(Phase.WAIT):
-                stack.enter_context(self._plant.baton.held(self._ticket))
-            self._plant.post(DeviceTaken(self._key))
-            yield
 
     def _publish(self, results: tuple[Outputs, ...], reservation: Reservation) -> tuple[tuple[Output, ...], ...]:
         with ExitStack() as undo:

@@ -101,10 +101,21 @@ class FakeGateway:
 
 
 @pytest.fixture
-async def gateway() -> AsyncIterator[FakeGateway]:
-    fake = FakeGateway()
-    yield fake
-    fake.close()
+async def make_gateway() -> AsyncIterator[Callable[..., FakeGateway]]:
+    made: list[FakeGateway] = []
+
+    def make(incarnation: str = "g1", port: int = 0) -> FakeGateway:
+        made.append(FakeGateway(incarnation, port))
+        return made[-1]
+
+    yield make
+    for fake in made:
+        fake.close()
+
+
+@pytest.fixture
+async def gateway(make_gateway: Callable[..., FakeGateway]) -> FakeGateway:
+    return make_gateway()
 
 
 class GatedEngine:
@@ -254,10 +265,11 @@ def start(gateway: FakeGateway) -> Iterator[Callable[..., subprocess.Popen[str]]
     """Start ``python -m stage_server`` with the emulated engine; its stderr is a pipe."""
     processes: list[subprocess.Popen[str]] = []
 
-    def launch(*options: str, emulated: bool = True, endpoint: str = "") -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "stage_server", "--gateway", endpoint or gateway.endpoint, *options]
+    def launch(*options: str, emulated: bool = True) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "stage_server", "--gateway", gateway.endpoint]
         if emulated:
             command += ["--engine", "emulated", "--profile", "tiny-shapes-cpu", "--time-scale", "0.1"]
+        command += options
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DISAGFUSION")}
         processes.append(
             subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[2])

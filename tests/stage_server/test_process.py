@@ -1,0 +1,144 @@
+"""The process as its operator sees it: command line, signals, exit status, what it says on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from wire.to_gateway import Fetched, Goodbye, Hello, Leaving, StageDone, Started
+from wire.to_stage import InputRef, Refused, Release, SayHello
+from wire.types import Role
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+async def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and stderr."""
+    _, errors = await asyncio.to_thread(process.communicate, timeout=20)
+    return process.returncode, errors
+
+
+async def test_a_picture_through_three_servers(gateway: Any, start: Start) -> None:
+    """One process holds all roles here; each output is fetched by the next job from its own store."""
+    process = start("--role", "encoder,dit", "--role", "decoder", "--name", "solo", "--pin")
+    hello = await gateway.welcome()
+    assert (hello.name, hello.roles, hello.pinned, hello.engine) == ("solo", tuple(Role), True, "emulated")
+    assert hello.model.name == "tiny-shapes"
+    inputs: tuple[InputRef, ...] = ()
+    for role in Role:
+        done = await gateway.done(await gateway.run(role, *inputs))
+        inputs = tuple(InputRef(handle=out.handle, endpoint=hello.data_endpoint) for out in done.outputs)
+    assert done.outputs[0].port == "image"
+    process.send_signal(signal.SIGTERM)
+    await gateway.expect(Leaving)
+    handles = [out.handle for message in gateway.seen if isinstance(message, StageDone) for out in message.outputs]
+    await gateway.send(Release(handles=tuple(handles)))
+    await gateway.expect(Goodbye)
+    code, errors = await ended(process)
+    assert code == 0, errors
+    assert "Traceback" not in errors
+
+
+async def test_sigterm_finishes_the_running_job_and_leaves_in_time(gateway: Any, start: Start) -> None:
+    process = start("--role", "dit", "--drain-timeout", "0.5")
+    await gateway.welcome()
+    with_inputs = await gateway.run(Role.DIT)  # fails for want of inputs, which is an end as well
+    await gateway.expect(Fetched, lambda message: message.epoch == with_inputs)
+    process.send_signal(signal.SIGINT)
+    await gateway.expect(Goodbye)
+    assert (await ended(process))[0] == 0
+
+
+async def test_a_second_signal_is_obeyed_at_once(gateway: Any, start: Start) -> None:
+    process = start("--role", "encoder", "--drain-timeout", "60")
+    await gateway.welcome()
+    await gateway.done(await gateway.run(Role.ENCODER))  # its output stays, so the server would wait
+    process.send_signal(signal.SIGTERM)
+    await gateway.expect(Leaving)
+    process.send_signal(signal.SIGTERM)
+    code, errors = await ended(process)
+    assert code == 1
+    assert "at once" in errors
+
+
+async def test_a_frozen_server_cleans_up_when_it_goes_on(gateway: Any, start: Start) -> None:
+    process = start("--role", "encoder")
+    await gateway.welcome()
+    done = await gateway.done(await gateway.run(Role.ENCODER))
+    process.send_signal(signal.SIGSTOP)
+    epoch = await gateway.run(Role.ENCODER)
+    process.send_signal(signal.SIGCONT)
+    await gateway.expect(Started, lambda message: message.epoch == epoch)
+    await gateway.send(SayHello())
+    hello = await gateway.welcome()
+    await gateway.send(Release(handles=hello.holds))
+    late = await gateway.done(epoch) if epoch in hello.running else None
+    await gateway.send(Release(handles=tuple(out.handle for out in late.outputs) if late else ()))
+    await gateway.settle()
+    assert done.outputs[0].handle in hello.holds
+    await gateway.send(SayHello())
+    assert (await gateway.expect(Hello)).holds == ()
+
+
+async def test_a_gateway_that_comes_back_finds_it(gateway: Any, start: Start, make_gateway: Callable[..., Any]) -> None:
+    start("--role", "encoder")
+    await gateway.welcome()
+    await gateway.done(await gateway.run(Role.ENCODER))
+    gateway.close()
+    successor = make_gateway("g2", gateway.port)
+    hello = await successor.welcome()
+    assert (hello.gateway, len(hello.holds)) == ("g1", 1)
+    await successor.settle()
+    await successor.send(SayHello())
+    assert (await successor.expect(Hello)).holds == ()
+
+
+async def test_an_emulated_server_is_light(gateway: Any, start: Start) -> None:
+    process = start("--role", "encoder")
+    await gateway.welcome()
+    running = psutil.Process(process.pid)
+    assert not [mapped.path for mapped in running.memory_maps() if "torch" in mapped.path]
+    assert running.memory_info().rss < 100e6
+
+
+async def test_a_refused_version(gateway: Any, start: Start) -> None:
+    process = start("--role", "dit")
+    await gateway.expect(Hello)
+    await gateway.send(Refused(code="protocol", message="this gateway speaks protocol 2.0, the server 1.0"))
+    code, errors = await ended(process)
+    assert code == 2
+    assert "this gateway speaks protocol 2.0" in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_mistake_takes_one_line_and_status_2(start: Start) -> None:
+    code, errors = await ended(start("--role", "painter"))
+    assert code == 2
+    assert errors == "stage_server: --role: 'painter' is no role; encoder, dit, decoder are\n"
+
+
+async def test_no_gateway_within_the_time_allowed(start: Start) -> None:
+    code, errors = await ended(start("--role", "dit", "--gateway", "tcp://127.0.0.1:1", "--connect-timeout", "0.1"))
+    assert code == 2
+    assert "no gateway is reachable at tcp://127.0.0.1:1: gave up after 0.1 s" in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_port_in_use(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, errors = await ended(start("--role", "dit", "--data-bind", f"tcp://127.0.0.1:{taken.getsockname()[1]}"))
+    assert code == 2
+    assert "Address already in use; choose another port" in errors
+
+
+async def test_a_model_that_is_not_there(start: Start) -> None:
+    code, errors = await ended(start("--role", "dit", "--model", "/no/such/model", emulated=False))
+    assert code == 2
+    assert "/no/such/model" in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,84 @@
+"""Options, and how a server is put together from them, in this process."""
+
+from __future__ import annotations
+
+import pytest
+
+from stage_server.data.holder import BindError
+from stage_server.engine.base import LoadError
+from stage_server.runtime.control import BadEndpoint
+from stage_server.settings import InvalidSettings, Settings, TelemetrySettings, read_settings
+from stage_server.startup import assembled
+from stage_server.telemetry import configure
+from wire.types import Role
+
+GATEWAY = ("--gateway", "tcp://127.0.0.1:5600")
+EMULATED = ("--engine", "emulated", "--profile", "tiny-shapes-cpu", "--time-scale", "0.001")
+
+
+def read(*options: str) -> Settings:
+    return read_settings([*GATEWAY, *EMULATED, *options])
+
+
+def test_roles_are_a_set_however_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = tuple(Role)
+    assert read("--role", "decoder,dit", "--role", "encoder").role == everything
+    monkeypatch.setenv("DISAGFUSION_STAGE_ROLE", "dit,encoder,decoder")
+    assert read().role == everything
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISAGFUSION_STAGE_NAME", "environment")
+    monkeypatch.setenv("DISAGFUSION_STAGE_PIN", "true")
+    assert (read("--role", "dit").name, read("--role", "dit").pin) == ("environment", True)
+    settings = read("--role", "dit", "--name", "line", "--no-pin")
+    assert (settings.name, settings.pin) == ("line", False)
+
+
+def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        read_settings(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in text for name in Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ((), "--role: is missing"),
+        (("--role", "painter"), "--role: 'painter' is no role; encoder, dit, decoder are"),
+        (("--role", "dit", "--gateway", "localhost"), "--gateway: "),
+        (("--role", "dit", "--data-bind", "nonsense"), "--data-bind: "),
+        (("--role", "dit", "--time-scale", "0"), "--time-scale: "),
+        (("--role", "dit", "--engine", "diffusers"), "belong to --engine emulated"),
+        (("--role", "dit", "--profile", ""), "add --profile FILE"),
+        (("--role", "dit", "--curve-gateway-key", "x"), "encryption needs all of"),
+    ],
+)
+def test_what_cannot_be_meant(options: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(InvalidSettings, match=complaint):
+        read(*options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "complaint"),
+    [
+        (("--profile", "nowhere"), InvalidSettings, "'nowhere' is no file, nor one of the bundled .*tiny-shapes-cpu"),
+        (("--data-bind", "tcp://0.0.0.0:*"), BindError, "can be reached from other machines"),
+        (("--data-bind", "tcp://*:*", "--insecure"), InvalidSettings, "--data-advertise"),
+        (("--store-bytes", "70000"), LoadError, "raise --store-bytes"),
+        (("--gateway", "tcp://a b:1"), BadEndpoint, "is no address of a gateway"),
+    ],
+)
+def test_what_cannot_be_done(options: tuple[str, ...], error: type[Exception], complaint: str) -> None:
+    settings = read("--role", "dit", *options)
+    with pytest.raises(error, match=complaint), assembled(settings):
+        pass
+
+
+def test_an_exporter_that_is_not_built_in_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="OTEL_TRACES_EXPORTER is 'zipkin'; it may be otlp, console or none"):
+        configure("stage_server", TelemetrySettings(traces_exporter="zipkin"))
+    assert configure("stage_server", TelemetrySettings()) is False

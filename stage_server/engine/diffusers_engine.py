@@ -9,13 +9,12 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
 from stage_server.engine import pictures
 from stage_server.engine.base import (
-    BadJob,
     EngineError,
     JobControl,
     LoadError,
@@ -26,7 +25,7 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components, LoadOptions
-from stage_server.engine.job_check import check, complete
+from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import hook_loops
 from stage_server.engine.model_info import read_geometry, read_info
 from stage_server.engine.split import split_workflows
@@ -47,6 +46,9 @@ TESTED_FAMILIES = frozenset(
 _log = logging.getLogger(__name__)
 
 _BLOCK_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, UnsupportedValue)
+
+_CLIP_TOKENS = 77
+"""What text encoders take whose blocks have no ``max_sequence_length``."""
 
 
 class DiffusersEngine:
@@ -101,6 +103,10 @@ class DiffusersEngine:
         return self._info
 
     def capable(self) -> dict[Role, RoleInfo]:
+        return self._role_info
+
+    @cached_property
+    def _role_info(self) -> dict[Role, RoleInfo]:
         files = self._components.files
         sizes = {name: files[name].weight_bytes(self._dtype) for name in files if files[name].is_module}
         return {role: RoleInfo(weight_bytes=sum(sizes.get(name, 0) for name in self._needed({role}))) for role in Role}
@@ -148,8 +154,9 @@ class DiffusersEngine:
         if role is Role.DIT:
             return self._geometry.dit_bound(params.width, params.height)
         uploads = [pictures.upload_pixels(data) for data in images.values()]
-        pixels = params.width * params.height
-        return self._geometry.encoder_bound(params.max_sequence_length, DTYPE_BYTES[self._dtype], pixels, uploads)
+        block_default = self._workflows[params.workflow].parts[role].default("max_sequence_length")
+        tokens = params.max_sequence_length or block_default or _CLIP_TOKENS
+        return self._geometry.encoder_bound(tokens, DTYPE_BYTES[self._dtype], params.width * params.height, uploads)
 
     def run(self, job: StageJob, inputs: tuple[NamedValues, ...], control: JobControl) -> tuple[Outputs, ...]:
         """Members run one after the other: each then has the very pixels that it has alone."""
@@ -157,7 +164,7 @@ class DiffusersEngine:
             raise EngineError(f"this server does not hold the role {job.role}")
         tasks = [self._task(job, *member) for member in zip(job.members, _images(job), inputs, strict=True)]
         results = []
-        with _errors_translated(self._device, job.role):
+        with _errors_translated(self._device):
             for index, task in enumerate(tasks):
                 step_done = partial(_report, control, index, len(tasks))
                 results.append(run_stage(self._pipeline, task, self._staging, step_done))
@@ -171,6 +178,7 @@ class DiffusersEngine:
     def _checked(self, role: Role, member: ImageParams, images: Mapping[str, bytes]) -> ImageParams:
         params = complete(member, self._info)
         check(params, images, role, self._info)
+        check_strength(params, self._workflows[params.workflow].parts[Role.DIT].default("strength"))
         return params
 
     def _needed(self, roles: Iterable[Role]) -> frozenset[str]:
@@ -192,7 +200,7 @@ class DiffusersEngine:
         if task is None:
             return
         try:
-            with _errors_translated(self._device, role):
+            with _errors_translated(self._device):
                 run_stage(self._pipeline, task, self._staging, lambda _step, _steps: None)
         except EngineError as error:
             raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
@@ -213,8 +221,8 @@ def _report(control: JobControl, index: int, members: int, step: int, steps: int
 
 
 @contextmanager
-def _errors_translated(device: torch.device, role: Role) -> Iterator[None]:
-    """What blocks raise → ``EngineError``; encoders check what clients send, and raise ``ValueError``. ``JobCancelled`` passes."""
+def _errors_translated(device: torch.device) -> Iterator[None]:
+    """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -222,8 +230,6 @@ def _errors_translated(device: torch.device, role: Role) -> Iterator[None]:
     except _BLOCK_ERRORS as error:
         if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
             raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
-        if role is Role.ENCODER and isinstance(error, ValueError):
-            raise BadJob(str(error)) from error
         raise EngineError(f"{type(error).__name__}: {error}") from error
 
 

@@ -16,7 +16,6 @@ from stage_server.engine.pictures import encoded_bound
 
 _TEMPLATE_TOKENS = 128
 """More tokens than chat templates and second text encoders add to ``max_sequence_length``."""
-_DEFAULT_TOKENS = 512
 _CONDITION_PIXELS = 1 << 20
 """FLUX.2 scales condition pictures down to this many pixels, whatever size is asked for."""
 _IMAGE_TENSORS = 3
@@ -63,9 +62,9 @@ class Geometry:
         frames = (1,) if self.video_vae else ()
         return (1, self.latent_channels, *frames, rows, columns)
 
-    def encoder_bound(self, tokens: int | None, itemsize: int, pixels: int, picture_pixels: Iterable[int]) -> int:
+    def encoder_bound(self, tokens: int, itemsize: int, pixels: int, picture_pixels: Iterable[int]) -> int:
         """Bytes at most that the encoder role makes: embeddings, image latents, overlays."""
-        length = (tokens or _DEFAULT_TOKENS) + _TEMPLATE_TOKENS
+        length = tokens + _TEMPLATE_TOKENS
         text = 2 * (length * (self.token_width * itemsize + 8) + self.pooled_width * 4)
         images = 0
         for own_pixels in picture_pixels:

@@ -50,7 +50,7 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
         raise BadJob(f"strength must be above 0 and at most 1, not {params.strength}")
     if params.max_sequence_length is not None and not 1 <= params.max_sequence_length <= _MAX_TOKENS:
         raise BadJob(f"max_sequence_length must be from 1 to {_MAX_TOKENS}, not {params.max_sequence_length}")
-    given = [name for name in _OPTIONAL if getattr(params, name) is not None] + list(images)
+    given = [name for name in _OPTIONAL if getattr(params, name) not in (None, "")] + list(images)
     for name in given:
         if name not in workflow.inputs:
             raise BadJob(
@@ -59,6 +59,15 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     needed = {"image", "mask_image"} & set(workflow.inputs)
     if role is Role.ENCODER and needed - images.keys():
         raise BadJob(f"{workflow.name} needs {' and '.join(sorted(needed - images.keys()))}")
+
+
+def check_strength(params: ImageParams, default: float | None) -> None:
+    """Image-to-image runs only the last ``strength`` of the steps. Raises ``BadJob`` when that is none."""
+    strength = default if params.strength is None else params.strength
+    if strength is not None and int((params.num_inference_steps or 0) * strength) < 1:
+        raise BadJob(
+            f"num_inference_steps × strength must reach 1: {params.num_inference_steps} × {strength} leaves no step"
+        )
 
 
 def _check_size(params: ImageParams, info: ModelInfo) -> None:

@@ -41,7 +41,7 @@ def read_info(
     ignored = _ignored(pipeline, components)
     return ModelInfo(
         name=checkpoint.name,
-        key=f"{checkpoint.name}@{_digest(revisions, dtype)}",
+        key=f"{checkpoint.name}@{_digest(revisions, dtype, defaults)}",
         family=family,
         dtype=dtype,
         revisions=revisions,
@@ -70,8 +70,9 @@ def _guider(pipeline: ModularPipeline) -> Any:
     return getattr(pipeline, "guider", None)
 
 
-def _digest(revisions: Mapping[str, str], dtype: str) -> str:
-    return hashlib.sha256(json.dumps([revisions, dtype]).encode()).hexdigest()[:16]
+def _digest(*parts: Any) -> str:
+    """Defaults count too: all stages of one picture must fill in the same."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _default_size(pipeline: ModularPipeline, geometry: Geometry) -> tuple[int, int]:
@@ -81,11 +82,8 @@ def _default_size(pipeline: ModularPipeline, geometry: Geometry) -> tuple[int, i
 
 
 def _block_default(workflows: Mapping[str, WorkflowSplit], name: str) -> Any:
-    for workflow in workflows.values():
-        for param in workflow.parts[Role.DIT].inputs:
-            if param.name == name and param.default is not None:
-                return param.default
-    return None
+    defaults = (workflow.parts[Role.DIT].default(name) for workflow in workflows.values())
+    return next((default for default in defaults if default is not None), None)
 
 
 def _default_guidance(

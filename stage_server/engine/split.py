@@ -62,6 +62,10 @@ class Part:
         kinds = {param.kwargs_type for param in self.inputs if not param.name}
         return output.name in self.reads or (output.kwargs_type is not None and output.kwargs_type in kinds)
 
+    def default(self, name: str) -> Any:
+        """The blocks' own value for an input that nobody gives; None without one."""
+        return next((param.default for param in self.inputs if param.name == name), None)
+
     @property
     def components(self) -> frozenset[str]:
         """Names of the components that the role must load."""
@@ -129,7 +133,7 @@ def split_workflows(blocks: ModularPipelineBlocks, available: frozenset[str]) ->
                 found[name] = split
     if not found:
         raise LoadError(
-            f"{type(blocks).__name__} has no workflow from a prompt, and pictures, to a picture with the components that the model has"
+            f"{type(blocks).__name__} has no workflow from a prompt (and pictures) to a picture with these components"
         )
     return found
 

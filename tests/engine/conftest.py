@@ -117,6 +117,11 @@ def flat_bytes(value: Any) -> bytes:
     return b""
 
 
+@pytest.fixture
+def payload() -> Callable[[Any], bytes]:
+    return flat_bytes
+
+
 @pytest.fixture(scope="session")
 def generate() -> Callable[..., PilImage.Image]:
     """Run a picture through encoder, dit and decoder engines, values crossing as between processes."""

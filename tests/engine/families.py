@@ -74,8 +74,8 @@ def _clip(projection: int = 0) -> Any:
     return transformers.CLIPTextModelWithProjection(config) if projection else transformers.CLIPTextModel(config)
 
 
-def _t5() -> Any:
-    config = transformers.T5Config(vocab_size=64, d_model=_WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=2)
+def _t5(width: int) -> Any:
+    config = transformers.T5Config(vocab_size=64, d_model=width, d_kv=16, d_ff=64, num_layers=2, num_heads=2)
     return transformers.T5EncoderModel(config)
 
 
@@ -159,7 +159,7 @@ def _flux() -> tuple[str, Components, Mapping[str, Any]]:
         {
             "scheduler": _flow(use_dynamic_shifting=True),
             "text_encoder": _clip(),
-            "text_encoder_2": _t5(),
+            "text_encoder_2": _t5(_WIDTH),
             "tokenizer": _clip_tokenizer(),
             "tokenizer_2": _t5_tokenizer(),
             "transformer": transformer,
@@ -200,7 +200,7 @@ def _flux2(distilled: bool) -> tuple[str, Components, Mapping[str, Any]]:
     )
 
 
-def _stable_diffusion_3() -> tuple[str, Components, Mapping[str, Any]]:
+def _stable_diffusion_3(t5: bool) -> tuple[str, Components, Mapping[str, Any]]:
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
@@ -220,10 +220,10 @@ def _stable_diffusion_3() -> tuple[str, Components, Mapping[str, Any]]:
             "scheduler": _flow(shift=3.0),
             "text_encoder": _clip(_WIDTH),
             "text_encoder_2": _clip(_WIDTH),
-            "text_encoder_3": None,
+            "text_encoder_3": _t5(2 * _WIDTH) if t5 else None,
             "tokenizer": _clip_tokenizer(),
             "tokenizer_2": _clip_tokenizer(),
-            "tokenizer_3": None,
+            "tokenizer_3": _t5_tokenizer() if t5 else None,
             "transformer": transformer,
             "vae": _vae(8, 4, shift_factor=0.1),
             "image_encoder": None,
@@ -319,7 +319,8 @@ FAMILIES: Mapping[str, Callable[[], tuple[str, Components, Mapping[str, Any]]]] 
     "flux": _flux,
     "flux2-klein": lambda: _flux2(distilled=True),
     "flux2-klein-base": lambda: _flux2(distilled=False),
-    "stable-diffusion-3": _stable_diffusion_3,
+    "stable-diffusion-3": lambda: _stable_diffusion_3(t5=False),
+    "stable-diffusion-3-t5": lambda: _stable_diffusion_3(t5=True),
     "stable-diffusion-xl": _stable_diffusion_xl,
     "qwen-image": _qwen_image,
 }

@@ -42,6 +42,7 @@ CASES = [
     ("stable-diffusion-3", "text2image", GUIDED),
     ("stable-diffusion-3", "text2image", UNGUIDED),
     ("stable-diffusion-3", "image2image", GUIDED),
+    ("stable-diffusion-3-t5", "text2image", GUIDED),
     ("stable-diffusion-xl", "text2image", GUIDED),
     ("stable-diffusion-xl", "text2image", {"guidance_scale": 3.0}),
     ("stable-diffusion-xl", "text2image", UNGUIDED),

@@ -65,21 +65,50 @@ def test_the_decoder_ends_with_an_encoded_picture(
         ("tiny-shapes", {"strength": 0.5}, "strength has no effect on tiny-shapes in text2image"),
         ("tiny-shapes", {"workflow": "image2image", "strength": 1.5}, "strength must be above 0 and at most 1"),
         ("tiny-shapes", {"workflow": "image2image"}, "image2image needs image"),
+        (
+            "stable-diffusion-xl",
+            {"workflow": "image2image", "num_inference_steps": 3, "images": ["image"]},
+            "3 × 0.3 leaves no step",
+        ),
         ("tiny-shapes", {"workflow": "inpainting"}, "cannot do 'inpainting'; it can do text2image, image2image"),
         ("tiny-shapes", {"max_sequence_length": 0}, "max_sequence_length must be from 1 to 1024, not 0"),
-        ("flux", {"max_sequence_length": 600}, "max_sequence_length.*512"),
         ("flux", {"negative_prompt": "blur"}, "negative_prompt has no effect"),
         ("flux2-klein", {"guidance_scale": 3.0}, "guidance_scale has no effect"),
         ("stable-diffusion-xl", {"max_sequence_length": 10}, "max_sequence_length has no effect"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(
-    family: str, asked: dict[str, Any], message: str, split_engines: Engines, steps: type
+    family: str, asked: dict[str, Any], message: str, split_engines: Engines, steps: type, png: bytes
 ) -> None:
     """Trap 7: diffusers only warns about inputs that blocks do not read."""
-    params = ImageParams(**({"prompt": "a star", "width": 64, "height": 64} | asked))
+    images = dict.fromkeys(asked.get("images", []), png)
+    job = StageJob(
+        Role.ENCODER,
+        (
+            ImageParams(
+                **({"prompt": "a star", "width": 64, "height": 64} | {k: v for k, v in asked.items() if k != "images"})
+            ),
+        ),
+        (images,),
+    )
+    encoder = split_engines(family)[Role.ENCODER]
     with pytest.raises(BadJob, match=message):
-        split_engines(family)[Role.ENCODER].run(StageJob(Role.ENCODER, (params,)), ({},), steps())
+        encoder.run(job, ({},), steps())
+    with pytest.raises(BadJob, match=message):
+        encoder.output_bound(job)
+
+
+@pytest.mark.parametrize(
+    "family", ["z-image", "flux", "flux2-klein-base", "stable-diffusion-3", "stable-diffusion-xl", "qwen-image"]
+)
+def test_the_longest_prompt_stays_within_the_bound(
+    family: str, split_engines: Engines, steps: type, payload: Callable[[Any], bytes]
+) -> None:
+    encoder = split_engines(family)[Role.ENCODER]
+    job = StageJob(Role.ENCODER, (ImageParams(prompt="red circle " * 1000, width=64, height=64, guidance_scale=3.0),))
+    (outputs,) = encoder.run(job, ({},), steps())
+    size = len(payload(outputs))
+    assert size <= encoder.output_bound(job) <= 5 * size + (64 << 10)
 
 
 def test_unreadable_and_unexpected_pictures_are_refused(split_engines: Engines, steps: type, png: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from stage_server.engine.base import EngineError, LoadError, StageJob
 from stage_server.engine.diffusers_engine import DiffusersEngine
@@ -111,6 +112,18 @@ def test_roles_change_and_weights_follow(model_folder: Callable[[str], str]) -> 
     assert engine.roles == DECODER | DIT
     engine.close()
     assert (modules(engine), engine.roles) == ({}, frozenset())
+
+
+def test_one_engine_with_every_role_draws_the_same(
+    model_folder: Callable[[str], str],
+    split_engines: Callable[[str], Mapping[Role, DiffusersEngine]],
+    generate: Callable[..., Image.Image],
+) -> None:
+    engine = DiffusersEngine(model_folder("stable-diffusion-xl"))
+    engine.set_roles(frozenset(Role))
+    params = ImageParams(prompt="a star", width=64, height=64, num_inference_steps=2, guidance_scale=3.0)
+    whole = generate(dict.fromkeys(Role, engine), params)
+    assert whole.tobytes() == generate(split_engines("stable-diffusion-xl"), params).tobytes()
 
 
 def test_a_job_of_a_role_that_is_not_held_fails(

@@ -130,9 +130,6 @@ class Allocation:
     shares: Mapping[tuple[Group, Role], float] = field(default_factory=dict)
     """Servers' worth of time that the group gives to the role."""
 
-    def held_by(self, role: Role) -> int:
-        return sum(n for (_, roles), n in self.counts.items() if role in roles)
-
 
 def maximal(sets: tuple[RoleSet, ...]) -> tuple[RoleSet, ...]:
     """Those that no other contains."""

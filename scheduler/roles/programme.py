@@ -29,7 +29,7 @@ LARGER_SETS = 1e-3
 INFEASIBLE = 2
 """HiGHS's status through scipy."""
 
-Bound = Mapping[Group, int]
+PerGroup = Mapping[Group, int]
 Entries = dict[int, float]
 
 
@@ -56,7 +56,7 @@ class _Rows:
 class Programme:
     """Columns: λ (scaled to be about 1), n_g, x_gk, and l_g, the servers that leave their group."""
 
-    def __init__(self, problem: Problem, lower: Bound, upper: Bound):
+    def __init__(self, problem: Problem, lower: PerGroup, upper: PerGroup):
         """``lower`` and ``upper``: servers per group, over the same groups; equal ones fix the assignment."""
         self._problem = problem
         self._groups = tuple(upper)
@@ -80,7 +80,7 @@ class Programme:
         cost[0] = -1.0
         return self._solve(cost, self._rows(), 0.0, CAPACITY_GAP)
 
-    def fewest_moves(self, least: float, held: Bound) -> Allocation:
+    def fewest_moves(self, least: float, held: PerGroup) -> Allocation:
         """At least the capacity ``least``, as few servers as can be leaving their groups; then larger role sets."""
         cost = np.zeros(self._width)
         rows = self._rows()

@@ -94,6 +94,14 @@ class ServerPinned:
     pinned: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RolesOrdered:
+    """An operator gives a server its roles."""
+
+    server: ServerId
+    roles: frozenset[Role]
+
+
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +186,7 @@ Event = (
     | RolesReady
     | RolesFailed
     | ServerPinned
+    | RolesOrdered
     | JobFetched
     | JobStarted
     | JobPaused

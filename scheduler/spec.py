@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scheduler.cost.work import Work
+from scheduler.cost.work import Target, Work
 from wire.types import Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 IMAGE_PORT = "image"
+"""Port of the output that goes to the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ class RoleCost:
     load_seconds: float = 0.0
 
 
+NO_TARGET = Target("", "", "")
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
     """One life of one stage server, as it introduced itself."""
@@ -78,6 +82,8 @@ class ServerSpec:
     capable: Mapping[Role, RoleCost] = field(default_factory=dict)
     memory_bytes: int = 0
     pinned: bool = False
+    target: Target = NO_TARGET
+    """Which cost model it shares."""
 
     def __post_init__(self) -> None:
         stray = self.roles - set(self.capable)

@@ -1,0 +1,125 @@
+"""What stage servers report about the attempts they were given.
+
+A report about an attempt that is no longer its job's is late: whatever it left behind is cleaned up and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scheduler import events as ev
+from scheduler.ledger import Ledger
+from scheduler.matcher import Matcher
+from scheduler.outbox import Outbox
+from scheduler.policy import Policies
+from scheduler.state import Attempt, Server
+from scheduler.transitions import COMMITTED, JobState
+from scheduler.view import View
+
+AttemptEvent = (
+    ev.JobFetched | ev.JobStarted | ev.JobPaused | ev.JobProgressed | ev.JobDone | ev.JobFailed | ev.JobCancelled
+)
+
+REFUSED = "draining"
+"""The server gave the role up while the job was on its way: nobody's failure."""
+
+
+class Attempts:
+    def __init__(self, view: View, outbox: Outbox, policies: Policies, ledger: Ledger, matcher: Matcher):
+        self._view = view
+        self._outbox = outbox
+        self._policies = policies
+        self._ledger = ledger
+        self._matcher = matcher
+
+    def handle(self, event: AttemptEvent, now: float) -> None:
+        server = self._view.servers.get(event.server)
+        if server is None:
+            return  # it was declared lost: it must say Hello again, which cleans up
+        attempt = server.attempts.get(event.epoch)
+        if attempt is None:
+            self._stranger(server, event)
+            return
+        if attempt.job.attempt is attempt and attempt.job.state in COMMITTED:
+            self._report(attempt, event, now)
+        else:
+            self._late(attempt, event)
+        self._matcher.touch(server)
+
+    def _stranger(self, server: Server, event: AttemptEvent) -> None:
+        """Of an older epoch: it must leave nothing behind."""
+        if isinstance(event, ev.JobDone):
+            self._outbox.release(server.id, [output.handle for output in event.outputs], "of a former epoch")
+        elif not isinstance(event, ev.JobFailed | ev.JobCancelled):
+            self._outbox.cancel(server.id, (event.epoch,), "of a former epoch")
+
+    def _late(self, attempt: Attempt, event: AttemptEvent) -> None:
+        """The attempt was cancelled, and only its end still matters."""
+        if not isinstance(event, ev.JobDone | ev.JobFailed | ev.JobCancelled):
+            return
+        self._close(attempt)
+        if isinstance(event, ev.JobDone):
+            self._outbox.release(attempt.server.id, [output.handle for output in event.outputs], "no longer wanted")
+        if attempt.job.state is JobState.CANCELLING:
+            attempt.job.become(JobState.CANCELLED)
+
+    def _report(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
+        job = attempt.job
+        match event:
+            case ev.JobFetched() if job.state is JobState.FETCHING:
+                job.become(JobState.READY)
+            case ev.JobStarted() if job.state is not JobState.RUNNING:
+                job.become(JobState.RUNNING)
+                attempt.started_at = now if attempt.started_at is None else attempt.started_at
+            case ev.JobPaused() if job.state is JobState.RUNNING:
+                job.become(JobState.PAUSED)
+            case ev.JobProgressed():
+                self._progressed(attempt, event, now)
+            case ev.JobDone():
+                self._done(attempt, event, now)
+            case ev.JobFailed():
+                self._failed(attempt, event, now)
+            case ev.JobCancelled():
+                # Nobody cancelled it here: the server gave it up by itself, as after a long silence of ours.
+                self._close(attempt)
+                self._ledger.requeue(job, now)
+
+    def _progressed(self, attempt: Attempt, event: ev.JobProgressed, now: float) -> None:
+        since = event.step - attempt.step
+        attempt.step, attempt.steps, attempt.step_seconds = event.step, event.steps, event.step_seconds
+        attempt.reported_at = now
+        if since > 0:
+            self._observe(attempt, event.step_seconds * since, steps=since)
+
+    def _done(self, attempt: Attempt, event: ev.JobDone, now: float) -> None:
+        self._close(attempt)
+        if not attempt.steps:  # progress reports have told it already
+            self._observe(attempt, event.timings.compute)
+        if self._policies.observed is not None:
+            self._policies.observed(attempt, event.timings.compute / max(1, event.timings.batch))
+        self._ledger.done(attempt, event.outputs, now)
+
+    def _observe(self, attempt: Attempt, seconds: float, steps: int = 0) -> None:
+        work = attempt.job.spec.work
+        members = sum(other.batch == attempt.batch for other in attempt.server.attempts.values())
+        seen = replace(work, batch=max(1, members), steps=steps or work.steps)
+        spec = attempt.server.spec
+        self._view.cost.observe(seen, spec.target, spec.name, seconds)
+
+    def _failed(self, attempt: Attempt, event: ev.JobFailed, now: float) -> None:
+        job = attempt.job
+        self._close(attempt)
+        if event.code != REFUSED:
+            job.failures += 1
+        if not event.retryable or job.failures >= self._policies.max_failures:
+            job.attempt = None
+            job.become(JobState.FAILED)
+            self._ledger.fail(job.request, event.code, event.message)
+            return
+        sources = [job.request.jobs[need] for need in job.spec.needs]
+        self._ledger.lost((s for s in sources if any(o.handle in event.lost_inputs for o in s.outputs)), now)
+        if job.attempt is attempt:  # the loss of an input may have requeued it
+            self._ledger.requeue(job, now)
+
+    def _close(self, attempt: Attempt) -> None:
+        del attempt.server.attempts[attempt.epoch]

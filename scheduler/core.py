@@ -1,0 +1,134 @@
+"""The scheduler: ``handle(event, now) -> actions`` is the only way in, and nothing else changes its state.
+
+It has no clock, no sockets and no randomness: the gateway drives it with real time, the simulator with virtual time,
+tests with whatever they like. What may differ between deployments is in ``scheduler.policy``.
+"""
+
+from __future__ import annotations
+
+from scheduler import events as ev
+from scheduler.actions import Action
+from scheduler.attempts import Attempts
+from scheduler.fleet import Fleet
+from scheduler.ledger import Ledger
+from scheduler.matcher import Matcher
+from scheduler.outbox import Outbox
+from scheduler.policy import Policies
+from scheduler.spec import RequestSpec
+from scheduler.state import Request
+from scheduler.timers import Alarm, Timers
+from scheduler.view import View
+from wire.types import Epoch, JobId, RequestId
+
+
+class Scheduler:
+    """``gateway`` is the incarnation that its epochs carry."""
+
+    def __init__(self, gateway: str, policies: Policies | None = None):
+        self.policies = policies or Policies()
+        self.view = View(self.policies.cost)
+        self._gateway = gateway
+        self._epochs = 0
+        self._outbox = Outbox()
+        self._timers = Timers()
+        self._matcher = Matcher(self.view, self._outbox, self.policies, self._timers, self._next_epoch)
+        self._ledger = Ledger(self.view, self._outbox, self._matcher)
+        self._matcher.read_inputs_with(self._ledger.inputs)
+        self._attempts = Attempts(self.view, self._outbox, self.policies, self._ledger, self._matcher)
+        self._fleet = Fleet(
+            self.view, self._outbox, self.policies, self._ledger, self._matcher, self._timers, self._next_epoch
+        )
+
+    def handle(self, event: ev.Event, now: float) -> list[Action]:
+        """Take one event at ``now`` (seconds, never falling); what is to be done about it, in order.
+
+        Raises ``ValueError`` where the event contradicts what the caller said before (an id used twice).
+        """
+        self._outbox.cause += 1
+        self._alarms(now)
+        self._dispatch(event, now)
+        self._matcher.pump(now)
+        return self._outbox.drain()
+
+    def next_wakeup(self) -> float | None:
+        """When a ``Tick`` is due, on the clock of ``handle``."""
+        return self._timers.next_at()
+
+    def _dispatch(self, event: ev.Event, now: float) -> None:
+        match event:
+            case ev.RequestArrived(request=spec):
+                self._arrived(spec, now)
+            case ev.RequestCancelled(request=request_id):
+                self._cancelled(request_id)
+            case ev.ResultTaken(job=job_id):
+                self._taken(job_id)
+            case ev.ResultLost(job=job_id, handle=handle):
+                job = self.view.jobs.get(job_id)
+                if job is not None and any(output.handle == handle for output in job.outputs):
+                    self._ledger.lost((job,), now)
+            case ev.Tick():
+                pass  # the alarms have been served
+            case (
+                ev.JobFetched()
+                | ev.JobStarted()
+                | ev.JobPaused()
+                | ev.JobProgressed()
+                | ev.JobDone()
+                | ev.JobFailed()
+                | ev.JobCancelled()
+            ):
+                self._attempts.handle(event, now)
+            case _:
+                self._fleet.handle(event, now)
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _arrived(self, spec: RequestSpec, now: float) -> None:
+        request = self._ledger.draft(spec, now)
+        verdict = self.policies.admission.decide(request, self.view, now)
+        if self.policies.roles is not None:
+            self.policies.roles.arrived(request, self.view, now)
+        if not verdict.admitted:
+            self._outbox.reject(spec.id, verdict.retry_after_seconds, verdict.predicted_seconds, verdict.reason)
+            return
+        self._outbox.admit(spec.id, verdict.predicted_seconds, verdict.reason)
+        self._ledger.open(request, now)
+        self._timers.set(Alarm.DEADLINE, spec.id, spec.deadline)
+
+    def _cancelled(self, request_id: RequestId) -> None:
+        request = self.view.live.get(request_id)
+        if request is not None:
+            self._ledger.end(request, "the client is gone")
+
+    def _taken(self, job_id: JobId) -> None:
+        job = self.view.jobs.get(job_id)
+        if job is not None and job.holder is not None and not job.taken:
+            self._ledger.taken(job)
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _alarms(self, now: float) -> None:
+        for alarm, subject in self._timers.pop_due(now):
+            match alarm:
+                case Alarm.DEADLINE:
+                    self._expire(RequestId(subject))
+                case Alarm.LEAD | Alarm.ROLES:
+                    self._fleet.alarm(alarm, subject, now)
+
+    def _expire(self, request_id: RequestId) -> None:
+        request = self.view.live.get(request_id)
+        if request is None:
+            return
+        nobody = self._roles_without_holder(request)
+        if nobody:
+            self._ledger.fail(request, "no_capacity", f"no server held the role {' or '.join(nobody)} in time")
+        else:
+            self._ledger.fail(request, "deadline", "the deadline passed before every picture was ready")
+
+    def _roles_without_holder(self, request: Request) -> list[str]:
+        needed = {job.spec.role for job in request.jobs.values() if job.holder is None and not job.taken}
+        return sorted(role for role in needed if not self.view.holding(request.spec.model, role))
+
+    def _next_epoch(self) -> Epoch:
+        self._epochs += 1
+        return Epoch(self._gateway, self._epochs)

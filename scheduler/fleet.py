@@ -1,0 +1,199 @@
+"""Servers come, go, and change their roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scheduler import events as ev
+from scheduler.ledger import Ledger
+from scheduler.matcher import Matcher
+from scheduler.outbox import Outbox
+from scheduler.policy import Policies
+from scheduler.roles.solver import Plan
+from scheduler.state import Server
+from scheduler.timers import Alarm, Timers
+from scheduler.transitions import COMMITTED, JobState
+from scheduler.view import View
+from wire.types import Epoch, Role, ServerId
+
+FleetEvent = (
+    ev.ServerJoined
+    | ev.ServerLost
+    | ev.ServerLeaving
+    | ev.LimitsRaised
+    | ev.RolesReady
+    | ev.RolesFailed
+    | ev.ServerPinned
+    | ev.RolesOrdered
+    | ev.PlanReady
+)
+
+COMPUTED = frozenset({JobState.RUNNING, JobState.PAUSED})
+
+
+class Fleet:
+    def __init__(
+        self,
+        view: View,
+        outbox: Outbox,
+        policies: Policies,
+        ledger: Ledger,
+        matcher: Matcher,
+        timers: Timers,
+        next_epoch: Callable[[], Epoch],
+    ):
+        self._view = view
+        self._outbox = outbox
+        self._policies = policies
+        self._ledger = ledger
+        self._matcher = matcher
+        self._timers = timers
+        self._next_epoch = next_epoch
+        self._is_solving = False
+
+    def handle(self, event: FleetEvent, now: float) -> None:
+        match event:
+            case ev.ServerJoined():
+                self._joined(event, now)
+            case ev.PlanReady(plan=plan):
+                self._planned(plan, now)
+            case _:
+                server = self._view.servers.get(event.server)
+                if server is not None:
+                    self._about(server, event, now)
+
+    def alarm(self, alarm: Alarm, subject: str, now: float) -> None:
+        if alarm is Alarm.LEAD:
+            server = self._view.servers.get(ServerId(subject))
+            if server is not None:
+                self._matcher.touch(server)
+        else:
+            self._reconsider_roles(now)
+
+    def _about(self, server: Server, event: FleetEvent, now: float) -> None:
+        match event:
+            case ev.ServerLost(why=why):
+                self._lost(server, why, now)
+                return
+            case ev.ServerLeaving():
+                server.is_leaving = True
+                self._serve(server, frozenset())
+            case ev.LimitsRaised(limits=limits):
+                server.limits |= limits
+            case ev.RolesReady():
+                self._switched(server, event.epoch, event.roles, now)
+                if self._policies.roles is not None:
+                    self._policies.roles.switched(server, event.load_seconds, now)
+            case ev.RolesFailed():
+                self._switched(server, event.epoch, event.roles, now)
+            case ev.ServerPinned(pinned=pinned):
+                server.pinned = pinned
+            case ev.RolesOrdered(roles=roles):
+                self._assign(server, roles, "ordered by the operator")
+        self._matcher.touch(server)
+
+    # --- coming and going ---------------------------------------------------------------------------------------------
+
+    def _joined(self, event: ev.ServerJoined, now: float) -> None:
+        spec = event.server
+        former = self._view.servers.get(spec.id)
+        if former is not None:
+            self._lost(former, "it joined again", now)
+        if event.running:
+            self._outbox.cancel(spec.id, event.running, "of a former epoch")
+        if event.holds:
+            self._outbox.release(spec.id, event.holds, "of a former epoch")
+        server = Server(
+            spec, now, frozenset(), dict(event.limits), roles=spec.roles, roles_since=now, pinned=spec.pinned
+        )
+        self._view.servers[spec.id] = server
+        self._view.targets.setdefault(spec.model, spec.target)
+        self._serve(server, spec.roles)
+        self._matcher.touch(server)
+        if self._policies.roles is not None:
+            self._timers.set(Alarm.ROLES, "", now)
+
+    def _lost(self, server: Server, why: str, now: float) -> None:
+        self._serve(server, frozenset())
+        del self._view.servers[server.id]
+        self._matcher.forget(server)
+        gone = list(server.holds.values())
+        server.holds.clear()
+        for job in gone:
+            job.holder, job.outputs = None, ()
+        for attempt in list(server.attempts.values()):
+            self._lost_attempt(server, attempt.epoch, why, now)
+        self._ledger.lost(gone, now)
+
+    def _lost_attempt(self, server: Server, epoch: Epoch, why: str, now: float) -> None:
+        attempt = server.attempts.pop(epoch)
+        job = attempt.job
+        if job.attempt is not attempt:
+            return
+        if job.state not in COMMITTED:
+            job.become(JobState.CANCELLED)
+            return
+        job.losses += job.state in COMPUTED
+        if job.losses >= self._policies.max_losses:
+            job.attempt = None
+            job.become(JobState.FAILED)
+            message = f"{job.losses} stage servers died while they worked on this request, the last one: {why}"
+            self._ledger.fail(job.request, "poison", message)
+        else:
+            self._ledger.requeue(job, now)
+
+    # --- roles --------------------------------------------------------------------------------------------------------
+
+    def _reconsider_roles(self, now: float) -> None:
+        policy = self._policies.roles
+        if policy is None or not self._view.servers:
+            return
+        self._timers.set(Alarm.ROLES, "", now + policy.period_seconds)
+        if self._is_solving:
+            return
+        found = policy.consider(self._view, now)
+        if found is not None:
+            problem, reason = found
+            self._is_solving = True
+            self._outbox.solve_plan(problem, reason)
+
+    def _planned(self, plan: Plan | None, now: float) -> None:
+        self._is_solving = False
+        policy = self._policies.roles
+        if plan is None or policy is None:
+            return
+        for server_id, roles, reason in policy.accept(plan, self._view, now):
+            server = self._view.servers.get(server_id)
+            if server is not None and self._may_assign(server, roles):
+                self._assign(server, roles, reason)
+
+    def _may_assign(self, server: Server, roles: frozenset[Role]) -> bool:
+        """The last holder of a role is never taken away, whatever a plan says."""
+        free = not (server.pinned or server.is_leaving or server.switching)
+        given_up = server.serving - roles
+        others = (self._view.holding(server.spec.model, role).keys() - {server.id} for role in given_up)
+        return free and roles != server.roles and all(others)
+
+    def _assign(self, server: Server, roles: frozenset[Role], reason: str) -> None:
+        epoch = self._next_epoch()
+        server.switching = (epoch, roles)
+        self._serve(server, server.roles & roles)
+        self._outbox.assign_roles(server.id, epoch, roles, reason)
+        self._matcher.touch(server)
+
+    def _switched(self, server: Server, epoch: Epoch, roles: frozenset[Role], now: float) -> None:
+        if server.switching is None or server.switching[0] != epoch:
+            return  # of an order that a later one replaced
+        server.switching = None
+        server.roles = roles
+        server.roles_since = now
+        if not server.is_leaving:
+            self._serve(server, roles)
+
+    def _serve(self, server: Server, roles: frozenset[Role]) -> None:
+        model = server.spec.model
+        for role in server.serving - roles:
+            del self._view.holders[(model, role)][server.id]
+        for role in roles - server.serving:
+            self._view.holders.setdefault((model, role), {})[server.id] = server
+        server.serving = roles

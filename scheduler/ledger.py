@@ -1,0 +1,193 @@
+"""The graph of every request: what each job needs, what it left where, and what must run again after a loss.
+
+It knows requests, jobs and outputs. Which server runs what is the matcher's affair.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Protocol
+
+from scheduler.actions import Input
+from scheduler.outbox import Outbox
+from scheduler.spec import IMAGE_PORT, Output, RequestSpec
+from scheduler.state import Attempt, Job, Request, Server
+from scheduler.transitions import JobState
+from scheduler.view import View
+from wire.types import Epoch, Handle, ServerId
+
+
+class Waiting(Protocol):
+    """Where runnable jobs go."""
+
+    def enqueue(self, job: Job, now: float) -> None: ...
+
+    def dequeue(self, job: Job) -> None: ...
+
+
+class Ledger:
+    def __init__(self, view: View, outbox: Outbox, waiting: Waiting):
+        self._view = view
+        self._outbox = outbox
+        self._waiting = waiting
+        self._arrivals = 0
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def draft(self, spec: RequestSpec, now: float) -> Request:
+        """Records of a request that is not yet admitted. Raises ``ValueError`` on a name that is in use."""
+        if spec.id in self._view.live:
+            raise ValueError(f"request {spec.id} is already under way")
+        request = Request(spec, now, self._arrivals)
+        for job_spec in spec.jobs:
+            if job_spec.id in self._view.jobs:
+                raise ValueError(f"job {job_spec.id} is already under way")
+            job = Job(job_spec, request)
+            request.jobs[job_spec.id] = job
+            for need in job_spec.needs:
+                request.jobs[need].readers.append(job)
+        return request
+
+    def open(self, request: Request, now: float) -> None:
+        self._arrivals += 1
+        self._view.live[request.spec.id] = request
+        self._view.jobs |= request.jobs
+        for job in request.jobs.values():
+            self._require(job, now)
+
+    def end(self, request: Request, reason: str) -> list[Server]:
+        """Cancel and release all that is left of a request; the servers that were told."""
+        request.is_over = True
+        del self._view.live[request.spec.id]
+        cancels: defaultdict[ServerId, list[Epoch]] = defaultdict(list)
+        releases: defaultdict[ServerId, list[Handle]] = defaultdict(list)
+        for job in request.jobs.values():
+            del self._view.jobs[job.spec.id]
+            self._waiting.dequeue(job)
+            if job.attempt is not None:
+                cancels[job.attempt.server.id].append(job.attempt.epoch)
+                job.become(JobState.CANCELLING)
+            else:
+                if job.holder is not None:
+                    releases[job.holder] += self._forget_outputs(job)
+                if job.state is not JobState.FAILED:
+                    job.become(JobState.CANCELLED)
+        for server, epochs in cancels.items():
+            self._outbox.cancel(server, epochs, reason)
+        for server, handles in releases.items():
+            self._outbox.release(server, handles, reason)
+        return [self._view.servers[server] for server in cancels]
+
+    def fail(self, request: Request, code: str, message: str) -> None:
+        self._outbox.fail(request.spec.id, code, message)
+        self.end(request, code)
+
+    # --- outputs ------------------------------------------------------------------------------------------------------
+
+    def done(self, attempt: Attempt, outputs: tuple[Output, ...], now: float) -> None:
+        job, server = attempt.job, attempt.server
+        job.become(JobState.DONE)
+        job.attempt = None
+        job.outputs, job.holder = outputs, server.id
+        for output in outputs:
+            server.holds[output.handle] = job
+        for reader in job.readers:
+            self._supplied(reader, job, now)
+        if job.spec.is_final:
+            self._offer(job)
+
+    def taken(self, job: Job) -> None:
+        """The gateway has the picture: nothing that only led to it is kept."""
+        job.taken = True
+        request = job.request
+        if request.untaken == 0:
+            self._outbox.finish(request.spec.id)
+            self.end(request, "finished")
+            return
+        for each in request.jobs.values():
+            if each.holder is not None and each.is_settled:
+                holder = each.holder
+                self._outbox.release(holder, self._forget_outputs(each), "every picture made of it was taken")
+
+    def inputs(self, job: Job) -> tuple[Input, ...]:
+        """What a runnable job reads, and where it lies. A port that an upstream job left empty has no input."""
+        found = []
+        for need in job.spec.needs:
+            source = job.request.jobs[need]
+            output = source.output(job.spec.role)
+            if output is not None and source.holder is not None:
+                found.append(Input(output.handle, source.holder, output.nbytes))
+        return tuple(found)
+
+    def lost(self, jobs: Iterable[Job], now: float) -> None:
+        """The outputs of these jobs are gone: run again those that somebody still needs, and nothing else."""
+        gone = list(dict.fromkeys(jobs))
+        for job in gone:
+            self._forget_outputs(job)
+        for job in gone:
+            if not job.request.is_over and job.state is JobState.DONE and self._is_wanted(job):
+                self._run_again(job, now)
+
+    def requeue(self, job: Job, now: float) -> None:
+        """Its attempt is over without a result."""
+        job.attempt = None
+        job.become(JobState.WAITING)
+        self._require(job, now)
+
+    def abandon(self, job: Job, reason: str, now: float) -> None:
+        """Give up a committed attempt on a server that lives; a late result of it is released when it comes."""
+        attempt = job.attempt
+        if attempt is not None and attempt.epoch in attempt.server.attempts:
+            self._outbox.cancel(attempt.server.id, (attempt.epoch,), reason)
+        self.requeue(job, now)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _require(self, job: Job, now: float) -> None:
+        """Queue a waiting job, or note what it waits for; what was lost of that is run again."""
+        self._waiting.dequeue(job)
+        sources = [job.request.jobs[need] for need in job.spec.needs]
+        job.missing = {source.spec.id for source in sources if source.holder is None}
+        for source in sources:
+            if source.holder is None and source.state is JobState.DONE:
+                self._run_again(source, now)
+        if job.is_runnable:
+            self._waiting.enqueue(job, now)
+
+    def _run_again(self, job: Job, now: float) -> None:
+        job.become(JobState.WAITING)
+        for reader in job.readers:
+            if reader.state is JobState.WAITING:
+                self._waiting.dequeue(reader)
+                reader.missing.add(job.spec.id)
+        self._require(job, now)
+        for reader in job.readers:
+            if reader.state is JobState.FETCHING:
+                self.abandon(reader, "an input was lost while it was fetched", now)
+
+    def _is_wanted(self, job: Job) -> bool:
+        if job.spec.is_final:
+            return not job.taken
+        return any(reader.state in (JobState.WAITING, JobState.FETCHING) for reader in job.readers)
+
+    def _supplied(self, reader: Job, source: Job, now: float) -> None:
+        reader.missing.discard(source.spec.id)
+        if reader.is_runnable and reader.queued_key is None:
+            self._waiting.enqueue(reader, now)
+
+    def _offer(self, job: Job) -> None:
+        picture = job.output(IMAGE_PORT)
+        if picture is None or job.holder is None:
+            self.fail(job.request, "engine_error", "the decoder finished without a picture")
+            return
+        self._outbox.fetch_result(job.request.spec.id, job.spec.id, Input(picture.handle, job.holder, picture.nbytes))
+
+    def _forget_outputs(self, job: Job) -> list[Handle]:
+        handles = [output.handle for output in job.outputs]
+        server = self._view.servers.get(job.holder) if job.holder is not None else None
+        if server is not None:
+            for handle in handles:
+                server.holds.pop(handle, None)
+        job.outputs, job.holder = (), None
+        return handles

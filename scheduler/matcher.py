@@ -1,0 +1,191 @@
+"""Brings waiting jobs and free slots together: one running and one prefetched batch per server, bound late."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from scheduler.actions import Input, Member
+from scheduler.outbox import Outbox
+from scheduler.policy import Policies
+from scheduler.state import Attempt, Job, Server
+from scheduler.timers import Alarm, Timers
+from scheduler.transitions import JobState
+from scheduler.view import View
+from wire.types import Epoch, ModelKey, Role, ServerId
+
+SAMPLE = 8
+"""Servers of one device class that are compared for a job: enough to choose well, few enough to stay fast."""
+
+SLOTS = 2
+"""Batches on a server: one that computes, one whose inputs are fetched meanwhile."""
+
+Station = tuple[ModelKey, Role]
+
+
+class Matcher:
+    def __init__(
+        self,
+        view: View,
+        outbox: Outbox,
+        policies: Policies,
+        timers: Timers,
+        next_epoch: Callable[[], Epoch],
+    ):
+        self._view = view
+        self._outbox = outbox
+        self._policies = policies
+        self._timers = timers
+        self._next_epoch = next_epoch
+        self._inputs: Callable[[Job], tuple[Input, ...]] = lambda _job: ()
+        self._open: defaultdict[Station, dict[tuple[bool, str], dict[ServerId, Server]]] = defaultdict(dict)
+        """(has a job already, device class) → servers with a free slot."""
+        self._places: dict[ServerId, list[dict[ServerId, Server]]] = {}
+        self._dirty_servers: dict[ServerId, Server] = {}
+        self._dirty_stations: dict[Station, None] = {}
+
+    def read_inputs_with(self, inputs: Callable[[Job], tuple[Input, ...]]) -> None:
+        self._inputs = inputs
+
+    # --- what changed -------------------------------------------------------------------------------------------------
+
+    def enqueue(self, job: Job, now: float) -> None:
+        station = (job.request.spec.model, job.spec.role)
+        queue = self._view.queues.get(station)
+        if queue is None:
+            queue = self._view.queues[station] = self._policies.order.queue()
+        job.queued_key = self._policies.order.key(job, self._view, now)
+        queue.push(job, job.queued_key, now)
+        self._dirty_stations[station] = None
+
+    def dequeue(self, job: Job) -> None:
+        if job.queued_key is not None:
+            self._view.queues[(job.request.spec.model, job.spec.role)].discard(job)
+            job.queued_key = None
+
+    def touch(self, server: Server) -> None:
+        """Something about the server changed: its slots, limits, roles or what remains of its work."""
+        self._dirty_servers[server.id] = server
+
+    def forget(self, server: Server) -> None:
+        self._dirty_servers.pop(server.id, None)
+        self._timers.clear(Alarm.LEAD, server.id)
+        self._close(server)
+
+    # --- matching -----------------------------------------------------------------------------------------------------
+
+    def pump(self, now: float) -> None:
+        """Commit jobs until no free slot has a job to run."""
+        while self._dirty_servers or self._dirty_stations:
+            while self._dirty_servers:
+                _, server = self._dirty_servers.popitem()
+                self._place(server, now)
+                self._fill(server, now)
+            if self._dirty_stations:
+                station, _ = self._dirty_stations.popitem()
+                self._serve(station, now)
+
+    def _serve(self, station: Station, now: float) -> None:
+        queue = self._view.queues[station]
+        while (job := queue.best(now)) is not None:
+            candidates = list(self._candidates(station))
+            if not candidates:
+                self._preempt(job, now)
+                return
+            server = self._policies.placement.server(job, candidates, self._view, now)
+            if not self._fill(server, now):
+                return
+
+    def _candidates(self, station: Station) -> Iterator[Server]:
+        """Servers with a free slot, idle ones if there are any."""
+        places = self._open[station]
+        for is_busy in (False, True):
+            found = [s for (busy, _), some in places.items() if busy is is_busy for s in islice(some.values(), SAMPLE)]
+            if found:
+                return iter(found)
+        return iter(())
+
+    def _fill(self, server: Server, now: float) -> bool:
+        """Give the server jobs while it has a free slot; whether it got any."""
+        got = False
+        while self._has_slot(server, now):
+            heads = self._heads(server, now)
+            if not heads:
+                break
+            role = self._policies.placement.role(server, heads, self._view, now)
+            self._commit(heads[role], server, now)
+            got = True
+        return got
+
+    def _heads(self, server: Server, now: float) -> dict[Role, Job]:
+        heads = {}
+        for role in server.serving:
+            queue = self._view.queues.get((server.spec.model, role))
+            job = queue.best(now) if queue is not None and server.may_run(role) else None
+            if job is not None:
+                heads[role] = job
+        return heads
+
+    def _commit(self, best: Job, server: Server, now: float, *, preempt: bool = False) -> None:
+        role = best.spec.role
+        queue = self._view.queues[(server.spec.model, role)]
+        room = server.limits.get(role, 0) - server.sent.get(role, 0)
+        jobs = self._policies.batching.members(best, server, queue, self._view, now)[:room]
+        waited = now - max(job.request.arrived_at for job in jobs)
+        attempts = self._attempts(jobs, server, now)
+        server.sent[role] = server.sent.get(role, 0) + len(jobs)
+        members = tuple(Member(a.job.spec.id, a.epoch, self._inputs(a.job)) for a in attempts)
+        reason = f"best of {len(queue) + len(jobs)} waiting {role} jobs, {waited:.3f} s after arrival"
+        deadline = min(job.request.spec.deadline for job in jobs)
+        self._outbox.run(server.id, role, members, deadline, reason, preempt=preempt)
+        self._place(server, now)
+
+    def _attempts(self, jobs: tuple[Job, ...], server: Server, now: float) -> list[Attempt]:
+        predicted = self._view.batch_seconds(jobs[0], server, len(jobs))
+        attempts: list[Attempt] = []
+        for job in jobs:
+            self.dequeue(job)
+            job.become(JobState.FETCHING)
+            epoch = self._next_epoch()
+            batch = attempts[0].epoch if attempts else epoch
+            job.attempt = Attempt(epoch, job, server, batch, committed_at=now, predicted_seconds=predicted)
+            server.attempts[epoch] = job.attempt
+            attempts.append(job.attempt)
+        return attempts
+
+    def _preempt(self, job: Job, now: float) -> None:
+        policy = self._policies.preemption
+        victim = policy.victim(job, self._view, now) if policy is not None else None
+        if victim is not None and victim.may_run(job.spec.role):
+            self._commit(job, victim, now, preempt=True)
+
+    # --- the index of free slots --------------------------------------------------------------------------------------
+
+    def _has_slot(self, server: Server, now: float) -> bool:
+        occupied = len(server.batches())
+        if occupied == 0:
+            return True
+        lead = self._policies.placement.lead_seconds(server)
+        return occupied < SLOTS and server.remaining(now) <= lead
+
+    def _place(self, server: Server, now: float) -> None:
+        """Bring the index up to date, and ask to be woken when the server comes within reach."""
+        self._close(server)
+        if server.id not in self._view.servers:
+            return
+        if self._has_slot(server, now):
+            kind = (bool(server.attempts), server.spec.device_class)
+            places = self._places[server.id] = []
+            for role in server.serving:
+                if server.may_run(role):
+                    place = self._open[(server.spec.model, role)].setdefault(kind, {})
+                    place[server.id] = server
+                    places.append(place)
+        elif len(server.batches()) < SLOTS:
+            reach = server.remaining(now) - self._policies.placement.lead_seconds(server)
+            self._timers.set(Alarm.LEAD, server.id, now + max(reach, 1e-6))
+
+    def _close(self, server: Server) -> None:
+        for place in self._places.pop(server.id, ()):
+            place.pop(server.id, None)

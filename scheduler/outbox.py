@@ -1,0 +1,86 @@
+"""Collects the actions of one event, each stamped with its cause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler import actions
+from scheduler.actions import Action, Input, Member
+from scheduler.roles.problem import Problem
+from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
+
+
+class Outbox:
+    """``cause`` is the number of the event in hand."""
+
+    def __init__(self) -> None:
+        self.cause = 0
+        self._actions: list[Action] = []
+
+    def drain(self) -> list[Action]:
+        done, self._actions = self._actions, []
+        return done
+
+    def admit(self, request: RequestId, predicted_seconds: float, reason: str) -> None:
+        self._add(actions.Admit(cause=self.cause, reason=reason, request=request, predicted_seconds=predicted_seconds))
+
+    def reject(self, request: RequestId, retry_after: float, predicted: float, reason: str) -> None:
+        self._add(
+            actions.Reject(
+                cause=self.cause,
+                reason=reason,
+                request=request,
+                retry_after_seconds=retry_after,
+                predicted_seconds=predicted,
+            )
+        )
+
+    def run(
+        self,
+        server: ServerId,
+        role: Role,
+        members: tuple[Member, ...],
+        deadline: float,
+        reason: str,
+        *,
+        preempt: bool = False,
+    ) -> None:
+        self._add(
+            actions.Run(
+                cause=self.cause,
+                reason=reason,
+                server=server,
+                role=role,
+                members=members,
+                deadline=deadline,
+                preempt=preempt,
+            )
+        )
+
+    def cancel(self, server: ServerId, epochs: Sequence[Epoch], reason: str) -> None:
+        self._add(actions.Cancel(cause=self.cause, reason=reason, server=server, epochs=tuple(epochs)))
+
+    def release(self, server: ServerId, handles: Sequence[Handle], reason: str) -> None:
+        self._add(actions.Release(cause=self.cause, reason=reason, server=server, handles=tuple(handles)))
+
+    def fetch_result(self, request: RequestId, job: JobId, source: Input) -> None:
+        self._add(
+            actions.FetchResult(
+                cause=self.cause, reason="the picture is ready", request=request, job=job, source=source
+            )
+        )
+
+    def finish(self, request: RequestId) -> None:
+        self._add(actions.Finish(cause=self.cause, reason="every picture was taken", request=request))
+
+    def fail(self, request: RequestId, code: str, message: str) -> None:
+        self._add(actions.Fail(cause=self.cause, reason=code, request=request, code=code, message=message))
+
+    def assign_roles(self, server: ServerId, epoch: Epoch, roles: frozenset[Role], reason: str) -> None:
+        self._add(actions.AssignRoles(cause=self.cause, reason=reason, server=server, epoch=epoch, roles=roles))
+
+    def solve_plan(self, problem: Problem, reason: str) -> None:
+        self._add(actions.SolvePlan(cause=self.cause, reason=reason, problem=problem))
+
+    def _add(self, action: Action) -> None:
+        self._actions.append(action)

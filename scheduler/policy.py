@@ -1,0 +1,139 @@
+"""The decisions that the core leaves open, as one record of small parts. Each part is pure.
+
+The defaults serve in order of arrival and admit up to a bound; ``scheduler.elastic`` replaces them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from scheduler.cost.model import CostModel
+from scheduler.queue import Key, KeyQueue, StageQueue
+from scheduler.roles.solver import Plan
+from scheduler.state import Attempt, Job, Request, Server
+from wire.types import Role, ServerId
+
+if TYPE_CHECKING:
+    from scheduler.roles.problem import Problem
+    from scheduler.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of admission."""
+
+    admitted: bool
+    predicted_seconds: float
+    """Until the last picture."""
+    retry_after_seconds: float = 0.0
+    reason: str = ""
+
+
+class Admission(Protocol):
+    def decide(self, request: Request, view: View, now: float) -> Verdict: ...
+
+
+class Order(Protocol):
+    def key(self, job: Job, view: View, now: float) -> Key:
+        """Smaller goes first. Called once, when the job joins its queue."""
+
+    def queue(self) -> StageQueue:
+        """A new queue for one (model, stage)."""
+
+
+class Placement(Protocol):
+    def role(self, server: Server, heads: Mapping[Role, Job], view: View, now: float) -> Role:
+        """Which of the roles with waiting jobs the server serves next."""
+
+    def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:
+        """Which of the servers with a free slot gets the job. ``candidates`` may be a sample."""
+
+    def lead_seconds(self, server: Server) -> float:
+        """How long before its device is free a server gets its next job, to fetch inputs meanwhile."""
+
+
+class Batching(Protocol):
+    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:
+        """The jobs to run with ``job`` (first), all in ``queue``."""
+
+
+class Preemption(Protocol):
+    def victim(self, job: Job, view: View, now: float) -> Server | None:
+        """A server whose running job should give way to ``job``, which found no free slot."""
+
+
+class RolePolicy(Protocol):
+    """Called every ``period_seconds``; the solver in between runs off the event loop."""
+
+    period_seconds: float
+
+    def arrived(self, request: Request, view: View, now: float) -> None: ...
+
+    def consider(self, view: View, now: float) -> tuple[Problem, str] | None: ...
+
+    def accept(self, plan: Plan, view: View, now: float) -> Sequence[tuple[ServerId, frozenset[Role], str]]: ...
+
+    def switched(self, server: Server, load_seconds: float, now: float) -> None: ...
+
+
+class AdmitUpTo:
+    """Admits while fewer than ``limit`` requests are under way."""
+
+    def __init__(self, limit: int = 1000):
+        self._limit = limit
+
+    def decide(self, request: Request, view: View, now: float) -> Verdict:
+        predicted = view.naive_seconds(request, now)
+        if view.requests < self._limit:
+            return Verdict(True, predicted)
+        return Verdict(False, predicted, retry_after_seconds=predicted, reason=f"{self._limit} requests are under way")
+
+
+class FirstCome:
+    """By priority, then in order of arrival; later stages of an older request go before a younger one's."""
+
+    def key(self, job: Job, view: View, now: float) -> Key:  # noqa: ARG002
+        return (-job.request.spec.priority, job.request.index)
+
+    def queue(self) -> StageQueue:
+        return KeyQueue()
+
+
+class Downstream:
+    """Finish what was begun before beginning anew; the fastest server first."""
+
+    def __init__(self, lead_seconds: float = 0.5):
+        self._lead_seconds = lead_seconds
+
+    def role(self, server: Server, heads: Mapping[Role, Job], view: View, now: float) -> Role:  # noqa: ARG002
+        return next(role for role in (Role.DECODER, Role.DIT, Role.ENCODER) if role in heads)
+
+    def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:
+        return min(candidates, key=lambda server: server.remaining(now) + view.seconds(job, server))
+
+    def lead_seconds(self, server: Server) -> float:  # noqa: ARG002
+        return self._lead_seconds
+
+
+class OneByOne:
+    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:  # noqa: ARG002
+        return (job,)
+
+
+@dataclass(slots=True)
+class Policies:
+    admission: Admission = field(default_factory=AdmitUpTo)
+    order: Order = field(default_factory=FirstCome)
+    placement: Placement = field(default_factory=Downstream)
+    batching: Batching = field(default_factory=OneByOne)
+    preemption: Preemption | None = None
+    roles: RolePolicy | None = None
+    cost: CostModel = field(default_factory=CostModel)
+    max_failures: int = 3
+    """Reported errors after which a job's request fails."""
+    max_losses: int = 3
+    """Servers that may die during a job before its request fails as poison."""
+    observed: Callable[[Attempt, float], None] | None = None
+    """Told the device-seconds of every finished attempt (fairness)."""

@@ -1,0 +1,136 @@
+"""The scheduler's records of requests, jobs, attempts and servers. Only the modules of the core change them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scheduler.spec import JobSpec, Output, RequestSpec, ServerSpec
+from scheduler.transitions import COMMITTED, TRANSITIONS, JobState
+from wire.types import Epoch, JobId, Role, ServerId
+
+
+class InvalidTransition(Exception):
+    """A defect of the scheduler itself."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One job on one server."""
+
+    epoch: Epoch
+    job: Job
+    server: Server
+    batch: Epoch
+    """Epoch of the first member of its batch: members share a slot."""
+    committed_at: float
+    predicted_seconds: float
+    """Of the whole batch."""
+    started_at: float | None = None
+    step: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+    reported_at: float = 0.0
+
+    def remaining(self, now: float) -> float:
+        """Predicted seconds until it leaves the device, 0 if overdue; from its own pace once that is known."""
+        if self.steps:
+            return max(0.0, (self.steps - self.step) * self.step_seconds - (now - self.reported_at))
+        begun = now if self.started_at is None else self.started_at
+        return max(0.0, self.predicted_seconds - (now - begun))
+
+
+@dataclass(slots=True)
+class Job:
+    spec: JobSpec
+    request: Request
+    state: JobState = JobState.WAITING
+    missing: set[JobId] = field(default_factory=set)
+    """Jobs that must be done (again) before this one can run."""
+    readers: list[Job] = field(default_factory=list)
+    attempt: Attempt | None = None
+    outputs: tuple[Output, ...] = ()
+    holder: ServerId | None = None
+    """Server that retains ``outputs``."""
+    taken: bool = False
+    """The gateway has its picture."""
+    failures: int = 0
+    """Attempts that ended with a reported error."""
+    losses: int = 0
+    """Servers that died while they worked on it."""
+    queued_key: tuple[float, ...] | None = None
+    """Its key while it is in a queue."""
+
+    def become(self, state: JobState) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise InvalidTransition(f"job {self.spec.id}: {self.state} → {state}")
+        self.state = state
+
+    @property
+    def is_runnable(self) -> bool:
+        return self.state is JobState.WAITING and not self.missing
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing can make it run again: it is delivered, or all that read it are settled."""
+        if self.spec.is_final:
+            return self.taken
+        return self.state is JobState.DONE and all(reader.is_settled for reader in self.readers)
+
+    def output(self, port: str) -> Output | None:
+        return next((output for output in self.outputs if output.port == port), None)
+
+
+@dataclass(slots=True)
+class Request:
+    spec: RequestSpec
+    arrived_at: float
+    index: int
+    """Order of arrival."""
+    jobs: dict[JobId, Job] = field(default_factory=dict)
+    is_over: bool = False
+
+    @property
+    def untaken(self) -> int:
+        return sum(job.spec.is_final and not job.taken for job in self.jobs.values())
+
+
+@dataclass(slots=True)
+class Server:
+    spec: ServerSpec
+    joined_at: float
+    serving: frozenset[Role]
+    """Roles for which it gets new jobs; during a switch only those that stay."""
+    limits: dict[Role, int]
+    sent: dict[Role, int] = field(default_factory=dict)
+    attempts: dict[Epoch, Attempt] = field(default_factory=dict)
+    """Committed here and not yet known to be gone, cancelled ones included."""
+    holds: dict[str, Job] = field(default_factory=dict)
+    """Handle → job whose output it is."""
+    roles: frozenset[Role] = frozenset()
+    """Roles whose weights it holds, as far as it has said."""
+    switching: tuple[Epoch, frozenset[Role]] | None = None
+    roles_since: float = 0.0
+    pinned: bool = False
+    is_leaving: bool = False
+
+    @property
+    def id(self) -> ServerId:
+        return self.spec.id
+
+    def batches(self) -> dict[Epoch, list[Attempt]]:
+        """Occupied slots, oldest first."""
+        slots: dict[Epoch, list[Attempt]] = {}
+        for attempt in self.attempts.values():
+            slots.setdefault(attempt.batch, []).append(attempt)
+        return slots
+
+    def remaining(self, now: float) -> float:
+        """Predicted seconds until its device has nothing committed left."""
+        return sum(max(a.remaining(now) for a in members) for members in self.batches().values())
+
+    def may_run(self, role: Role) -> bool:
+        return not self.is_leaving and role in self.serving and self.sent.get(role, 0) < self.limits.get(role, 0)
+
+    @property
+    def is_computing(self) -> bool:
+        return any(attempt.job.state in COMMITTED for attempt in self.attempts.values())

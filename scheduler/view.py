@@ -1,0 +1,68 @@
+"""What policies may see of the core: read only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from scheduler.cost.model import CostModel
+from scheduler.cost.work import Target
+from scheduler.queue import StageQueue
+from scheduler.state import Job, Request, Server
+from wire.types import JobId, ModelKey, RequestId, Role, ServerId
+
+
+@dataclass(slots=True)
+class View:
+    """Shared with the core, which keeps it current."""
+
+    cost: CostModel
+    servers: dict[ServerId, Server] = field(default_factory=dict)
+    live: dict[RequestId, Request] = field(default_factory=dict)
+    jobs: dict[JobId, Job] = field(default_factory=dict)
+    queues: dict[tuple[ModelKey, Role], StageQueue] = field(default_factory=dict)
+    holders: dict[tuple[ModelKey, Role], dict[ServerId, Server]] = field(default_factory=dict)
+    """Servers that serve a role now."""
+    targets: dict[ModelKey, Target] = field(default_factory=dict)
+    """The cost model by which a model's jobs are compared with each other."""
+
+    @property
+    def requests(self) -> int:
+        return len(self.live)
+
+    def waiting(self, model: ModelKey, role: Role) -> int:
+        queue = self.queues.get((model, role))
+        return len(queue) if queue is not None else 0
+
+    def holding(self, model: ModelKey, role: Role) -> Mapping[ServerId, Server]:
+        return self.holders.get((model, role), {})
+
+    def seconds(self, job: Job, server: Server) -> float:
+        """Predicted for this job on this server."""
+        return self.cost.seconds(job.spec.work, server.spec.target, server.spec.name)
+
+    def batch_seconds(self, job: Job, server: Server, members: int) -> float:
+        """Predicted for a batch of ``members`` jobs like this one on this server."""
+        if members == 1:
+            return self.seconds(job, server)
+        return self.cost.seconds(replace(job.spec.work, batch=members), server.spec.target, server.spec.name)
+
+    def reference_seconds(self, job: Job) -> float:
+        """Predicted for this job on the model's reference class; 0 while no server of the model was ever seen."""
+        target = self.targets.get(job.request.spec.model)
+        return self.cost.seconds(job.spec.work, target) if target is not None else 0.0
+
+    def naive_seconds(self, request: Request, now: float) -> float:
+        """Predicted time to the last picture as if queues were served evenly: backlog over holders, plus own work."""
+        model = request.spec.model
+        total = 0.0
+        for role in Role:
+            own = sum(self.reference_seconds(job) for job in request.jobs.values() if job.spec.role is role)
+            holders = self.holding(model, role)
+            busy = sum(server.remaining(now) for server in holders.values())
+            count = max(1, len(holders))
+            total += own + (busy + self.waiting(model, role) * own) / count
+        return total
+
+    def unfinished(self) -> Iterable[Job]:
+        return (job for request in self.live.values() for job in request.jobs.values() if not job.outputs)

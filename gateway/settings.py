@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from wire.security import CurveKeys, valid_key
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 TcpEndpoint = Annotated[str, StringConstraints(pattern=r"^tcp://.+:(\d+|\*)$")]
@@ -76,9 +78,19 @@ class Settings(BaseSettings):
     data_bind: TcpEndpoint = "tcp://127.0.0.1:*"
     data_advertise: TcpEndpoint | None = None
     """Where stage servers reach ``data_bind``; that address itself when unset."""
+    allow_plaintext: bool = False
+    """Must be set to bind ``control_bind`` or ``data_bind`` beyond loopback without CURVE keys."""
+    curve_public_key: str = ""
+    """The gateway's CURVE key pair, as Z85; with it every connection of both sockets is encrypted."""
+    curve_secret_key: SecretStr = SecretStr("")
+    curve_allowed_keys: dict[str, str] = {}
+    """Name of a stage server → its public key. With CURVE keys nobody else may connect."""
     heartbeat_seconds: Seconds = 2.0
     liveness_seconds: Seconds = 10.0
     """Silence after which a stage server counts as lost."""
+    max_stage_servers: Count = 1024
+    uploads_max_bytes: Count = 1 << 30
+    """Uploaded pictures of all requests under way."""
     max_waiting_requests: Count = 1000
     """Admitted and not finished; more are turned away with 503."""
     max_attempts: Count = 3
@@ -90,6 +102,29 @@ class Settings(BaseSettings):
         if not all(name and key.get_secret_value().strip() for name, key in keys.items()):
             raise ValueError("every entry needs a name and a key that is not blank")
         return keys
+
+    @field_validator("curve_allowed_keys")
+    @classmethod
+    def _are_curve_keys(cls, keys: dict[str, str]) -> dict[str, str]:
+        for name, key in keys.items():
+            if not valid_key(key):
+                raise ValueError(f"the key of {name!r} is not 40 characters of Z85, as zmq.curve_keypair() makes it")
+        return keys
+
+    @model_validator(mode="after")
+    def _encryption_is_complete(self) -> Self:
+        secret = self.curve_secret_key.get_secret_value()
+        if not any((self.curve_public_key, secret, self.curve_allowed_keys)):
+            return self
+        if not all((self.curve_public_key, secret, self.curve_allowed_keys)):
+            raise ValueError("encryption needs all of curve_public_key, curve_secret_key and curve_allowed_keys")
+        CurveKeys(self.curve_public_key, secret)
+        return self
+
+    def curve_keys(self) -> CurveKeys | None:
+        if not self.curve_public_key:
+            return None
+        return CurveKeys(self.curve_public_key, self.curve_secret_key.get_secret_value())
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

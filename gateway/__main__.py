@@ -1,0 +1,147 @@
+"""``python -m gateway``: serves the HTTP API and drives stage servers. See ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+from uvicorn.loops.auto import auto_loop_factory
+
+from gateway.api.app import create_app
+from gateway.assembly import Gateway
+from gateway.local import BUNDLED_MODEL, LocalStageFailed, LocalStages
+from gateway.settings import InvalidSettings, Settings, load_settings
+from gateway.sockets import BindError
+from gateway.telemetry import configure
+
+USER_MISTAKE = 2
+
+GRACE_SECONDS = 5
+"""For requests under way when the gateway is told to end."""
+
+log = logging.getLogger("gateway")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 after a regular end, 2 for what the operator has to put right, 1 for anything else."""
+    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    local = given.pop("local")
+    status = 0
+    if local:
+        given.setdefault("control_bind", "tcp://127.0.0.1:*")
+    try:
+        settings = load_settings(**given)
+        _log_to_stderr(settings)
+        configure("gateway")
+        with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+            runner.run(_serve(settings, local=local))
+    except* (InvalidSettings, BindError, LocalStageFailed) as group:
+        _complain(group)
+        status = USER_MISTAKE
+    return status
+
+
+async def _serve(settings: Settings, *, local: bool) -> None:
+    listener = _listen(settings)
+    gateway = Gateway(settings)
+    url = f"http://{_authority(listener)}"
+    stages = LocalStages(gateway.pool.endpoint) if local else None
+    app = create_app(gateway.dispatcher, settings)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            log_config=None,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(gateway.run(), name="gateway")]
+        running.append(tasks.create_task(_announce(gateway, url), name="announcement"))
+        if stages is not None:
+            running.append(tasks.create_task(stages.run(), name="local stages"))
+        await server.serve(sockets=[listener])
+        for task in reversed(running):  # stage servers say goodbye to a gateway that still listens
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def _announce(gateway: Gateway, url: str) -> None:
+    log.info("listening at %s; stage servers connect to %s", url, gateway.pool.endpoint)
+    await gateway.dispatcher.until_ready()
+    body = '{"prompt": "a large red circle in the center on a white background", "response_format": "url"}'
+    print(  # noqa: T201 # for the person at the terminal
+        f"Ready at {url}. For example:\n"
+        f"  curl {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'",
+        flush=True,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves no signal to be raised again at the end: Ctrl-C is a regular end here."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host.strip("[]"), settings.port), family=family, backlog=2048)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise BindError(f"cannot listen at {where}: {error.strerror}; choose another --host or --port") from error
+
+
+def _authority(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _complain(group: BaseExceptionGroup[BaseException]) -> None:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _complain(error)
+        else:
+            print(f"gateway: {error}", file=sys.stderr)  # noqa: T201 # this is its way to speak to the operator
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s gateway %(message)s", stream=sys.stderr
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway",
+        description="Serves OpenAI's image API and drives the stage servers that connect to it.",
+        epilog="Every setting of gateway/settings.py can be given as DISAGFUSION_<SETTING>; the command line wins.",
+    )
+    parser.add_argument("--local", action="store_true", help=f"also start stage servers here, with {BUNDLED_MODEL}")
+    parser.add_argument("--host", help="address of the HTTP API (default: 127.0.0.1)")
+    parser.add_argument("--port", help="its port, 0 for any (default: 8000)")
+    parser.add_argument("--control-bind", metavar="tcp://HOST:PORT", help="where stage servers connect to")
+    parser.add_argument("--data-bind", metavar="tcp://HOST:PORT", help="where they fetch uploaded pictures")
+    parser.add_argument("--data-advertise", metavar="tcp://HOST:PORT", help="how they reach that, if not as it is")
+    parser.add_argument("--allow-plaintext", action="store_true", default=None, help="bind beyond loopback unencrypted")
+    parser.add_argument("--allow-anonymous", action="store_true", default=None, help="serve callers without API keys")
+    parser.add_argument("--log-level", help="debug, info, warning or error (default: info)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

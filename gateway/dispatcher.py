@@ -1,0 +1,355 @@
+"""The scheduler's shell: requests and stage servers' messages go in as events, actions come out as messages.
+
+One task takes events in turn, so nothing else ever sees a half-made decision. It decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+from gateway.data_plane import UploadsFull
+from gateway.liveness import Heard, Joined, Lost, Report
+from gateway.pipeline import failures, graph, translate
+from gateway.pipeline.attempts import Attempts, Record
+from gateway.pipeline.catalogue import Catalogue
+from gateway.service import Finished, ImageRequest, ModelNotFound, NoCapacity, ServiceError
+from scheduler import actions as act
+from scheduler import events as ev
+from scheduler.roles.problem import Infeasible, Problem
+from scheduler.roles.solver import plan
+from wire import to_gateway, to_stage
+from wire.errors import InputLost
+from wire.params import ModelInfo
+from wire.to_stage import InputRef, ToStage
+from wire.types import Handle, JobId, RequestId, Role, ServerId
+
+MAX_EVENTS = 100_000
+"""Waiting to be handled. More mean that the scheduler has come to a standstill, which ends the process."""
+
+UPLOADS_RETRY_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Decider(Protocol):
+    """``scheduler.core.Scheduler``."""
+
+    def handle(self, event: ev.Event, now: float) -> list[act.Action]: ...
+
+    def next_wakeup(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """What the dispatcher acts through."""
+
+    send: Callable[[ServerId, ToStage], None]
+    fetch: Callable[[InputRef], Awaitable[bytes]]
+    """A finished picture; raises ``InputLost``."""
+    hold: Callable[[bytes], InputRef]
+    """Keep an uploaded picture for stage servers; raises ``UploadsFull``."""
+    drop: Callable[[Handle], None]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request between ``generate`` and its end."""
+
+    record: Record
+    outcome: asyncio.Future[Finished]
+    uploads: tuple[InputRef, ...]
+    predicted_seconds: float = 0.0
+    pictures: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A fetch has succeeded."""
+
+    job: JobId
+    handle: Handle
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    source: act.Input
+    task: asyncio.Task[None]
+
+
+class Dispatcher:
+    """Implements ``gateway.service.ImageService``. ``gateway`` is this process's incarnation."""
+
+    def __init__(self, scheduler: Decider, gateway: str, outlets: Outlets) -> None:
+        self._scheduler = scheduler
+        self._gateway = gateway
+        self._outlets = outlets
+        self._events: asyncio.Queue[ev.Event | Report | _Picture] = asyncio.Queue(MAX_EVENTS)
+        self._catalogue = Catalogue()
+        self._servers: dict[ServerId, to_gateway.Hello] = {}
+        self._requests: dict[RequestId, _Open] = {}
+        self._owners: dict[JobId, _Open] = {}
+        self._attempts = Attempts()
+        self._fetches: dict[JobId, _Fetch] = {}
+        self._first_ready = asyncio.Event()
+
+    # --- ImageService -------------------------------------------------------------------------------------------------
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        return self._catalogue.models()
+
+    def ready(self) -> bool:
+        return self._catalogue.ready()
+
+    def status(self) -> Mapping[str, object]:
+        return self._catalogue.status()
+
+    async def generate(self, request: ImageRequest) -> Finished:
+        entry = self._open(request)
+        try:
+            return await entry.outcome
+        finally:
+            if entry.outcome.cancelled():
+                self._events.put_nowait(ev.RequestCancelled(entry.record.graph.spec.id))
+
+    # --- for whoever runs it ------------------------------------------------------------------------------------------
+
+    async def run(self) -> NoReturn:
+        """Take events for ever. An exception here is a defect, and must end the process."""
+        async with asyncio.TaskGroup() as self._tasks:
+            while True:
+                self._take(await self._next_event())
+
+    def report(self, report: Report) -> None:
+        """From the stage pool."""
+        self._events.put_nowait(report)
+
+    async def until_ready(self) -> None:
+        """Until every role of some model was held for the first time."""
+        await self._first_ready.wait()
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    async def _next_event(self) -> ev.Event | Report | _Picture:
+        try:
+            async with asyncio.timeout_at(self._scheduler.next_wakeup()):
+                return await self._events.get()
+        except TimeoutError:
+            return ev.Tick()
+
+    def _take(self, event: ev.Event | Report | _Picture) -> None:
+        match event:
+            case Joined() | Heard() | Lost():
+                told = self._about_server(event)
+            case _Picture():
+                told = self._taken(event)
+            case ev.RequestCancelled(request=request):
+                self._close(request)
+                told = event
+            case _:
+                told = event
+        if told is not None:
+            for action in self._scheduler.handle(told, self._now()):
+                log.debug("%s", action)
+                self._perform(action)
+        if self._catalogue.ready():
+            self._first_ready.set()
+
+    def _about_server(self, report: Report) -> ev.Event | None:
+        match report:
+            case Joined(server, hello):
+                log.info("%s joined with %s of %s", server, ", ".join(hello.roles), hello.model.key)
+                self._forget(server)
+                self._servers[server] = hello
+                self._catalogue.joined(server, hello.model, hello.roles)
+                return translate.joined(server, hello, self._gateway)
+            case Lost(server, why):
+                log.warning("%s is lost: %s", server, why)
+                self._forget(server)
+                return ev.ServerLost(server, why)
+            case Heard(server, message):
+                return self._heard(server, message)
+
+    def _heard(self, server: ServerId, message: to_gateway.ToGateway) -> ev.Event | None:
+        match message:
+            case to_gateway.StageDone():
+                self._attempts.done(message.epoch, message.timings, self._now())
+            case to_gateway.StageFailed():
+                log.warning("%s: attempt %d: %s: %s", server, message.epoch.counter, message.code, message.message)
+                self._attempts.failed(message.epoch, message.code)
+            case to_gateway.StageCancelled():
+                self._attempts.failed(message.epoch, "cancelled")
+            case to_gateway.RolesReady() | to_gateway.RolesFailed():
+                log.info("%s holds %s", server, ", ".join(message.roles))
+                self._catalogue.holds(server, message.roles)
+        return translate.event(server, message)
+
+    def _forget(self, server: ServerId) -> None:
+        """What it held and did is void; it may come back, with nothing."""
+        if self._servers.pop(server, None) is None:
+            return
+        self._catalogue.lost(server)
+        self._attempts.server_lost(server)
+        for job in [job for job, fetch in self._fetches.items() if fetch.source.holder == server]:
+            self._fetches.pop(job).task.cancel()
+
+    def _taken(self, picture: _Picture) -> ev.Event | None:
+        fetch = self._fetches.get(picture.job)
+        if fetch is None or fetch.source.handle != picture.handle:
+            return None  # given up meanwhile
+        del self._fetches[picture.job]
+        entry = self._owners[picture.job]
+        image = entry.record.graph.jobs[picture.job].image
+        entry.pictures[image or 0] = picture.data
+        return ev.ResultTaken(picture.job)
+
+    # --- actions ------------------------------------------------------------------------------------------------------
+
+    def _perform(self, action: act.Action) -> None:
+        match action:
+            case act.Admit(request=request, predicted_seconds=seconds):
+                self._requests[request].predicted_seconds = seconds
+            case act.Reject():
+                self._end(action.request, failures.rejected(action))
+            case act.Finish(request=request):
+                self._end(request, None)
+            case act.Fail():
+                self._end(action.request, failures.failed(action))
+            case act.FetchResult():
+                self._fetch(action)
+            case act.SolvePlan(problem=problem):
+                self._tasks.create_task(self._solve(problem), name="solve role plan")
+            case _:
+                self._instruct(action)
+
+    def _instruct(self, action: act.Action) -> None:
+        """Actions that are messages to stage servers."""
+        match action:
+            case act.Run(server=server):
+                self._outlets.send(server, self._run(action))
+            case act.Cancel(server=server, epochs=epochs):
+                self._outlets.send(server, to_stage.Cancel(epochs=epochs))
+            case act.Release(server=server, handles=handles):
+                self._outlets.send(server, to_stage.Release(handles=handles))
+            case act.AssignRoles(server=server, epoch=epoch, roles=roles):
+                ordered = tuple(role for role in Role if role in roles)
+                log.info("%s shall hold %s: %s", server, ", ".join(ordered), action.reason)
+                self._outlets.send(server, to_stage.AssignRoles(epoch=epoch, roles=ordered))
+            case _:
+                raise AssertionError(f"an action that nobody carries out: {action}")
+
+    def _run(self, action: act.Run) -> to_stage.Run:
+        jobs = [self._owners[member.job].record.graph.jobs[member.job] for member in action.members]
+        return to_stage.Run(
+            role=action.role,
+            members=tuple(self._member(action, member) for member in action.members),
+            remaining_seconds=max(0.0, action.deadline - self._now()),
+            preempt=action.preempt,
+            preview=all(job.spec.optional for job in jobs),
+        )
+
+    def _member(self, action: act.Run, member: act.Member) -> to_stage.Member:
+        record = self._owners[member.job].record
+        job = record.graph.jobs[member.job]
+        traceparent = self._attempts.begin(member.epoch, record, job, action.server, self._now())
+        return to_stage.Member(
+            epoch=member.epoch,
+            params=job.params,
+            inputs=tuple(self._reference(source) for source in member.inputs),
+            traceparent=traceparent,
+            images=dict(job.uploads),
+        )
+
+    def _reference(self, source: act.Input) -> InputRef:
+        holder = self._servers[source.holder]
+        return InputRef(
+            handle=source.handle, endpoint=holder.data_endpoint, nbytes=source.nbytes, public_key=holder.public_key
+        )
+
+    def _fetch(self, action: act.FetchResult) -> None:
+        self._stop_fetch(action.job)
+        fetching = self._fetch_picture(action.job, self._reference(action.source))
+        task = self._tasks.create_task(fetching, name=f"fetch {action.job}")
+        self._fetches[action.job] = _Fetch(action.source, task)
+
+    async def _fetch_picture(self, job: JobId, ref: InputRef) -> None:
+        try:
+            data = await self._outlets.fetch(ref)
+        except InputLost as lost:
+            log.warning("the picture of %s cannot be fetched: %s", job, lost)
+            self._events.put_nowait(ev.ResultLost(job, ref.handle))
+        else:
+            self._events.put_nowait(_Picture(job, ref.handle, data))
+
+    async def _solve(self, problem: Problem) -> None:
+        try:
+            found = await asyncio.to_thread(plan, problem)
+        except Infeasible as error:
+            log.info("no role plan: %s", error)
+            found = None
+        self._events.put_nowait(ev.PlanReady(found))
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _open(self, request: ImageRequest) -> _Open:
+        model = self._catalogue.resolve(request.model)
+        if model is None:
+            raise ModelNotFound(f"The model '{request.model}' does not exist.")
+        uploads = self._hold(request.uploads)
+        try:
+            work = graph.build(request, model, self._now() + request.deadline_seconds, uploads)
+        except ServiceError:
+            self._drop(uploads.values())
+            raise
+        record = Record(work, request.traceparent, self._now())
+        entry = _Open(record, asyncio.get_running_loop().create_future(), tuple(uploads.values()))
+        self._requests[work.spec.id] = entry
+        self._owners |= dict.fromkeys(work.jobs, entry)
+        self._events.put_nowait(ev.RequestArrived(work.spec))
+        return entry
+
+    def _end(self, request: RequestId, error: ServiceError | None) -> None:
+        """Tell the caller, unless it is gone."""
+        entry = self._close(request)
+        if entry is None or entry.outcome.done():
+            return
+        if error is not None:
+            entry.outcome.set_exception(error)
+            return
+        pictures = tuple(entry.pictures[index] for index in sorted(entry.pictures))
+        entry.outcome.set_result(Finished(pictures, entry.record.stages(), entry.predicted_seconds))
+
+    def _close(self, request: RequestId) -> _Open | None:
+        entry = self._requests.pop(request, None)
+        if entry is not None:
+            for job in entry.record.graph.jobs:
+                del self._owners[job]
+                self._stop_fetch(job)
+            self._drop(entry.uploads)
+        return entry
+
+    def _stop_fetch(self, job: JobId) -> None:
+        fetch = self._fetches.pop(job, None)
+        if fetch is not None:
+            fetch.task.cancel()
+
+    def _hold(self, pictures: Mapping[str, bytes]) -> dict[str, InputRef]:
+        held: dict[str, InputRef] = {}
+        try:
+            for name, picture in pictures.items():
+                held[name] = self._outlets.hold(picture)
+        except UploadsFull as error:
+            self._drop(held.values())
+            raise NoCapacity(str(error), retry_after_seconds=UPLOADS_RETRY_SECONDS) from error
+        return held
+
+    def _drop(self, uploads: Iterable[InputRef]) -> None:
+        for ref in uploads:
+            self._outlets.drop(ref.handle)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,231 @@
+"""Which stage servers are here: introductions, proofs of life, losses. Pure: no socket, no clock.
+
+Knows nothing of jobs; what a server says about them is passed on as ``Heard``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wire.errors import ProtocolMismatch
+from wire.to_gateway import Goodbye, Heartbeat, Hello, ToGateway
+from wire.to_stage import HeartbeatAck, Refused, SayHello, ToStage, Welcome
+from wire.types import ServerId
+from wire.version import PROTOCOL, check_protocol
+
+MAX_REMEMBERED = 1024
+"""Former lives of servers, and strangers who were told to introduce themselves."""
+
+SAY_HELLO_EVERY = 1.0
+"""Seconds between two such words to one stranger."""
+
+HELLO_BURST = 256
+HELLO_RATE = 50.0
+"""Introductions per second that are answered in the long run; others are repeated by their senders."""
+
+STALL_SECONDS = 1.0
+"""A tick that comes so late tells of a gateway that stood still, not of silent servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    server: ServerId
+    message: ToStage
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Also when a server that is known introduces itself anew."""
+
+    server: ServerId
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    server: ServerId
+    message: ToGateway
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    server: ServerId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    text: str
+
+
+Report = Joined | Heard | Lost
+Effect = Send | Report | Warn
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRules:
+    gateway: str
+    """Incarnation."""
+    heartbeat_seconds: float
+    liveness_seconds: float
+    max_servers: int = 1024
+    keys: Mapping[str, str] | None = None
+    """With encryption: name → public key of those who may join."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    hello: Hello
+    heard: float
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """Token bucket."""
+
+    level: float = HELLO_BURST
+    at: float = 0.0
+
+    def take(self, now: float) -> bool:
+        self.level = min(HELLO_BURST, self.level + HELLO_RATE * (now - self.at))
+        self.at = now
+        if self.level < 1:
+            return False
+        self.level -= 1
+        return True
+
+
+@dataclass(slots=True)
+class _Memory:
+    """The latest so many servers, each with a time."""
+
+    times: OrderedDict[ServerId, float] = field(default_factory=OrderedDict)
+
+    def note(self, server: ServerId, now: float) -> None:
+        self.times[server] = now
+        self.times.move_to_end(server)
+        if len(self.times) > MAX_REMEMBERED:
+            self.times.popitem(last=False)
+
+
+class Roster:
+    """``hear`` and ``tick`` say what to do, in order. ``now`` never runs backwards."""
+
+    def __init__(self, rules: PoolRules) -> None:
+        self._rules = rules
+        self._peers: OrderedDict[ServerId, _Peer] = OrderedDict()
+        """Who was silent for longest comes first."""
+        self._names: dict[str, ServerId] = {}
+        self._superseded = _Memory()
+        self._told = _Memory()
+        self._allowance = _Allowance()
+
+    @property
+    def servers(self) -> tuple[ServerId, ...]:
+        return tuple(self._peers)
+
+    def hear(self, server: ServerId, message: ToGateway, now: float, user: str = "") -> list[Effect]:
+        """``server`` is the socket identity, ``user`` the name of the key that opened the connection."""
+        if isinstance(message, Hello):
+            return self._introduced(server, message, now, user)
+        peer = self._peers.get(server)
+        if peer is None:
+            return self.stranger(server, now)
+        peer.heard = now
+        self._peers.move_to_end(server)
+        match message:
+            case Heartbeat(sequence=sequence):
+                return [Send(server, HeartbeatAck(sequence=sequence))]
+            case Goodbye():
+                return self.lose(server, "it left")
+            case _:
+                return [Heard(server, message)]
+
+    def stranger(self, server: ServerId, now: float) -> list[Effect]:
+        """Something came from ``server`` that could not be read, or that only a known server may say."""
+        if now - self._told.times.get(server, -SAY_HELLO_EVERY) < SAY_HELLO_EVERY:
+            return []
+        self._told.note(server, now)
+        return [Send(server, SayHello())]
+
+    def lose(self, server: ServerId, why: str) -> list[Effect]:
+        peer = self._peers.pop(server, None)
+        if peer is None:
+            return []
+        del self._names[peer.hello.name]
+        return [Lost(server, why)]
+
+    def next_wakeup(self) -> float | None:
+        """When to ``tick``."""
+        oldest = next(iter(self._peers.values()), None)
+        return None if oldest is None else oldest.heard + self._rules.liveness_seconds
+
+    def tick(self, now: float) -> list[Effect]:
+        due = self.next_wakeup()
+        if due is None or now < due:
+            return []
+        if now - due > STALL_SECONDS:
+            return self._excuse(now, now - due)
+        limit = now - self._rules.liveness_seconds
+        silent = [server for server, peer in self._peers.items() if peer.heard <= limit]
+        why = f"silent for {self._rules.liveness_seconds:g} s"
+        return [effect for server in silent for effect in self.lose(server, why)]
+
+    def _excuse(self, now: float, seconds: float) -> list[Effect]:
+        """What was sent while the gateway stood still has not been read yet."""
+        for peer in self._peers.values():
+            peer.heard = min(now, peer.heard + seconds + self._rules.heartbeat_seconds)
+        return [Warn(f"the gateway stood still for {seconds:.1f} s; no server counts as silent for that")]
+
+    def _introduced(self, server: ServerId, hello: Hello, now: float, user: str) -> list[Effect]:
+        if not self._allowance.take(now):
+            return [Warn(f"more than {HELLO_RATE:g} introductions per second: that of {server} is left unanswered")]
+        fault = self._fault(server, hello, user)
+        if fault is not None:
+            code, message = fault
+            return [Send(server, Refused(code=code, message=message)), Warn(f"refused {server}: {message}")]
+        effects: list[Effect] = []
+        former = self._names.get(hello.name)
+        if former is not None and former != server:
+            self._superseded.note(former, now)
+            effects += self.lose(former, f"{hello.name} has started anew")
+        self._names[hello.name] = server
+        self._peers[server] = _Peer(hello, now)
+        self._peers.move_to_end(server)
+        return [*effects, Send(server, self._welcome()), Joined(server, hello)]
+
+    def _fault(self, server: ServerId, hello: Hello, user: str) -> tuple[str, str] | None:
+        """Code and text of why ``hello`` cannot be served, if so."""
+        try:
+            check_protocol(hello.protocol)
+        except ProtocolMismatch:
+            # The exception speaks from the gateway's side; the stage server's operator reads this.
+            theirs, ours = _dotted(hello.protocol), _dotted(PROTOCOL)
+            return "protocol", (
+                f"this stage server speaks protocol {theirs}, the gateway {ours}: "
+                "the major versions must be equal; upgrade the older side"
+            )
+        if server != f"{hello.name}/{hello.incarnation}":
+            return "identity", f"the socket's identity is {server!r}, not the server's name and incarnation"
+        if not hello.roles or not set(hello.roles) <= set(hello.capable):
+            return "roles", f"it holds {list(hello.roles)} and is capable of {list(hello.capable)}"
+        if server in self._superseded.times:
+            return "name", f"another process named {hello.name!r} has joined since: give each server a name of its own"
+        if self._rules.keys is not None and (user != hello.name or self._rules.keys.get(user) != hello.public_key):
+            return "key", f"the key shown is registered for {user!r}, not for {hello.name!r}"
+        if len(self._peers) >= self._rules.max_servers and hello.name not in self._names:
+            return "full", f"the gateway serves {self._rules.max_servers} stage servers at most"
+        return None
+
+    def _welcome(self) -> Welcome:
+        return Welcome(
+            gateway=self._rules.gateway,
+            heartbeat_seconds=self._rules.heartbeat_seconds,
+            liveness_seconds=self._rules.liveness_seconds,
+        )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

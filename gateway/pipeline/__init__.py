@@ -1,0 +1,1 @@
+"""The scheduler's surroundings: requests become graphs, messages become events, actions become messages."""

@@ -1,0 +1,117 @@
+"""Attempts under way as their requests' traces and reports see them: who works on what, since when, and how it ended.
+
+Each attempt is a span "stage <role>" below the request's; the stage server's own spans are its children.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from gateway.pipeline.graph import Graph, StageJob
+from gateway.service import StageReport
+from wire.to_gateway import Timings
+from wire.trace import extract, inject
+from wire.types import Epoch, JobId, ServerId
+
+tracer = trace.get_tracer("disagfusion.gateway")
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of one request's jobs so far. Times are on the clock of the caller, seconds."""
+
+    graph: Graph
+    traceparent: str
+    arrived: float
+    attempts: Counter[JobId] = field(default_factory=Counter)
+    done: dict[JobId, float] = field(default_factory=dict)
+    reports: dict[JobId, StageReport] = field(default_factory=dict)
+
+    def runnable_since(self, job: StageJob) -> float:
+        """When the last of its inputs was there."""
+        return max((self.done.get(need, self.arrived) for need in job.spec.needs), default=self.arrived)
+
+    def stages(self) -> tuple[StageReport, ...]:
+        return tuple(self.reports[job] for job in self.graph.jobs if job in self.reports)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    record: Record
+    job: StageJob
+    server: ServerId
+    queue_seconds: float
+    span: Span
+
+
+class Attempts:
+    """Every attempt from ``begin`` to its last word, or to the loss of its server."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[Epoch, _Attempt] = {}
+
+    def begin(self, epoch: Epoch, record: Record, job: StageJob, server: ServerId, now: float) -> str:
+        """The ``traceparent`` for the stage server; empty without tracing."""
+        queued = max(0.0, now - record.runnable_since(job))
+        record.attempts[job.spec.id] += 1
+        span = _start_span(record, job, server, queued)
+        self._under_way[epoch] = _Attempt(record, job, server, queued, span)
+        return inject(trace.set_span_in_context(span))
+
+    def done(self, epoch: Epoch, times: Timings, now: float) -> None:
+        attempt = self._under_way.pop(epoch, None)
+        if attempt is None:
+            return
+        record, job = attempt.record, attempt.job
+        record.done[job.spec.id] = now
+        record.reports[job.spec.id] = StageReport(
+            role=job.spec.role,
+            image=job.image,
+            server=_name(attempt.server),
+            attempts=record.attempts[job.spec.id],
+            queue_seconds=attempt.queue_seconds + times.wait,
+            fetch_seconds=times.fetch,
+            compute_seconds=times.compute,
+            publish_seconds=times.publish,
+            steps=times.steps,
+        )
+        attempt.span.set_attribute("disagfusion.steps", times.steps)
+        attempt.span.end()
+
+    def failed(self, epoch: Epoch, why: str) -> None:
+        attempt = self._under_way.pop(epoch, None)
+        if attempt is not None:
+            attempt.span.set_status(Status(StatusCode.ERROR, why))
+            attempt.span.end()
+
+    def server_lost(self, server: ServerId) -> None:
+        for epoch in [epoch for epoch, attempt in self._under_way.items() if attempt.server == server]:
+            self.failed(epoch, "server lost")
+
+
+def _start_span(record: Record, job: StageJob, server: ServerId, queued: float) -> Span:
+    now = time.time_ns()
+    since = now - int(queued * 1e9)
+    span = tracer.start_span(
+        f"stage {job.spec.role}",
+        context=extract(record.traceparent),
+        kind=SpanKind.CLIENT,
+        start_time=since,
+        attributes={
+            "disagfusion.server": _name(server),
+            "disagfusion.attempt": record.attempts[job.spec.id],
+            "disagfusion.queue_seconds": queued,
+            **({} if job.image is None else {"disagfusion.image": job.image}),
+        },
+    )
+    tracer.start_span("queue", context=trace.set_span_in_context(span), start_time=since).end(now)
+    return span
+
+
+def _name(server: ServerId) -> str:
+    return server.rpartition("/")[0]

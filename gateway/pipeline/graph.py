@@ -1,0 +1,110 @@
+"""A request as a graph of stage jobs (DESIGN §2.3). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from gateway.service import ImageRequest, UnsupportedRequest
+from scheduler.cost.work import Work
+from scheduler.spec import JobSpec, RequestSpec
+from wire.params import ImageParams, ModelInfo, Workflow
+from wire.to_stage import InputRef
+from wire.types import JobId, ModelKey, RequestId, Role
+
+FALLBACK_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """What the scheduler must not know of a job, beside what it must."""
+
+    spec: JobSpec
+    image: int | None
+    """Index of the image; None when all images share the job."""
+    params: ImageParams
+    uploads: Mapping[str, InputRef] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    spec: RequestSpec
+    jobs: Mapping[JobId, StageJob]
+
+
+def build(
+    request: ImageRequest, model: ModelInfo, deadline: float, uploads: Mapping[str, InputRef] | None = None
+) -> Graph:
+    """The jobs of ``request``, in an order in which each follows those it needs.
+
+    ``deadline`` is absolute, on the scheduler's clock. Raises ``UnsupportedRequest``.
+    """
+    workflow = _workflow(model, request.images[0].workflow)
+    jobs = {job.spec.id: job for job in _jobs(request, model, workflow, uploads or {})}
+    spec = RequestSpec(
+        RequestId(request.request_id),
+        ModelKey(model.key),
+        tuple(job.spec for job in jobs.values()),
+        deadline,
+        tenant=request.tenant,
+        priority=request.priority,
+    )
+    return Graph(spec, jobs)
+
+
+def _jobs(
+    request: ImageRequest, model: ModelInfo, workflow: Workflow, uploads: Mapping[str, InputRef]
+) -> Iterator[StageJob]:
+    """Encoding text knows no seed, so all images share it; encoding a picture samples with the image's own."""
+    shared = None if uploads else _encoder(request, request.images[0], None, uploads)
+    if shared is not None:
+        yield shared
+    for index, params in enumerate(request.images):
+        encoder = shared or _encoder(request, params, index, uploads)
+        if encoder is not shared:
+            yield encoder
+        blank = msgspec.structs.replace(params, prompt="", negative_prompt=None)
+        dit = _job(request, index, blank, _denoising(params, model), (encoder.spec.id,))
+        yield dit
+        needs = (encoder.spec.id,) if (Role.ENCODER, Role.DECODER) in workflow.edges else ()
+        decoding = Work(Role.DECODER, height=params.height, width=params.width)
+        yield _job(request, index, blank, decoding, (*needs, dit.spec.id))
+
+
+def _encoder(
+    request: ImageRequest, params: ImageParams, index: int | None, uploads: Mapping[str, InputRef]
+) -> StageJob:
+    pixels = len(uploads) * params.height * params.width  # they are resized to the size of the picture
+    work = Work(Role.ENCODER, height=params.height, width=params.width, image_pixels=pixels)
+    return _job(request, index, params, work, (), uploads)
+
+
+def _job(
+    request: ImageRequest,
+    index: int | None,
+    params: ImageParams,
+    work: Work,
+    needs: tuple[JobId, ...],
+    uploads: Mapping[str, InputRef] | None = None,
+) -> StageJob:
+    name = work.role if index is None else f"{work.role}.{index}"
+    spec = JobSpec(JobId(f"{request.request_id}/{name}"), work.role, work, needs)
+    return StageJob(spec, index, params, uploads or {})
+
+
+def _denoising(params: ImageParams, model: ModelInfo) -> Work:
+    steps = params.num_inference_steps or model.default_steps or FALLBACK_STEPS
+    if params.strength is not None:
+        steps = max(1, int(steps * params.strength))
+    guidance = model.default_guidance if params.guidance_scale is None else params.guidance_scale
+    return Work(Role.DIT, height=params.height, width=params.width, steps=steps, cfg=(guidance or 0.0) > 1.0)
+
+
+def _workflow(model: ModelInfo, name: str) -> Workflow:
+    for workflow in model.workflows:
+        if workflow.name == name:
+            return workflow
+    known = ", ".join(workflow.name for workflow in model.workflows) or "none"
+    raise UnsupportedRequest(f"The model '{model.name}' does no {name}; it does {known}.")

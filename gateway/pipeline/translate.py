@@ -1,0 +1,93 @@
+"""Between the wire's vocabulary and the scheduler's: messages → events, introductions → server specs. Pure."""
+
+from __future__ import annotations
+
+from scheduler import events as ev
+from scheduler.cost.work import Target
+from scheduler.spec import Output, RoleCost, ServerSpec, Timings
+from wire import to_gateway as wire
+from wire.types import ModelKey, ServerId
+
+
+def joined(server: ServerId, hello: wire.Hello, gateway: str) -> ev.ServerJoined:
+    """``gateway``: our incarnation. What a server holds for another gateway it drops by itself when welcomed."""
+    ours = hello.gateway == gateway
+    return ev.ServerJoined(
+        server_spec(server, hello),
+        hello.limits,
+        running=hello.running if ours else (),
+        holds=hello.holds if ours else (),
+    )
+
+
+def server_spec(server: ServerId, hello: wire.Hello) -> ServerSpec:
+    return ServerSpec(
+        id=server,
+        name=hello.name,
+        model=ModelKey(hello.model.key),
+        device_class=hello.device_class,
+        roles=frozenset(hello.roles),
+        capable={
+            role: RoleCost(cost.weight_bytes, cost.activation_bytes, cost.load_seconds)
+            for role, cost in hello.capable.items()
+        },
+        memory_bytes=hello.memory_bytes,
+        pinned=hello.pinned,
+        target=Target.of(hello.model.name, hello.device_class, hello.model.dtype),
+    )
+
+
+def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:
+    """None for messages that are about the connection, not about work."""
+    match message:
+        case wire.Grant(limits=limits):
+            return ev.LimitsRaised(server, limits)
+        case wire.Leaving():
+            return ev.ServerLeaving(server)
+        case wire.RolesReady():
+            return ev.RolesReady(server, message.epoch, frozenset(message.roles), message.load_seconds)
+        case wire.RolesFailed():
+            return ev.RolesFailed(server, message.epoch, frozenset(message.roles), message.message)
+        case wire.Hello() | wire.Heartbeat() | wire.Goodbye():
+            return None
+        case _:
+            return _of_attempt(server, message)
+
+
+Attempt = (
+    wire.Fetched | wire.Started | wire.Paused | wire.Progress | wire.StageDone | wire.StageFailed | wire.StageCancelled
+)
+
+
+def _of_attempt(server: ServerId, message: Attempt) -> ev.Event:
+    match message:
+        case wire.Fetched(epoch=epoch):
+            return ev.JobFetched(server, epoch)
+        case wire.Started(epoch=epoch):
+            return ev.JobStarted(server, epoch)
+        case wire.Paused(epoch=epoch, step=step):
+            return ev.JobPaused(server, epoch, step)
+        case wire.Progress(epoch=epoch, step=step, steps=steps, step_seconds=seconds):
+            return ev.JobProgressed(server, epoch, step, steps, seconds)
+        case wire.StageDone(epoch=epoch):
+            return ev.JobDone(server, epoch, outputs(message), timings(message.timings))
+        case wire.StageFailed(epoch=epoch, code=code, message=text, retryable=retryable, lost_inputs=lost):
+            return ev.JobFailed(server, epoch, code, text, retryable, lost)
+        case wire.StageCancelled(epoch=epoch):
+            return ev.JobCancelled(server, epoch)
+
+
+def outputs(done: wire.StageDone) -> tuple[Output, ...]:
+    return tuple(Output(output.port, output.handle, output.nbytes) for output in done.outputs)
+
+
+def timings(times: wire.Timings) -> Timings:
+    return Timings(
+        wait=times.wait,
+        fetch=times.fetch,
+        compute=times.compute,
+        publish=times.publish,
+        paused=times.paused,
+        steps=times.steps,
+        batch=times.batch,
+    )

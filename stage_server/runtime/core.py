@@ -17,6 +17,7 @@ from stage_server.runtime.events import (
     Effect,
     Event,
     Exit,
+    JobKey,
     Received,
     RolesBroke,
     RolesLoaded,
@@ -270,5 +271,8 @@ class StageCore:
             return None
         return self._link.lost_since + self._times.orphan
 
-    def held(self) -> frozenset[Role]:
-        return self._roles.held
+    # --- for people and tests ---
+
+    def jobs(self) -> dict[JobKey, State]:
+        """Jobs whose threads have not ended."""
+        return self._jobs.states()

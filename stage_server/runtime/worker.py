@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import monotonic
 
-from stage_server.data.consumer import Consumer
+from stage_server.data.consumer import Consumer, TooManyFetches
 from stage_server.data.store import OutputStore, OutputTooLarge, Reservation
 from stage_server.engine.base import (
     BadJob,
@@ -119,7 +119,7 @@ class Worker:
             return Broke(self._key, Code.BAD_REQUEST, str(error), retryable=False)
         except OutOfMemory as error:
             return Broke(self._key, Code.OUT_OF_MEMORY, str(error), retryable=True)
-        except EngineError as error:
+        except (EngineError, TooManyFetches) as error:
             return Broke(self._key, Code.ENGINE, str(error), retryable=True)
         except WireError as error:
             return Broke(self._key, Code.ENGINE, f"the outputs cannot cross: {error}", retryable=False)

@@ -40,13 +40,16 @@ M = TypeVar("M", bound=msgspec.Struct)
 class FakeGateway:
     """A ROUTER whose one peer is the server under test."""
 
-    def __init__(self, incarnation: str = "g1", port: int = 0) -> None:
+    def __init__(self, incarnation: str = "g1", port: int = 0, secret_key: str = "") -> None:
         self.incarnation = incarnation
         self._context = zmq.asyncio.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._router.setsockopt(zmq.LINGER, 0)
+        if secret_key:
+            self._router.setsockopt(zmq.CURVE_SERVER, 1)
+            self._router.setsockopt(zmq.CURVE_SECRETKEY, secret_key.encode())
         self._router.bind(f"tcp://127.0.0.1:{port or '*'}")
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self.port = int(self.endpoint.rpartition(":")[2])
@@ -104,8 +107,8 @@ class FakeGateway:
 async def make_gateway() -> AsyncIterator[Callable[..., FakeGateway]]:
     made: list[FakeGateway] = []
 
-    def make(incarnation: str = "g1", port: int = 0) -> FakeGateway:
-        made.append(FakeGateway(incarnation, port))
+    def make(**options: Any) -> FakeGateway:
+        made.append(FakeGateway(**options))
         return made[-1]
 
     yield make
@@ -265,8 +268,8 @@ def start(gateway: FakeGateway) -> Iterator[Callable[..., subprocess.Popen[str]]
     """Start ``python -m stage_server`` with the emulated engine; its stderr is a pipe."""
     processes: list[subprocess.Popen[str]] = []
 
-    def launch(*options: str, emulated: bool = True) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "stage_server", "--gateway", gateway.endpoint]
+    def launch(*options: str, emulated: bool = True, endpoint: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "stage_server", "--gateway", endpoint or gateway.endpoint]
         if emulated:
             command += ["--engine", "emulated", "--profile", "tiny-shapes-cpu", "--time-scale", "0.1"]
         command += options

@@ -11,6 +11,9 @@ from typing import Any
 
 import psutil
 
+from stage_server.data.consumer import Consumer
+from stage_server.data.holder import generate_keys
+from wire.bundle import unpack
 from wire.to_gateway import Fetched, Goodbye, Hello, Leaving, StageDone, Started
 from wire.to_stage import InputRef, Refused, Release, SayHello
 from wire.types import Role
@@ -91,12 +94,28 @@ async def test_a_gateway_that_comes_back_finds_it(gateway: Any, start: Start, ma
     await gateway.welcome()
     await gateway.done(await gateway.run(Role.ENCODER))
     gateway.close()
-    successor = make_gateway("g2", gateway.port)
+    successor = make_gateway(incarnation="g2", port=gateway.port)
     hello = await successor.welcome()
     assert (hello.gateway, len(hello.holds)) == ("g1", 1)
     await successor.settle()
     await successor.send(SayHello())
     assert (await successor.expect(Hello)).holds == ()
+
+
+async def test_everything_can_be_encrypted(start: Start, make_gateway: Callable[..., Any]) -> None:
+    theirs, ours = generate_keys(), generate_keys()
+    gateway = make_gateway(secret_key=theirs.secret)
+    keys = ("--curve-public-key", ours.public, "--curve-secret-key", ours.secret, "--curve-gateway-key", theirs.public)
+    start("--role", "encoder", *keys, "--data-bind", "tcp://0.0.0.0:*", "--data-advertise", "tcp://127.0.0.1:*",
+          endpoint=gateway.endpoint)  # fmt: skip
+    hello = await gateway.welcome()
+    assert hello.public_key == ours.public
+    done = await gateway.done(await gateway.run(Role.ENCODER))
+    ref = InputRef(handle=done.outputs[0].handle, endpoint=hello.data_endpoint, public_key=ours.public)
+    consumer = Consumer(keys=theirs)
+    bundle = await asyncio.wrap_future(consumer.fetch(ref, 5.0))
+    consumer.close()
+    assert "prompt_embeds" in unpack(bundle)
 
 
 async def test_an_emulated_server_is_light(gateway: Any, start: Start) -> None:

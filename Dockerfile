@@ -53,5 +53,6 @@ EXPOSE 8000 5600 5601
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
 ENTRYPOINT ["python", "-m", "gateway"]
-# Beyond loopback the gateway starts only with DISAGFUSION_API_KEYS, or with DISAGFUSION_ALLOW_ANONYMOUS=true.
+# Beyond loopback the gateway starts only with DISAGFUSION_API_KEYS, or with DISAGFUSION_ALLOW_ANONYMOUS=true; and with
+# DISAGFUSION_CURVE_… keys for its other sockets, or with DISAGFUSION_ALLOW_PLAINTEXT=true.
 CMD ["--host", "0.0.0.0", "--port", "8000", "--control-bind", "tcp://0.0.0.0:5600"]

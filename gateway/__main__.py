@@ -103,7 +103,8 @@ def _listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.host.strip("[]"), settings.port), family=family, backlog=2048)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
-        raise BindError(f"cannot listen at {where}: {error.strerror}; choose another --host or --port") from error
+        why = str(error.strerror).partition(" (")[0]
+        raise BindError(f"cannot listen at {where}: {why}; choose another --host or --port") from error
 
 
 def _authority(listener: socket.socket) -> str:

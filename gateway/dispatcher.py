@@ -167,8 +167,8 @@ class Dispatcher:
                 self._servers[server] = hello
                 self._catalogue.joined(server, hello.model, hello.roles)
                 return translate.joined(server, hello, self._gateway)
-            case Lost(server, why):
-                log.warning("%s is lost: %s", server, why)
+            case Lost(server, why, clean):
+                log.log(logging.INFO if clean else logging.WARNING, "%s is gone: %s", server, why)
                 self._forget(server)
                 return ev.ServerLost(server, why)
             case Heard(server, message):

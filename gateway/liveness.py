@@ -53,6 +53,8 @@ class Heard:
 class Lost:
     server: ServerId
     why: str
+    clean: bool = False
+    """It said goodbye, all its work done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class Roster:
             case Heartbeat(sequence=sequence):
                 return [Send(server, HeartbeatAck(sequence=sequence))]
             case Goodbye():
-                return self.lose(server, "it left")
+                return self.lose(server, "it left", clean=True)
             case _:
                 return [Heard(server, message)]
 
@@ -150,12 +152,12 @@ class Roster:
         self._told.note(server, now)
         return [Send(server, SayHello())]
 
-    def lose(self, server: ServerId, why: str) -> list[Effect]:
+    def lose(self, server: ServerId, why: str, *, clean: bool = False) -> list[Effect]:
         peer = self._peers.pop(server, None)
         if peer is None:
             return []
         del self._names[peer.hello.name]
-        return [Lost(server, why)]
+        return [Lost(server, why, clean)]
 
     def next_wakeup(self) -> float | None:
         """When to ``tick``."""

@@ -14,7 +14,7 @@ from wire.types import Role
 
 BUNDLED_MODEL = "tiny-shapes"
 
-STOP_SECONDS = 3.0
+STOP_SECONDS = 5.0
 """Between the polite and the final request to end."""
 
 FIRST_DELAY, LAST_DELAY = 0.5, 10.0

@@ -95,8 +95,8 @@ class Attempts:
         self._close(attempt)
         if not attempt.steps:  # progress reports have told it already
             self._observe(attempt, event.timings.compute)
-        if self._policies.observed is not None:
-            self._policies.observed(attempt, event.timings.compute / max(1, event.timings.batch))
+        for observer in self._policies.observers:
+            observer.done(attempt, event.timings, now)
         self._ledger.done(attempt, event.outputs, now)
 
     def _observe(self, attempt: Attempt, seconds: float, steps: int = 0) -> None:
@@ -111,6 +111,8 @@ class Attempts:
         self._close(attempt)
         if event.code != REFUSED:
             job.failures += 1
+            for observer in self._policies.observers:
+                observer.failed(attempt, is_fault=event.retryable and not event.lost_inputs, now=now)
         if not event.retryable or job.failures >= self._policies.max_failures:
             job.attempt = None
             job.become(JobState.FAILED)

@@ -32,7 +32,7 @@ class Scheduler:
         self._outbox = Outbox()
         self._timers = Timers()
         self._matcher = Matcher(self.view, self._outbox, self.policies, self._timers, self._next_epoch)
-        self._ledger = Ledger(self.view, self._outbox, self._matcher)
+        self._ledger = Ledger(self.view, self._outbox, self._matcher, self.policies)
         self._matcher.read_inputs_with(self._ledger.inputs)
         self._attempts = Attempts(self.view, self._outbox, self.policies, self._ledger, self._matcher)
         self._fleet = Fleet(
@@ -92,6 +92,8 @@ class Scheduler:
             self._outbox.reject(spec.id, verdict.retry_after_seconds, verdict.predicted_seconds, verdict.reason)
             return
         self._outbox.admit(spec.id, verdict.predicted_seconds, verdict.reason)
+        for observer in self.policies.observers:
+            observer.opened(request, self.view, now)
         self._ledger.open(request, now)
         self._timers.set(Alarm.DEADLINE, spec.id, spec.deadline)
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from scheduler.actions import Input
 from scheduler.outbox import Outbox
+from scheduler.policy import Policies
 from scheduler.spec import IMAGE_PORT, Output, RequestSpec
 from scheduler.state import Attempt, Job, Request, Server
 from scheduler.transitions import JobState
@@ -27,10 +28,11 @@ class Waiting(Protocol):
 
 
 class Ledger:
-    def __init__(self, view: View, outbox: Outbox, waiting: Waiting):
+    def __init__(self, view: View, outbox: Outbox, waiting: Waiting, policies: Policies):
         self._view = view
         self._outbox = outbox
         self._waiting = waiting
+        self._policies = policies
         self._arrivals = 0
 
     # --- requests -----------------------------------------------------------------------------------------------------
@@ -59,6 +61,8 @@ class Ledger:
     def end(self, request: Request, reason: str) -> list[Server]:
         """Cancel and release all that is left of a request; the servers that were told."""
         request.is_over = True
+        for observer in self._policies.observers:
+            observer.over(request, finished=request.untaken == 0)
         del self._view.live[request.spec.id]
         cancels: defaultdict[ServerId, list[Epoch]] = defaultdict(list)
         releases: defaultdict[ServerId, list[Handle]] = defaultdict(list)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from scheduler.actions import Input, Member
@@ -57,6 +57,8 @@ class Matcher:
             queue = self._view.queues[station] = self._policies.order.queue()
         job.queued_key = self._policies.order.key(job, self._view, now)
         queue.push(job, job.queued_key, now)
+        for observer in self._policies.observers:
+            observer.queued(job, now)
         self._dirty_stations[station] = None
 
     def dequeue(self, job: Job) -> None:
@@ -89,7 +91,7 @@ class Matcher:
     def _serve(self, station: Station, now: float) -> None:
         queue = self._view.queues[station]
         while (job := queue.best(now)) is not None:
-            candidates = list(self._candidates(station))
+            candidates = list(self._candidates(station, now))
             if not candidates:
                 self._preempt(job, now)
                 return
@@ -97,14 +99,19 @@ class Matcher:
             if not self._fill(server, now):
                 return
 
-    def _candidates(self, station: Station) -> Iterator[Server]:
+    def _candidates(self, station: Station, now: float) -> Iterator[Server]:
         """Servers with a free slot, idle ones if there are any."""
         places = self._open[station]
         for is_busy in (False, True):
-            found = [s for (busy, _), some in places.items() if busy is is_busy for s in islice(some.values(), SAMPLE)]
+            kinds = (some for (busy, _), some in places.items() if busy is is_busy)
+            found = [server for some in kinds for server in islice(self._willing(station[1], some, now), SAMPLE)]
             if found:
                 return iter(found)
         return iter(())
+
+    def _willing(self, role: Role, servers: Mapping[ServerId, Server], now: float) -> Iterator[Server]:
+        withholds = self._policies.placement.withholds
+        return (server for server in servers.values() if not withholds(server, role, self._view, now))
 
     def _fill(self, server: Server, now: float) -> bool:
         """Give the server jobs while it has a free slot; whether it got any."""
@@ -123,7 +130,7 @@ class Matcher:
         for role in server.serving:
             queue = self._view.queues.get((server.spec.model, role))
             job = queue.best(now) if queue is not None and server.may_run(role) else None
-            if job is not None:
+            if job is not None and not self._policies.placement.withholds(server, role, self._view, now):
                 heads[role] = job
         return heads
 
@@ -135,6 +142,9 @@ class Matcher:
         waited = now - max(job.request.arrived_at for job in jobs)
         attempts = self._attempts(jobs, server, now)
         server.sent[role] = server.sent.get(role, 0) + len(jobs)
+        for observer in self._policies.observers:
+            for attempt in attempts:
+                observer.committed(attempt, self._view, now)
         members = tuple(Member(a.job.spec.id, a.epoch, self._inputs(a.job)) for a in attempts)
         reason = f"best of {len(queue) + len(jobs)} waiting {role} jobs, {waited:.3f} s after arrival"
         deadline = min(job.request.spec.deadline for job in jobs)

@@ -5,13 +5,14 @@ The defaults serve in order of arrival and admit up to a bound; ``scheduler.elas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from scheduler.cost.model import CostModel
 from scheduler.queue import Key, KeyQueue, StageQueue
 from scheduler.roles.solver import Plan
+from scheduler.spec import Timings
 from scheduler.state import Attempt, Job, Request, Server
 from wire.types import Role, ServerId
 
@@ -53,6 +54,9 @@ class Placement(Protocol):
     def lead_seconds(self, server: Server) -> float:
         """How long before its device is free a server gets its next job, to fetch inputs meanwhile."""
 
+    def withholds(self, server: Server, role: Role, view: View, now: float) -> bool:
+        """Whether the server gets no job of this role although it has a slot free: others will do better."""
+
 
 class Batching(Protocol):
     def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:
@@ -76,6 +80,28 @@ class RolePolicy(Protocol):
     def accept(self, plan: Plan, view: View, now: float) -> Sequence[tuple[ServerId, frozenset[Role], str]]: ...
 
     def switched(self, server: Server, load_seconds: float, now: float) -> None: ...
+
+
+class Observer:
+    """Told what happens, so that policies can keep their books. It must change nothing of the core."""
+
+    def opened(self, request: Request, view: View, now: float) -> None:
+        """It was admitted; its jobs are not queued yet."""
+
+    def queued(self, job: Job, now: float) -> None:
+        """It joined its queue, perhaps once more."""
+
+    def committed(self, attempt: Attempt, view: View, now: float) -> None:
+        """It is on its server's record."""
+
+    def done(self, attempt: Attempt, timings: Timings, now: float) -> None:
+        """With a result."""
+
+    def failed(self, attempt: Attempt, *, is_fault: bool, now: float) -> None:
+        """``is_fault``: of its server, as far as can be told; not of an input that was lost."""
+
+    def over(self, request: Request, *, finished: bool) -> None:
+        """Finished, failed or cancelled."""
 
 
 class AdmitUpTo:
@@ -116,6 +142,9 @@ class Downstream:
     def lead_seconds(self, server: Server) -> float:  # noqa: ARG002
         return self._lead_seconds
 
+    def withholds(self, server: Server, role: Role, view: View, now: float) -> bool:  # noqa: ARG002
+        return False
+
 
 class OneByOne:
     def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:  # noqa: ARG002
@@ -135,5 +164,4 @@ class Policies:
     """Reported errors after which a job's request fails."""
     max_losses: int = 3
     """Servers that may die during a job before its request fails as poison."""
-    observed: Callable[[Attempt, float], None] | None = None
-    """Told the device-seconds of every finished attempt (fairness)."""
+    observers: Iterable[Observer] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -21,6 +22,9 @@ class StageQueue(Protocol):
 
     def best(self, now: float) -> Job | None:
         """The job to run next; it stays in the queue."""
+
+    def alike(self, job: Job) -> Iterable[Job]:
+        """Others in the queue with the very same work, oldest first."""
 
 
 class KeyQueue:
@@ -51,3 +55,6 @@ class KeyQueue:
         while self._heap and self._heap[0][1] not in self._waiting:
             heappop(self._heap)
         return self._heap[0][2] if self._heap else None
+
+    def alike(self, job: Job) -> Iterable[Job]:
+        return (other for other in self._waiting.values() if other is not job and other.spec.work == job.spec.work)

@@ -1,0 +1,309 @@
+"""The simulation: arrivals, servers, network and faults as calls in virtual time, around the real ``Scheduler``.
+
+    result = simulate(scenario, policies, seed=1)          # -> scheduler.sim.metrics.Result
+    Simulation(scenario, policies, seed, [watcher]).run()  # the same with an eye on every event
+
+``policies`` must be new ones for every run, since they learn. One seed gives one course of events, to the last bit;
+arrivals, and the noise on each job's cost, are the same whatever the policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from random import Random
+from typing import Protocol
+
+from scheduler import actions as do
+from scheduler import events as ev
+from scheduler.actions import Action, Input, Run
+from scheduler.core import Scheduler
+from scheduler.cost.model import CostModel
+from scheduler.cost.work import Work
+from scheduler.policy import Policies
+from scheduler.roles.problem import Infeasible, Problem
+from scheduler.roles.solver import Plan, plan
+from scheduler.sim.clock import Clock
+from scheduler.sim.metrics import Recorder, Result
+from scheduler.sim.server import SimServer
+from scheduler.sim.setup import Fault, Freeze, Kill, Leave, Scenario, ServerSetup, SlowDown
+from scheduler.sim.workload import Arrival, Kind, Phase
+from scheduler.spec import IMAGE_PORT
+from wire.types import Handle, JobId, RequestId, Role, ServerId
+
+PICTURE_BYTES_PER_PIXEL = 1.5
+LARGEST_SIDE = 2048
+"""Of pictures that stores keep room for."""
+
+
+class Watcher(Protocol):
+    """Told of everything that the scheduler sees and says, in order."""
+
+    def decided(self, event: ev.Event, actions: list[Action], now: float) -> None: ...
+
+    def computed(self, server: str, role: Role | None, since: float, now: float) -> None:
+        """A device was busy; role None: loading weights."""
+
+
+class Simulation:
+    """One run. It is the ``World`` of its servers."""
+
+    def __init__(self, scenario: Scenario, policies: Policies, seed: int = 0, watchers: Iterable[Watcher] = ()):
+        self.scenario = scenario
+        self.clock = Clock()
+        self.scheduler = Scheduler("sim", policies)
+        self.publish_seconds = scenario.publish_seconds
+        self.servers: dict[ServerId, SimServer] = {}
+        """Alive."""
+        self._watchers = list(watchers)
+        self._truth = CostModel(server.profile for server in scenario.servers)
+        self._works: dict[JobId, Work] = {}
+        self._kinds: dict[RequestId, Kind] = {}
+        """Of requests whose end is not known yet."""
+        self._jobs: dict[RequestId, tuple[JobId, ...]] = {}
+        self._seed = seed
+        self._arrivals = scenario.workload.arrivals(Random(f"{seed}/arrivals"))
+        self._mixes = Random(f"{seed}/backlog")
+        self._network = Random(f"{seed}/network")
+        self._mishaps = Random(f"{seed}/mishaps")
+        self._largest = _largest_outputs(scenario)
+        self._counter = 0
+        self._names = 0
+        self._lives: dict[str, int] = {}
+        self._by_name: dict[str, SimServer] = {}
+        self._tick_at: float | None = None
+        self._coming = True
+        self._phase: tuple[float, Phase] | None = None
+        """End, and what it is, of a phase with a backlog."""
+
+    def run(self) -> None:
+        """Until every request has ended; phases with a backlog end with their time."""
+        for setup in self.scenario.servers:
+            self.clock.at(setup.joins_at, self._join, setup)
+        for fault in self.scenario.faults:
+            self.clock.at(fault.at, self._strike, fault)
+        for began, phase in self.scenario.workload.starts():
+            if phase.backlog:
+                self.clock.at(began + 1e-3, self._fill_backlog, began + phase.seconds, phase)
+        self._next_arrival()
+        end = self.scenario.workload.seconds
+        has_backlog = any(phase.backlog for phase in self.scenario.workload.phases)
+        while self._coming or self._kinds or (self.clock.now < end and has_backlog):
+            if (has_backlog and self.clock.now >= end) or not self.clock.step():
+                break
+
+    def settle(self, seconds: float) -> None:
+        """Let things run for a while after the end, so that what was told reaches everybody."""
+        until = self.clock.now + seconds
+        while (due := self.clock.next_at()) is not None and due <= until:
+            self.clock.step()
+
+    def post(self, event: ev.Event) -> None:
+        """The gateway learns of something now."""
+        now = self.clock.now
+        actions = self.scheduler.handle(event, now)
+        for watcher in self._watchers:
+            watcher.decided(event, actions, now)
+        for action in actions:
+            self._do(action)
+        self._wake()
+
+    # --- the gateway --------------------------------------------------------------------------------------------------
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case do.Run() | do.Cancel() | do.Release() | do.AssignRoles():
+                self.clock.after(self.scenario.network.control, self._deliver, action.server, action)
+            case do.FetchResult(job=job, source=source):
+                self.clock.after(self.transfer_seconds(source.nbytes), self._fetched, job, source)
+            case do.Finish(request=request) | do.Fail(request=request) | do.Reject(request=request):
+                self._ended(request)
+            case do.SolvePlan(problem=problem):
+                self.clock.after(self.scenario.solver_seconds, self._solved, problem)
+
+    def _deliver(self, server_id: ServerId, action: Action) -> None:
+        server = self.servers.get(server_id)
+        if server is not None:
+            server.hear(action)
+
+    def _fetched(self, job: JobId, source: Input) -> None:
+        delay = self.unreachable(source)
+        if delay is None and not self.mishap("result_lost"):
+            self.post(ev.ResultTaken(job))
+        else:
+            self.clock.after(delay or 0.0, self.post, ev.ResultLost(job, source.handle))
+
+    def _solved(self, problem: Problem) -> None:
+        found: Plan | None
+        try:
+            found = plan(problem)
+        except Infeasible:
+            found = None
+        self.post(ev.PlanReady(found))
+
+    def _wake(self) -> None:
+        due = self.scheduler.next_wakeup()
+        if due is not None and (self._tick_at is None or due < self._tick_at):
+            self._tick_at = due
+            self.clock.at(due, self._tick, due)
+
+    def _tick(self, due: float) -> None:
+        if self._tick_at != due:
+            return  # an earlier one has taken its place
+        self._tick_at = None
+        self.post(ev.Tick())
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    def _next_arrival(self) -> None:
+        arrival = next(self._arrivals, None)
+        if arrival is None:
+            self._coming = False
+        else:
+            self.clock.at(arrival.at, self._arrive, arrival)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        self._ask(arrival.kind)
+        self._next_arrival()
+
+    def _ask(self, kind: Kind) -> None:
+        self._names += 1
+        spec = kind.request(f"r{self._names}", self.scenario.model, self.clock.now)
+        self._kinds[spec.id] = kind
+        self._jobs[spec.id] = tuple(job.id for job in spec.jobs)
+        self._works |= {job.id: job.work for job in spec.jobs}
+        if kind.patience < kind.deadline:
+            self.clock.after(kind.patience, self._hang_up, spec.id)
+        self.post(ev.RequestArrived(spec))
+
+    def _hang_up(self, request: RequestId) -> None:
+        if request in self._kinds:
+            self._ended(request)
+            self.post(ev.RequestCancelled(request))
+
+    def _ended(self, request: RequestId) -> None:
+        if self._kinds.pop(request, None) is None:
+            return
+        for job in self._jobs.pop(request):
+            del self._works[job]
+        if self._phase is not None and self.clock.now < self._phase[0]:
+            self.clock.after(0.0, self._ask, self._phase[1].kind(self._mixes))
+
+    def _fill_backlog(self, end: float, phase: Phase) -> None:
+        self._phase = (end, phase)
+        for _ in range(phase.backlog - len(self._kinds)):
+            self._ask(phase.kind(self._mixes))
+
+    # --- servers come, go and suffer ----------------------------------------------------------------------------------
+
+    def _join(self, setup: ServerSetup) -> None:
+        life = self._lives[setup.name] = self._lives.get(setup.name, 0) + 1
+        server = SimServer(setup, life, self.scenario.model, self, self._largest)
+        self.servers[server.id] = server
+        self._by_name[setup.name] = server
+        server.hello()
+
+    def _strike(self, fault: Fault) -> None:
+        server = self._by_name.get(fault.server)
+        if server is None or not server.alive:
+            return
+        match fault:
+            case Kill(restart_after=restart_after):
+                self._kill(server, restart_after)
+            case Freeze(seconds=seconds):
+                self._freeze(server, seconds)
+            case SlowDown(factor=factor):
+                server.slow_down(factor)
+            case Leave():
+                server.leave()
+
+    def _kill(self, server: SimServer, restart_after: float | None) -> None:
+        server.die()
+        del self.servers[server.id]
+        self.clock.after(self.scenario.network.detection, self.post, ev.ServerLost(server.id, "killed"))
+        if restart_after is not None:
+            self.clock.after(restart_after, self._join, server.setup)
+
+    def _freeze(self, server: SimServer, seconds: float) -> None:
+        server.freeze()
+        self.clock.after(seconds, self._thaw, server, seconds)
+        if seconds > self.scenario.network.liveness:
+            self.clock.after(self.scenario.network.liveness, self.post, ev.ServerLost(server.id, "silent"))
+
+    def _thaw(self, server: SimServer, seconds: float) -> None:
+        if not server.alive:
+            return
+        server.thaw()
+        if seconds > self.scenario.network.liveness:
+            server.hello()
+
+    def gone(self, server: SimServer) -> None:
+        server.die()
+        del self.servers[server.id]
+        self.send(ev.ServerLost(server.id, "it said goodbye"))
+
+    # --- what servers ask of the world --------------------------------------------------------------------------------
+
+    def send(self, event: ev.Event) -> None:
+        self.clock.after(self.scenario.network.control, self.post, event)
+
+    def cost(self, job: Run, setup: ServerSetup) -> tuple[Work, float]:
+        """Noise goes by job, not by the order of events, so that it is the same under all policies."""
+        first = job.members[0].job
+        work = self._works.get(first)
+        if work is None:  # its request is over, and a Cancel on its way
+            work = Work(job.role, height=64, width=64)
+        if len(job.members) > 1:
+            work = replace(work, batch=len(job.members))
+        factor = Random(f"{self._seed}/{first}").lognormvariate(0.0, self.scenario.noise)
+        return work, factor * self._truth.seconds(work, setup.target)
+
+    def transfer_seconds(self, nbytes: int) -> float:
+        network = self.scenario.network
+        return (network.latency + nbytes / network.bandwidth) * (1 + network.jitter * self._network.random())
+
+    def unreachable(self, source: Input) -> float | None:
+        holder = self.servers.get(source.holder)
+        if holder is None:
+            return self.scenario.network.detection
+        if holder.is_frozen:
+            return self.scenario.network.fetch_timeout
+        return None if source.handle in holder.store and not self.mishap("input_lost") else 0.0
+
+    def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
+        return _output_bytes(role, work, setup)
+
+    def handle(self) -> Handle:
+        self._counter += 1
+        return Handle(f"h{self._counter}")
+
+    def mishap(self, kind: str) -> bool:
+        chance: float = getattr(self.scenario.chances, kind)
+        return chance > 0 and self._mishaps.random() < chance
+
+    def busy(self, server: str, role: Role | None, since: float) -> None:
+        for watcher in self._watchers:
+            watcher.computed(server, role, since, self.clock.now)
+
+
+def simulate(scenario: Scenario, policies: Policies, seed: int = 0, watchers: Iterable[Watcher] = ()) -> Result:
+    """Run a scenario to its end."""
+    recorder = Recorder(scenario)
+    Simulation(scenario, policies, seed, [recorder, *watchers]).run()
+    return recorder.result()
+
+
+def _output_bytes(role: Role, work: Work, setup: ServerSetup) -> dict[str, int]:
+    if role is Role.DECODER:
+        return {IMAGE_PORT: int(work.height * work.width * PICTURE_BYTES_PER_PIXEL)}
+    sizes = setup.profile.output_bytes(role, work.height, work.width, work.text_tokens)
+    return {port.value: nbytes for port, nbytes in sizes.items()}
+
+
+def _largest_outputs(scenario: Scenario) -> dict[Role, int]:
+    return {role: max(_sizes(role, scenario)) for role in Role}
+
+
+def _sizes(role: Role, scenario: Scenario) -> Iterator[int]:
+    for setup in scenario.servers:
+        yield sum(_output_bytes(role, Work(role, height=LARGEST_SIDE, width=LARGEST_SIDE), setup).values())

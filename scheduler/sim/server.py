@@ -1,0 +1,385 @@
+"""A simulated stage server: what ``stage_server`` does with the scheduler's actions, in virtual time.
+
+It fetches inputs while its device computes, runs one job at a time, yields between steps, retains outputs, grants
+credits, changes roles. What it can't know by itself (costs, the network, chance) it asks of its ``World``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from scheduler import events as ev
+from scheduler.actions import Action, AssignRoles, Cancel, Input, Member, Release, Run
+from scheduler.cost.work import Work
+from scheduler.sim.clock import Clock
+from scheduler.sim.device import Device, Task
+from scheduler.sim.roles import Roles
+from scheduler.sim.setup import ServerSetup
+from scheduler.sim.store import Credits, Store
+from scheduler.spec import Output, ServerSpec, Timings
+from wire.types import Epoch, Handle, ModelKey, Role, ServerId
+
+
+class World(Protocol):
+    """Everything outside one server."""
+
+    clock: Clock
+    publish_seconds: float
+
+    def send(self, event: ev.Event) -> None:
+        """To the gateway."""
+
+    def cost(self, job: Run, setup: ServerSetup) -> tuple[Work, float]:
+        """A batch's work and its true seconds on the device."""
+
+    def transfer_seconds(self, nbytes: int) -> float: ...
+
+    def unreachable(self, source: Input) -> float | None:
+        """None if the holder has it; otherwise the seconds until the consumer knows that it can't be had."""
+
+    def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
+        """Port → size of what one job leaves."""
+
+    def handle(self) -> Handle:
+        """A new one."""
+
+    def mishap(self, kind: str) -> bool:
+        """Whether chance has it that something goes wrong."""
+
+    def busy(self, server: str, role: Role | None, since: float) -> None:
+        """Its device worked from ``since`` until now; role None: loading weights."""
+
+    def gone(self, server: SimServer) -> None:
+        """It has left of its own accord."""
+
+
+class Stage(Enum):
+    FETCHING = auto()
+    ROOMLESS = auto()
+    """Its inputs are here, room for its outputs is not."""
+    ON_DEVICE = auto()
+    """In line or computing."""
+    PUBLISHING = auto()
+    OVER = auto()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job(Task):
+    run: Run
+    work: Work
+    live: dict[Epoch, Member]
+    """Members that were not cancelled."""
+    stage: Stage = Stage.FETCHING
+    reserved: int = 0
+    here_at: float = 0.0
+    ready_at: float = 0.0
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Load(Task):
+    order_given: AssignRoles
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Stall:
+    """Calls that wait for a frozen server."""
+
+    calls: list[tuple[Callable[..., None], tuple[Any, ...]]] = field(default_factory=list)
+
+
+class SimServer:
+    def __init__(self, setup: ServerSetup, life: int, model: ModelKey, world: World, largest: dict[Role, int]):
+        """``life``: counts restarts of the same name."""
+        self.setup = setup
+        self.id = ServerId(f"{setup.name}/{life}")
+        self.alive = True
+        self.store = Store(setup.store_bytes, largest)
+        self._world = world
+        self._spec = ServerSpec(
+            self.id,
+            setup.name,
+            model,
+            setup.profile.device_class,
+            setup.roles,
+            setup.capable(),
+            setup.memory,
+            setup.pinned,
+            setup.target,
+        )
+        self._roles = Roles(setup.roles)
+        self._credits = Credits()
+        self._jobs: dict[Job, None] = {}
+        self._by_epoch: dict[Epoch, Job] = {}
+        self._stall: _Stall | None = None
+        self._leaving = False
+        self._device = Device(world.clock, self._later, self, setup.slowness)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> None:
+        """Introduce itself, also again after the gateway had given it up."""
+        self._credits.restart()
+        self._raise_limits()
+        self._spec = replace(self._spec, roles=self._roles.held)
+        self._world.send(
+            ev.ServerJoined(
+                self._spec, self._credits.limits(), running=tuple(self._by_epoch), holds=self.store.handles()
+            )
+        )
+        if self._leaving:
+            self._world.send(ev.ServerLeaving(self.id))
+
+    def hear(self, action: Action) -> None:
+        """A message of the gateway arrives."""
+        self._guarded(self._on, action)
+
+    def die(self) -> None:
+        self.alive = False
+
+    @property
+    def is_frozen(self) -> bool:
+        return self._stall is not None
+
+    def freeze(self) -> None:
+        self._stall = self._stall or _Stall()
+
+    def thaw(self) -> None:
+        stall, self._stall = self._stall, None
+        for call, args in stall.calls if stall is not None else ():
+            call(*args)
+
+    def slow_down(self, factor: float) -> None:
+        self._device.slow_down(factor)
+
+    def leave(self) -> None:
+        self._leaving = True
+        self._world.send(ev.ServerLeaving(self.id))
+        self._settle()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._jobs and not self.store.handles()
+
+    def _later(self, delay: float, call: Callable[..., None], *args: Any) -> None:
+        self._world.clock.after(delay, self._guarded, call, *args)
+
+    def _guarded(self, call: Callable[..., None], *args: Any) -> None:
+        if self._stall is not None:
+            self._stall.calls.append((call, args))
+        elif self.alive:
+            call(*args)
+
+    def _on(self, action: Action) -> None:
+        match action:
+            case Run():
+                self._begin(action)
+            case Cancel(epochs=epochs):
+                for epoch in epochs:
+                    self._cancel(epoch)
+            case Release(handles=handles):
+                self.store.release(handles)
+                self._find_room()
+            case AssignRoles():
+                self._assign(action)
+        self._settle()
+
+    def _settle(self) -> None:
+        """What holds after everything that happens here: roles advance, credits are granted, an empty leaver goes."""
+        change = self._roles.next_load(self._members())
+        if change is not None:
+            seconds = sum(self.setup.profile.roles[role].load_seconds for role in change.roles - self._roles.held)
+            self._device.line_up(Load(steps=1, step_seconds=seconds, order_given=change, seconds=seconds))
+        if self._raise_limits():
+            self._world.send(ev.LimitsRaised(self.id, self._credits.limits()))
+        if self._leaving and self.is_empty:
+            self._leaving = False
+            self._world.gone(self)
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def _begin(self, run: Run) -> None:
+        self._credits.take(run.role, len(run.members))
+        if self._leaving or run.role not in self._roles.accepting():
+            for member in run.members:
+                self._world.send(
+                    ev.JobFailed(self.id, member.epoch, "draining", "the role is given up", retryable=True)
+                )
+            return
+        work, seconds = self._world.cost(run, self.setup)
+        live = {member.epoch: member for member in run.members}
+        steps = work.steps
+        job = Job(steps=steps, step_seconds=seconds / steps, urgent=run.preempt, run=run, work=work, live=live)
+        job.here_at = self._world.clock.now
+        self._jobs[job] = None
+        self._by_epoch |= dict.fromkeys(live, job)
+        sources = {source.handle: source for member in run.members for source in member.inputs}
+        remote = tuple(source for source in sources.values() if source.handle not in self.store)
+        delay = self._world.transfer_seconds(sum(source.nbytes for source in remote)) if remote else 0.0
+        self._later(delay, self._fetched, job, remote)
+
+    def _fetched(self, job: Job, remote: tuple[Input, ...]) -> None:
+        if job.stage is Stage.OVER:
+            return
+        delays = {source.handle: self._world.unreachable(source) for source in remote}
+        lost = {handle: delay for handle, delay in delays.items() if delay is not None}
+        if lost:
+            self._later(max(lost.values()), self._fetch_failed, job, tuple(lost))
+        else:
+            self._take_room(job)
+
+    def _fetch_failed(self, job: Job, lost: tuple[Handle, ...]) -> None:
+        self._fail(job, "input_lost", f"{len(lost)} inputs could not be fetched", lost)
+        self._settle()
+
+    def _take_room(self, job: Job) -> None:
+        role = job.run.role
+        nbytes = len(job.run.members) * sum(self._world.output_bytes(role, job.work, self.setup).values())
+        if not self.store.reserve(role, nbytes, self._roles.held):
+            job.stage = Stage.ROOMLESS
+            return
+        job.reserved = nbytes
+        job.ready_at = self._world.clock.now
+        job.stage = Stage.ON_DEVICE
+        for epoch in job.live:
+            self._world.send(ev.JobFetched(self.id, epoch))
+        self._device.line_up(job)
+        self._settle()
+
+    def _find_room(self) -> None:
+        for job in list(self._jobs):
+            if job.stage is Stage.ROOMLESS:
+                self._take_room(job)
+
+    def _cancel(self, epoch: Epoch) -> None:
+        """An epoch of which nothing is here is confirmed as well."""
+        job = self._by_epoch.get(epoch)
+        if job is not None and epoch in job.live:
+            if len(job.live) == 1:
+                self._stop(job)
+                return
+            del job.live[epoch], self._by_epoch[epoch]
+        self._world.send(ev.JobCancelled(self.id, epoch))
+
+    def _stop(self, job: Job) -> None:
+        if job.stage is Stage.ON_DEVICE:
+            self._device.stop(job)
+        elif job.stage is Stage.PUBLISHING:
+            job.is_stopping = True
+        else:
+            self.stopped(job)
+
+    def _fail(self, job: Job, code: str, message: str, lost: tuple[Handle, ...] = ()) -> None:
+        if job.stage is Stage.OVER:
+            return
+        for epoch in self._over(job):
+            self._world.send(ev.JobFailed(self.id, epoch, code, message, retryable=True, lost_inputs=lost))
+
+    def _over(self, job: Job) -> tuple[Epoch, ...]:
+        """Forget the job; the members that still expect a last word."""
+        job.stage = Stage.OVER
+        del self._jobs[job]
+        for epoch in job.live:
+            del self._by_epoch[epoch]
+        self.store.unreserve(job.reserved)
+        self._find_room()
+        return tuple(job.live)
+
+    def _publish(self, job: Job) -> None:
+        now = self._world.clock.now
+        if job.is_stopping:
+            self.stopped(job)
+            return
+        timings = Timings(
+            wait=(job.began or now) - job.ready_at,
+            fetch=job.ready_at - job.here_at,
+            compute=job.compute,
+            publish=self._world.publish_seconds,
+            paused=job.paused,
+            steps=job.steps if job.run.role is Role.DIT else 0,
+            batch=len(job.run.members),
+        )
+        sizes = self._world.output_bytes(job.run.role, job.work, self.setup)
+        for epoch in self._over(job):
+            outputs = tuple(Output(port, self._world.handle(), nbytes) for port, nbytes in sizes.items())
+            for output in outputs:
+                self.store.keep(output.handle, output.nbytes)
+            self._world.send(ev.JobDone(self.id, epoch, outputs, timings))
+        self._settle()
+
+    # --- what the device reports --------------------------------------------------------------------------------------
+
+    def started(self, task: Task) -> None:
+        if isinstance(task, Job):
+            for epoch in task.live:
+                self._world.send(ev.JobStarted(self.id, epoch))
+
+    def paused(self, task: Task) -> None:
+        if isinstance(task, Job):
+            for epoch in task.live:
+                self._world.send(ev.JobPaused(self.id, epoch, task.step))
+
+    def progressed(self, task: Task, step_seconds: float) -> None:
+        if isinstance(task, Job):
+            for epoch in task.live:
+                self._world.send(ev.JobProgressed(self.id, epoch, task.step, task.steps, step_seconds))
+
+    def stopped(self, task: Task) -> None:
+        if isinstance(task, Job) and task.stage is not Stage.OVER:
+            for epoch in self._over(task):
+                self._world.send(ev.JobCancelled(self.id, epoch))
+            self._settle()
+
+    def ended(self, task: Task) -> None:
+        if isinstance(task, Load):
+            self._loaded(task)
+        elif isinstance(task, Job):
+            task.stage = Stage.PUBLISHING
+            if self._world.mishap("job_fails"):
+                self._fail(task, "engine_error", "an injected fault")
+                self._settle()
+            else:
+                self._later(self._world.publish_seconds, self._publish, task)
+
+    def busy(self, task: Task, since: float) -> None:
+        self._world.busy(self.setup.name, task.run.role if isinstance(task, Job) else None, since)
+
+    # --- roles --------------------------------------------------------------------------------------------------------
+
+    def _assign(self, order: AssignRoles) -> None:
+        fault = self._fault(order.roles)
+        refused = order if fault else self._roles.assign(order)
+        if refused is not None:
+            why = fault or "replaced by a newer assignment"
+            self._world.send(ev.RolesFailed(self.id, refused.epoch, self._roles.held, why))
+
+    def _fault(self, roles: frozenset[Role]) -> str:
+        if self._leaving or self.setup.pinned or not roles:
+            return "the server is leaving or pinned, or no role was assigned"
+        return ""
+
+    def _loaded(self, load: Load) -> None:
+        well = self.setup.fits(load.order_given.roles) and not self._world.mishap("load_fails")
+        order = self._roles.loaded(well=well)
+        if well:
+            self._world.send(ev.RolesReady(self.id, order.epoch, self._roles.held, load.seconds))
+        else:
+            self._world.send(ev.RolesFailed(self.id, order.epoch, self._roles.held, "the load failed"))
+        self._settle()
+
+    def _members(self) -> Counter[Role]:
+        return Counter(job.run.role for job in self._jobs for _ in job.live)
+
+    def _raise_limits(self) -> bool:
+        if self._leaving:
+            return False
+        fetching = Counter(job.run.role for job in self._jobs if not job.reserved for _ in job.live)
+        accepting, held = self._roles.accepting(), self._roles.held
+        roles = [role for role in Role if role in accepting]
+        return self._credits.raise_limits(
+            roles, self._members(), fetching, lambda role, n: self.store.room(role, n, held)
+        )

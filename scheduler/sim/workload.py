@@ -1,0 +1,171 @@
+"""What clients ask for, and when: kinds of requests, mixes of them, phases, arrival processes.
+
+Arrivals depend on the seed alone, never on how they were served, so that policies can be compared pairwise; the one
+exception is ``Phase.backlog``, which keeps requests waiting whatever happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import inf, pi, sin
+from random import Random
+
+from scheduler.cost.work import Work
+from scheduler.spec import JobSpec, RequestSpec
+from wire.types import JobId, ModelKey, RequestId, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Requests of one sort."""
+
+    name: str
+    """Its size class in tables."""
+    height: int = 1024
+    width: int = 1024
+    steps: int = 25
+    images: int = 1
+    cfg: bool = False
+    text_tokens: int = 0
+    """0: the model's usual length."""
+    image_pixels: int = 0
+    """Of uploaded pictures."""
+    tenant: str = ""
+    priority: int = 0
+    seeded: bool = False
+    deadline: float = 600.0
+    """Seconds after arrival."""
+    patience: float = inf
+    """Seconds after which the client hangs up."""
+
+    def works(self) -> tuple[Work, Work, Work]:
+        """Of its encoder job and of each of its dit and decoder jobs."""
+        height, width = self.height, self.width
+        return (
+            Work(
+                Role.ENCODER, height=height, width=width, text_tokens=self.text_tokens, image_pixels=self.image_pixels
+            ),
+            Work(Role.DIT, height=height, width=width, steps=self.steps, cfg=self.cfg),
+            Work(Role.DECODER, height=height, width=width),
+        )
+
+    def request(self, name: str, model: ModelKey, arrived: float) -> RequestSpec:
+        encoding, denoising, decoding = self.works()
+        encoder = JobSpec(JobId(f"{name}/encoder"), Role.ENCODER, encoding)
+        jobs = [encoder]
+        for i in range(self.images):
+            dit = JobSpec(JobId(f"{name}/dit.{i}"), Role.DIT, denoising, (encoder.id,))
+            jobs += [dit, JobSpec(JobId(f"{name}/decoder.{i}"), Role.DECODER, decoding, (encoder.id, dit.id))]
+        return RequestSpec(
+            RequestId(name),
+            model,
+            tuple(jobs),
+            arrived + self.deadline,
+            tenant=self.tenant,
+            priority=self.priority,
+            seeded=self.seeded,
+        )
+
+
+Mix = tuple[tuple[float, Kind], ...]
+"""Weight → kind; weights need not add up to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Seconds with one mix and one arrival process."""
+
+    seconds: float
+    mix: Mix
+    rate: float = 0.0
+    """Mean requests per second."""
+    cv: float = 1.0
+    """Coefficient of variation of the gaps (Gamma): 1 is Poisson, 0 is clockwork, 2 to 4 are bursts."""
+    swing: float = 0.0
+    """0 to 1: the rate goes up and down by this share, along a sine of ``period``."""
+    period: float = 0.0
+    backlog: int = 0
+    """Instead of a rate: so many requests are always under way."""
+
+    def __post_init__(self) -> None:
+        if not self.mix or min(weight for weight, _ in self.mix) < 0 or not sum(weight for weight, _ in self.mix):
+            raise ValueError("a phase needs a mix of kinds with weights of 0 or more, not all of them 0")
+        if self.seconds <= 0 or min(self.rate, self.cv, self.backlog) < 0:
+            raise ValueError("a phase lasts more than 0 s; rate, cv and backlog are 0 or more")
+        if not 0 <= self.swing <= 1 or (self.swing and self.period <= 0):
+            raise ValueError("a swing is from 0 to 1 and needs a period above 0 s")
+
+    def kind(self, rng: Random) -> Kind:
+        return rng.choices([kind for _, kind in self.mix], [weight for weight, _ in self.mix])[0]
+
+    def mean_works(self) -> list[tuple[float, Work]]:
+        """(mean number per request, work) of every job that the mix may ask for."""
+        total = sum(weight for weight, _ in self.mix)
+        return [
+            (weight / total * (1 if work.role is Role.ENCODER else kind.images), work)
+            for weight, kind in self.mix
+            for work in kind.works()
+        ]
+
+    def arrivals(self, rng: Random) -> Iterator[float]:
+        """Seconds since the phase began. With a swing, arrivals of the peak rate are thinned out."""
+        peak = self.rate * (1 + self.swing)
+        if peak <= 0:
+            return
+        at = self._gap(rng, peak)
+        while at < self.seconds:
+            rate = self.rate * (1 + self.swing * sin(2 * pi * at / self.period)) if self.swing else self.rate
+            if not self.swing or rng.random() * peak < rate:
+                yield at
+            at += self._gap(rng, peak)
+
+    def _gap(self, rng: Random, rate: float) -> float:
+        if self.cv == 0:
+            return 1 / rate
+        shape = 1 / self.cv**2
+        return rng.gammavariate(shape, 1 / (shape * rate))
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    at: float
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Phases, one after the other, or an explicit ``trace``."""
+
+    phases: tuple[Phase, ...] = ()
+    trace: tuple[Arrival, ...] = field(default=())
+    """By rising time."""
+
+    def __post_init__(self) -> None:
+        if bool(self.phases) == bool(self.trace):
+            raise ValueError("a workload has either phases or a trace")
+        if any(a.at > b.at for a, b in zip(self.trace, self.trace[1:], strict=False)):
+            raise ValueError("the arrivals of a trace go by rising time")
+
+    @property
+    def seconds(self) -> float:
+        return sum(phase.seconds for phase in self.phases) or self.trace[-1].at
+
+    def starts(self) -> list[tuple[float, Phase]]:
+        """When each phase begins."""
+        found, at = [], 0.0
+        for phase in self.phases:
+            found.append((at, phase))
+            at += phase.seconds
+        return found
+
+    def arrivals(self, rng: Random) -> Iterator[Arrival]:
+        """The open part, by rising time; backlogs are the engine's affair."""
+        yield from self.trace
+        for began, phase in self.starts():
+            for at in phase.arrivals(rng):
+                yield Arrival(began + at, phase.kind(rng))
+
+
+def mix_of(*kinds: Kind, weights: Sequence[float] | None = None) -> Mix:
+    return tuple(zip(weights or [1.0] * len(kinds), kinds, strict=True))

@@ -1,4 +1,7 @@
-"""The scheduler's records of requests, jobs, attempts and servers. Only the modules of the core change them."""
+"""The scheduler's records of requests, jobs, attempts and servers. Only the modules of the core change them.
+
+Each is one thing with an identity: they are compared, and hashed, as such.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ class InvalidTransition(Exception):
     """A defect of the scheduler itself."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One job on one server."""
 
@@ -39,7 +42,7 @@ class Attempt:
         return max(0.0, self.predicted_seconds - (now - begun))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     spec: JobSpec
     request: Request
@@ -80,7 +83,7 @@ class Job:
         return next((output for output in self.outputs if output.port == port), None)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     spec: RequestSpec
     arrived_at: float
@@ -94,7 +97,7 @@ class Request:
         return sum(job.spec.is_final and not job.taken for job in self.jobs.values())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Server:
     spec: ServerSpec
     joined_at: float

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     compile: bool = Field(False, description="compile the transformer with torch.compile")
     attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
     threads: int | None = Field(None, ge=1, description="processor threads that torch may use")
+    weight_cache_bytes: int = Field(
+        0, ge=0, description="host memory for weights that role changes unload, so that they come back quickly"
+    )
     profile: str = Field("", description="with the emulated engine: file or bundled name of a cost profile")
     time_scale: float = Field(1.0, gt=0, description="with the emulated engine: 0.1 makes all ten times faster")
     served_model_name: str = Field("", description="name that clients use; the model's own when unset")
@@ -57,7 +60,10 @@ class Settings(BaseSettings):
         description="how they reach that address, if not as it is; port * is filled in",
     )
     insecure: bool = Field(False, description="allow addresses beyond this machine without encryption")
-    curve_public_key: str = Field("", description="this server's CURVE public key, 40 characters of Z85")
+    curve_public_key: str = Field(
+        "",
+        description="this server's CURVE public key, given as --curve-public-key=KEY",
+    )
     curve_secret_key: SecretStr = Field(SecretStr(""), description="its secret key; better set in the environment")
     curve_gateway_key: str = Field("", description="the gateway's CURVE public key; with it, all traffic is encrypted")
 
@@ -86,6 +92,8 @@ class Settings(BaseSettings):
             raise ValueError("the emulated engine needs a profile: add --profile FILE")
         if self.engine == "diffusers" and (self.profile or self.time_scale != 1.0):
             raise ValueError("--profile and --time-scale belong to --engine emulated")
+        if self.engine == "emulated" and self.weight_cache_bytes:
+            raise ValueError("--weight-cache-bytes belongs to --engine diffusers: an emulation has no weights")
         if self.engine == "diffusers" and not self.model:
             raise ValueError("which model? add --model NAME_OR_PATH")
         given = (

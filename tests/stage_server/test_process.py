@@ -105,7 +105,12 @@ async def test_a_gateway_that_comes_back_finds_it(gateway: Any, start: Start, ma
 async def test_everything_can_be_encrypted(start: Start, make_gateway: Callable[..., Any]) -> None:
     theirs, ours = generate_keys(), generate_keys()
     gateway = make_gateway(secret_key=theirs.secret)
-    keys = ("--curve-public-key", ours.public, "--curve-secret-key", ours.secret, "--curve-gateway-key", theirs.public)
+    # A key may begin with a dash, which only this form takes for a value.
+    keys = (
+        f"--curve-public-key={ours.public}",
+        f"--curve-secret-key={ours.secret}",
+        f"--curve-gateway-key={theirs.public}",
+    )
     start("--role", "encoder", *keys, "--data-bind", "tcp://0.0.0.0:*", "--data-advertise", "tcp://127.0.0.1:*",
           endpoint=gateway.endpoint)  # fmt: skip
     hello = await gateway.welcome()

@@ -144,17 +144,19 @@ async def test_cancelling_in_every_state_leaves_nothing(gateway: Any, make_bench
     assert empty(bench)
 
 
-async def test_a_running_job_ends_at_its_next_step(gateway: Any, make_bench: MakeBench) -> None:
+async def test_a_running_job_ends_at_its_next_step(gateway: Any, make_bench: MakeBench, monkeypatch: Any) -> None:
+    monkeypatch.setattr("stage_server.runtime.phases.REPORT_SECONDS", 0.0)
     bench = make_bench()
     await gateway.welcome()
     epoch = await gateway.run(Role.DIT, params=job(1))
-    await gateway.expect(Started)
+    bench.engine.open(1, 1)
+    await gateway.expect(Progress)
     await gateway.send(Cancel(epochs=(epoch,)))
     await gateway.settle()
     assert not [m for m in gateway.seen if isinstance(m, StageCancelled) and m.epoch == epoch]
-    bench.engine.open(1, 1)
+    bench.engine.open(1, 2)
     await gateway.expect(StageCancelled)
-    assert bench.engine.order == [(1, 1)]
+    assert bench.engine.order == [(1, 1), (1, 2)]
     assert empty(bench)
 
 

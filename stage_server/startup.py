@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -83,14 +84,17 @@ def make_engine(settings: Settings) -> Engine:
     accelerated = torch.cuda.is_available()
     device = ("cuda:0" if accelerated else "cpu") if settings.device == "auto" else settings.device
     dtype = ("bfloat16" if device.startswith("cuda") else "float32") if settings.dtype == "auto" else settings.dtype
-    return DiffusersEngine(
+    engine = DiffusersEngine(
         settings.model,
         device=device,
         dtype=dtype,
         revision=settings.revision,
         compile=settings.compile,
         attention_backend=settings.attention_backend,
+        weight_cache_bytes=settings.weight_cache_bytes,
     )
+    gc.freeze()  # every role change collects garbage, which need not look at all that torch and diffusers have made
+    return engine
 
 
 def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:

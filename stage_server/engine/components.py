@@ -12,6 +12,7 @@ from diffusers import ModularPipeline
 from stage_server.engine.base import LoadError
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.stubs import ComponentStub
+from stage_server.engine.weight_cache import WeightCache
 
 DENOISERS = ("transformer", "unet")
 
@@ -24,6 +25,7 @@ class LoadOptions:
     dtype: torch.dtype
     compile: bool = False
     attention_backend: str | None = None
+    weight_cache_bytes: int = 0
 
 
 class Components:
@@ -33,6 +35,7 @@ class Components:
         self._pipeline = pipeline
         self._checkpoint = checkpoint
         self._options = options
+        self._cache = WeightCache(options.weight_cache_bytes)
         self.files: Mapping[str, ComponentFiles] = {
             name: checkpoint.component_files(spec)
             for name in pipeline.pretrained_component_names
@@ -56,13 +59,20 @@ class Components:
             self._pipeline.update_components(**{name: component})
             self.resident |= {name}
 
-    def unload(self, names: Iterable[str]) -> None:
-        """Free the memory of ``names``; stubs take their places."""
+    def unload(self, names: Iterable[str], *, keep: bool = True) -> None:
+        """Free the device's memory of ``names``; stubs take their places. With ``keep`` the cache has them after."""
         going = sorted(set(names) & self.resident)
         if going:
+            for name in going if keep else ():
+                self._cache.put(name, getattr(self._pipeline, name))
             self._pipeline.unload_components(going)
             self.resident -= set(going)
             self._set_stubs(going)
+
+    def close(self) -> None:
+        """Nothing stays resident or kept."""
+        self.unload(self.resident, keep=False)
+        self._cache.clear()
 
     def _load_one(self, name: str) -> Any:
         """``ComponentSpec.load`` and not ``load_components``, which turns a failure into a warning and leaves None."""
@@ -70,6 +80,9 @@ class Components:
         files = self.files[name]
         options: dict[str, Any] = {"revision": files.revision, "local_files_only": files.local_files_only}
         try:
+            kept = self._cache.take(name)
+            if kept is not None:
+                return kept.to(self._options.device) if files.is_module else kept
             if not files.is_module:
                 return spec.load(**options)
             module = spec.load(dtype=self._options.dtype, **options).to(self._options.device)

@@ -64,15 +64,17 @@ class DiffusersEngine:
         compile: bool = False,  # noqa: A002  # as the flag and torch call it
         attention_backend: str | None = None,
         local_files_only: bool = False,
+        weight_cache_bytes: int = 0,
     ) -> None:
         """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
 
-        ``revision`` concerns the hub. Raises ``LoadError``, with a text for the operator.
+        ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory keep what role changes unload. Raises
+        ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
         self._device = _device(device)
-        options = LoadOptions(self._device, _torch_dtype(dtype), compile, attention_backend)
+        options = LoadOptions(self._device, _torch_dtype(dtype), compile, attention_backend, weight_cache_bytes)
         checkpoint = Checkpoint.find(model, revision, local_files_only)
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
@@ -127,7 +129,7 @@ class DiffusersEngine:
         return self._peak_bytes
 
     def close(self) -> None:
-        self._components.unload(self._components.resident)
+        self._components.close()
         self._roles = frozenset()
 
     def set_roles(self, roles: frozenset[Role]) -> None:
@@ -189,7 +191,7 @@ class DiffusersEngine:
     def _restore(self, resident: frozenset[str]) -> None:
         """Back to what was resident; roles that cannot come back are no longer claimed."""
         try:
-            self._components.unload(self._components.resident - resident)
+            self._components.unload(self._components.resident - resident, keep=False)  # who knows what is wrong with it
             self._components.load(resident)
         finally:
             self._roles = frozenset(role for role in self._roles if self._needed({role}) <= self._components.resident)

@@ -22,6 +22,7 @@ from gateway.api.disconnect import while_connected
 from gateway.api.files import url_of
 from gateway.api.generation import Generation, plan
 from gateway.api.models import resolve
+from gateway.api.priority import priority
 from gateway.api.schema import GenerationBody
 from gateway.service import DeadlineExceeded, Finished, ImageRequest
 from wire.params import ModelInfo
@@ -46,6 +47,7 @@ async def generate_images(request: Request, api: ApiDep, tenant: Tenant) -> Resp
     model = resolve(api, body.model)
     generation = plan(body, model, api.settings)
     deadline = deadline_seconds(request.headers, api.settings)
+    urgency = priority(request.headers)
     with tracer.start_as_current_span(
         f"generate_content {model.name}", kind=SpanKind.INTERNAL, attributes=_span_attributes(body, model, generation)
     ) as span:
@@ -58,6 +60,7 @@ async def generate_images(request: Request, api: ApiDep, tenant: Tenant) -> Resp
             images=generation.images,
             deadline_seconds=deadline,
             tenant=tenant,
+            priority=urgency,
             traceparent=current_traceparent(),
         )
         finished = await while_connected(request.receive, _run(api, work))

@@ -60,7 +60,7 @@ class Attempts:
         self._close(attempt)
         if isinstance(event, ev.JobDone):
             self._outbox.release(attempt.server.id, [output.handle for output in event.outputs], "no longer wanted")
-        if attempt.job.state is JobState.CANCELLING:
+        if attempt.job.attempt is attempt and attempt.job.state is JobState.CANCELLING:
             attempt.job.become(JobState.CANCELLED)
 
     def _report(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
@@ -89,20 +89,20 @@ class Attempts:
         attempt.step, attempt.steps, attempt.step_seconds = event.step, event.steps, event.step_seconds
         attempt.reported_at = now
         if since > 0:
-            self._observe(attempt, event.step_seconds * since, steps=since)
+            members = sum(other.batch == attempt.batch for other in attempt.server.attempts.values())
+            self._observe(attempt, event.step_seconds * since, members, steps=since)
 
     def _done(self, attempt: Attempt, event: ev.JobDone, now: float) -> None:
         self._close(attempt)
         if not attempt.steps:  # progress reports have told it already
-            self._observe(attempt, event.timings.compute)
+            self._observe(attempt, event.timings.compute, event.timings.batch)
         for observer in self._policies.observers:
             observer.done(attempt, event.timings, now)
         self._ledger.done(attempt, event.outputs, now)
 
-    def _observe(self, attempt: Attempt, seconds: float, steps: int = 0) -> None:
+    def _observe(self, attempt: Attempt, seconds: float, members: int, steps: int = 0) -> None:
         work = attempt.job.spec.work
-        members = sum(other.batch == attempt.batch for other in attempt.server.attempts.values())
-        seen = replace(work, batch=max(1, members), steps=steps or work.steps)
+        seen = replace(work, batch=members, steps=steps or work.steps)
         spec = attempt.server.spec
         self._view.cost.observe(seen, spec.target, spec.name, seconds)
 

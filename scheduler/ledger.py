@@ -13,7 +13,7 @@ from scheduler.actions import Input
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
 from scheduler.spec import IMAGE_PORT, Output, RequestSpec
-from scheduler.state import Attempt, Job, Request, Server
+from scheduler.state import Attempt, Job, Request
 from scheduler.transitions import JobState
 from scheduler.view import View
 from wire.types import Epoch, Handle, ServerId
@@ -58,8 +58,8 @@ class Ledger:
         for job in request.jobs.values():
             self._require(job, now)
 
-    def end(self, request: Request, reason: str) -> list[Server]:
-        """Cancel and release all that is left of a request; the servers that were told."""
+    def end(self, request: Request, reason: str) -> None:
+        """Cancel and release all that is left of a request."""
         request.is_over = True
         for observer in self._policies.observers:
             observer.over(request, finished=request.untaken == 0)
@@ -78,10 +78,10 @@ class Ledger:
                 if job.state is not JobState.FAILED:
                     job.become(JobState.CANCELLED)
         for server, epochs in cancels.items():
-            self._outbox.cancel(server, epochs, reason)
+            if server in self._view.servers:  # not so while the loss of one is being worked off
+                self._outbox.cancel(server, epochs, reason)
         for server, handles in releases.items():
             self._outbox.release(server, handles, reason)
-        return [self._view.servers[server] for server in cancels]
 
     def fail(self, request: Request, code: str, message: str) -> None:
         self._outbox.fail(request.spec.id, code, message)
@@ -125,10 +125,15 @@ class Ledger:
         return tuple(found)
 
     def lost(self, jobs: Iterable[Job], now: float) -> None:
-        """The outputs of these jobs are gone: run again those that somebody still needs, and nothing else."""
+        """The outputs of these jobs are gone: run again those that somebody still needs, and nothing else.
+
+        A holder that lives may still have what could not be fetched from it, and is told to drop it.
+        """
         gone = list(dict.fromkeys(jobs))
         for job in gone:
-            self._forget_outputs(job)
+            if job.holder is not None:
+                holder = job.holder
+                self._outbox.release(holder, self._forget_outputs(job), "it could not be fetched")
         for job in gone:
             if not job.request.is_over and job.state is JobState.DONE and self._is_wanted(job):
                 self._run_again(job, now)
@@ -142,7 +147,7 @@ class Ledger:
     def abandon(self, job: Job, reason: str, now: float) -> None:
         """Give up a committed attempt on a server that lives; a late result of it is released when it comes."""
         attempt = job.attempt
-        if attempt is not None and attempt.epoch in attempt.server.attempts:
+        if attempt is not None and attempt.epoch in attempt.server.attempts and attempt.server.id in self._view.servers:
             self._outbox.cancel(attempt.server.id, (attempt.epoch,), reason)
         self.requeue(job, now)
 

@@ -1,0 +1,198 @@
+"""Whether a request will meet its deadline, and when it will be done.
+
+Stage by stage: a job starts when the work that goes before it has been done by the servers that hold the stage. That is
+the work ahead of it now (``book``), what comes later and overtakes it (as much as came lately, within the bypass
+bound), and the turns of other tenants. The result is corrected by how wrong such predictions have been lately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import log
+
+from scheduler.cost.residuals import ResidualTracker
+from scheduler.elastic.book import Book, promised
+from scheduler.elastic.capacity import fleet
+from scheduler.elastic.fairness import Fairness
+from scheduler.elastic.inflow import Inflow
+from scheduler.elastic.lane import Rank
+from scheduler.elastic.order import StageOrder
+from scheduler.elastic.settings import ElasticSettings
+from scheduler.policy import Observer, Verdict
+from scheduler.spec import Timings
+from scheduler.state import Attempt, Job, Request
+from scheduler.view import View
+from wire.types import ModelKey, RequestId, Role
+
+FIRST_SIGMA = 0.15
+"""Assumed standard deviation of log(actual / predicted) before anything is known."""
+QUEUEING = (1.5, 4.0)
+"""Predicted time over service time at which predictions are told apart: the longer the queue, the less is known."""
+LONGEST_RETRY = 60.0
+"""Of ``Retry-After``; 1 s is the shortest."""
+MISSED_BY = 1.0
+ROUNDS = 6
+"""Of the fixed point between waiting longer and being overtaken by more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    raw_seconds: float
+    tracker: ResidualTracker
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A request's work at one stage."""
+
+    role: Role
+    jobs: tuple[Job, ...]
+    rank: Rank
+    work: float
+    """Reference seconds of all jobs."""
+
+
+class PredictedCompletion(Observer):
+    def __init__(self, settings: ElasticSettings, order: StageOrder, book: Book, fairness: Fairness):
+        self._settings = settings
+        self._order = order
+        self._book = book
+        self._fairness = fairness
+        self._inflow: dict[tuple[ModelKey, Role, str], Inflow] = {}
+        self._trackers: dict[tuple[ModelKey, int], ResidualTracker] = {}
+        self._promises: dict[RequestId, _Promise] = {}
+        self._draft: tuple[RequestId, _Promise] | None = None
+        self._seen = 0.0
+        """The latest time that anything happened."""
+
+    def decide(self, request: Request, view: View, now: float) -> Verdict:
+        raw, own = self._raw_seconds(request, view, now)
+        tracker = self._tracker(request.spec.model, raw / own if own else 1.0)
+        self._draft = (request.spec.id, _Promise(raw, tracker))
+        usual, late = raw * tracker.quantile(0.5), raw * tracker.quantile(self._settings.admission_quantile)
+        excess = now + max(usual, late) - request.spec.deadline
+        if view.requests >= self._settings.max_requests:
+            reason = f"{view.requests} requests are under way, as many as may be"
+            return Verdict(False, usual, _retry((usual - own) / 2), reason)
+        if excess > 0:
+            allowed = request.spec.deadline - now
+            reason = f"done in {usual:.1f} s, perhaps only in {late:.1f} s: its deadline is in {allowed:.1f} s"
+            return Verdict(False, usual, _retry(excess), reason)
+        return Verdict(True, usual, reason=f"predicted {usual:.2f} s, of which {own:.2f} s are its own")
+
+    def opened(self, request: Request, view: View, now: float) -> None:
+        if self._draft is not None and self._draft[0] == request.spec.id:
+            self._promises[request.spec.id] = self._draft[1]
+        spec = request.spec
+        for stage in self._stages(request, view, now):
+            key = (spec.model, stage.role, spec.tenant)
+            inflow = self._inflow.get(key)
+            if inflow is None:
+                inflow = self._inflow[key] = Inflow(now)
+            inflow.add(stage.rank.aged - self._order.aging * now, stage.work, now)
+
+    def committed(self, attempt: Attempt, view: View, now: float) -> None:  # noqa: ARG002
+        self._seen = now
+
+    def done(self, attempt: Attempt, timings: Timings, now: float) -> None:  # noqa: ARG002
+        self._seen = now
+
+    def over(self, request: Request, *, finished: bool) -> None:
+        """Learn from it: a missed deadline too, though not what its client or a server cut short."""
+        promise = self._promises.pop(request.spec.id, None)
+        missed = self._seen > request.spec.deadline - MISSED_BY
+        if promise is not None and (finished or missed):
+            promise.tracker.add(log(max(self._seen - request.arrived_at, 1e-3) / promise.raw_seconds))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _raw_seconds(self, request: Request, view: View, now: float) -> tuple[float, float]:
+        """Until its last picture, and what that would be with every server idle."""
+        stages = self._stages(request, view, now)
+        total = alone = 0.0
+        for stage in stages:
+            starts = [self._start(some, request, view, now) for some in _sharing(stage, stages, view)]
+            own = _own_seconds(stage, view, now)
+            total = max(total, *starts) + own
+            alone += own
+        return max(total, 1e-3), alone
+
+    def _stages(self, request: Request, view: View, now: float) -> list[_Stage]:
+        jobs: dict[Role, list[Job]] = {}
+        for job in promised(request.jobs.values()):
+            jobs.setdefault(job.spec.role, []).append(job)
+        return [
+            _Stage(role, tuple(some), self._order.key(some[0], view, now), sum(map(view.reference_seconds, some)))
+            for role in Role
+            if (some := jobs.get(role))
+        ]
+
+    def _start(self, stages: Iterable[_Stage], request: Request, view: View, now: float) -> float:
+        """Seconds until these stages, which share servers, have done what goes before the request."""
+        fleet_ = fleet(view, request.spec.model, [stage.jobs[0] for stage in stages], now)
+        start = fleet_.level(sum(self._ahead(stage, request, 0.0, now) for stage in stages))
+        for _ in range(ROUNDS):
+            later = fleet_.level(sum(self._ahead(stage, request, start, now) for stage in stages))
+            if later - start < 0.01 * start:
+                return later
+            start = later
+        return start
+
+    def _ahead(self, stage: _Stage, request: Request, wait: float, now: float) -> float:
+        """Work that goes before the request's at a stage if it starts there after ``wait`` seconds."""
+        model, tenant = request.spec.model, request.spec.tenant
+        stocks = self._book.stocks(model, stage.role)
+        mine, total = 0.0, 0.0
+        if tenant in stocks:
+            mine, total = stocks[tenant].ahead(stage.rank), stocks[tenant].total
+        inflow = self._inflow.get((model, stage.role, tenant))
+        if inflow is not None:
+            size = stage.rank.aged - self._order.aging * now
+            overtaking = inflow.overtaking(size, self._order.aging, wait, now)
+            mine += min(overtaking, self._settings.bypass_share * (total + stage.work))
+        return mine + sum(
+            self._turns(stage, other, tenant, mine + stage.work, wait, now) for other in stocks if other != tenant
+        )
+
+    def _turns(self, stage: _Stage, other: str, tenant: str, mine: float, wait: float, now: float) -> float:
+        """What another tenant gets meanwhile: its share of the time, no more than it asks for."""
+        fairness = self._fairness
+        inflow = self._inflow.get((stage.jobs[0].request.spec.model, stage.role, other))
+        wants = self._book.stocks(stage.jobs[0].request.spec.model, stage.role)[other].total
+        if inflow is not None:
+            wants += inflow.rate(now) * wait
+        lead = fairness.standing(tenant) - fairness.standing(other)
+        turns = (lead + mine / fairness.share(tenant)) * fairness.share(other)
+        return min(wants, max(0.0, turns))
+
+    def _tracker(self, model: ModelKey, slowdown: float) -> ResidualTracker:
+        level = sum(slowdown > bound for bound in QUEUEING)
+        tracker = self._trackers.get((model, level))
+        if tracker is None:
+            tracker = self._trackers[(model, level)] = ResidualTracker(FIRST_SIGMA)
+        return tracker
+
+
+def _sharing(stage: _Stage, stages: list[_Stage], view: View) -> Iterator[list[_Stage]]:
+    """The stage by itself, and together with those whose servers also hold it: neither may be overbooked."""
+    yield [stage]
+    model = stage.jobs[0].request.spec.model
+    mine = view.holding(model, stage.role)
+    shared = [other for other in stages if not mine.keys().isdisjoint(view.holding(model, other.role))]
+    if len(shared) > 1:
+        yield shared
+
+
+def _own_seconds(stage: _Stage, view: View, now: float) -> float:
+    """Of the stage's jobs, with every server idle."""
+    longest = max(stage.jobs, key=view.reference_seconds)
+    holders = fleet(view, longest.request.spec.model, [longest], now)
+    if not holders.servers:
+        return stage.work
+    each = view.reference_seconds(longest) * len(holders.servers) * holders.scale
+    return max(stage.work, each) / holders.speed
+
+
+def _retry(seconds: float) -> float:
+    return min(max(seconds, 1.0), LONGEST_RETRY)

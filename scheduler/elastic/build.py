@@ -1,0 +1,42 @@
+"""The elastic policies as one set, for the gateway and the simulator alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scheduler.cost.model import CostModel
+from scheduler.cost.profile import Profile, bundled
+from scheduler.elastic.admission import PredictedCompletion
+from scheduler.elastic.batching import SameWork
+from scheduler.elastic.book import Book
+from scheduler.elastic.fairness import Fairness
+from scheduler.elastic.order import StageOrder
+from scheduler.elastic.placement import Backpressure
+from scheduler.elastic.preemption import ShortestRemaining
+from scheduler.elastic.roles import ElasticRoles
+from scheduler.elastic.settings import ElasticSettings
+from scheduler.elastic.suspects import Suspects
+from scheduler.policy import Policies
+
+
+def elastic_policies(settings: ElasticSettings | None = None, profiles: Iterable[Profile] | None = None) -> Policies:
+    """New policies of one scheduler; they learn, so they are not shared. ``profiles``: the bundled ones by default."""
+    settings = settings or ElasticSettings()
+    fairness = Fairness(settings.tenant_shares)
+    suspects = Suspects(settings.suspect_failures, settings.probation_seconds)
+    order = StageOrder(settings, fairness)
+    book = Book(order)
+    admission = PredictedCompletion(settings, order, book, fairness)
+    placement = Backpressure(settings, suspects)
+    preemption = ShortestRemaining(settings)
+    return Policies(
+        admission=admission,
+        order=order,
+        placement=placement,
+        batching=SameWork(settings),
+        preemption=preemption if settings.preemption else None,
+        roles=ElasticRoles(settings, book, suspects) if settings.elastic_roles else None,
+        cost=CostModel(bundled() if profiles is None else profiles),
+        # Admission reads the book: what it predicts for a request must not count the request itself.
+        observers=(fairness, suspects, book, admission, placement, preemption),
+    )

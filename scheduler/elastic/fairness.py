@@ -1,0 +1,76 @@
+"""Which tenant's turn it is: virtual counters of device-seconds, as in virtual-time fair queueing.
+
+A job is charged when it is committed, by prediction, and set right when it is done. The tenant whose counter is lowest
+goes first. One that comes back from idleness starts at the lowest counter among those at work: time that nobody asked
+for can't be saved up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from scheduler.policy import Observer
+from scheduler.spec import Timings
+from scheduler.state import Attempt, Request
+from scheduler.view import View
+
+MAX_IDLE = 256
+"""Idle tenants whose counters are kept before those that say nothing are dropped."""
+
+
+class Fairness(Observer):
+    def __init__(self, shares: Mapping[str, float] | None = None):
+        """``shares``: weights of tenants that are not 1."""
+        self._shares = dict(shares or {})
+        self._used: dict[str, float] = {}
+        self._live: Counter[str] = Counter()
+        self._floor = 0.0
+        """Where the last tenant at work stood when it went idle."""
+
+    def used(self, tenant: str) -> float:
+        """Device-seconds over the tenant's share, on the common virtual clock."""
+        return self._used.get(tenant, self._floor)
+
+    def standing(self, tenant: str) -> float:
+        """Its counter, or where it would start."""
+        if tenant in self._live:
+            return self._used[tenant]
+        return max(self.used(tenant), min((self._used[other] for other in self._live), default=self._floor))
+
+    def share(self, tenant: str) -> float:
+        return self._shares.get(tenant, 1.0)
+
+    def next(self, tenants: Iterable[str]) -> str:
+        """Who of these goes first; there is at least one."""
+        return min(tenants, key=lambda tenant: (self.used(tenant), tenant))
+
+    def active(self) -> Iterable[str]:
+        """Tenants with requests under way."""
+        return self._live.keys()
+
+    def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
+        tenant = request.spec.tenant
+        self._used[tenant] = self.standing(tenant)
+        self._live[tenant] += 1
+
+    def committed(self, attempt: Attempt, view: View, now: float) -> None:  # noqa: ARG002
+        members = sum(other.batch == attempt.batch for other in attempt.server.attempts.values())
+        self._charge(attempt, attempt.predicted_seconds / members)
+
+    def done(self, attempt: Attempt, timings: Timings, now: float) -> None:  # noqa: ARG002
+        if timings.compute > 0:
+            self._charge(attempt, (timings.compute - attempt.predicted_seconds) / max(1, timings.batch))
+
+    def over(self, request: Request, *, finished: bool) -> None:  # noqa: ARG002
+        tenant = request.spec.tenant
+        self._live[tenant] -= 1
+        if not self._live[tenant]:
+            del self._live[tenant]
+            self._floor = max(self._floor, min((self._used[other] for other in self._live), default=self.used(tenant)))
+            if len(self._used) > MAX_IDLE + len(self._live):
+                self._used = {t: used for t, used in self._used.items() if t in self._live or used > self._floor}
+
+    def _charge(self, attempt: Attempt, seconds: float) -> None:
+        tenant = attempt.job.request.spec.tenant
+        self._used[tenant] = self.used(tenant) + seconds / self.share(tenant)

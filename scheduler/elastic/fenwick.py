@@ -1,0 +1,59 @@
+"""Prefix sums over quantised keys that never end: a Fenwick tree that stores only the nodes in use."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+QUANTUM = 0.01
+"""Width of one cell of keys."""
+BITS = 36
+"""Keys up to 2^36 · 0.01: 21 years of seconds."""
+UNIT = 1e-6
+"""Amounts are kept as whole microseconds: sums of floats would not come back to 0."""
+
+
+class Entry(NamedTuple):
+    """What was added; give it back to ``remove``."""
+
+    cell: int
+    amount: int
+
+
+class Fenwick:
+    def __init__(self) -> None:
+        self._nodes: dict[int, int] = {}
+        self._total = 0
+
+    @property
+    def total(self) -> float:
+        return self._total * UNIT
+
+    def add(self, key: float, amount: float) -> Entry:
+        entry = Entry(_cell(key), round(amount / UNIT))
+        self._change(entry.cell, entry.amount)
+        return entry
+
+    def remove(self, entry: Entry) -> None:
+        self._change(entry.cell, -entry.amount)
+
+    def before(self, key: float) -> float:
+        """Sum of the amounts at keys up to this one, its own cell included."""
+        cell, total = _cell(key), 0
+        while cell > 0:
+            total += self._nodes.get(cell, 0)
+            cell &= cell - 1
+        return total * UNIT
+
+    def _change(self, cell: int, amount: int) -> None:
+        self._total += amount
+        while cell < 1 << BITS:
+            value = self._nodes.get(cell, 0) + amount
+            if value:
+                self._nodes[cell] = value
+            else:
+                self._nodes.pop(cell, None)
+            cell += cell & -cell
+
+
+def _cell(key: float) -> int:
+    return min(max(1, int(key / QUANTUM) + 1), (1 << BITS) - 1)

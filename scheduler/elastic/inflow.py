@@ -1,0 +1,47 @@
+"""What has been admitted lately, by size: how much of what comes next will overtake a waiting job."""
+
+from __future__ import annotations
+
+from math import ceil, exp, log2
+
+MEMORY_SECONDS = 60.0
+LEAST_SECONDS = 5.0
+"""Over which a rate is measured at least."""
+PER_DOUBLING = 4
+"""Classes of size per factor of two."""
+
+
+class Inflow:
+    """Of one tenant at one stage. Amounts fade exponentially."""
+
+    def __init__(self, now: float):
+        self._began = now
+        self._at = now
+        self._classes: dict[int, float] = {}
+        """Class of size → reference seconds of work, faded."""
+
+    def add(self, size: float, work: float, now: float) -> None:
+        """A job of this size (what the order goes by) with so much work at the stage."""
+        fade = exp((self._at - now) / MEMORY_SECONDS)
+        self._classes = {cls: amount * fade for cls, amount in self._classes.items() if amount * fade > 1e-6}
+        self._at = now
+        cls = ceil(log2(max(size, 1e-6)) * PER_DOUBLING)
+        self._classes[cls] = self._classes.get(cls, 0.0) + work
+
+    def rate(self, now: float) -> float:
+        """Reference seconds of work per second."""
+        return sum(self._classes.values()) * self._per_second(now)
+
+    def overtaking(self, size: float, aging: float, seconds: float, now: float) -> float:
+        """Work that comes within ``seconds`` and goes before a job of ``size`` that joins now."""
+        total = 0.0
+        for cls, amount in self._classes.items():
+            lead = size - 2.0 ** ((cls - 0.5) / PER_DOUBLING)
+            if lead > 0:
+                total += amount * (min(seconds, lead / aging) if aging else seconds)
+        return total * self._per_second(now)
+
+    def _per_second(self, now: float) -> float:
+        fade = exp((self._at - now) / MEMORY_SECONDS)
+        span = MEMORY_SECONDS * (1 - exp((self._began - now) / MEMORY_SECONDS))
+        return fade / max(span, LEAST_SECONDS)

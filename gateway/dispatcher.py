@@ -296,6 +296,8 @@ class Dispatcher:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _open(self, request: ImageRequest) -> _Open:
+        if request.request_id in self._requests:
+            raise ValueError(f"a request {request.request_id} is under way already")
         model = self._catalogue.resolve(request.model)
         if model is None:
             raise ModelNotFound(f"The model '{request.model}' does not exist.")

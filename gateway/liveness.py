@@ -81,6 +81,7 @@ class PoolRules:
 class _Peer:
     hello: Hello
     heard: float
+    vitals: Heartbeat
 
 
 @dataclass(slots=True)
@@ -128,6 +129,10 @@ class Roster:
     def servers(self) -> tuple[ServerId, ...]:
         return tuple(self._peers)
 
+    def vitals(self) -> Mapping[ServerId, Heartbeat]:
+        """Every server's last heartbeat: how full its store and its device are."""
+        return {server: peer.vitals for server, peer in self._peers.items()}
+
     def hear(self, server: ServerId, message: ToGateway, now: float, user: str = "") -> list[Effect]:
         """``server`` is the socket identity, ``user`` the name of the key that opened the connection."""
         if isinstance(message, Hello):
@@ -139,6 +144,7 @@ class Roster:
         self._peers.move_to_end(server)
         match message:
             case Heartbeat(sequence=sequence):
+                peer.vitals = message
                 return [Send(server, HeartbeatAck(sequence=sequence))]
             case Goodbye():
                 return self.lose(server, "it left", clean=True)
@@ -194,7 +200,7 @@ class Roster:
             self._superseded.note(former, now)
             effects += self.lose(former, f"{hello.name} has started anew")
         self._names[hello.name] = server
-        self._peers[server] = _Peer(hello, now)
+        self._peers[server] = _Peer(hello, now, Heartbeat(sequence=0))
         self._peers.move_to_end(server)
         return [*effects, Send(server, self._welcome()), Joined(server, hello)]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 from gateway.liveness import Effect, Heard, Joined, Lost, Report, Roster, Send, Warn
 from gateway.sockets import Incoming, Router
 from wire.codec import decode_to_gateway, encode
 from wire.errors import WireError
+from wire.to_gateway import Heartbeat
 from wire.to_stage import HeartbeatAck, ToStage
 from wire.types import ServerId
 
@@ -34,6 +35,10 @@ class StagePool:
     @property
     def endpoint(self) -> str:
         return self._router.endpoint
+
+    def vitals(self) -> Mapping[ServerId, Heartbeat]:
+        """Every server's last heartbeat."""
+        return self._roster.vitals()
 
     async def run(self) -> None:
         """Serve for ever."""

@@ -1,0 +1,79 @@
+"""Requests as graphs of stage jobs."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.pipeline import graph
+from gateway.service import UnsupportedRequest
+from wire.params import ImageParams
+from wire.to_stage import InputRef
+from wire.types import Handle, Role
+
+UPLOAD = {"image": InputRef(handle=Handle("h"), endpoint="tcp://127.0.0.1:1")}
+
+
+def edges(built: graph.Graph) -> dict[str, tuple[str, ...]]:
+    return {job.id: job.needs for job in built.spec.jobs}
+
+
+def test_images_from_text_share_one_encoder_job(request_for, model):
+    built = graph.build(request_for(n=2), model(), deadline=30.0)
+    assert edges(built) == {
+        "r/encoder": (),
+        "r/dit.0": ("r/encoder",),
+        "r/decoder.0": ("r/dit.0",),
+        "r/dit.1": ("r/encoder",),
+        "r/decoder.1": ("r/dit.1",),
+    }
+    assert built.spec.deadline == 30.0
+    assert built.spec.model == "tiny@1"
+    assert [built.jobs[job].params.seed for job in ("r/dit.0", "r/dit.1")] == [7, 8]
+
+
+def test_uploaded_pictures_are_encoded_for_each_image(request_for, model):
+    images = tuple(ImageParams(workflow="image2image", width=64, height=64, seed=seed) for seed in (1, 2))
+    built = graph.build(request_for(images=images), model(), 1.0, UPLOAD)
+    assert edges(built)["r/dit.1"] == ("r/encoder.1",)
+    assert built.jobs["r/encoder.0"].uploads == UPLOAD
+    assert built.jobs["r/encoder.1"].params.seed == 2
+    assert built.jobs["r/dit.0"].uploads == {}
+    assert built.jobs["r/encoder.0"].spec.work.image_pixels == 64 * 64
+
+
+def test_the_decoder_reads_the_encoder_where_the_workflow_says_so(request_for, model):
+    images = (ImageParams(workflow="inpainting", width=64, height=64),)
+    assert edges(graph.build(request_for(images=images), model(), 1.0))["r/decoder.0"] == ("r/encoder", "r/dit.0")
+
+
+def test_only_the_encoder_sees_the_prompt(request_for, model):
+    built = graph.build(request_for(), model(), 1.0)
+    texts = {job.spec.role: (job.params.prompt, job.params.negative_prompt) for job in built.jobs.values()}
+    assert texts == {Role.ENCODER: ("a red circle", "blue"), Role.DIT: ("", None), Role.DECODER: ("", None)}
+
+
+@pytest.mark.parametrize(
+    ("params", "steps", "cfg"),
+    [
+        ({}, 12, True),
+        ({"num_inference_steps": 4, "guidance_scale": 1.0}, 4, False),
+        ({"num_inference_steps": 10, "strength": 0.35}, 3, True),
+        ({"num_inference_steps": 1, "strength": 0.1}, 1, True),
+    ],
+)
+def test_work_follows_parameters_and_defaults(request_for, model, params, steps, cfg):
+    images = (ImageParams(width=64, height=48, **params),)
+    work = graph.build(request_for(images=images), model(), 1.0).jobs["r/dit.0"].spec.work
+    assert (work.width, work.height, work.steps, work.cfg) == (64, 48, steps, cfg)
+
+
+def test_a_model_without_defaults_still_has_work(request_for, model):
+    built = graph.build(request_for(), model(default_steps=0, default_guidance=None), 1.0)
+    work = built.jobs["r/dit.0"].spec.work
+    assert (work.steps, work.cfg) == (graph.FALLBACK_STEPS, False)
+
+
+def test_what_a_model_cannot_do_is_refused_by_name(request_for, model):
+    images = (ImageParams(workflow="video", width=64, height=64),)
+    with pytest.raises(UnsupportedRequest, match="does no video; it does text2image, image2image"):
+        graph.build(request_for(images=images), model(), 1.0)

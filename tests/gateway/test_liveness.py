@@ -1,0 +1,156 @@
+"""Introductions, silence and losses as effects, on a manual clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.liveness import (
+    HELLO_BURST,
+    HELLO_RATE,
+    MAX_REMEMBERED,
+    SAY_HELLO_EVERY,
+    Heard,
+    Joined,
+    Lost,
+    PoolRules,
+    Roster,
+    Send,
+    Warn,
+)
+from wire.to_gateway import Goodbye, Grant, Heartbeat
+from wire.to_stage import HeartbeatAck, Refused, SayHello, Welcome
+from wire.types import Role, ServerId
+
+A1, A2, B1 = ServerId("a/1"), ServerId("a/2"), ServerId("b/1")
+GRANT = Grant(limits={Role.DIT: 3})
+
+
+@pytest.fixture
+def roster() -> Roster:
+    return Roster(PoolRules("g1", heartbeat_seconds=2, liveness_seconds=10))
+
+
+def join(roster, server, hello, now=0.0, **changes):
+    name, incarnation = server.split("/")
+    return roster.hear(server, hello(name, incarnation, **changes), now)
+
+
+def refusal(effects) -> Refused:
+    message = effects[0].message
+    assert isinstance(message, Refused)
+    assert not any(isinstance(effect, Joined) for effect in effects)
+    return message
+
+
+def test_a_hello_is_welcomed_before_anybody_may_send_work(roster, hello):
+    welcome, joined = join(roster, A1, hello)
+    assert welcome == Send(A1, Welcome(gateway="g1", heartbeat_seconds=2, liveness_seconds=10))
+    assert joined == Joined(A1, hello())
+
+
+def test_heartbeats_are_acknowledged_and_the_rest_is_passed_on(roster, hello):
+    join(roster, A1, hello)
+    beat = Heartbeat(sequence=4, store_bytes=99)
+    assert roster.hear(A1, beat, 1) == [Send(A1, HeartbeatAck(sequence=4))]
+    assert roster.vitals() == {A1: beat}
+    assert roster.hear(A1, GRANT, 2) == [Heard(A1, GRANT)]
+
+
+def test_silence_is_counted_from_the_last_word(roster, hello):
+    join(roster, A1, hello)
+    join(roster, B1, hello)
+    roster.hear(A1, GRANT, 6.0)
+    assert roster.next_wakeup() == 10
+    assert roster.tick(9.9) == []
+    assert roster.tick(10.0) == [Lost(B1, "silent for 10 s")]
+    assert roster.next_wakeup() == 16
+    assert roster.tick(16.0) == [Lost(A1, "silent for 10 s")]
+    assert roster.next_wakeup() is None
+
+
+def test_a_gateway_that_stood_still_blames_nobody(roster, hello):
+    join(roster, A1, hello)
+    (warning,) = roster.tick(60.0)
+    assert "stood still for 50.0 s" in warning.text
+    assert roster.next_wakeup() == pytest.approx(62.0)
+    assert roster.tick(62.0) == [Lost(A1, "silent for 10 s")]
+
+
+def test_a_lost_server_that_speaks_again_is_asked_to_introduce_itself(roster, hello):
+    join(roster, A1, hello)
+    roster.tick(10.0)
+    assert roster.hear(A1, GRANT, 11) == [Send(A1, SayHello())]
+    assert roster.hear(A1, GRANT, 11 + SAY_HELLO_EVERY / 2) == [], "not again at once"
+    assert roster.hear(A1, GRANT, 11 + SAY_HELLO_EVERY) == [Send(A1, SayHello())]
+    assert join(roster, A1, hello, 13)[1] == Joined(A1, hello())
+
+
+def test_goodbye_is_a_clean_end(roster, hello):
+    join(roster, A1, hello)
+    assert roster.hear(A1, Goodbye(), 1) == [Lost(A1, "it left", clean=True)]
+    assert roster.lose(A1, "twice") == []
+
+
+def test_a_second_hello_of_the_same_life_is_a_new_introduction(roster, hello):
+    join(roster, A1, hello)
+    effects = join(roster, A1, hello, 1, roles=(Role.DIT,))
+    assert effects[1] == Joined(A1, hello(roles=(Role.DIT,)))
+    assert roster.servers == (A1,)
+
+
+def test_a_new_life_ends_the_old_one_at_once_and_for_good(roster, hello):
+    join(roster, A1, hello)
+    effects = join(roster, A2, hello, 1)
+    assert effects[0] == Lost(A1, "a has started anew")
+    assert effects[2] == Joined(A2, hello(incarnation="2"))
+    assert roster.hear(A1, GRANT, 2) == [Send(A1, SayHello())]
+    assert "give each server a name of its own" in refusal(join(roster, A1, hello, 3)).message
+    assert roster.servers == (A2,)
+
+
+def test_another_major_version_is_refused_with_both_versions(roster, hello):
+    message = refusal(join(roster, A1, hello, protocol=(9, 3))).message
+    assert "9.3" in message
+    assert "upgrade the older side" in message
+    assert roster.servers == ()
+
+
+def test_another_minor_version_is_welcome(roster, hello):
+    assert isinstance(join(roster, A1, hello, protocol=(1, 99))[1], Joined)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"roles": ()}, "holds []"), ({"capable": {}}, "capable of []"), ({"name": "other"}, "identity is 'a/1'")],
+)
+def test_introductions_that_contradict_themselves_are_refused(roster, hello, changes, text):
+    assert text in refusal(roster.hear(A1, hello(**changes), 0)).message
+
+
+def test_no_more_servers_than_allowed(hello):
+    roster = Roster(PoolRules("g1", 2, 10, max_servers=1))
+    join(roster, A1, hello)
+    assert "1 stage servers at most" in refusal(join(roster, B1, hello)).message
+    assert isinstance(join(roster, A2, hello)[-1], Joined), "a new life takes the old one's place"
+
+
+def test_with_encryption_name_and_key_must_belong_together(hello):
+    roster = Roster(PoolRules("g1", 2, 10, keys={"a": "key-a", "b": "key-b"}))
+    assert "registered for 'b'" in refusal(roster.hear(A1, hello(public_key="key-a"), 0, user="b")).message
+    assert refusal(roster.hear(A1, hello(public_key="key-b"), 0, user="a"))
+    assert isinstance(roster.hear(A1, hello(public_key="key-a"), 0, user="a")[1], Joined)
+
+
+def test_a_flood_of_introductions_is_left_unanswered(roster, hello):
+    for _ in range(HELLO_BURST):
+        join(roster, A1, hello)
+    (warning,) = join(roster, A1, hello)
+    assert isinstance(warning, Warn)
+    assert isinstance(join(roster, A1, hello, 1 / HELLO_RATE)[1], Joined)
+
+
+def test_strangers_are_not_remembered_without_limit(roster):
+    for number in range(MAX_REMEMBERED + 10):
+        assert roster.hear(ServerId(f"s/{number}"), GRANT, 0)
+    assert roster.hear(ServerId("s/0"), GRANT, 0), "forgotten, so told again"
+    assert not roster.hear(ServerId(f"s/{MAX_REMEMBERED}"), GRANT, 0)

@@ -1,0 +1,252 @@
+"""Real processes: a gateway inside the test (to see what it decides) or beside it, and stage servers beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import psutil
+import pytest
+
+import gateway.assembly
+from gateway.api.app import create_app
+from gateway.assembly import Gateway
+from gateway.service import Finished, ImageRequest
+from gateway.settings import Settings
+from scheduler import actions as act
+from scheduler import events as ev
+from scheduler.core import Scheduler
+from scheduler.invariants import check
+from wire.params import ImageParams
+from wire.types import Role, ServerId
+
+PROFILE = Path(__file__).with_name("slow.toml")
+PATIENCE = 30.0
+"""Seconds for what should take one: the machine may be busy."""
+
+Found = TypeVar("Found")
+Kind = TypeVar("Kind")
+
+
+def until(condition: Callable[[], Found], what: str, seconds: float = PATIENCE) -> Found:
+    """The first true value of ``condition``."""
+    limit = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < limit, f"{what}: not within {seconds:g} s"
+        time.sleep(0.02)
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class Process:
+    """A program of ours with its log."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
+
+    def kill(self) -> None:
+        """Nothing is tidied up."""
+        self.popen.kill()
+        self.popen.wait(PATIENCE)
+
+    def finish(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.send(number)
+        return self.popen.wait(PATIENCE)
+
+
+Start = Callable[..., Process]
+
+
+def _launcher(folder: Path) -> Iterator[Start]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
+    started: list[Process] = []
+
+    def start(*arguments: str, **environment: str) -> Process:
+        log = folder / f"{len(started)}.log"
+        with log.open("wb") as output:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", *arguments], env=clean | environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        started.append(Process(popen, log))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.popen.poll() is None:
+            process.send(signal.SIGCONT)
+            process.kill()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts ``python -m …``; whatever still runs at the end of the test is killed."""
+    yield from _launcher(tmp_path)
+
+
+class Tape(Scheduler):
+    """The real scheduler with all that goes in and out written down, and its invariants checked after every event."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.events: list[ev.Event] = []
+        self.actions: list[act.Action] = []
+        self.news = asyncio.Event()
+
+    def handle(self, event: ev.Event, now: float) -> list[act.Action]:
+        actions = super().handle(event, now)
+        check(self.view)
+        self.events.append(event)
+        self.actions += actions
+        self.news.set()
+        return actions
+
+    async def find(self, kind: type[Kind], wanted: Callable[[Kind], object] = lambda _: True, after: int = 0) -> Kind:
+        """The first event or action of ``kind`` that is ``wanted``, or the one ``after`` so many, once it is there."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                seen = [item for item in (*self.events, *self.actions) if isinstance(item, kind) and wanted(item)]
+                if len(seen) > after:
+                    return seen[after]
+                self.news.clear()
+                await self.news.wait()
+
+    def runs(self, role: Role) -> list[act.Run]:
+        return [action for action in self.actions if isinstance(action, act.Run) and action.role is role]
+
+
+@dataclass
+class Service:
+    """A gateway in this process, and the stage servers that it was given."""
+
+    gateway: Gateway
+    tape: Tape
+    settings: Settings
+    start: Start
+    servers: dict[str, Process] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=count)
+
+    async def serve(self, name: str, *roles: Role, scale: float = 1.0, **options: str) -> Process:
+        """Start a stage server with the emulated engine and wait until it has joined."""
+        joined = sum(isinstance(e, ev.ServerJoined) and e.server.name == name for e in self.tape.events)
+        extra = [part for flag, value in options.items() for part in (f"--{flag.replace('_', '-')}", value)]
+        self.servers[name] = self.start(
+            *("stage_server", "--engine", "emulated", "--profile", str(PROFILE), "--time-scale", str(scale)),
+            *("--role", ",".join(roles), "--gateway", self.gateway.pool.endpoint, "--name", name, *extra),
+        )
+        await self.tape.find(ev.ServerJoined, lambda e: e.server.name == name, after=joined)
+        return self.servers[name]
+
+    async def serve_all(self, **servers: tuple[Role, ...]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for name, roles in servers.items():
+                tasks.create_task(self.serve(name, *roles))
+
+    def generate(self, *, n: int = 1, steps: int = 20, deadline: float = PATIENCE) -> Awaitable[Finished]:
+        request_id = f"req{next(self.numbers)}"
+        images = tuple(ImageParams(width=64, height=64, seed=seed, num_inference_steps=steps) for seed in range(n))
+        request = ImageRequest(request_id=request_id, model="slow", images=images, deadline_seconds=deadline)
+        return asyncio.create_task(self.gateway.dispatcher.generate(request), name=request_id)
+
+    def server_of(self, server: ServerId) -> Process:
+        return self.servers[server.partition("/")[0]]
+
+    async def all_stores_empty(self) -> None:
+        """Every live server says, in a heartbeat from now on, that it keeps no byte."""
+        begun = {server: beat.sequence for server, beat in self.gateway.pool.vitals().items()}
+        async with asyncio.timeout(PATIENCE):
+            while not all(  # noqa: ASYNC110 # heartbeats are no events
+                beat.sequence > begun[server] and beat.store_bytes == 0
+                for server, beat in self.gateway.pool.vitals().items()
+            ):
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(
+        control_bind=f"tcp://127.0.0.1:{free_port()}", heartbeat_seconds=0.2, liveness_seconds=1.5, default_model="slow"
+    )
+
+
+@pytest.fixture
+async def service(settings: Settings, start: Start, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+    tapes: list[Tape] = []
+
+    def scheduler(*arguments: object) -> Tape:
+        tapes.append(Tape(*arguments))
+        return tapes[-1]
+
+    monkeypatch.setattr(gateway.assembly, "Scheduler", scheduler)
+    running = Gateway(settings)
+    task = asyncio.create_task(running.run(), name="gateway")
+    yield Service(running, tapes[0], settings, start)
+    assert not task.done(), task
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.fixture
+async def http(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(service.gateway.dispatcher, service.settings)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as client:
+        yield client
+
+
+def listening(process: Process) -> str:
+    """The url at which a gateway process serves HTTP."""
+
+    def found() -> re.Match[str] | None:
+        assert process.popen.poll() is None, process.text()
+        return re.search(r"listening at (http://[^;\s]+)", process.text())
+
+    return until(found, "a gateway that listens")[1]
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def local_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """``python -m gateway --local``, shared by all tests of one worker; Ctrl-C must leave nothing of it behind."""
+    launcher = _launcher(tmp_path_factory.mktemp("local"))
+    process = next(launcher)("gateway", "--local", "--port", "0")
+    url = listening(process)
+    until(lambda: is_ready(url), "a picture service that is ready", 90)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == len(Role)
+    yield url
+    assert process.finish(signal.SIGINT) == 0, process.text()
+    assert [child for child in children if child.is_running()] == []
+    assert "Traceback" not in process.text()
+    next(launcher, None)

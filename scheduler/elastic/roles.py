@@ -12,7 +12,7 @@ from scheduler.elastic.settings import ElasticSettings
 from scheduler.elastic.suspects import Suspects
 from scheduler.roles.demand import DemandEstimator
 from scheduler.roles.policy import RolePolicy, ServerState, Snapshot
-from scheduler.roles.problem import Problem, RoleNeed, ServerClass
+from scheduler.roles.problem import Problem, RoleNeed, ServerClass, maximal
 from scheduler.roles.solver import Plan
 from scheduler.state import Request, Server
 from scheduler.view import View
@@ -39,6 +39,8 @@ class _Model:
     """The latest job of each role: classes of servers are compared by it."""
     busy: dict[ServerId, float] = field(default_factory=dict)
     sampled_at: float = -inf
+    seen: Snapshot | None = None
+    """When roles were last thought about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ class ElasticRoles:
         for number in range(len(keys)):
             key = keys[(self._turn + number) % len(keys)]
             model = self._models[key]
-            snapshot = self._snapshot(key, model, view, now)
-            problem = model.policy.consider(snapshot, now)
+            snapshot = model.seen = self._snapshot(key, model, view, now)
+            problem = model.policy.consider(snapshot, now) if _may_improve(snapshot) else None
             if problem is not None:
                 self._turn += number + 1
                 self._planning = key
@@ -108,6 +110,12 @@ class ElasticRoles:
             old = self._load_factor.get(server.spec.device_class, 1.0)
             factor = log(old) + LOAD_GAIN * (log(load_seconds / announced) - log(old))
             self._load_factor[server.spec.device_class] = exp(factor)
+
+    def explain(self) -> Mapping[ModelKey, tuple[Snapshot, str]]:
+        """For people: per model what was seen when roles were last thought about, and why they move or do not."""
+        return {
+            key: (model.seen, model.policy.verdict) for key, model in self._models.items() if model.seen is not None
+        }
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -191,6 +199,12 @@ class ElasticRoles:
             for role in server.roles:
                 fractions.setdefault(role, []).append(model.busy[server.id])
         return {role: sum(some) / len(some) for role, some in fractions.items()}
+
+
+def _may_improve(snapshot: Snapshot) -> bool:
+    """Whether some server could hold more, or something else, than it does: not where everything fits everywhere."""
+    best = {name: maximal(cls.feasible_sets()) for name, cls in snapshot.classes.items()}
+    return any(best[server.cls] != (server.coming,) for server in snapshot.servers)
 
 
 def _class_name(server: Server, view: View) -> str:

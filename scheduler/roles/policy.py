@@ -104,15 +104,19 @@ class RolePolicy:
         self._settings = settings or PolicySettings()
         self._considered_at = -inf
         self._unfinished = False
+        self.verdict = "nothing was asked for yet"
+        """For people: why roles move, or do not, since it was last thought about."""
 
     def consider(self, snapshot: Snapshot, now: float) -> Problem | None:
         """The problem to be planned for, or None to leave everything as it is."""
         if not snapshot.servers or not any(snapshot.demand.values()):
+            self.verdict = "no work is asked for" if snapshot.servers else "no server may be planned for"
             return None
         if now - self._considered_at < self._settings.interval_seconds:
             return None
         urgent = bool(snapshot.unheld())
         if not urgent and self._is_light(snapshot):
+            self.verdict = f"every stage is less than {self._settings.light_load:.0%} busy: nothing moves"
             return None
         self._considered_at = now
         return Problem(
@@ -126,11 +130,23 @@ class RolePolicy:
         """The moves to make now; none when the plan is not worth it, or the servers have changed meanwhile."""
         urgent = snapshot.unheld()
         if not plan.changes or not (urgent or self._is_worth_it(plan)):
+            self.verdict = self._why_not(plan)
             self._unfinished = False
             return ()
         moves = self._possible(plan, snapshot, urgent)
         self._unfinished = len(moves) < len(plan.changes)
+        waiting = f"; the others wait for what is under way, or hold a role last: {len(plan.changes) - len(moves)}"
+        self.verdict = f"{len(moves)} servers move: {_reason(plan, urgent)}" + (waiting if self._unfinished else "")
         return moves
+
+    def _why_not(self, plan: Plan) -> str:
+        if not plan.changes:
+            return f"no free server could do better: capacity {plan.present:.2f} × the demand"
+        least = self._settings.finishing_gain if self._unfinished else self._settings.least_gain
+        return (
+            f"{len(plan.changes)} moves would raise the capacity from {plan.present:.2f} to {plan.capacity:.2f} × the "
+            f"demand: less than {least:.0%} more, or saving less in {self._settings.payback_seconds:g} s than they cost"
+        )
 
     def _is_light(self, snapshot: Snapshot) -> bool:
         limit = self._settings.light_load

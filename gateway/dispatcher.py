@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
@@ -76,19 +76,34 @@ class _Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class _Order:
+    """Of an operator."""
+
+    judge: Callable[[], ev.Event | None]
+    outcome: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
 class _Fetch:
     source: act.Input
     task: asyncio.Task[None]
 
 
+Watch = Callable[[ev.Event, Sequence[act.Action]], None]
+"""Told every event and what is done about it."""
+
+
 class Dispatcher:
     """Implements ``gateway.service.ImageService``. ``gateway`` is this process's incarnation."""
 
-    def __init__(self, scheduler: Decider, gateway: str, outlets: Outlets) -> None:
+    def __init__(
+        self, scheduler: Decider, gateway: str, outlets: Outlets, watch: Watch = lambda _event, _actions: None
+    ) -> None:
         self._scheduler = scheduler
         self._gateway = gateway
         self._outlets = outlets
-        self._events: asyncio.Queue[ev.Event | Report | _Picture] = asyncio.Queue(MAX_EVENTS)
+        self._watch = watch
+        self._events: asyncio.Queue[ev.Event | Report | _Picture | _Order] = asyncio.Queue(MAX_EVENTS)
         self._catalogue = Catalogue()
         self._servers: dict[ServerId, to_gateway.Hello] = {}
         self._requests: dict[RequestId, _Open] = {}
@@ -128,36 +143,65 @@ class Dispatcher:
         """From the stage pool."""
         self._events.put_nowait(report)
 
+    async def order(self, judge: Callable[[], ev.Event | None]) -> None:
+        """Carry out an operator's order: the event that ``judge`` makes in the very turn in which it takes effect.
+
+        None for an order that is fulfilled already. Raises the ``ServiceError`` with which ``judge`` refuses.
+        """
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._events.put_nowait(_Order(judge, outcome))
+        await outcome
+
     async def until_ready(self) -> None:
         """Until every role of some model was held for the first time."""
         await self._first_ready.wait()
 
     # --- events -------------------------------------------------------------------------------------------------------
 
-    async def _next_event(self) -> ev.Event | Report | _Picture:
+    async def _next_event(self) -> ev.Event | Report | _Picture | _Order:
         try:
             async with asyncio.timeout_at(self._scheduler.next_wakeup()):
                 return await self._events.get()
         except TimeoutError:
             return ev.Tick()
 
-    def _take(self, event: ev.Event | Report | _Picture) -> None:
+    def _take(self, event: ev.Event | Report | _Picture | _Order) -> None:
         match event:
             case Joined() | Heard() | Lost():
                 told = self._about_server(event)
             case _Picture():
                 told = self._taken(event)
+            case _Order():
+                self._obey(event)
+                told = None
             case ev.RequestCancelled(request=request):
                 self._close(request)
                 told = event
             case _:
                 told = event
         if told is not None:
-            for action in self._scheduler.handle(told, self._now()):
-                log.debug("%s", action)
-                self._perform(action)
+            self._tell(told)
         if self._catalogue.ready():
             self._first_ready.set()
+
+    def _tell(self, event: ev.Event) -> None:
+        actions = self._scheduler.handle(event, self._now())
+        self._watch(event, actions)
+        for action in actions:
+            log.debug("%s", action)
+            self._perform(action)
+
+    def _obey(self, order: _Order) -> None:
+        if order.outcome.done():
+            return  # the operator did not wait for it
+        try:
+            event = order.judge()
+        except ServiceError as refusal:
+            order.outcome.set_exception(refusal)
+            return
+        if event is not None:
+            self._tell(event)
+        order.outcome.set_result(None)
 
     def _about_server(self, report: Report) -> ev.Event | None:
         match report:
@@ -183,8 +227,11 @@ class Dispatcher:
                 self._attempts.failed(message.epoch, message.code)
             case to_gateway.StageCancelled():
                 self._attempts.failed(message.epoch, "cancelled")
-            case to_gateway.RolesReady() | to_gateway.RolesFailed():
-                log.info("%s holds %s", server, ", ".join(message.roles))
+            case to_gateway.RolesReady():
+                log.info("%s holds %s after %.2f s of loading", server, ", ".join(message.roles), message.load_seconds)
+                self._catalogue.holds(server, message.roles)
+            case to_gateway.RolesFailed():
+                log.warning("%s keeps %s: %s", server, ", ".join(message.roles), message.message)
                 self._catalogue.holds(server, message.roles)
         return translate.event(server, message)
 

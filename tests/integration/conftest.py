@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -84,7 +85,9 @@ class Process:
 Start = Callable[..., Process]
 
 
-def _launcher(folder: Path) -> Iterator[Start]:
+@contextmanager
+def launcher(folder: Path) -> Iterator[Start]:
+    """Starts ``python …``; whatever still runs at the end is killed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
     started: list[Process] = []
 
@@ -92,22 +95,24 @@ def _launcher(folder: Path) -> Iterator[Start]:
         log = folder / f"{len(started)}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-m", *arguments], env=clean | environment, stdout=output, stderr=subprocess.STDOUT
+                [sys.executable, *arguments], env=clean | environment, stdout=output, stderr=subprocess.STDOUT
             )
         started.append(Process(popen, log))
         return started[-1]
 
-    yield start
-    for process in started:
-        if process.popen.poll() is None:
-            process.send(signal.SIGCONT)
-            process.kill()
+    try:
+        yield start
+    finally:
+        for process in started:
+            if process.popen.poll() is None:
+                process.send(signal.SIGCONT)
+                process.kill()
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts ``python -m …``; whatever still runs at the end of the test is killed."""
-    yield from _launcher(tmp_path)
+    with launcher(tmp_path) as start:
+        yield start
 
 
 class Tape(Scheduler):
@@ -157,7 +162,7 @@ class Service:
         joined = sum(isinstance(e, ev.ServerJoined) and e.server.name == name for e in self.tape.events)
         extra = [part for flag, value in options.items() for part in (f"--{flag.replace('_', '-')}", value)]
         self.servers[name] = self.start(
-            *("stage_server", "--engine", "emulated", "--profile", str(PROFILE), "--time-scale", str(scale)),
+            *("-m", "stage_server", "--engine", "emulated", "--profile", str(PROFILE), "--time-scale", str(scale)),
             *("--role", ",".join(roles), "--gateway", self.gateway.pool.endpoint, "--name", name, *extra),
         )
         await self.tape.find(ev.ServerJoined, lambda e: e.server.name == name, after=joined)
@@ -236,17 +241,39 @@ def is_ready(url: str) -> bool:
         return False
 
 
+# Helpers reach the test modules as fixtures: in --import-mode=importlib they cannot import this one.
+
+
+@pytest.fixture(name="until", scope="session")
+def until_fixture() -> Callable[..., object]:
+    return until
+
+
+@pytest.fixture(name="listening", scope="session")
+def listening_fixture() -> Callable[[Process], str]:
+    return listening
+
+
+@pytest.fixture(name="is_ready", scope="session")
+def is_ready_fixture() -> Callable[[str], bool]:
+    return is_ready
+
+
+@pytest.fixture(name="free_port", scope="session")
+def free_port_fixture() -> Callable[[], int]:
+    return free_port
+
+
 @pytest.fixture(scope="session")
 def local_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """``python -m gateway --local``, shared by all tests of one worker; Ctrl-C must leave nothing of it behind."""
-    launcher = _launcher(tmp_path_factory.mktemp("local"))
-    process = next(launcher)("gateway", "--local", "--port", "0")
-    url = listening(process)
-    until(lambda: is_ready(url), "a picture service that is ready", 90)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) == len(Role)
-    yield url
-    assert process.finish(signal.SIGINT) == 0, process.text()
-    assert [child for child in children if child.is_running()] == []
-    assert "Traceback" not in process.text()
-    next(launcher, None)
+    with launcher(tmp_path_factory.mktemp("local")) as start:
+        process = start("-m", "gateway", "--local", "--port", "0")
+        url = listening(process)
+        until(lambda: is_ready(url), "a picture service that is ready", 90)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) == len(Role)
+        yield url
+        assert process.finish(signal.SIGINT) == 0, process.text()
+        assert [child for child in children if child.is_running()] == []
+        assert "Traceback" not in process.text()

@@ -1,0 +1,120 @@
+"""``python -m gateway`` as a process: restarts, memory, and what it says to an operator's mistakes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+PROFILE = Path(__file__).with_name("slow.toml")
+MEGABYTE = 1 << 20
+PICTURE = {"prompt": "x", "size": "64x64", "num_inference_steps": 1}
+
+
+LARGE_PICTURES = """
+import os, sys
+from stage_server import __main__
+from stage_server.engine import emulated
+emulated.blank_png = lambda width, height: os.urandom(1_500_000)
+sys.exit(__main__.main())
+"""
+"""A stage server whose pictures have the size of real ones of 1024 x 1024."""
+
+
+def serve_all_roles(start, port, *extra, program=("-m", "stage_server")):
+    return start(
+        *(*program, "--engine", "emulated", "--profile", str(PROFILE), "--role", "encoder,dit,decoder"),
+        *("--gateway", f"tcp://127.0.0.1:{port}", *extra),
+    )
+
+
+def highest_resident(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def test_stage_servers_come_back_after_the_gateway_was_killed(start, listening, until, is_ready, free_port):
+    port = free_port()
+    settings = {"DISAGFUSION_CONTROL_BIND": f"tcp://127.0.0.1:{port}", "DISAGFUSION_PORT": "0"}
+    gateway = start("-m", "gateway", **settings)
+    stage = serve_all_roles(start, port, "--time-scale", "0.1")
+    url = listening(gateway)
+    until(lambda: is_ready(url), "ready")
+    assert httpx.post(f"{url}/v1/images/generations", json=PICTURE).status_code == 200
+    gateway.kill()
+    url = listening(start("-m", "gateway", **settings))
+    until(lambda: is_ready(url), "ready again")
+    assert httpx.post(f"{url}/v1/images/generations", json=PICTURE).status_code == 200
+    assert stage.popen.poll() is None
+    assert "Traceback" not in stage.text()
+
+
+async def test_memory_stays_small_with_a_hundred_requests_in_flight(start, listening, until, is_ready, free_port):
+    port = free_port()
+    gateway = start("-m", "gateway", "--port", "0", "--control-bind", f"tcp://127.0.0.1:{port}")
+    url = listening(gateway)
+    serve_all_roles(start, port, "--time-scale", "0.01", program=("-c", LARGE_PICTURES))
+    until(lambda: is_ready(url), "ready")
+    process = psutil.Process(gateway.pid)
+    idle = process.memory_info().rss
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+        body = PICTURE | {"size": "1024x1024"}
+        answers = await asyncio.gather(*(client.post("/v1/images/generations", json=body) for _ in range(100)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert min(len(answer.content) for answer in answers) > 2_000_000
+    peak = highest_resident(gateway.pid)
+    print(f"resident: {idle / MEGABYTE:.0f} MB idle, {peak / MEGABYTE:.0f} MB at most")
+    assert idle < 150 * MEGABYTE
+    assert peak < 300 * MEGABYTE
+    assert not any("torch" in mapped.path for mapped in process.memory_maps())
+
+
+def test_the_gateway_never_imports_torch():
+    code = "import gateway.__main__, sys; sys.exit('torch' in sys.modules or 'stage_server' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--port", "{taken}"), ("127.0.0.1:{taken}", "Address already in use", "--port")),
+        (
+            ("--port", "0", "--control-bind", "tcp://127.0.0.1:{taken}"),
+            ("control socket", "{taken}", "Address already in use"),
+        ),
+        (("--port", "0", "--control-bind", "tcp://0.0.0.0:*"), ("control socket", "CURVE keys", "plaintext")),
+        (("--host", "192.0.2.1"), ("api_keys", "allow_anonymous")),
+        (("--control-bind", "5600"), ("DISAGFUSION_CONTROL_BIND",)),
+    ],
+)
+def test_an_operators_mistake_is_one_clear_line(start, arguments, words):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = str(listener.getsockname()[1])
+        process = start("-m", "gateway", *(argument.format(taken=taken) for argument in arguments))
+        assert process.popen.wait(30) == 2
+    (line,) = process.text().splitlines()
+    assert line.startswith("gateway: ")
+    assert [word for word in words if word.format(taken=taken) not in line] == []
+
+
+def test_a_stage_server_that_cannot_be_served_ends_with_the_gateways_reason(start, listening, until, free_port):
+    """Two processes of one name would take turns in pushing each other out: the first one has to go."""
+    port = free_port()
+    gateway = start("-m", "gateway", "--port", "0", "--control-bind", f"tcp://127.0.0.1:{port}")
+    listening(gateway)
+    first = serve_all_roles(start, port, "--name", "twin")
+    until(lambda: "twin/" in gateway.text(), "the first twin")
+    serve_all_roles(start, port, "--name", "twin")
+    assert first.popen.wait(30) == 2
+    assert "give each server a name of its own" in first.text()
+    assert "Traceback" not in first.text()
+    assert gateway.finish(signal.SIGTERM) == 0

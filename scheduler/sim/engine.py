@@ -9,7 +9,7 @@ arrivals, and the noise on each job's cost, are the same whatever the policies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Protocol
@@ -22,7 +22,8 @@ from scheduler.cost.model import CostModel
 from scheduler.cost.work import Work
 from scheduler.policy import Policies
 from scheduler.roles.problem import Infeasible, Problem
-from scheduler.roles.solver import Plan, plan
+from scheduler.roles.solver import Plan
+from scheduler.roles.solver import plan as best_plan
 from scheduler.sim.clock import Clock
 from scheduler.sim.metrics import Recorder, Result
 from scheduler.sim.server import SimServer
@@ -53,6 +54,7 @@ class Simulation:
         self.clock = Clock()
         self.scheduler = Scheduler("sim", policies)
         self.publish_seconds = scenario.publish_seconds
+        self.solve: Callable[[Problem], Plan] = best_plan
         self.servers: dict[ServerId, SimServer] = {}
         """Alive."""
         self._watchers = list(watchers)
@@ -136,7 +138,7 @@ class Simulation:
     def _solved(self, problem: Problem) -> None:
         found: Plan | None
         try:
-            found = plan(problem)
+            found = self.solve(problem)
         except Infeasible:
             found = None
         self.post(ev.PlanReady(found))
@@ -205,7 +207,7 @@ class Simulation:
 
     def _strike(self, fault: Fault) -> None:
         server = self._by_name.get(fault.server)
-        if server is None or not server.alive:
+        if server is None or not server.alive or (server.is_frozen and not isinstance(fault, Kill)):
             return
         match fault:
             case Kill(restart_after=restart_after):
@@ -231,10 +233,8 @@ class Simulation:
             self.clock.after(self.scenario.network.liveness, self.post, ev.ServerLost(server.id, "silent"))
 
     def _thaw(self, server: SimServer, seconds: float) -> None:
-        if not server.alive:
-            return
         server.thaw()
-        if seconds > self.scenario.network.liveness:
+        if server.alive and seconds > self.scenario.network.liveness:
             server.hello()
 
     def gone(self, server: SimServer) -> None:

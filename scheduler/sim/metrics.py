@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from math import ceil, inf, nan
+from re import compile as pattern
 
 from scheduler import actions as do
 from scheduler import events as ev
@@ -15,6 +17,8 @@ from scheduler.cost.model import CostModel
 from scheduler.sim.setup import Scenario
 from scheduler.spec import RequestSpec
 from wire.types import Epoch, JobId, RequestId, Role, ServerId
+
+_SET = pattern(r"(?<=frozenset\(\{)[^}]*(?=\}\))")
 
 
 class End(StrEnum):
@@ -247,17 +251,20 @@ class Recorder:
         )
 
 
-@dataclass(slots=True)
 class Digest:
-    """A watcher that boils a run down to one number: equal runs, equal digests."""
+    """A watcher that boils a run down to one text: equal runs, equal digests, in any process."""
 
-    lines: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._hash = sha256()
 
     def decided(self, event: ev.Event, actions: list[Action], now: float) -> None:
-        self.lines.append(f"{now!r} {event!r} {actions!r}")
+        self._hash.update(_in_order(f"{now!r} {event!r} {actions!r}\n").encode())
 
     def computed(self, server: str, role: Role | None, since: float, now: float) -> None:
         pass
+
+    def text(self) -> str:
+        return self._hash.hexdigest()
 
 
 def quantile(values: Iterable[float], q: float) -> float:
@@ -278,3 +285,8 @@ def _overlap(a: float, b: float, since: float, until: float) -> float:
 
 def _name(server: ServerId) -> str:
     return server.rpartition("/")[0]
+
+
+def _in_order(text: str) -> str:
+    """A set shows its members in an order that differs from process to process."""
+    return _SET.sub(lambda found: ", ".join(sorted(found[0].split(", "))), text)

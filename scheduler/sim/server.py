@@ -151,7 +151,7 @@ class SimServer:
     def thaw(self) -> None:
         stall, self._stall = self._stall, None
         for call, args in stall.calls if stall is not None else ():
-            call(*args)
+            self._guarded(call, *args)
 
     def slow_down(self, factor: float) -> None:
         self._device.slow_down(factor)

@@ -1,0 +1,239 @@
+"""Short random scenarios full of faults, random policies, and a witness who checks everything after every event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+
+from scheduler import actions as do
+from scheduler import events as ev
+from scheduler import invariants
+from scheduler.actions import Action
+from scheduler.cost.model import CostModel
+from scheduler.policy import AdmitUpTo, Downstream, Policies
+from scheduler.queue import StageQueue
+from scheduler.roles.problem import Problem
+from scheduler.roles.problem import Server as PlannedServer
+from scheduler.roles.solver import Plan
+from scheduler.sim.bound import problem as bound_problem
+from scheduler.sim.engine import Simulation
+from scheduler.sim.metrics import Digest
+from scheduler.sim.setup import Chances, Fault, Freeze, Kill, Leave, Network, Scenario, ServerSetup, SlowDown
+from scheduler.sim.suite import bundled_profile
+from scheduler.sim.workload import Kind, Phase, Workload
+from scheduler.state import Job, Request, Server
+from scheduler.transitions import JobState
+from scheduler.view import View
+from wire.types import RequestId, Role, ServerId
+
+PROFILE = bundled_profile("tiny-shapes-cpu")
+E, D, V = Role
+ROLE_SETS = tuple(map(frozenset, ((E, D, V), (E, D), (D, V), (E, V), (E,), (D,), (V,))))
+SECONDS = 10.0
+
+
+def random_scenario(seed: int) -> Scenario:
+    rng = Random(f"scenario/{seed}")
+    servers = tuple(_server(i, rng) for i in range(rng.randint(1, 5)))
+    mix = tuple((rng.uniform(0.2, 1), _kind(i, rng)) for i in range(rng.randint(1, 3)))
+    phase = Phase(SECONDS, mix, rate=rng.uniform(0.1, 0.9), cv=rng.choice((0.0, 1.0, 3.0)))
+    return Scenario(
+        name=f"schedule {seed}",
+        servers=servers,
+        workload=Workload((phase,)),
+        faults=tuple(_fault(rng.choice(servers).name, rng) for _ in range(rng.randint(0, 5))),
+        network=Network(
+            bandwidth=10 ** rng.uniform(5, 9), liveness=1.0, fetch_timeout=0.5, detection=rng.uniform(0, 1)
+        ),
+        chances=Chances(*(rng.choice((0.0, 0.0, 0.1, 0.4)) for _ in range(4))),
+        noise=rng.choice((0.0, 0.3)),
+    )
+
+
+def _server(index: int, rng: Random) -> ServerSetup:
+    return ServerSetup(
+        f"s{index}",
+        PROFILE,
+        roles=ROLE_SETS[0] if rng.random() < 0.4 else rng.choice(ROLE_SETS),
+        joins_at=rng.choice((0.0, 0.0, rng.uniform(0, 10))),
+        slowness=rng.choice((1.0, 0.3, 3.0)),
+        store_bytes=rng.choice((None, None, 60_000_000)),
+        pinned=rng.random() < 0.1,
+    )
+
+
+def _kind(index: int, rng: Random) -> Kind:
+    side = rng.choice((128, 256, 512))
+    return Kind(
+        f"k{index}",
+        side,
+        side,
+        steps=rng.randint(1, 12),
+        images=rng.choice((1, 1, 2, 3)),
+        tenant=rng.choice(("", "a")),
+        priority=rng.choice((0, 0, 1)),
+        deadline=rng.choice((0.5, 5.0, 30.0)),
+        patience=rng.choice((inf, inf, 3.0)),
+    )
+
+
+def _fault(server: str, rng: Random) -> Fault:
+    at = rng.uniform(0, SECONDS)
+    match rng.randrange(6):
+        case 0:
+            return Leave(at, server)
+        case 1:
+            return SlowDown(at, server, rng.choice((0.5, 5.0)))
+        case 2:
+            return Freeze(at, server, rng.choice((0.4, 2.0, 6.0)))
+        case _:
+            return Kill(at, server, restart_after=rng.choice((None, 0.01, 2.0)))
+
+
+class Together:
+    """Batches of up to four equal jobs, whatever they cost."""
+
+    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:
+        equal = (other for other in view.jobs.values() if other.queued_key is not None and other is not job)
+        return (job, *[other for other in equal if other.spec.work == job.spec.work][:3])
+
+
+class Impatient:
+    """Every job without a slot interrupts the longest one that runs."""
+
+    def victim(self, job: Job, view: View, now: float) -> Server | None:
+        holders = view.holding(job.request.spec.model, job.spec.role).values()
+        able = [s for s in holders if len(s.batches()) <= 2 and self._runs(s)]
+        return max(able, key=lambda server: server.remaining(now), default=None)
+
+    @staticmethod
+    def _runs(server: Server) -> bool:
+        states = [attempt.job.state for attempt in server.attempts.values()]
+        return JobState.RUNNING in states and JobState.PAUSED not in states
+
+
+class Fickle:
+    """Wants other roles every second."""
+
+    period_seconds = 1.0
+
+    def __init__(self, scenario: Scenario, rng: Random):
+        self._scenario = scenario
+        self._rng = rng
+
+    def arrived(self, request: Request, view: View, now: float) -> None: ...
+
+    def switched(self, server: Server, load_seconds: float, now: float) -> None: ...
+
+    def consider(self, view: View, now: float) -> tuple[Problem, str]:
+        phase = self._scenario.workload.phases[0]
+        base = bound_problem(self._scenario.servers[:1], phase)
+        cls = base.servers[0].cls
+        members = tuple(PlannedServer(server, cls, frozenset()) for server in view.servers)
+        return Problem(base.classes, members, base.demand), "a whim"
+
+    def accept(self, plan: Plan, view: View, now: float) -> Sequence[tuple[ServerId, frozenset[Role], str]]:
+        return [(server, self._rng.choice(ROLE_SETS), "a whim") for server in view.servers]
+
+
+def random_policies(scenario: Scenario, seed: int) -> Policies:
+    rng = Random(f"policies/{seed}")
+    policies = Policies(
+        admission=AdmitUpTo(rng.choice((3, 1000))),
+        placement=Downstream(rng.choice((0.0, 0.5, inf))),
+        cost=CostModel([PROFILE] if rng.random() < 0.8 else []),
+        max_failures=rng.choice((1, 3)),
+        max_losses=rng.choice((1, 3)),
+    )
+    if rng.random() < 0.4:
+        policies.batching = Together()
+    if rng.random() < 0.4:
+        policies.preemption = Impatient()
+    if rng.random() < 0.4:
+        policies.roles = Fickle(scenario, rng)
+    return policies
+
+
+@dataclass
+class Witness:
+    """Checks the invariants after every event, and that every admitted request ends once."""
+
+    simulation: Simulation | None = None
+    digest: Digest = field(default_factory=Digest)
+    events: int = 0
+    open: set[RequestId] = field(default_factory=set)
+    ended: dict[RequestId, str] = field(default_factory=dict)
+
+    def decided(self, event: ev.Event, actions: list[Action], now: float) -> None:
+        assert self.simulation is not None
+        self.events += 1
+        self.digest.decided(event, actions, now)
+        if isinstance(event, ev.RequestCancelled):
+            self._end(event.request, "cancelled")
+        for action in actions:
+            match action:
+                case do.Admit(request=request):
+                    assert request not in self.open | self.ended.keys()
+                    self.open.add(request)
+                case do.Finish(request=request) | do.Fail(request=request):
+                    self._end(request, getattr(action, "code", "finished"))
+        view = self.simulation.scheduler.view
+        assert set(view.live) == self.open
+        invariants.check(view)
+        check_nobody_idles(view)
+
+    def computed(self, server: str, role: Role | None, since: float, now: float) -> None: ...
+
+    def _end(self, request: RequestId, how: str) -> None:
+        if request not in self.ended and request in self.open:
+            self.open.remove(request)
+            self.ended[request] = how
+        else:
+            assert how == "cancelled", f"{request} was {self.ended.get(request)}, now {how}"
+
+
+def run(seed: int) -> Witness:
+    """One schedule to its end, and on until nothing of it can be left anywhere."""
+    scenario = random_scenario(seed)
+    witness = Witness()
+    simulation = Simulation(scenario, random_policies(scenario, seed), seed, [witness])
+    witness.simulation = simulation
+    simulation.solve = unchanged
+    simulation.run()
+    simulation.settle(15.0)
+    assert not witness.open
+    check_nothing_left(simulation)
+    return witness
+
+
+def unchanged(problem: Problem) -> Plan:
+    """The random policies make their own moves."""
+    return Plan({}, 1.0, 1.0, 1.0, problem)
+
+
+def check_nobody_idles(view: View) -> None:
+    """No server without work while a job that it could run waits."""
+    for (model, role), queue in view.queues.items():
+        if len(queue):
+            idle = [s.id for s in view.holding(model, role).values() if not s.attempts and s.may_run(role)]
+            assert not idle, f"{idle} have nothing to do while {len(queue)} {role} jobs wait"
+
+
+def check_nothing_left(simulation: Simulation) -> None:
+    view = simulation.scheduler.view
+    assert not view.jobs
+    assert not any(len(queue) for queue in view.queues.values())
+    for server in view.servers.values():
+        assert not server.attempts, f"{server.id} still has {list(server.attempts)}"
+        assert not server.holds, f"{server.id} still holds {list(server.holds)}"
+    for simulated in simulation.servers.values():
+        assert simulated.is_empty, f"{simulated.id} still holds {simulated.store.handles()}"
+        assert simulated.store.used == 0, f"{simulated.id} still reserves {simulated.store.used} bytes"
+
+
+def outcomes(witnesses: Sequence[Witness]) -> Mapping[str, int]:
+    """How often requests ended in which way."""
+    ways = [how for witness in witnesses for how in witness.ended.values()]
+    return {how: ways.count(how) for how in sorted(set(ways))}

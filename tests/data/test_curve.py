@@ -58,7 +58,11 @@ def test_plaintext_does_not_reach_an_encrypted_holder(holder, consuming):
     assert reason(consuming().fetch(ref(holder, ""), WAIT)) is Loss.UNREACHABLE
 
 
-@pytest.mark.parametrize(("keys", "public_key"), [(CLIENT, ""), (CLIENT, "short"), (None, SERVER.public)])
+@pytest.mark.parametrize(
+    ("keys", "public_key"),
+    [(CLIENT, ""), (CLIENT, "short"), (None, SERVER.public)],
+    ids=["no key of the holder", "no key at all", "no keys of its own"],
+)
 def test_keys_on_one_side_only_are_refused_before_anything_is_sent(holder, consuming, keys, public_key):
     assert reason(consuming(keys=keys).fetch(ref(holder, public_key), WAIT)) is Loss.REFUSED
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 
+from gateway.admin import Levers, Operator
 from gateway.data_plane import ResultFetcher, Uploads
+from gateway.decisions import Decisions
 from gateway.dispatcher import Dispatcher, Outlets
 from gateway.liveness import PoolRules, Roster
-from gateway.settings import Settings
+from gateway.settings import InvalidSettings, Settings
 from gateway.sockets import BindError, Sockets
 from gateway.stage_pool import StagePool
 from scheduler.core import Scheduler
-from scheduler.cost.model import CostModel
-from scheduler.cost.profile import bundled
-from scheduler.policy import AdmitUpTo, Policies
+from scheduler.cost.profile import Profile, ProfileError, bundled, load
+from scheduler.elastic.build import elastic_policies
+from scheduler.elastic.settings import ElasticSettings, Ordering
+from scheduler.policy import Policies
+from scheduler.roles.policy import PolicySettings
 from wire.codec import MAX_CONTROL_BYTES
 from wire.transfer import MAX_FIELDS_BYTES
 
@@ -23,7 +28,8 @@ class Gateway:
     """All but HTTP. To be made on a running event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ``BindError``."""
+        """Raises ``BindError`` or ``InvalidSettings``."""
+        chosen = policies(settings)
         incarnation = secrets.token_hex(8)
         keys = settings.curve_keys()
         self._sockets = Sockets(
@@ -37,8 +43,10 @@ class Gateway:
             raise
         advertised = settings.data_advertise or data.endpoint
         self._uploads = Uploads(data, advertised, settings.curve_public_key, settings.uploads_max_bytes)
+        scheduler = Scheduler(incarnation, chosen)
+        decisions = Decisions()
         self.dispatcher = Dispatcher(
-            Scheduler(incarnation, policies(settings)),
+            scheduler,
             incarnation,
             Outlets(
                 send=lambda server, message: self.pool.send(server, message),
@@ -46,6 +54,7 @@ class Gateway:
                 hold=self._uploads.hold,
                 drop=self._uploads.drop,
             ),
+            watch=lambda event, actions: decisions.note(event, actions, time.time()),
         )
         rules = PoolRules(
             incarnation,
@@ -55,6 +64,8 @@ class Gateway:
             settings.curve_allowed_keys if keys is not None else None,
         )
         self.pool = StagePool(control, Roster(rules), self.dispatcher.report)
+        levers = Levers(self.dispatcher.order, self.pool.send, self.pool.vitals)
+        self.operator = Operator(scheduler.view, chosen, decisions, levers)
 
     async def run(self) -> None:
         """Until cancelled. Any exception is a defect and must end the process."""
@@ -69,8 +80,31 @@ class Gateway:
 
 
 def policies(settings: Settings) -> Policies:
-    return Policies(
-        admission=AdmitUpTo(settings.max_waiting_requests),
-        max_failures=settings.max_attempts,
-        cost=CostModel(bundled()),
+    """Raises ``InvalidSettings`` for a profile that cannot be used."""
+    chosen = elastic_policies(elastic_settings(settings), (*bundled(), *_profiles(settings)))
+    chosen.max_failures = settings.max_attempts
+    return chosen
+
+
+def elastic_settings(settings: Settings) -> ElasticSettings:
+    return ElasticSettings(
+        ordering=Ordering(settings.order),
+        tenant_shares=settings.tenant_shares,
+        max_requests=settings.max_waiting_requests,
+        max_batch=settings.max_batch,
+        batch_seeded=settings.batch_seeded,
+        preemption=settings.preemption,
+        elastic_roles=settings.elastic_roles,
+        roles=PolicySettings(
+            interval_seconds=settings.role_interval_seconds,
+            dwell_seconds=settings.role_dwell_seconds,
+            exclusive=settings.exclusive_roles,
+        ),
     )
+
+
+def _profiles(settings: Settings) -> list[Profile]:
+    try:
+        return [load(path) for path in settings.profiles]
+    except ProfileError as error:
+        raise InvalidSettings(f"DISAGFUSION_PROFILES: {error}") from error

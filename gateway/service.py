@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from wire.params import ImageParams, ModelInfo
+from wire.types import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class ImageRequest:
     """From now until the caller has given up."""
     tenant: str = ""
     priority: int = 0
+    """Among the requests of one tenant, higher goes first."""
+    seeded: bool = True
+    """The caller named the seed, so that the pictures must not depend on the company they are made in."""
     uploads: Mapping[str, bytes] = field(default_factory=dict)
     """Uploaded pictures by block input name (``image``, ``mask_image``)."""
     traceparent: str = ""
@@ -89,6 +93,18 @@ class GenerationFailed(ServiceError):
     """All attempts failed: 500."""
 
 
+class UnknownServer(ServiceError):
+    """An operator named a stage server that is not here: 404."""
+
+
+class NothingKnown(ServiceError):
+    """An operator asked about a request that left no trace: 404."""
+
+
+class OrderRefused(ServiceError):
+    """An operator's order that would do harm: 409."""
+
+
 class ImageService(Protocol):
     """Implemented by the dispatcher; by fakes in the API's tests."""
 
@@ -106,3 +122,29 @@ class ImageService(Protocol):
 
         Raises a ``ServiceError``.
         """
+
+
+class AdminService(Protocol):
+    """What operators may see and order, as JSON. Servers are named as they call themselves (``--name``).
+
+    Orders return the server as it is once the order has taken effect. They raise ``UnknownServer`` or ``OrderRefused``.
+    """
+
+    def servers(self) -> Sequence[Mapping[str, object]]: ...
+
+    def why(self, request: str, server: str) -> Mapping[str, object]:
+        """The latest decisions about a request or, without one, a server; about everything without either.
+
+        Raises ``NothingKnown`` or ``UnknownServer``.
+        """
+
+    def plan(self) -> Mapping[str, object]:
+        """What is asked of each role, the latest plan, and why roles move or do not."""
+
+    async def pin(self, server: str, *, pinned: bool) -> Mapping[str, object]: ...
+
+    async def assign(self, server: str, roles: Iterable[Role]) -> Mapping[str, object]:
+        """Exactly these roles; the change is under way on return."""
+
+    async def drain(self, server: str) -> Mapping[str, object]:
+        """It gets no new work, and ends when what it has is done and handed over."""

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """Name of the caller → key. Empty: open to all."""
     allow_anonymous: bool = False
     """Must be set to listen beyond loopback without ``api_keys``."""
+    admin_key: SecretStr | None = Field(None, min_length=16)
+    """Opens ``/admin``, which does not exist without it. None of ``api_keys``."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_prompts: bool = False
     """Put prompts into logs and spans."""
@@ -91,6 +93,28 @@ class Settings(BaseSettings):
     max_stage_servers: Count = 1024
     uploads_max_bytes: Count = 1 << 30
     """Uploaded pictures of all requests under way."""
+
+    # Scheduling; docs/scheduling.md explains the parts
+    order: Literal["shortest", "first-come"] = "shortest"
+    """Which waiting job of a tenant goes first: that with the least predicted work left, with aging; or the oldest."""
+    elastic_roles: bool = True
+    """Give servers other roles as the load shifts, but those that are pinned."""
+    exclusive_roles: bool = False
+    """One role per server at most."""
+    role_interval_seconds: Seconds = 1.0
+    """Between two looks at the roles."""
+    role_dwell_seconds: Seconds = 10.0
+    """A server keeps new roles at least that long."""
+    preemption: bool = True
+    """Let a much shorter job interrupt a long one between two denoising steps."""
+    max_batch: Count = 4
+    """Jobs of equal shape that run as one where that pays; 1 turns batching off."""
+    batch_seeded: bool = False
+    """Batch requests that name a seed too: their pictures may then vary with the company."""
+    tenant_shares: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Name in ``api_keys`` → weight of its share of device time, where it is not 1."""
+    profiles: tuple[Path, ...] = ()
+    """Cost profiles beside the bundled ones, as ``python -m stage_server profile`` writes them."""
     max_waiting_requests: Count = 1000
     """Admitted and not finished; more are turned away with 503."""
     max_attempts: Count = 3
@@ -102,6 +126,12 @@ class Settings(BaseSettings):
         if not all(name and key.get_secret_value().strip() for name, key in keys.items()):
             raise ValueError("every entry needs a name and a key that is not blank")
         return keys
+
+    @model_validator(mode="after")
+    def _admin_key_is_its_own(self) -> Self:
+        if self.admin_key is not None and self.admin_key in self.api_keys.values():
+            raise ValueError("admin_key must not be one of api_keys: their holders would be operators")
+        return self
 
     @field_validator("curve_allowed_keys")
     @classmethod

@@ -10,12 +10,12 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from gateway.api import files, health, images, models
+from gateway.api import admin, files, health, images, models
 from gateway.api.context import RequestContext
 from gateway.api.deps import Api
 from gateway.api.handlers import UnexpectedErrors, install_handlers
 from gateway.results import ResultStore
-from gateway.service import ImageService
+from gateway.service import AdminService, ImageService
 from gateway.settings import Settings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -31,8 +31,17 @@ EXPOSED_HEADERS = (
 )
 
 
-def create_app(service: ImageService, settings: Settings, *, lifespan: Lifespan | None = None) -> FastAPI:
-    """The API in front of ``service``. ``lifespan`` runs around the serving of requests."""
+def create_app(
+    service: ImageService,
+    settings: Settings,
+    *,
+    lifespan: Lifespan | None = None,
+    operator: AdminService | None = None,
+) -> FastAPI:
+    """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
+
+    ``operator`` is served below ``/admin`` if the settings name an admin key.
+    """
     results = ResultStore(
         directory=settings.results_dir,
         max_bytes=settings.results_max_bytes,
@@ -55,10 +64,12 @@ def create_app(service: ImageService, settings: Settings, *, lifespan: Lifespan 
         docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
         redoc_url=None,
     )
-    app.state.api = Api(service, settings, results, started=int(time.time()))
+    app.state.api = Api(service, settings, results, started=int(time.time()), admin=operator)
     install_handlers(app)
     for concept in (health, files, images, models):
         app.include_router(concept.router)
+    if operator is not None and settings.admin_key is not None:
+        app.include_router(admin.router)
     return app
 
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from gateway.api.errors import ApiError
 from gateway.results import ResultStore
-from gateway.service import ImageService
+from gateway.service import AdminService, ImageService
 from gateway.settings import Settings
 
 
@@ -22,6 +22,7 @@ class Api:
     results: ResultStore
     started: int
     """Unix time of the start, the ``created`` of every model."""
+    admin: AdminService | None = None
 
 
 def api_of(request: Request) -> Api:
@@ -33,7 +34,7 @@ def tenant_of(request: Request) -> str:
     keys = api_of(request).settings.api_keys
     if not keys:
         return ""
-    shown = _shown_key(request).encode("latin-1")  # the bytes as they came
+    shown = shown_key(request).encode("latin-1")  # the bytes as they came
     # Every key is compared, in constant time each, so that timing tells nothing.
     matches = [name for name, key in keys.items() if hmac.compare_digest(shown, key.get_secret_value().encode())]
     if not matches:
@@ -46,7 +47,8 @@ def tenant_of(request: Request) -> str:
     return matches[0]
 
 
-def _shown_key(request: Request) -> str:
+def shown_key(request: Request) -> str:
+    """As ``Authorization: Bearer`` or ``api-key``; empty when there is none."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()

@@ -13,8 +13,11 @@ from gateway.service import (
     GenerationFailed,
     ModelNotFound,
     NoCapacity,
+    NothingKnown,
+    OrderRefused,
     OutOfDeviceMemory,
     ServiceError,
+    UnknownServer,
     UnsupportedRequest,
 )
 
@@ -82,6 +85,12 @@ def from_service(error: ServiceError) -> ApiError:
                 kind="server_error",
                 headers={"x-should-retry": "false"},
             )
+        case UnknownServer():
+            return ApiError(str(error), code="server_not_found", status=404)
+        case NothingKnown():
+            return ApiError(str(error), code="request_not_found", param="request", status=404)
+        case OrderRefused():
+            return ApiError(str(error), code="order_refused", status=409)
         case GenerationFailed():
             return internal_error("The image could not be generated: every attempt failed.")
         case _:

@@ -61,6 +61,7 @@ async def generate_images(request: Request, api: ApiDep, tenant: Tenant) -> Resp
             deadline_seconds=deadline,
             tenant=tenant,
             priority=urgency,
+            seeded=body.seed is not None,
             traceparent=current_traceparent(),
         )
         finished = await while_connected(request.receive, _run(api, work))

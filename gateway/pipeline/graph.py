@@ -50,6 +50,7 @@ def build(
         deadline,
         tenant=request.tenant,
         priority=request.priority,
+        seeded=request.seeded,
     )
     return Graph(spec, jobs)
 

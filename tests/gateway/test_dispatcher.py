@@ -1,0 +1,337 @@
+"""The dispatcher between a scripted scheduler and recorded messages: no sockets, no processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.data_plane import UploadsFull
+from gateway.dispatcher import Dispatcher, Outlets
+from gateway.liveness import Heard, Joined, Lost
+from gateway.service import (
+    DeadlineExceeded,
+    GenerationFailed,
+    ModelNotFound,
+    NoCapacity,
+    UnsupportedRequest,
+)
+from scheduler import actions as act
+from scheduler import events as ev
+from scheduler.roles.problem import Problem, RoleNeed, Server, ServerClass
+from wire import to_gateway, to_stage
+from wire.errors import InputLost, Loss
+from wire.params import ImageParams
+from wire.to_stage import InputRef
+from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
+
+A, B = ServerId("a/1"), ServerId("b/1")
+R = RequestId("r")
+WHY = {"cause": 1, "reason": "as scripted"}
+Script = Callable[[ev.Event], list[act.Action]]
+
+
+@dataclass
+class Scripted:
+    """A scheduler that answers events as the test says."""
+
+    script: Script
+    events: list[ev.Event] = field(default_factory=list)
+    wakeup: float | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def handle(self, event: ev.Event, now: float) -> list[act.Action]:
+        self.events.append(event)
+        self.news.set()
+        if isinstance(event, ev.Tick):
+            self.wakeup = None
+        return self.script(event)
+
+    def next_wakeup(self) -> float | None:
+        return self.wakeup
+
+
+class Bench:
+    """A running dispatcher with its surroundings."""
+
+    def __init__(self) -> None:
+        self.answers: dict[type, list[act.Action]] = {}
+        self.scheduler = Scripted(lambda event: self.answers.pop(type(event), []))
+        self.sent: list[tuple[ServerId, to_stage.ToStage]] = []
+        self.pictures: dict[Handle, bytes | InputLost] = {}
+        self.held: dict[Handle, bytes] = {}
+        outlets = Outlets(
+            send=lambda server, message: self.sent.append((server, message)),
+            fetch=self._fetch,
+            hold=self._hold,
+            drop=lambda handle: self.held.pop(handle),
+        )
+        self.dispatcher = Dispatcher(self.scheduler, "g1", outlets)
+        self.task = asyncio.create_task(self.dispatcher.run())
+
+    def on(self, event: type, *actions: act.Action) -> None:
+        """Answer the next event of that type with ``actions``."""
+        self.answers[event] = list(actions)
+
+    async def hear_of(self, kind: type) -> ev.Event:
+        """The latest event, once it is of that kind."""
+        async with asyncio.timeout(10):
+            while not (self.scheduler.events and isinstance(self.scheduler.events[-1], kind)):
+                self.scheduler.news.clear()
+                await self.scheduler.news.wait()
+        return self.scheduler.events[-1]
+
+    async def settle(self) -> None:
+        """Let everything happen that can happen without further news."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def generate(self, request) -> asyncio.Task:
+        return asyncio.create_task(self.dispatcher.generate(request))
+
+    async def _fetch(self, ref: InputRef) -> bytes:
+        picture = self.pictures.get(ref.handle)
+        if picture is None:
+            await asyncio.Event().wait()
+        if isinstance(picture, InputLost):
+            raise picture
+        return picture
+
+    def _hold(self, picture: bytes) -> InputRef:
+        if len(self.held) >= 2:
+            raise UploadsFull("full")
+        handle = Handle(f"upload{len(self.held)}")
+        self.held[handle] = picture
+        return InputRef(handle=handle, endpoint="tcp://gateway:1")
+
+
+@pytest.fixture
+async def bench(hello):
+    bench = Bench()
+    bench.dispatcher.report(Joined(A, hello("a", data_endpoint="tcp://a:1", public_key="key")))
+    await bench.settle()
+    yield bench
+    assert not bench.task.done(), bench.task
+    bench.task.cancel()
+    await asyncio.wait([bench.task])
+
+
+def run(job: str, role: Role, *inputs: act.Input, counter: int = 1, server: ServerId = A) -> act.Run:
+    member = act.Member(JobId(f"r/{job}"), Epoch("g1", counter), inputs)
+    deadline = asyncio.get_running_loop().time() + 5
+    return act.Run(**WHY, server=server, role=role, members=(member,), deadline=deadline)
+
+
+def fetch_result(image: int, handle: str, server: ServerId = A) -> act.FetchResult:
+    return act.FetchResult(
+        **WHY, request=R, job=JobId(f"r/decoder.{image}"), source=act.Input(Handle(handle), server, 9)
+    )
+
+
+def done(counter: int, **times: float) -> to_gateway.StageDone:
+    timings = to_gateway.Timings(**times)
+    return to_gateway.StageDone(epoch=Epoch("g1", counter), outputs=(), timings=timings)
+
+
+async def test_a_request_goes_to_the_scheduler_as_a_graph(bench, request_for):
+    task = bench.generate(request_for())
+    await bench.settle()
+    arrived = bench.scheduler.events[-1]
+    assert isinstance(arrived, ev.RequestArrived)
+    assert [job.id for job in arrived.request.jobs] == ["r/encoder", "r/dit.0", "r/decoder.0"]
+    assert arrived.request.deadline == pytest.approx(asyncio.get_running_loop().time() + 10, abs=1)
+    task.cancel()
+
+
+async def test_run_names_parameters_and_where_inputs_lie(bench, request_for):
+    bench.on(ev.RequestArrived, run("dit.0", Role.DIT, act.Input(Handle("h"), A, 77)))
+    task = bench.generate(request_for())
+    await bench.settle()
+    ((server, message),) = bench.sent
+    assert server == A
+    assert message.role is Role.DIT
+    assert message.remaining_seconds == pytest.approx(5, abs=1)
+    (member,) = message.members
+    assert member.params.prompt == ""
+    assert member.inputs == (InputRef(handle=Handle("h"), endpoint="tcp://a:1", nbytes=77, public_key="key"),)
+    task.cancel()
+
+
+async def test_pictures_are_fetched_taken_and_returned_in_order_with_what_stages_took(bench, request_for):
+    bench.pictures = {Handle("p0"): b"first", Handle("p1"): b"second"}
+    bench.on(
+        ev.RequestArrived,
+        act.Admit(**WHY, request=R, predicted_seconds=1.5),
+        run("encoder", Role.ENCODER),
+        fetch_result(1, "p1"),
+        fetch_result(0, "p0"),
+    )
+    task = bench.generate(request_for(n=2))
+    await bench.settle()
+    taken = [event.job for event in bench.scheduler.events if isinstance(event, ev.ResultTaken)]
+    assert sorted(taken) == ["r/decoder.0", "r/decoder.1"]
+    bench.on(ev.JobDone, act.Finish(**WHY, request=R))
+    bench.dispatcher.report(Heard(A, done(1, wait=1.0, fetch=2.0, compute=3.0, publish=4.0, steps=5)))
+    finished = await task
+    assert finished.images == (b"first", b"second")
+    assert finished.predicted_seconds == 1.5
+    (stage,) = finished.stages
+    assert (stage.role, stage.image, stage.server, stage.attempts, stage.steps) == ("encoder", None, "a", 1, 5)
+    assert (stage.queue_seconds, stage.compute_seconds) == (pytest.approx(1.0, abs=0.5), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        (act.Reject(**WHY, request=R, retry_after_seconds=3, predicted_seconds=9), NoCapacity),
+        (act.Fail(**WHY, request=R, code="deadline", message="late"), DeadlineExceeded),
+        (act.Fail(**WHY, request=R, code="no_capacity", message="nobody"), NoCapacity),
+        (act.Fail(**WHY, request=R, code="bad_request", message="cannot"), UnsupportedRequest),
+        (act.Fail(**WHY, request=R, code="poison", message="three died"), GenerationFailed),
+    ],
+)
+async def test_refusals_and_failures_reach_the_caller(bench, request_for, action, error):
+    bench.on(ev.RequestArrived, action)
+    with pytest.raises(error):
+        await bench.dispatcher.generate(request_for())
+
+
+async def test_a_caller_who_goes_away_cancels_the_request(bench, request_for):
+    bench.on(ev.RequestArrived, fetch_result(0, "never comes"))
+    task = bench.generate(request_for())
+    await bench.settle()
+    bench.on(ev.RequestCancelled, act.Cancel(**WHY, server=A, epochs=(Epoch("g1", 1),)))
+    task.cancel()
+    await bench.settle()
+    assert bench.scheduler.events[-1] == ev.RequestCancelled(R)
+    assert bench.sent == [(A, to_stage.Cancel(epochs=(Epoch("g1", 1),)))]
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("fetch")]
+
+
+async def test_a_picture_that_is_lost_is_reported(bench, request_for):
+    bench.pictures = {Handle("p"): InputLost(Handle("p"), Loss.MISSING)}
+    bench.on(ev.RequestArrived, fetch_result(0, "p"))
+    task = bench.generate(request_for())
+    await bench.settle()
+    assert bench.scheduler.events[-1] == ev.ResultLost(JobId("r/decoder.0"), Handle("p"))
+    task.cancel()
+
+
+async def test_a_picture_of_a_lost_server_is_not_taken_twice(bench, request_for, hello):
+    bench.on(ev.RequestArrived, fetch_result(0, "slow"))
+    task = bench.generate(request_for())
+    await bench.settle()
+    bench.dispatcher.report(Lost(A, "gone"))
+    bench.dispatcher.report(Joined(B, hello("b")))
+    await bench.settle()
+    bench.pictures = {Handle("again"): b"picture"}
+    bench.on(ev.Tick, fetch_result(0, "again", B))
+    bench.on(ev.ResultTaken, act.Finish(**WHY, request=R))
+    bench.scheduler.wakeup = 0.0
+    bench.dispatcher.report(Heard(B, to_gateway.Grant(limits={})))
+    assert (await task).images == (b"picture",)
+    assert sum(isinstance(event, ev.ResultTaken) for event in bench.scheduler.events) == 1
+
+
+async def test_ticks_come_when_the_scheduler_asked_for_them(bench, request_for):
+    loop = asyncio.get_running_loop()
+    bench.scheduler.wakeup = due = loop.time() + 0.05
+    bench.on(ev.RequestArrived)
+    task = bench.generate(request_for())
+    await bench.hear_of(ev.Tick)
+    assert loop.time() >= due - 0.01
+    task.cancel()
+
+
+async def test_servers_coming_and_going_are_told_and_counted(bench, hello):
+    assert bench.dispatcher.ready()
+    await bench.dispatcher.until_ready()
+    assert [info.name for info in bench.dispatcher.models()] == ["tiny"]
+    bench.dispatcher.report(Heard(A, to_gateway.RolesReady(epoch=Epoch("g1", 3), roles=(Role.DIT,), load_seconds=1.0)))
+    await bench.settle()
+    assert not bench.dispatcher.ready()
+    assert bench.dispatcher.status()["tiny"]["roles"] == {"encoder": 0, "dit": 1, "decoder": 0}
+    bench.dispatcher.report(Lost(A, "gone"))
+    await bench.settle()
+    assert bench.scheduler.events[-1] == ev.ServerLost(A, "gone")
+    assert bench.dispatcher.status()["tiny"]["missing"] == list(Role)
+
+
+async def test_role_orders_and_releases_become_messages(bench, request_for):
+    epoch = Epoch("g1", 9)
+    bench.on(
+        ev.RequestArrived,
+        act.AssignRoles(**WHY, server=A, epoch=epoch, roles=frozenset({Role.DECODER, Role.ENCODER})),
+        act.Release(**WHY, server=A, handles=(Handle("h"),)),
+    )
+    task = bench.generate(request_for())
+    await bench.settle()
+    assert bench.sent == [
+        (A, to_stage.AssignRoles(epoch=epoch, roles=(Role.ENCODER, Role.DECODER))),
+        (A, to_stage.Release(handles=(Handle("h"),))),
+    ]
+    task.cancel()
+
+
+@pytest.mark.parametrize("speeds", [{role: RoleNeed(1.0) for role in Role}, {Role.DIT: RoleNeed(1.0)}])
+async def test_role_plans_are_solved_elsewhere_and_come_back(bench, request_for, speeds):
+    problem = Problem(
+        classes={"c": ServerClass("c", 1 << 30, speeds)},
+        servers=(Server(A, "c", frozenset(speeds)),),
+        demand=dict.fromkeys(Role, 1.0),
+    )
+    bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=problem))
+    task = bench.generate(request_for())
+    plan = (await bench.hear_of(ev.PlanReady)).plan
+    assert (plan is not None) == (len(speeds) == len(Role))
+    task.cancel()
+
+
+async def test_uploads_are_held_while_the_request_lasts(bench, request_for):
+    images = (ImageParams(workflow="image2image", width=64, height=64),)
+    bench.on(ev.RequestArrived, run("encoder.0", Role.ENCODER))
+    task = bench.generate(request_for(images=images, uploads={"image": b"png"}))
+    await bench.settle()
+    assert bench.sent[0][1].members[0].images["image"].handle == "upload0"
+    assert bench.held == {"upload0": b"png"}
+    task.cancel()
+    await bench.settle()
+    assert bench.held == {}
+
+
+async def test_uploads_beyond_the_room_there_is_are_turned_away(bench, request_for):
+    images = (ImageParams(workflow="image2image", width=64, height=64),)
+    with pytest.raises(NoCapacity):
+        await bench.dispatcher.generate(request_for(images=images, uploads=dict.fromkeys("abc", b"png")))
+    assert bench.held == {}
+
+
+async def test_what_cannot_be_done_is_refused_before_the_scheduler_hears_of_it(bench, request_for):
+    with pytest.raises(ModelNotFound, match="'nobody'"):
+        await bench.dispatcher.generate(request_for(model="nobody"))
+    images = (ImageParams(workflow="video", width=64, height=64),)
+    with pytest.raises(UnsupportedRequest):
+        await bench.dispatcher.generate(request_for(images=images, uploads={"image": b"png"}))
+    assert bench.held == {}
+    assert not any(isinstance(event, ev.RequestArrived) for event in bench.scheduler.events)
+
+
+async def test_one_request_id_twice_harms_nobody_else(bench, request_for):
+    task = bench.generate(request_for())
+    await bench.settle()
+    with pytest.raises(ValueError, match="under way already"):
+        await bench.dispatcher.generate(request_for())
+    task.cancel()
+
+
+async def test_a_defect_of_the_scheduler_ends_the_dispatcher_loudly(hello):
+    def broken(event: ev.Event) -> list[act.Action]:
+        raise AssertionError("a defect")
+
+    bench = Bench()
+    bench.scheduler.script = broken
+    bench.dispatcher.report(Joined(A, hello()))
+    with pytest.raises(BaseExceptionGroup, match="TaskGroup"):
+        await bench.task

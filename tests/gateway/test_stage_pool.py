@@ -1,0 +1,193 @@
+"""The control socket with real peers: good ones, silent ones, and those that speak nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from gateway.liveness import Heard, Joined, Lost, PoolRules, Roster
+from gateway.sockets import BindError, Sockets
+from gateway.stage_pool import StagePool
+from wire.codec import MAX_CONTROL_BYTES, decode_to_stage, encode
+from wire.security import CurveKeys
+from wire.to_gateway import Grant, Heartbeat
+from wire.to_stage import Cancel, HeartbeatAck, Refused, SayHello, Welcome
+from wire.types import Role, ServerId
+
+A = ServerId("a/1")
+GRANT = Grant(limits={Role.DIT: 3})
+PATIENCE = 10.0
+
+
+class Pool:
+    """A running stage pool, what it reports, and peers to connect to it."""
+
+    def __init__(self, liveness: float = 30.0, keys: CurveKeys | None = None, allowed: dict[str, str] | None = None):
+        self.sockets = Sockets(keys=keys, allowed=allowed)
+        router = self.sockets.router("tcp://127.0.0.1:*", "control", MAX_CONTROL_BYTES)
+        rules = PoolRules("g1", liveness / 5, liveness, keys=allowed)
+        self.reports: asyncio.Queue = asyncio.Queue()
+        self.pool = StagePool(router, Roster(rules), self.reports.put_nowait)
+        self.context = zmq.asyncio.Context()
+        self.tasks = [
+            asyncio.create_task(self.pool.run()),
+            asyncio.create_task(self.sockets.authenticate()),
+        ]
+
+    def peer(
+        self, identity: str | bytes = A, keys: CurveKeys | None = None, server_key: str = ""
+    ) -> zmq.asyncio.Socket:
+        dealer = self.context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.IDENTITY, identity.encode() if isinstance(identity, str) else identity)
+        dealer.setsockopt(zmq.LINGER, 0)
+        if keys is not None:
+            dealer.curve_serverkey, dealer.curve_publickey = server_key.encode(), keys.public.encode()
+            dealer.curve_secretkey = keys.secret.encode()
+        dealer.connect(self.pool.endpoint)
+        return dealer
+
+    async def report(self):
+        async with asyncio.timeout(PATIENCE):
+            return await self.reports.get()
+
+    async def close(self) -> None:
+        assert not self.tasks[0].done(), self.tasks[0]
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+        self.context.destroy(linger=0)
+        self.sockets.close()
+
+
+@pytest.fixture
+async def start():
+    pools = []
+
+    def open_pool(**options) -> Pool:
+        pools.append(Pool(**options))
+        return pools[-1]
+
+    yield open_pool
+    for pool in pools:
+        await pool.close()
+
+
+@pytest.fixture
+async def pool(start) -> Pool:
+    return start()
+
+
+async def hear(dealer):
+    async with asyncio.timeout(PATIENCE):
+        return decode_to_stage((await dealer.recv_multipart())[-1])
+
+
+async def join(pool, hello, server=A, **changes):
+    name, incarnation = server.split("/")
+    dealer = pool.peer(server)
+    await dealer.send(encode(hello(name, incarnation, **changes)))
+    assert isinstance(await hear(dealer), Welcome)
+    assert isinstance(await pool.report(), Joined)
+    return dealer
+
+
+async def test_messages_go_both_ways(pool, hello):
+    dealer = await join(pool, hello)
+    await dealer.send(encode(GRANT))
+    assert await pool.report() == Heard(A, GRANT)
+    pool.pool.send(A, Cancel(epochs=()))
+    assert await hear(dealer) == Cancel(epochs=())
+    await dealer.send(encode(Heartbeat(sequence=3)))
+    assert await hear(dealer) == HeartbeatAck(sequence=3)
+
+
+@pytest.mark.parametrize(
+    "frames", [[b"\xc1 nonsense"], [b""], [b"x" * 5000, b""], [encode(Heartbeat(sequence=1))[:-1]]]
+)
+async def test_nonsense_is_counted_and_answered_with_say_hello(pool, hello, frames):
+    dealer = pool.peer()
+    await dealer.send_multipart(frames)
+    assert await hear(dealer) == SayHello()
+    assert pool.pool.malformed == 1
+    await dealer.send(encode(hello()))
+    assert isinstance(await hear(dealer), Welcome), "it may still behave"
+
+
+async def test_an_identity_that_is_no_text_is_ignored(pool, hello):
+    strange = pool.peer(b"\xff\xfe")
+    await strange.send(encode(GRANT))
+    dealer = await join(pool, hello)
+    for sequence in range(1000):  # what the other sent may take longer
+        if not pool.pool.malformed:
+            await dealer.send(encode(Heartbeat(sequence=sequence)))
+            await hear(dealer)
+    assert pool.pool.malformed == 1
+
+
+async def test_another_protocol_is_refused(pool, hello):
+    dealer = pool.peer()
+    await dealer.send(encode(hello(protocol=(2, 0))))
+    refused = await hear(dealer)
+    assert isinstance(refused, Refused)
+    assert "2.0" in refused.message
+
+
+async def test_a_connection_that_ends_is_a_loss_at_once(pool, hello):
+    dealer = await join(pool, hello)
+    await join(pool, hello, ServerId("b/1"))
+    dealer.close()
+    assert await pool.report() == Lost(A, "its connection ended")
+    assert pool.pool.vitals().keys() == {"b/1"}
+
+
+async def test_silence_is_a_loss(start, hello):
+    pool = start(liveness=0.2)
+    await join(pool, hello)
+    assert await pool.report() == Lost(A, "silent for 0.2 s")
+
+
+async def test_a_peer_may_come_back_under_its_identity(pool, hello):
+    """As after a broken connection of which the gateway has not heard yet."""
+    await join(pool, hello)
+    second = await join(pool, hello)
+    pool.pool.send(A, Cancel(epochs=()))
+    assert await hear(second) == Cancel(epochs=())
+
+
+async def test_a_message_to_a_peer_that_is_gone_is_a_loss(pool, hello):
+    await join(pool, hello)
+    pool.pool._router.send = lambda peer, frames: False
+    pool.pool.send(A, Cancel(epochs=()))
+    assert await pool.report() == Lost(A, "it cannot be reached, or does not read its messages")
+    pool.pool.send(A, Cancel(epochs=()))
+    assert pool.reports.empty()
+
+
+async def test_with_keys_only_registered_servers_get_in(start, hello):
+    ours, theirs, strange = (CurveKeys(*(key.decode() for key in zmq.curve_keypair())) for _ in range(3))
+    pool = start(keys=ours, allowed={"a": theirs.public})
+    stranger = pool.peer(ServerId("b/1"), strange, ours.public)
+    await stranger.send(encode(hello("b", public_key=strange.public)))
+    plain = pool.peer(ServerId("c/1"))
+    await plain.send(encode(hello("c")))
+    dealer = pool.peer(A, theirs, ours.public)
+    await dealer.send(encode(hello(public_key=theirs.public)))
+    assert isinstance(await hear(dealer), Welcome)
+    assert (await pool.report()).server == A
+    await dealer.send(encode(GRANT))
+    assert await pool.report() == Heard(A, GRANT)
+    assert pool.reports.empty()
+
+
+async def test_addresses_that_cannot_be_bound_are_named(pool):
+    taken = pool.pool.endpoint
+    with pytest.raises(BindError, match=f"control socket cannot be bound to {taken}: Address already in use"):
+        pool.sockets.router(taken, "control", 100)
+    with pytest.raises(BindError, match=r"data socket: tcp://0.0.0.0:1 can be reached from other machines"):
+        pool.sockets.router("tcp://0.0.0.0:1", "data", 100)
+    pool.sockets._allow_plaintext = True
+    with pytest.raises(BindError, match="cannot be bound to tcp://nowhere:1: No such device"):
+        pool.sockets.router("tcp://nowhere:1", "data", 100)

@@ -19,7 +19,7 @@ RETRY_SECONDS = 10.0
 
 def rejected(action: Reject) -> NoCapacity:
     return NoCapacity(
-        f"Too much work is waiting: {action.reason}.",
+        f"The request is not admitted: {action.reason}.",
         retry_after_seconds=action.retry_after_seconds,
         predicted_wait_seconds=action.predicted_seconds,
     )

@@ -60,6 +60,8 @@ def create_app(
         title="DisagFusion",
         lifespan=run,
         middleware=_middleware(settings),
+        # RequestContext makes the request's span; FastAPI's own would double it and log what clients sent.
+        telemetry={"tracing": False, "operation_spans": False, "metrics": False, "logs": False},
         redirect_slashes=False,  # clients do not follow a redirected POST
         docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
         redoc_url=None,

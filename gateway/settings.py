@@ -6,18 +6,33 @@ The only module of the gateway that looks at the environment. A bad value stops 
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from wire.security import CurveKeys, valid_key
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-TcpEndpoint = Annotated[str, StringConstraints(pattern=r"^tcp://.+:(\d+|\*)$")]
-HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
+
+
+def _tcp_endpoint(given: str) -> str:
+    if not re.fullmatch(r"tcp://.+:(\d+|\*)", given):
+        raise ValueError(f"{given!r} is no address; write tcp://HOST:PORT, or * for any port")
+    return given
+
+
+def _http_url(given: str) -> str:
+    if not re.match(r"https?://[^/\s]+", given):
+        raise ValueError(f"{given!r} is no address; write http://HOST or https://HOST")
+    return given
+
+
+TcpEndpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class InvalidSettings(Exception):
@@ -200,6 +215,7 @@ def load_settings(**overrides: object) -> Settings:
 
 def _complaint(location: tuple[int | str, ...], message: str) -> str:
     name = ".".join(str(part) for part in location)
+    message = message.removeprefix("Value error, ")
     return f"DISAGFUSION_{name.upper()}: {message}" if name else f"DISAGFUSION settings: {message}"
 
 

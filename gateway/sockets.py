@@ -124,7 +124,7 @@ class Sockets:
         except zmq.ZMQError as error:
             socket.close(linger=0)
             hint = "; choose another port, or * for any" if error.errno == errno.EADDRINUSE else ""
-            raise BindError(f"the {what} socket cannot be bound to {bind}: {error.strerror}{hint}") from error
+            raise BindError(f"the {what} socket cannot be bound to {bind}: {_why(error)}{hint}") from error
         # ZeroMQ would report an IPv4 address in its IPv6 notation.
         port = socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
         return Router(socket, f"{bind.rpartition(':')[0]}:{port}", encrypted=self._keys is not None)
@@ -142,7 +142,7 @@ class Sockets:
             socket.connect(endpoint)
         except zmq.ZMQError as error:
             socket.close(linger=0)
-            raise Unreachable(f"{endpoint!r} is no address that can be reached: {error.strerror}") from error
+            raise Unreachable(f"{endpoint!r} is no address that can be reached: {_why(error)}") from error
         return Dealer(socket)
 
     async def authenticate(self) -> None:
@@ -166,6 +166,10 @@ class Sockets:
         socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         return socket
+
+
+def _why(error: zmq.ZMQError) -> str:
+    return zmq.strerror(error.errno or 0)  # pyzmq's own text repeats the address
 
 
 def _send_now(socket: zmq.asyncio.Socket, frames: Sequence[Buffer]) -> bool:

@@ -7,19 +7,34 @@ for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from wire.security import CurveKeys, valid_key
 from wire.types import Role
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-CONTROL_PATTERN = r"^tcp://.+:\d+$"
-DATA_PATTERN = r"^tcp://.+:(\d+|\*)$"
+
+
+def _control_address(given: str) -> str:
+    if not re.fullmatch(r"tcp://.+:\d+", given):
+        raise ValueError(f"{given!r} is no address; write tcp://HOST:PORT")
+    return given
+
+
+def _data_address(given: str) -> str:
+    if given and not re.fullmatch(r"tcp://.+:(\d+|\*)", given):
+        raise ValueError(f"{given!r} is no address; write tcp://HOST:PORT, or * for any port")
+    return given
+
+
+ControlAddress = Annotated[str, AfterValidator(_control_address)]
+DataAddress = Annotated[str, AfterValidator(_data_address)]
 
 
 class InvalidSettings(Exception):
@@ -35,7 +50,7 @@ class Settings(BaseSettings):
         min_length=1, description="encoder, dit or decoder: what to serve at start; repeatable or comma-separated"
     )
     model: str = Field("", description="bundled name, folder or hub id of the model; optional with a profile")
-    gateway: str = Field(pattern=CONTROL_PATTERN, description="control address of the gateway, tcp://HOST:PORT")
+    gateway: ControlAddress = Field(description="control address of the gateway, tcp://HOST:PORT")
 
     engine: Literal["diffusers", "emulated"] = Field("diffusers", description="diffusers computes, emulated waits")
     device: str = Field("auto", description="cuda:0, cpu, …; auto takes the first GPU if there is one")
@@ -53,10 +68,9 @@ class Settings(BaseSettings):
 
     name: str = Field("", max_length=100, description="of this server, stable over restarts; host and pid when unset")
     pin: bool = Field(False, description="keep the roles given: the gateway may not change them")
-    data_bind: str = Field("tcp://127.0.0.1:*", pattern=DATA_PATTERN, description="where other processes fetch outputs")
-    data_advertise: str = Field(
+    data_bind: DataAddress = Field("tcp://127.0.0.1:*", min_length=1, description="where other processes fetch outputs")
+    data_advertise: DataAddress = Field(
         "",
-        pattern=rf"^$|{DATA_PATTERN}",
         description="how they reach that address, if not as it is; port * is filled in",
     )
     insecure: bool = Field(False, description="allow addresses beyond this machine without encryption")

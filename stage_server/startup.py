@@ -79,6 +79,8 @@ def make_engine(settings: Settings) -> Engine:
 
     from stage_server.engine.diffusers_engine import DiffusersEngine
 
+    if settings.log_level != "debug":
+        _quiet_libraries()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     accelerated = torch.cuda.is_available()
@@ -123,6 +125,7 @@ def load_roles(
             store.set_roles({role: largest[role] for role in held})
         except OutputTooLarge as error:
             raise LoadError(f"{error}; raise --store-bytes") from error
+        log.info("loading %s", role)
         began = monotonic()
         engine.set_roles(held)
         capable[role] = msgspec.structs.replace(capable[role], load_seconds=monotonic() - began)
@@ -147,6 +150,16 @@ def introduction(
         engine=settings.engine,
         public_key=settings.curve_public_key,
     )
+
+
+def _quiet_libraries() -> None:
+    """Faults reach us as exceptions; what else the libraries say, and their progress bars, concerns their users."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    for library in (of_diffusers, of_transformers):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def _advertised(settings: Settings, bound: str) -> str:

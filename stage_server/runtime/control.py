@@ -56,6 +56,8 @@ class ControlSocket:
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
         self._task: asyncio.Task[None] | None = None
         self._linger_ms = 0
+        self._complained = False
+        """The operator knows why nobody is reached, until somebody is."""
         self._probe()
 
     def reopen(self, tasks: asyncio.TaskGroup, delay: float) -> None:
@@ -141,12 +143,16 @@ class ControlSocket:
         while True:
             event = parse_monitor_message(await monitor.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._complained = False
                 tell(Connected())
             elif event == zmq.EVENT_DISCONNECTED:
                 tell(Disconnected())
-            elif event & _DENIED:
+            elif event & _DENIED and not self._complained:
+                self._complained = True
                 log.warning(
-                    "the gateway at %s does not accept this server's CURVE keys, or lack of them", self._endpoint
+                    "%s answers and hangs up: no gateway is there, or one that does not accept %s",
+                    self._endpoint,
+                    "a server without CURVE keys" if self._curve is None else "the CURVE keys given here",
                 )
 
 

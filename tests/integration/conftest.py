@@ -157,13 +157,13 @@ class Service:
     servers: dict[str, Process] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=count)
 
-    async def serve(self, name: str, *roles: Role, scale: float = 1.0, **options: str) -> Process:
-        """Start a stage server with the emulated engine and wait until it has joined."""
+    async def serve(self, name: str, *roles: Role, model: str = "") -> Process:
+        """Start a stage server and wait until it has joined; without a ``model``, with the emulated engine."""
+        emulated = ("--engine", "emulated", "--profile", str(PROFILE))
         joined = sum(isinstance(e, ev.ServerJoined) and e.server.name == name for e in self.tape.events)
-        extra = [part for flag, value in options.items() for part in (f"--{flag.replace('_', '-')}", value)]
         self.servers[name] = self.start(
-            *("-m", "stage_server", "--engine", "emulated", "--profile", str(PROFILE), "--time-scale", str(scale)),
-            *("--role", ",".join(roles), "--gateway", self.gateway.pool.endpoint, "--name", name, *extra),
+            *("-m", "stage_server", *(("--model", model, "--threads", "1") if model else emulated)),
+            *("--role", ",".join(roles), "--gateway", self.gateway.pool.endpoint, "--name", name),
         )
         await self.tape.find(ev.ServerJoined, lambda e: e.server.name == name, after=joined)
         return self.servers[name]
@@ -195,8 +195,13 @@ class Service:
 
 @pytest.fixture
 def settings() -> Settings:
+    """Roles stay as each test gives them out."""
     return Settings(
-        control_bind=f"tcp://127.0.0.1:{free_port()}", heartbeat_seconds=0.2, liveness_seconds=1.5, default_model="slow"
+        control_bind=f"tcp://127.0.0.1:{free_port()}",
+        heartbeat_seconds=0.2,
+        liveness_seconds=1.5,
+        default_model="slow",
+        elastic_roles=False,
     )
 
 

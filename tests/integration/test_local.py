@@ -110,7 +110,7 @@ def test_curl_gets_a_url_and_from_it_the_picture(local_url):
 def test_the_model_is_listed_and_the_service_is_ready(client, local_url):
     assert [model.id for model in client.models.list()] == ["tiny-shapes"]
     status = httpx.get(f"{local_url}/readyz").json()
-    assert status["models"]["tiny-shapes"]["roles"] == {"encoder": 1, "dit": 1, "decoder": 1}
+    assert all(1 <= holders <= 3 for holders in status["models"]["tiny-shapes"]["roles"].values())  # roles are elastic
 
 
 def test_what_the_model_refuses_is_the_clients_mistake(client):

@@ -23,7 +23,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 async def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit status and stderr."""
-    _, errors = await asyncio.to_thread(process.communicate, timeout=20)
+    _, errors = await asyncio.to_thread(process.communicate, timeout=90)  # importing torch on a busy machine
     return process.returncode, errors
 
 

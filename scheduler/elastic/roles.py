@@ -113,9 +113,12 @@ class ElasticRoles:
 
     def explain(self) -> Mapping[ModelKey, tuple[Snapshot, str]]:
         """For people: per model what was seen when roles were last thought about, and why they move or do not."""
-        return {
-            key: (model.seen, model.policy.verdict) for key, model in self._models.items() if model.seen is not None
-        }
+        verdicts: dict[ModelKey, tuple[Snapshot, str]] = {}
+        for key, model in self._models.items():
+            if model.seen is not None:
+                full = not _may_improve(model.seen)
+                verdicts[key] = model.seen, "every server holds all that it may" if full else model.policy.verdict
+        return verdicts
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

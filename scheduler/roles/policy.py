@@ -119,6 +119,7 @@ class RolePolicy:
             self.verdict = f"every stage is less than {self._settings.light_load:.0%} busy: nothing moves"
             return None
         self._considered_at = now
+        self.verdict = "a plan is being made"
         return Problem(
             classes=snapshot.classes,
             servers=tuple(self._server(server, now, urgent=urgent) for server in snapshot.servers),

@@ -1,0 +1,130 @@
+"""The operator's desk around a real scheduler, which is fed events by hand, behind the real HTTP routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from gateway.admin import Judge, Levers, Operator
+from gateway.api.app import create_app
+from gateway.decisions import Decisions
+from gateway.service import Finished, ImageRequest
+from gateway.settings import Settings
+from scheduler import actions as act
+from scheduler import events as ev
+from scheduler.core import Scheduler
+from scheduler.cost.work import Target, Work
+from scheduler.elastic.build import elastic_policies
+from scheduler.spec import JobSpec, RequestSpec, RoleCost, ServerSpec
+from wire.params import ModelInfo
+from wire.to_gateway import Heartbeat
+from wire.to_stage import ToStage
+from wire.types import Epoch, JobId, ModelKey, RequestId, Role, ServerId
+
+KEY = "operators-only-0123"
+
+
+class NoService:
+    """An image service without models."""
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        return ()
+
+    def ready(self) -> bool:
+        return False
+
+    def status(self) -> dict[str, object]:
+        return {}
+
+    async def generate(self, request: ImageRequest) -> Finished:
+        raise AssertionError(request)
+
+
+@dataclass
+class Desk:
+    scheduler: Scheduler = field(default_factory=lambda: Scheduler("g1", elastic_policies()))
+    decisions: Decisions = field(default_factory=Decisions)
+    sent: list[tuple[ServerId, ToStage]] = field(default_factory=list)
+    now: float = 0.0
+    operator: Operator = field(init=False)
+
+    def __post_init__(self) -> None:
+        levers = Levers(self._order, lambda server, message: self.sent.append((server, message)), self._vitals)
+        self.operator = Operator(self.scheduler.view, self.scheduler.policies, self.decisions, levers)
+
+    async def _order(self, judge: Judge) -> None:
+        event = judge()
+        if event is not None:
+            self.tell(event)
+
+    def _vitals(self) -> dict[ServerId, Heartbeat]:
+        return {
+            server: Heartbeat(sequence=1, store_bytes=7, store_capacity=100) for server in self.scheduler.view.servers
+        }
+
+    def tell(self, event: ev.Event) -> list[act.Action]:
+        self.now += 0.1
+        actions = self.scheduler.handle(event, self.now)
+        self.decisions.note(event, actions, 1e9 + self.now)
+        return actions
+
+    def join(self, name: str, *roles: Role, pinned: bool = False, capable: tuple[Role, ...] = tuple(Role)) -> ServerId:
+        spec = ServerSpec(
+            id=ServerId(f"{name}/i1"),
+            name=name,
+            model=ModelKey("m@1"),
+            device_class="cpu-1",
+            roles=frozenset(roles),
+            capable={role: RoleCost(10, 1, 0.5) for role in capable},
+            memory_bytes=1000,
+            pinned=pinned,
+            target=Target.of("m", "cpu-1", "float32"),
+        )
+        self.tell(ev.ServerJoined(spec, dict.fromkeys(Role, 10)))
+        return spec.id
+
+    def ask(self, name: str = "req_1", deadline: float = 600.0) -> None:
+        encoder = JobSpec(JobId(f"{name}/encoder"), Role.ENCODER, Work(Role.ENCODER))
+        dit = JobSpec(JobId(f"{name}/dit.0"), Role.DIT, Work(Role.DIT, height=64, width=64, steps=4), (encoder.id,))
+        decoder = JobSpec(JobId(f"{name}/decoder.0"), Role.DECODER, Work(Role.DECODER, height=64, width=64), (dit.id,))
+        spec = RequestSpec(RequestId(name), ModelKey("m@1"), (encoder, dit, decoder), self.now + deadline)
+        self.tell(ev.RequestArrived(spec))
+
+    def switching(self, server: ServerId) -> Epoch:
+        change = self.scheduler.view.servers[server].switching
+        assert change is not None
+        return change[0]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+Connect = Callable[..., httpx.AsyncClient]
+
+
+@pytest.fixture
+async def connect(desk: Desk) -> AsyncIterator[Connect]:
+    opened = []
+
+    def client(shown: str = KEY, **settings: object) -> httpx.AsyncClient:
+        app = create_app(NoService(), Settings(**({"admin_key": KEY} | settings)), operator=desk.operator)
+        headers = {"authorization": f"Bearer {shown}"} if shown else {}
+        opened.append(
+            (app, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://g", headers=headers))
+        )
+        return opened[-1][1]
+
+    yield client
+    for app, client_ in opened:
+        await client_.aclose()
+        app.state.api.results.close()
+
+
+@pytest.fixture
+def admin(connect: Connect) -> httpx.AsyncClient:
+    return connect()

@@ -1,0 +1,117 @@
+"""Rows 3, 4, 6: role policies on workloads whose mix changes, all under one order; and the clairvoyant oracle."""
+
+from __future__ import annotations
+
+from math import inf
+
+from benchmarks.scheduling import workloads
+from benchmarks.scheduling.contenders import CONTENDERS, LEADS, ORACLES, ORDERS
+from benchmarks.scheduling.results import Goal, Report, Row, table
+from benchmarks.scheduling.statistics import estimate, ratio
+from benchmarks.scheduling.tasks import Effort, Figures, Results, Task
+from scheduler.roles.bound import capacity
+from scheduler.roles.problem import RoleSet
+from scheduler.roles.solver import best_integer
+from scheduler.sim.bound import problem
+from scheduler.sim.metrics import Result, mean, quantile
+from scheduler.sim.setup import Scenario
+from scheduler.sim.workload import Phase
+
+ROLE_BASELINES = ("reactive", "predict only", "feedback only", "static, average")
+OTHERS = ("static, first phase", "monolithic", "lower bound")
+WITHIN = 0.95
+LEAST_SECONDS, ARRIVALS = 3.0, 20
+
+
+def tasks(effort: Effort) -> list[Task]:
+    names = ("ours", *ROLE_BASELINES, *OTHERS, *ORACLES)
+    return effort.tasks(latencies, [(workload, name) for workload in workloads.SHIFTS for name in names])
+
+
+def latencies(workload: str, contender: str, seed: int, quick: bool) -> Figures:
+    scenario = workloads.shifting(workload, quick=quick)
+    result = CONTENDERS[contender].run(scenario, seed)
+    took = [r.latency for r in result.requests]
+    figures = {"mean": mean(took), "p99": quantile(took, 0.99), "moves": float(len(result.moves))}
+    if contender == "ours":
+        figures["late"] = max(_late(scenario, result, *shift) for shift in scenario.workload.starts()[1:])
+    return figures
+
+
+def _late(scenario: Scenario, result: Result, began: float, phase: Phase) -> float:
+    """Seconds beyond what is allowed until roles serve the new mix within 5 % of the best; below 0: in time."""
+    posed = problem(scenario.servers, phase)
+    enough = WITHIN * best_integer(posed).capacity
+    held: dict[str, RoleSet] = {}
+    ready = inf
+    end = began + phase.seconds
+    for change in result.roles:
+        if change.at >= end:
+            break
+        before = _capacity(scenario, held, phase) if change.at > began and ready is inf else 0.0
+        if before >= enough:
+            ready = began
+        held[change.server] = change.roles
+        if change.at > began and ready is inf and _capacity(scenario, held, phase) >= enough:
+            ready = change.at
+    if ready is inf and _capacity(scenario, held, phase) >= enough:
+        ready = began
+    allowed = max(LEAST_SECONDS, ARRIVALS / phase.rate) + _slowest_switch(result, began, end)
+    return min(ready, end) - began - allowed
+
+
+def _capacity(scenario: Scenario, held: dict[str, RoleSet], phase: Phase) -> float:
+    from dataclasses import replace
+
+    servers = [replace(s, roles=held.get(s.name, s.roles)) for s in scenario.servers]
+    return capacity(problem(servers, phase))
+
+
+def _slowest_switch(result: Result, since: float, until: float) -> float:
+    """Drain and load of the slowest server among those that were told to change."""
+    slowest = 0.0
+    for at, server, _ in result.moves:
+        if since <= at < until:
+            done = min((c.at for c in result.roles if c.server == server and c.at > at and c.roles), default=until)
+            slowest = max(slowest, done - at)
+    return slowest
+
+
+def report(results: Results) -> Report:
+    found = Report("Role policies on shifting workloads")
+    body = []
+    for workload in workloads.SHIFTS:
+        ours = _values(results, workload, "ours")
+        best = _oracle(results, workload)
+        for figure, bound in (("mean", 1.05), ("p99", 1.10)):
+            against = ratio(ours[figure], best[figure])
+            found.rows.append(Row(3, f"{figure} latency / oracle", workload, against, "", Goal("<=", bound)))
+            for name in ROLE_BASELINES:
+                theirs = ratio(ours[figure], _values(results, workload, name)[figure])
+                found.rows.append(Row(4, f"{figure} latency / {name}", workload, theirs, "", Goal("<", 1.0)))
+        late = estimate([run["late"] for run in results.of(latencies, workload, "ours")])
+        goal = Goal("<=", 0.0)
+        found.rows.append(Row(6, "time to the new optimum beyond what is allowed", workload, late, "s", goal))
+        names = ("ours", *ROLE_BASELINES, *OTHERS)
+        columns = {name: _values(results, workload, name) for name in names} | {"oracle, best of the grid": best}
+        body += [[workload, name, *(str(estimate(values[f])) for f in ("mean", "p99"))] for name, values in columns.items()]
+    found.text = [_explanation(), table(["workload", "policy", "mean latency, s", "p99 latency, s"], body)]
+    return found
+
+
+def _explanation() -> str:
+    return (
+        "Eight RTX 4090s of which one role each fits, phases of 300 s at 80 % of what the best roles of the phase can serve. "
+        "All policies share order, placement and preemption; *monolithic* is the offloading deployment at the same number of "
+        f"GPUs. Oracle: per seed and figure the best of {' and '.join(ORDERS)} × roles ordered {', '.join(LEADS)} or never "
+        "(best on average), true costs known. *Lower bound*: every server can do everything at once, switches cost nothing."
+    )
+
+
+def _values(results: Results, workload: str, name: str) -> dict[str, list[float]]:
+    return {figure: results.values(latencies, workload, name, figure=figure) for figure in ("mean", "p99")}
+
+
+def _oracle(results: Results, workload: str) -> dict[str, list[float]]:
+    grid = [_values(results, workload, name) for name in ORACLES]
+    return {f: [min(each) for each in zip(*(values[f] for values in grid), strict=True)] for f in ("mean", "p99")}

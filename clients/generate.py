@@ -10,15 +10,17 @@ from pathlib import Path
 
 import httpx
 
+from clients.address import DEFAULT, base_url
 from clients.timing import stage_seconds
 
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 NUMBERS = {"seed": int, "num_inference_steps": int, "guidance_scale": float, "n": int}
 
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     body = {name: getattr(args, name) for name in ("prompt", "model", "size", "negative_prompt", *NUMBERS)}
-    body["output_format"] = args.output.suffix.lstrip(".").replace("jpg", "jpeg") or "png"
+    body["output_format"] = FORMATS[args.output.suffix.lower()]
     key = os.environ.get("OPENAI_API_KEY", "")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
@@ -29,8 +31,12 @@ def main(argv: list[str]) -> int:
     if answer.is_error:
         print(f"{answer.status_code}: {_complaint(answer)}", file=sys.stderr)
         return 1
-    for path in _save(answer.json()["data"], args.output):
-        print(path)
+    try:
+        for path in _save(answer.json()["data"], args.output):
+            print(path)
+    except OSError as error:
+        print(f"{error.filename} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     for stage, seconds in stage_seconds(answer.headers.get("server-timing", "")):
         print(f"  {stage:<24} {seconds:8.3f} s")
     return 0
@@ -45,6 +51,13 @@ def _save(items: list[dict[str, str]], output: Path) -> list[Path]:
     return paths
 
 
+def _picture(given: str) -> Path:
+    path = Path(given)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{given!r} ends in none of {', '.join(FORMATS)}")
+    return path
+
+
 def _complaint(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])
@@ -55,8 +68,8 @@ def _complaint(answer: httpx.Response) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m clients generate", description=__doc__)
     parser.add_argument("prompt")
-    parser.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help="its ending sets the format")
-    parser.add_argument("--url", default=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"))
+    parser.add_argument("-o", "--output", type=_picture, default="picture.png", help="its ending sets the format")
+    parser.add_argument("--url", type=base_url, default=DEFAULT, help="of the API (default: %(default)s)")
     parser.add_argument("--model")
     parser.add_argument("--size", help="WIDTHxHEIGHT in pixels")
     parser.add_argument("--negative-prompt")

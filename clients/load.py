@@ -20,6 +20,8 @@ from pathlib import Path
 
 import httpx
 
+from clients.address import DEFAULT, base_url
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -133,7 +135,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m clients load", description=__doc__)
-    parser.add_argument("--url", default=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"))
+    parser.add_argument("--url", type=base_url, default=DEFAULT, help="of the API (default: %(default)s)")
     parser.add_argument("--trace", type=Path, help="JSON lines; replaces the options below")
     parser.add_argument("--rate", type=float, default=1.0, help="requests per second")
     parser.add_argument("--requests", type=int, default=20)

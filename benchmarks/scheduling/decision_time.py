@@ -1,6 +1,6 @@
 """Processor time of one decision of the scheduler: 1,000 servers, 10,000 waiting requests, everything else simulated.
 
-    python -m benchmarks.scheduling.decision_time [--policies first-come|elastic] [--servers N] [--requests N] [--events N]
+python -m benchmarks.scheduling.decision_time [--policies first-come|elastic] [--servers N] [--requests N] [--events N]
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def main() -> None:
     found = measure(options.policies, options.servers, options.requests, options.events)
     print(f"{'event':16} {'count':>7} {'p50 µs':>9} {'p99 µs':>9} {'most µs':>9}")
     for name, values in [*sorted(found.items()), ("all", [each for some in found.values() for each in some])]:
-        print(f"{name:16} {len(values):7} {quantile(values, 0.5):9.0f} {quantile(values, 0.99):9.0f} {max(values):9.0f}")
+        print(
+            f"{name:16} {len(values):7} {quantile(values, 0.5):9.0f} {quantile(values, 0.99):9.0f} {max(values):9.0f}"
+        )
 
 
 if __name__ == "__main__":

@@ -41,8 +41,11 @@ def static_rate(servers: Sequence[ServerSetup], phase: Phase) -> float:
 def with_best_roles(
     servers: Sequence[ServerSetup], phase: Phase, *, exclusive: bool = False
 ) -> tuple[ServerSetup, ...]:
-    """The servers with the roles that serve the phase best, to begin with. Raises ``Infeasible``."""
-    blank = [replace(server, roles=frozenset()) for server in servers]
+    """The servers with the roles that serve the phase best, to begin with; pinned ones as they are.
+
+    Raises ``Infeasible``.
+    """
+    blank = [server if server.pinned else replace(server, roles=frozenset()) for server in servers]
     assignment = plan(problem(blank, phase, exclusive=exclusive)).assignment
     return tuple(replace(server, roles=assignment[ServerId(server.name)]) for server in servers)
 

@@ -1,0 +1,29 @@
+"""``python -m scheduler``: predictions, simulations and plans, without any server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from scheduler.cost import predict_cli
+from scheduler.sim import cli
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "predict": (predict_cli.main, "what a request would cost, and how the figure came about"),
+    "simulate": (cli.simulate_main, "a scenario in virtual time"),
+    "plan": (cli.plan_main, "how many of which GPU for a load at an SLO"),
+}
+
+
+def main(argv: list[str]) -> int:
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]][0](argv[1:])
+    wants_help = bool(argv) and argv[0] in ("-h", "--help")
+    lines = ["usage: python -m scheduler COMMAND …; COMMAND --help says more", ""]
+    lines += [f"  {name:10} {what}" for name, (_, what) in COMMANDS.items()]
+    (sys.stdout if wants_help else sys.stderr).write("\n".join(lines) + "\n")
+    return 0 if wants_help else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

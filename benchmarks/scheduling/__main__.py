@@ -8,48 +8,85 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.scheduling import backlog, fused, ordering, overload, shifting, stillness
-from benchmarks.scheduling.results import Report, table, write_json
-from benchmarks.scheduling.tasks import Effort, default_processes, run_all
+from benchmarks.scheduling import (
+    backlog,
+    cost_error,
+    decisions,
+    fused,
+    hardship,
+    ordering,
+    overload,
+    plots,
+    shifting,
+    stillness,
+)
+from benchmarks.scheduling.results import Report, write_json
+from benchmarks.scheduling.tasks import Effort, Results, default_processes, run_all
+from benchmarks.scheduling.writing import goals, write_markdown
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "backlog": backlog,
     "shifting": shifting,
     "ordering": ordering,
     "stillness": stillness,
+    "cost": cost_error,
     "overload": overload,
     "fused": fused,
+    "decisions": decisions,
+    "hardship": hardship,
+}
+PLOTS: dict[str, Callable[[Results, Path], None]] = {
+    "backlog": plots.throughput,
+    "shifting": plots.shifts,
+    "ordering": plots.orders,
 }
 RESULTS = Path("docs/results")
-HEAD = ("#", "measure", "case", "value [95 % interval]", "goal", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
-    chosen = [EXPERIMENTS[name] for name in (args.only.split(",") if args.only else EXPERIMENTS)]
-    effort = Effort(args.seeds or (3 if args.quick else 20), quick=args.quick)
+    chosen = args.only.split(",") if args.only else list(EXPERIMENTS)
+    seeds = args.seeds or (3 if args.quick else 20)
+    run(chosen, Effort(seeds, quick=args.quick), args.processes, args.output)
+
+
+def run(chosen: Sequence[str], effort: Effort, processes: int, output: Path | None) -> None:
+    """Run experiments, print their tables; write files below ``output`` unless it is None."""
     began = time.monotonic()
-    results = run_all([task for module in chosen for task in module.tasks(effort)], args.processes)
-    reports: list[Report] = [module.report(results) for module in chosen]
-    for report in reports:
-        print(f"\n{report.title}")
-        print(table(HEAD, [row.cells() for row in report.rows]))
-        print("\n\n".join(report.text))
+    modules = {name: EXPERIMENTS[name] for name in chosen}
+    results = run_all([task for module in modules.values() for task in module.tasks(effort)], processes)
+    reports: dict[str, Report] = {name: module.report(results) for name, module in modules.items()}
+    for report in reports.values():
+        print(f"\n{report.title}\n", goals(report.rows) if report.rows else "", *report.text, sep="\n")
+    if output is not None:
+        _write(output, results, reports)
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
-    if not (args.quick or args.only):
-        write_json(RESULTS / "scheduling.json", [row for report in reports for row in report.rows], "simulator")
+
+
+def _write(folder: Path, results: Results, reports: dict[str, Report]) -> None:
+    pictures = {}
+    for name, report in reports.items():
+        if name in PLOTS:
+            pictures[report.title] = f"{name}.png"
+            PLOTS[name](results, folder / f"{name}.png")
+    if "shifting" in reports:
+        plots.roles_over_time(folder / "roles.png")
+        reports["shifting"].text.append("Holders of each role through workload 2 (seed 1):\n\n![roles](roles.png)")
+    write_markdown(folder / "scheduling.md", list(reports.values()), pictures)
+    write_json(folder / "scheduling.json", [row for report in reports.values() for row in report.rows], "simulator")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few seeds, short runs; writes no files")
+    parser.add_argument("--quick", action="store_true", help="few seeds, short runs")
     parser.add_argument("--seeds", type=int, help="paired seeds (20; 3 with --quick)")
-    parser.add_argument("--only", help=f"comma-separated: {', '.join(EXPERIMENTS)}; writes no files")
+    parser.add_argument("--only", help=f"comma-separated: {', '.join(EXPERIMENTS)}")
     parser.add_argument("--processes", type=int, default=default_processes())
+    parser.add_argument("--output", type=Path, help=f"folder to write results to, such as {RESULTS}; none by default")
     return parser
 
 

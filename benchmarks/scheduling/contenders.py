@@ -7,7 +7,7 @@ the memory limits are allowed to all but those that are defined by one role per 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from benchmarks.scheduling.baselines import roles as baseline
 from benchmarks.scheduling.baselines.replicas import Central, Replicas, RoundRobin, Route, ShortestQueue
@@ -42,7 +42,7 @@ ORACLES = tuple(f"oracle, {order}, {lead}" for order in ORDERS for lead in (*LEA
 class Contender:
     scenario: Callable[[Scenario], Scenario] = lambda scenario: scenario
     """The servers that it starts with."""
-    settings: ElasticSettings = ElasticSettings()
+    settings: ElasticSettings = field(default_factory=ElasticSettings)
     roles: Callable[[Scenario], RolePolicy | None] | None = None
     """None: ours."""
     route: Callable[[Scenario], Route] | None = None
@@ -183,9 +183,7 @@ CONTENDERS: Mapping[str, Contender] = {
 
 def static(phase: Phase, *, exclusive: bool = False) -> Contender:
     """Roles that are best for a phase, and stay."""
-    return Contender(
-        lambda s: replace(s, servers=with_best_roles(s.servers, phase, exclusive=exclusive)), roles=_fixed
-    )
+    return Contender(lambda s: replace(s, servers=with_best_roles(s.servers, phase, exclusive=exclusive)), roles=_fixed)
 
 
 __all__ = ["CONTENDERS", "ORACLES", "Contender", "CostModel", "Role", "static", "with_settings"]

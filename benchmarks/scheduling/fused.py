@@ -40,7 +40,7 @@ def report(results: Results) -> Report:
         found.rows.append(Row(10, "throughput / monolithic replicas'", mix, rate, "", Goal(">=", 0.99)))
         found.rows.append(Row(10, "p50 latency / monolithic replicas'", f"{mix} at 70 %", p50, "", Goal("<=", 1.02)))
     found.text = [
-        "Eight H100s. The replicas take whole requests from one central queue, in the same order; a request stays on its "
-        "server. Our servers are free to hold fewer roles, and do not."
+        "Eight H100s. The replicas take whole requests from one central queue, in the same order; a request "
+        "stays on its server. Our servers are free to hold fewer roles, and do not."
     ]
     return found

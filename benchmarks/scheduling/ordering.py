@@ -55,9 +55,9 @@ def report(results: Results) -> Report:
     kinds = sorted(k for k in results.of(latencies, LOADS[0], "ours")[0] if k.startswith("slowdown"))
     head = ["load", "order", "mean, s", "p99, s", *(f"p99 {kind}" for kind in kinds)]
     found.text = [
-        "Eight H100s that each hold every role, the standard mix in bursts (Gamma, coefficient of variation 3). First come is "
-        "one queue for all; round robin and join-shortest-queue bind whole requests to servers on arrival. Slowdown: latency "
-        "over the time of the idle request, p99 of each size class.",
+        "Eight H100s that each hold every role, the standard mix in bursts (Gamma, coefficient of variation "
+        "3). First come is one queue for all; round robin and join-shortest-queue bind whole requests to "
+        "servers on arrival. Slowdown: latency over the time of the idle request, p99 of each size class.",
         table(head, body),
     ]
     return found

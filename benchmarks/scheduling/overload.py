@@ -11,10 +11,10 @@ from benchmarks.scheduling.statistics import estimate
 from benchmarks.scheduling.tasks import Effort, Figures, Results, Task
 from benchmarks.scheduling.twin import run
 from scheduler.elastic.build import elastic_policies
+from scheduler.sim.bound import with_best_roles
 from scheduler.sim.metrics import End, Result
 from scheduler.sim.setup import Scenario
 from scheduler.sim.workload import Kind, Phase, Workload
-from scheduler.sim.bound import with_best_roles
 
 SECONDS = 600.0
 WARM_UP = 60.0
@@ -89,9 +89,13 @@ def report(results: Results) -> Report:
         found.rows.append(Row(9, f"{measure}, from above", case, error, "", Goal("<=", 0.15)))
         found.rows.append(Row(9, f"{measure}, from below", case, error, "", Goal(">=", -0.15)))
         share = estimate([r["admitted"] for r in runs])
-        found.text.append(f"{case}: {share} of the requests are admitted; median absolute error of the prediction {absolute}.")
+        found.text.append(
+            f"{case}: {share} of the requests are admitted; median absolute error of the prediction {absolute}."
+        )
     for case in SHARES:
         share = estimate([r["share"] for r in results.of(flooded, case)])
         measure = "device-seconds of the calm tenant / its fair share"
-        found.rows.append(Row(12, measure, f"asks for {SHARES[case]:.0%}, the other for 150 %", share, "", Goal(">=", 0.95)))
+        found.rows.append(
+            Row(12, measure, f"asks for {SHARES[case]:.0%}, the other for 150 %", share, "", Goal(">=", 0.95))
+        )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 from benchmarks.scheduling import workloads
@@ -61,8 +62,6 @@ def _late(scenario: Scenario, result: Result, began: float, phase: Phase) -> flo
 
 
 def _capacity(scenario: Scenario, held: dict[str, RoleSet], phase: Phase) -> float:
-    from dataclasses import replace
-
     servers = [replace(s, roles=held.get(s.name, s.roles)) for s in scenario.servers]
     return capacity(problem(servers, phase))
 
@@ -94,17 +93,21 @@ def report(results: Results) -> Report:
         found.rows.append(Row(6, "time to the new optimum beyond what is allowed", workload, late, "s", goal))
         names = ("ours", *ROLE_BASELINES, *OTHERS)
         columns = {name: _values(results, workload, name) for name in names} | {"oracle, best of the grid": best}
-        body += [[workload, name, *(str(estimate(values[f])) for f in ("mean", "p99"))] for name, values in columns.items()]
+        body += [
+            [workload, name, *(str(estimate(values[f])) for f in ("mean", "p99"))] for name, values in columns.items()
+        ]
     found.text = [_explanation(), table(["workload", "policy", "mean latency, s", "p99 latency, s"], body)]
     return found
 
 
 def _explanation() -> str:
+    orders, leads = " and ".join(ORDERS), ", ".join(LEADS)
     return (
-        "Eight RTX 4090s of which one role each fits, phases of 300 s at 80 % of what the best roles of the phase can serve. "
-        "All policies share order, placement and preemption; *monolithic* is the offloading deployment at the same number of "
-        f"GPUs. Oracle: per seed and figure the best of {' and '.join(ORDERS)} × roles ordered {', '.join(LEADS)} or never "
-        "(best on average), true costs known. *Lower bound*: every server can do everything at once, switches cost nothing."
+        "Eight RTX 4090s of which one role each fits, phases of 300 s at 80 % of what the best roles of the phase "
+        "can serve. All policies share order, placement and preemption; *monolithic* is the offloading deployment at "
+        f"the same number of GPUs. Oracle: per seed and figure the best of {orders} × roles ordered {leads} or never "
+        "(best on average), true costs known. *Lower bound*: every server can do everything at once, switches cost "
+        "nothing."
     )
 
 

@@ -44,5 +44,7 @@ def report(results: Results) -> Report:
         light = kind == "light"
         measure = f"role changes in {LIGHT_HOURS:g} h of light load" if light else "needless role changes per 30 min"
         found.rows.append(Row(7, measure, f"{fleet}: {mix} at {load}", changes, "", goal))
-    found.text = ["Poisson arrivals of one mix; servers begin with the best roles for it, so that every change is needless."]
+    found.text = [
+        "Poisson arrivals of one mix; servers begin with the best roles for it, so that every change is needless."
+    ]
     return found

@@ -25,7 +25,8 @@ FLEETS: Mapping[str, Callable[[], Sequence[ServerSetup]]] = {
     "mixed": lambda: suite.heterogeneous().servers,
 }
 
-SIZES = [Kind(f"{side}²", side, side, 4) for side in (512, 1024, 1536, 2048)]
+SIZES = [Kind(f"{side}²", side, side, 1) for side in (512, 1024, 1536, 2048)]
+"""One step: with more, the dit's share hides the others' and no role would have to change."""
 FOUR, ONE = Kind("4 steps", 1024, 1024, 4), Kind("1 step", 1024, 1024, 1)
 DRAW, EDIT = Kind("draw", 1024, 1024, 8), Kind("edit", 1024, 1024, 4, text_tokens=2048, image_pixels=2 * 2048 * 2048)
 CLIP, CLIP_1 = Kind("4 steps", 480, 832, 4), Kind("1 step", 480, 832, 1)

@@ -96,7 +96,11 @@ class Reactive:
         self._looked_at = now
         busy = self._utilisation.take()
         queues = {role: view.waiting(self._fleet.model, role) for role in Role}
-        takers = [r for r in Role if self._is_free(r, now) and (busy.get(r, 1.0) > self.out_busy or queues[r] > self.out_queue)]
+        takers = [
+            r
+            for r in Role
+            if self._is_free(r, now) and (busy.get(r, 1.0) > self.out_busy or queues[r] > self.out_queue)
+        ]
         if not takers:
             return None
         taker = max(takers, key=lambda role: (queues[role], busy.get(role, 1.0)))
@@ -183,7 +187,7 @@ class Measured:
     def arrived(self, work: Mapping[Role, float], now: float) -> None:
         pass
 
-    def now(self, view: View, model: ModelKey, busy: Mapping[Role, float], now: float) -> dict[Role, float]:  # noqa: ARG002
+    def now(self, view: View, model: ModelKey, busy: Mapping[Role, float], now: float) -> dict[Role, float]:
         demand = {}
         for role in Role:
             used = busy.get(role, 0.0) * len(view.holding(model, role))
@@ -234,7 +238,9 @@ class Gated:
         return [(move.server, move.roles, move.reason) for move in self._gate.accept(plan, present)]
 
     def _snapshot(self, view: View, busy: Mapping[Role, float], demand: Mapping[Role, float]) -> Snapshot:
-        return Snapshot(self.fleet.classes, tuple(self._state(server) for server in view.servers.values()), demand, busy)
+        return Snapshot(
+            self.fleet.classes, tuple(self._state(server) for server in view.servers.values()), demand, busy
+        )
 
     def _state(self, server: Server) -> ServerState:
         to = server.switching[1] if server.switching is not None else None

@@ -13,29 +13,33 @@ from scheduler.sim.setup import ServerSetup
 from scheduler.sim.workload import Phase
 from wire.types import Role, ServerId
 
+BATCH_MARGINAL = 0.7
+"""Cost of one more member, in jobs, below which batching is worth it (DESIGN §7)."""
 
-def problem(servers: Sequence[ServerSetup], phase: Phase, *, exclusive: bool = False) -> Problem:
+
+def problem(servers: Sequence[ServerSetup], phase: Phase, *, exclusive: bool = False, max_batch: int = 1) -> Problem:
     """The phase's mix as a role assignment problem; demand is per request, so a capacity is in requests per second.
 
-    Batching is left out. Raises ``ValueError`` when there are no servers.
+    ``max_batch``: every job whose stage gains by it runs in batches of so many. Raises ``ValueError`` when there are no
+    servers.
     """
     if not servers:
         raise ValueError("without servers there is nothing to assign roles to")
     truth = CostModel(server.profile for server in servers)
-    demand = _seconds(truth, servers[0], phase)
-    classes = {_class_name(s): _server_class(s, demand, _seconds(truth, s, phase)) for s in servers}
+    demand = _seconds(truth, servers[0], phase, max_batch)
+    classes = {_class_name(s): _server_class(s, demand, _seconds(truth, s, phase, max_batch)) for s in servers}
     members = tuple(Server(ServerId(s.name), _class_name(s), s.roles, fixed=s.pinned) for s in servers)
     return Problem(classes, members, demand, exclusive=exclusive)
 
 
-def fluid_rate(servers: Sequence[ServerSetup], phase: Phase) -> float:
-    """Requests per second of the phase's mix that no scheduler can exceed without batching. Raises ``Infeasible``."""
-    return fluid_bound(problem(servers, phase)).capacity
+def fluid_rate(servers: Sequence[ServerSetup], phase: Phase, *, max_batch: int = 1) -> float:
+    """Requests per second of the phase's mix that no scheduler can exceed. Raises ``Infeasible``."""
+    return fluid_bound(problem(servers, phase, max_batch=max_batch)).capacity
 
 
-def static_rate(servers: Sequence[ServerSetup], phase: Phase) -> float:
+def static_rate(servers: Sequence[ServerSetup], phase: Phase, *, max_batch: int = 1) -> float:
     """The same with the roles that the servers have; 0 when a role has no holder."""
-    return capacity(problem(servers, phase))
+    return capacity(problem(servers, phase, max_batch=max_batch))
 
 
 def with_best_roles(
@@ -51,15 +55,18 @@ def with_best_roles(
 
 
 def at_load(load: float, servers: Sequence[ServerSetup], phase: Phase) -> Phase:
-    """The phase with a rate of ``load`` times the fluid bound."""
+    """The phase with a rate of ``load`` times the fluid bound without batching."""
     return replace(phase, rate=load * fluid_rate(servers, phase))
 
 
-def _seconds(truth: CostModel, server: ServerSetup, phase: Phase) -> dict[Role, float]:
+def _seconds(truth: CostModel, server: ServerSetup, phase: Phase, max_batch: int) -> dict[Role, float]:
     """Mean device-seconds per request and role on this server."""
     total = dict.fromkeys(Role, 0.0)
     for count, work in phase.mean_works():
-        total[work.role] += count * truth.seconds(work, server.target) * server.slowness
+        gains = truth.batch_marginal(work, server.target) < BATCH_MARGINAL
+        batch = max_batch if gains else 1
+        each = truth.seconds(replace(work, batch=batch), server.target) / batch
+        total[work.role] += count * each * server.slowness
     return total
 
 

@@ -92,7 +92,7 @@ def _offer(text: str) -> Offer:
     price, _, most = rest.partition(":")
     profile = load(Path(name)) if name.endswith(".toml") else suite.bundled_profile(name)
     try:
-        return Offer(ServerSetup(Path(name).stem, profile), float(price or 1), int(most or 16))
+        return Offer(ServerSetup(f"{Path(name).name}-", profile), float(price or 1), int(most or 16))
     except ValueError as error:
         raise ValueError(f"{text!r} is not PROFILE[:PRICE[:MOST]], for example flux.1-dev-h100:2.5:16") from error
 

@@ -68,6 +68,8 @@ class Simulation:
         self._mixes = Random(f"{seed}/backlog")
         self._network = Random(f"{seed}/network")
         self._mishaps = Random(f"{seed}/mishaps")
+        outputs = scenario.servers[0].profile.roles[Role.ENCODER].outputs
+        self._masks = any(tensor.port is Role.DECODER for tensor in outputs)
         self._largest = _largest_outputs(scenario)
         self._counter = 0
         self._names = 0
@@ -170,7 +172,7 @@ class Simulation:
 
     def _ask(self, kind: Kind) -> None:
         self._names += 1
-        spec = kind.request(f"r{self._names}", self.scenario.model, self.clock.now)
+        spec = kind.request(f"r{self._names}", self.scenario.model, self.clock.now, masks=self._masks)
         self._kinds[spec.id] = kind
         self._jobs[spec.id] = tuple(job.id for job in spec.jobs)
         self._works |= {job.id: job.work for job in spec.jobs}

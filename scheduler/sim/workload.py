@@ -50,13 +50,15 @@ class Kind:
             Work(Role.DECODER, height=height, width=width),
         )
 
-    def request(self, name: str, model: ModelKey, arrived: float) -> RequestSpec:
+    def request(self, name: str, model: ModelKey, arrived: float, *, masks: bool = False) -> RequestSpec:
+        """``masks``: decoder jobs read an output of the encoder, too."""
         encoding, denoising, decoding = self.works()
         encoder = JobSpec(JobId(f"{name}/encoder"), Role.ENCODER, encoding)
+        shared = (encoder.id,) if masks else ()
         jobs = [encoder]
         for i in range(self.images):
             dit = JobSpec(JobId(f"{name}/dit.{i}"), Role.DIT, denoising, (encoder.id,))
-            jobs += [dit, JobSpec(JobId(f"{name}/decoder.{i}"), Role.DECODER, decoding, (encoder.id, dit.id))]
+            jobs += [dit, JobSpec(JobId(f"{name}/decoder.{i}"), Role.DECODER, decoding, (*shared, dit.id))]
         return RequestSpec(
             RequestId(name),
             model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
 
@@ -12,6 +12,7 @@ from scheduler import events as ev
 from scheduler import invariants
 from scheduler.actions import Action
 from scheduler.cost.model import CostModel
+from scheduler.cost.profile import Profile, TensorSpec
 from scheduler.policy import AdmitUpTo, Downstream, Policies
 from scheduler.queue import StageQueue
 from scheduler.roles.problem import Problem
@@ -29,6 +30,8 @@ from scheduler.view import View
 from wire.types import RequestId, Role, ServerId
 
 PROFILE = bundled_profile("tiny-shapes-cpu")
+MASK = TensorSpec(Role.DECODER, "mask_overlay", "uint8", (1, "latent_height", "latent_width"))
+"""Some models hand something from the encoder straight to the decoder."""
 E, D, V = Role
 ROLE_SETS = tuple(map(frozenset, ((E, D, V), (E, D), (D, V), (E, V), (E,), (D,), (V,))))
 SECONDS = 10.0
@@ -36,7 +39,8 @@ SECONDS = 10.0
 
 def random_scenario(seed: int) -> Scenario:
     rng = Random(f"scenario/{seed}")
-    servers = tuple(_server(i, rng) for i in range(rng.randint(1, 5)))
+    profile = _with_masks(PROFILE) if rng.random() < 0.3 else PROFILE
+    servers = tuple(_server(i, profile, rng) for i in range(rng.randint(1, 5)))
     mix = tuple((rng.uniform(0.2, 1), _kind(i, rng)) for i in range(rng.randint(1, 3)))
     phase = Phase(SECONDS, mix, rate=rng.uniform(0.1, 0.9), cv=rng.choice((0.0, 1.0, 3.0)))
     return Scenario(
@@ -52,10 +56,15 @@ def random_scenario(seed: int) -> Scenario:
     )
 
 
-def _server(index: int, rng: Random) -> ServerSetup:
+def _with_masks(profile: Profile) -> Profile:
+    encoder = profile.roles[Role.ENCODER]
+    return replace(profile, roles=profile.roles | {Role.ENCODER: replace(encoder, outputs=(*encoder.outputs, MASK))})
+
+
+def _server(index: int, profile: Profile, rng: Random) -> ServerSetup:
     return ServerSetup(
         f"s{index}",
-        PROFILE,
+        profile,
         roles=ROLE_SETS[0] if rng.random() < 0.4 else rng.choice(ROLE_SETS),
         joins_at=rng.choice((0.0, 0.0, rng.uniform(0, 10))),
         slowness=rng.choice((1.0, 0.3, 3.0)),

@@ -1,0 +1,175 @@
+"""A scheduler with a clock and a memory of what it asked for, so that tests read as events → actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import count
+from typing import TypeVar
+
+from scheduler import actions as do
+from scheduler import events as ev
+from scheduler import invariants
+from scheduler.actions import Action
+from scheduler.core import Scheduler
+from scheduler.cost.work import Target, Work
+from scheduler.policy import Policies
+from scheduler.spec import IMAGE_PORT, JobSpec, Output, RequestSpec, RoleCost, ServerSpec, Timings
+from wire.types import Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
+
+MODEL = ModelKey("model")
+E, D, V = Role
+ALL = frozenset(Role)
+A = TypeVar("A", bound=Action)
+
+
+class Game:
+    """Epochs and handles are looked up by job, the latest attempt of each."""
+
+    def __init__(self, policies: Policies | None = None) -> None:
+        self.scheduler = Scheduler("g", policies)
+        self.now = 0.0
+        self.epochs: dict[str, Epoch] = {}
+        self.where: dict[str, ServerId] = {}
+        self.handles: dict[str, tuple[Output, ...]] = {}
+        self._numbers = count(1)
+        self._masked: set[str] = set()
+
+    def post(self, event: ev.Event) -> list[Action]:
+        actions = self.scheduler.handle(event, self.now)
+        invariants.check(self.scheduler.view)
+        for run in of(do.Run, actions):
+            for member in run.members:
+                self.epochs[member.job] = member.epoch
+                self.where[member.job] = run.server
+        return actions
+
+    def at(self, now: float) -> list[Action]:
+        """Let time pass."""
+        self.now = now
+        return self.post(ev.Tick())
+
+    # --- servers ------------------------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        name: str,
+        roles: Iterable[Role] = ALL,
+        limit: int | Mapping[Role, int] = 100,
+        *,
+        capable: Iterable[Role] = ALL,
+        running: tuple[Epoch, ...] = (),
+        holds: tuple[Handle, ...] = (),
+    ) -> list[Action]:
+        spec = ServerSpec(
+            ServerId(name),
+            name,
+            MODEL,
+            "gpu",
+            frozenset(roles),
+            {role: RoleCost() for role in capable},
+            target=Target("model", "gpu", "bfloat16"),
+        )
+        limits = dict.fromkeys(Role, limit) if isinstance(limit, int) else limit
+        return self.post(ev.ServerJoined(spec, limits, running, holds))
+
+    def lose(self, name: str) -> list[Action]:
+        return self.post(ev.ServerLost(ServerId(name), "it died"))
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        name: str,
+        images: int = 1,
+        *,
+        deadline: float = 1000.0,
+        steps: int = 20,
+        priority: int = 0,
+        masks: bool = False,
+    ) -> list[Action]:
+        """With ``masks``, the decoder reads an output of the encoder as well."""
+        encoder = JobSpec(JobId(f"{name}/e"), E, Work(E))
+        self._masked |= {encoder.id} if masks else set()
+        jobs = [encoder]
+        for i in range(images):
+            dit = JobSpec(JobId(f"{name}/d{i}"), D, Work(D, height=64, width=64, steps=steps), (encoder.id,))
+            jobs += [
+                dit,
+                JobSpec(JobId(f"{name}/v{i}"), V, Work(V, height=64, width=64), (*(encoder.id,) * masks, dit.id)),
+            ]
+        spec = RequestSpec(RequestId(name), MODEL, tuple(jobs), self.now + deadline, priority=priority)
+        return self.post(ev.RequestArrived(spec))
+
+    # --- attempts -----------------------------------------------------------------------------------------------------
+
+    def fetched(self, job: str) -> list[Action]:
+        return self.post(ev.JobFetched(self.where[job], self.epochs[job]))
+
+    def started(self, job: str) -> list[Action]:
+        return self.post(ev.JobStarted(self.where[job], self.epochs[job]))
+
+    def progressed(self, job: str, step: int, steps: int, step_seconds: float) -> list[Action]:
+        return self.post(ev.JobProgressed(self.where[job], self.epochs[job], step, steps, step_seconds))
+
+    def done(self, job: str) -> list[Action]:
+        """Leaves an output at every later role's port, or a picture."""
+        event = self.done_event(job)
+        self.handles[job] = event.outputs
+        return self.post(event)
+
+    def done_event(self, job: str) -> ev.JobDone:
+        kind = job.split("/")[1][0]
+        ports = {"e": ["dit", *["decoder"] * (job in self._masked)], "d": ["decoder"], "v": [IMAGE_PORT]}[kind]
+        outputs = tuple(Output(port, Handle(f"{job}:{port}:{next(self._numbers)}"), 10) for port in ports)
+        return ev.JobDone(self.where[job], self.epochs[job], outputs, Timings(compute=0.1))
+
+    def failed(
+        self, job: str, code: str = "engine_error", *, retryable: bool = True, lost: Iterable[Handle] = ()
+    ) -> list[Action]:
+        return self.post(
+            ev.JobFailed(self.where[job], self.epochs[job], code, "it broke", retryable, lost_inputs=tuple(lost))
+        )
+
+    def cancelled(self, job: str) -> list[Action]:
+        return self.post(ev.JobCancelled(self.where[job], self.epochs[job]))
+
+    def taken(self, job: str) -> list[Action]:
+        return self.post(ev.ResultTaken(JobId(job)))
+
+    def handle(self, job: str) -> Handle:
+        return self.handles[job][0].handle
+
+    def through(self, *jobs: str) -> list[Action]:
+        """Run each to its end; what the last one led to."""
+        actions: list[Action] = []
+        for job in jobs:
+            self.fetched(job)
+            self.started(job)
+            actions = self.done(job)
+        return actions
+
+    def jobs_on(self, name: str) -> list[str]:
+        return [attempt.job.spec.id for attempt in self.scheduler.view.servers[ServerId(name)].attempts.values()]
+
+
+def of(kind: type[A], actions: Iterable[Action]) -> list[A]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def runs(actions: Iterable[Action]) -> list[tuple[str, str]]:
+    """(job, server) of every job that was given away."""
+    return [(member.job, run.server) for run in of(do.Run, actions) for member in run.members]
+
+
+def releases(actions: Iterable[Action]) -> dict[str, list[Handle]]:
+    found: dict[str, list[Handle]] = {}
+    for release in of(do.Release, actions):
+        found.setdefault(release.server, []).extend(release.handles)
+    return found
+
+
+def failure(actions: Iterable[Action]) -> tuple[str, str] | None:
+    """(request, code) of the one request that failed."""
+    found = [(fail.request, fail.code) for fail in of(do.Fail, actions)]
+    assert len(found) <= 1
+    return found[0] if found else None

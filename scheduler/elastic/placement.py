@@ -41,7 +41,8 @@ class Backpressure(Observer):
         if len(heads) == 1:
             return next(iter(heads))
         downstream_first = sorted(heads, key=list(Role).index, reverse=True)
-        return max(downstream_first, key=lambda role: self._worth(role, heads[role], server, view))
+        mine = [role for role in downstream_first if not _is_left_to_helpers(role, heads, server, view)]
+        return max(mine or downstream_first, key=lambda role: self._worth(role, heads[role], server, view))
 
     def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:
         """Where it is done first; of equals, where its inputs lie."""
@@ -74,6 +75,17 @@ class Backpressure(Observer):
         if following is not None:
             waiting = min(waiting, _dependents(model, role, following, view)) - view.waiting(model, following)
         return waiting / view.seconds(job, server)
+
+
+def _is_left_to_helpers(role: Role, heads: Mapping[Role, Job], server: Server, view: View) -> bool:
+    """Whether servers that can do none of this one's other waiting work will soon do all that waits of ``role``.
+
+    A dit server that decoded what an encoder server could decode would leave that one idle, and dit jobs waiting.
+    """
+    others = heads.keys() - {role}
+    holders = view.holding(server.spec.model, role).values()
+    helpers = sum(others.isdisjoint(holder.serving) for holder in holders)
+    return view.waiting(server.spec.model, role) <= helpers
 
 
 def _dependents(model: ModelKey, role: Role, following: Role, view: View) -> int:

@@ -24,8 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 after a regular end, 2 for what the operator has to put right, 1 for anything else."""
     for number in (signal.SIGTERM, signal.SIGINT):  # until the server runs there is nothing to drain
         signal.signal(number, lambda *_: sys.exit(0))
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        settings = read_settings(arguments)
+        if given[:1] == ["profile"]:
+            return _profile(given[1:])
+        settings = read_settings(given)
         _log_to_stderr(settings)
         configure("stage_server")
         with assembled(settings) as server:
@@ -33,6 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InvalidSettings, LoadError, BindError, BadEndpoint) as error:
         print(f"stage_server: {error}", file=sys.stderr)  # noqa: T201  # this is its way to speak to the operator
         return USER_MISTAKE
+
+
+def _profile(arguments: Sequence[str]) -> int:
+    # Imported here: a server has no need of it.
+    from stage_server.profiling.command import run
+
+    run(arguments)
+    return 0
 
 
 async def _serve(server: StageServer) -> int:

@@ -10,7 +10,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -33,26 +33,27 @@ def _data_address(given: str) -> str:
     return given
 
 
+def _one_line(given: str) -> str:
+    if not given.isprintable():
+        raise ValueError(f"{given!r} is not one line of printable text")
+    return given
+
+
 ControlAddress = Annotated[str, AfterValidator(_control_address)]
 DataAddress = Annotated[str, AfterValidator(_data_address)]
+Name = Annotated[str, AfterValidator(_one_line)]
 
 
 class InvalidSettings(Exception):
     """A setting cannot be used; the text is for the operator and names it."""
 
 
-class Settings(BaseSettings):
-    """A field's description is its line in ``--help``."""
+class EngineSettings(BaseSettings):
+    """What computes. A field's description is its line in ``--help``."""
 
     model_config = SettingsConfigDict(env_prefix="DISAGFUSION_STAGE_", frozen=True, hide_input_in_errors=True)
 
-    role: Annotated[tuple[Role, ...], NoDecode] = Field(
-        min_length=1, description="encoder, dit or decoder: what to serve at start; repeatable or comma-separated"
-    )
     model: str = Field("", description="bundled name, folder or hub id of the model; optional with a profile")
-    gateway: ControlAddress = Field(description="control address of the gateway, tcp://HOST:PORT")
-
-    engine: Literal["diffusers", "emulated"] = Field("diffusers", description="diffusers computes, emulated waits")
     device: str = Field("auto", description="cuda:0, cpu, …; auto takes the first GPU if there is one")
     dtype: str = Field("auto", description="bfloat16, float16 or float32; auto: bfloat16 on a GPU, else float32")
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
@@ -62,11 +63,23 @@ class Settings(BaseSettings):
     weight_cache_bytes: int = Field(
         0, ge=0, description="host memory for weights that role changes unload, so that they come back quickly"
     )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what goes to stderr")
+
+
+class Settings(EngineSettings):
+    """Of a server."""
+
+    role: Annotated[tuple[Role, ...], NoDecode] = Field(
+        min_length=1, description="encoder, dit or decoder: what to serve at start; repeatable or comma-separated"
+    )
+    gateway: ControlAddress = Field(description="control address of the gateway, tcp://HOST:PORT")
+
+    engine: Literal["diffusers", "emulated"] = Field("diffusers", description="diffusers computes, emulated waits")
     profile: str = Field("", description="with the emulated engine: file or bundled name of a cost profile")
     time_scale: float = Field(1.0, gt=0, description="with the emulated engine: 0.1 makes all ten times faster")
-    served_model_name: str = Field("", description="name that clients use; the model's own when unset")
+    served_model_name: Name = Field("", max_length=256, description="name that clients use; the model's own when unset")
 
-    name: str = Field("", max_length=100, description="of this server, stable over restarts; host and pid when unset")
+    name: Name = Field("", max_length=100, description="of this server, stable over restarts; host and pid when unset")
     pin: bool = Field(False, description="keep the roles given: the gateway may not change them")
     data_bind: DataAddress = Field("tcp://127.0.0.1:*", min_length=1, description="where other processes fetch outputs")
     data_advertise: DataAddress = Field(
@@ -86,7 +99,6 @@ class Settings(BaseSettings):
         None, description="seconds to look for a gateway at start; for ever if unset"
     )
     drain_timeout: Seconds = Field(30.0, description="seconds after SIGTERM until the server leaves in any case")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what goes to stderr")
 
     @field_validator("role", mode="before")
     @classmethod
@@ -131,6 +143,27 @@ class Settings(BaseSettings):
             raise InvalidSettings(str(error)) from error
 
 
+class ProfileSettings(EngineSettings):
+    """Of ``python -m stage_server profile``."""
+
+    model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
+    sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
+        (), description="pictures to time, WIDTHxHEIGHT,…; unset: from the smallest to the largest that is served"
+    )
+    repeats: int = Field(5, ge=1, le=100, description="measurements of each, of which the median counts")
+    output: Path | None = Field(None, description="file to write; to the terminal if unset")
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        pairs = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in given.split(",")]
+        if len(pairs) < 2 or not all(pairs):
+            raise ValueError(f"{given!r} is no list of at least two sizes such as 256x256,1024x768")
+        return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
+
+
 class TelemetrySettings(BaseSettings):
     """The part of OpenTelemetry's standard variables that decides whether and how spans leave the process."""
 
@@ -144,14 +177,31 @@ class TelemetrySettings(BaseSettings):
     exporter_otlp_traces_endpoint: str = ""
 
 
+AnySettings = TypeVar("AnySettings", bound=EngineSettings)
+
+
 def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     """From the command line, and what it leaves open from the environment. Raises ``InvalidSettings``.
 
     Exits by itself on ``--help`` and on options that do not exist.
     """
-    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    text = (
+        "Serves one or more stages of a diffusion model to a DisagFusion gateway. "
+        "'python -m stage_server profile --help' tells how to measure one."
+    )
+    return _read(Settings, "python -m stage_server", text, arguments)
+
+
+def read_profile_settings(arguments: Sequence[str] | None = None) -> ProfileSettings:
+    """The same for the subcommand ``profile``."""
+    text = "Times a model on this device and writes a cost profile, which docs/profiles.md describes."
+    return _read(ProfileSettings, "python -m stage_server profile", text, arguments)
+
+
+def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
+    parsed = vars(_parser(kind, program, text).parse_args(arguments))
     try:
-        return Settings(**given)
+        return kind(**{name: value for name, value in parsed.items() if value is not None})
     except ValidationError as error:
         raise InvalidSettings("; ".join(_complaint(problem) for problem in error.errors())) from None
 
@@ -166,13 +216,13 @@ def find_profile(name: str, folders: Sequence[Path]) -> Path:
     raise InvalidSettings(f"--profile: {name!r} is no file, nor one of the bundled {', '.join(bundled)}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(kind: type[EngineSettings], program: str, summary: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m stage_server",
-        description="Serves one or more stages of a diffusion model to a DisagFusion gateway.",
+        prog=program,
+        description=summary,
         epilog="Every option can also be set as DISAGFUSION_STAGE_<OPTION>; the command line wins.",
     )
-    for name, field in Settings.model_fields.items():
+    for name, field in kind.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
         text = f"{field.description}{_default(field.default)}"
         if field.annotation is bool:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Condition
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,11 +26,14 @@ from stage_server.runtime.control import Curve
 from stage_server.runtime.core import CoreTimes
 from stage_server.runtime.link import LinkTimes
 from stage_server.runtime.server import Equipment, StageServer
-from stage_server.settings import InvalidSettings, Settings, find_profile
+from stage_server.settings import EngineSettings, InvalidSettings, Settings, find_profile
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import Hello, RoleInfo
 from wire.types import Role
 from wire.version import PROTOCOL
+
+if TYPE_CHECKING:
+    from stage_server.engine.diffusers_engine import DiffusersEngine
 
 UNKNOWN_LARGEST = 4
 """A model that names no limit is taken to draw at most so many times the pixels of its default size."""
@@ -74,6 +78,11 @@ def make_engine(settings: Settings) -> Engine:
     if settings.engine == "emulated":
         path = find_profile(settings.profile, _profile_folders())
         return EmulatedEngine(path, settings.time_scale, settings.model)
+    return make_real_engine(settings)
+
+
+def make_real_engine(settings: EngineSettings) -> DiffusersEngine:
+    """Raises ``LoadError``."""
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
@@ -101,9 +110,7 @@ def make_engine(settings: Settings) -> Engine:
 
 def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:
     """Bytes of the largest output that a job of each role can have."""
-    width, height = info.default_size
-    pixels = info.max_pixels or UNKNOWN_LARGEST * width * height
-    side = max(1, int(pixels**0.5) // info.size_multiple) * info.size_multiple
+    side = largest_side(info)
     params = ImageParams(workflow=info.workflows[0].name if info.workflows else "", width=side, height=side)
     try:
         return {role: engine.output_bound(StageJob(role, (params,), ({},))) for role in Role}
@@ -111,10 +118,20 @@ def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:
         raise LoadError(f"the size of {info.name}'s outputs cannot be foreseen: {error}") from error
 
 
+def largest_side(info: ModelInfo) -> int:
+    """Pixels, of the largest square picture that is served."""
+    width, height = info.default_size
+    pixels = info.max_pixels or UNKNOWN_LARGEST * width * height
+    return max(1, int(pixels**0.5) // info.size_multiple) * info.size_multiple
+
+
 def load_roles(
     engine: Engine, store: OutputStore, largest: Mapping[Role, int], roles: Iterable[Role]
 ) -> dict[Role, RoleInfo]:
-    """Make ``roles`` resident one by one, so that the time of each is known. Raises ``LoadError``."""
+    """Make ``roles`` resident one by one, so that the time of each is known; that of others is guessed by their bytes.
+
+    Raises ``LoadError``.
+    """
     capable = engine.capable()
     held: frozenset[Role] = frozenset()
     for role in roles:
@@ -130,7 +147,17 @@ def load_roles(
         engine.set_roles(held)
         capable[role] = msgspec.structs.replace(capable[role], load_seconds=monotonic() - began)
         log.info("%s is loaded and warm after %.2f s", role, monotonic() - began)
-    return capable
+    return _with_guesses(capable, held)
+
+
+def _with_guesses(capable: dict[Role, RoleInfo], held: frozenset[Role]) -> dict[Role, RoleInfo]:
+    """A role whose load was not measured, and not announced, takes as long per byte as those that were."""
+    nbytes = sum(capable[role].weight_bytes for role in held)
+    per_byte = sum(capable[role].load_seconds for role in held) / nbytes if nbytes else 0.0
+    return {
+        role: info if info.load_seconds else msgspec.structs.replace(info, load_seconds=per_byte * info.weight_bytes)
+        for role, info in capable.items()
+    }
 
 
 def introduction(

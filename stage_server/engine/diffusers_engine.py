@@ -104,6 +104,11 @@ class DiffusersEngine:
     def describe(self) -> ModelInfo:
         return self._info
 
+    @property
+    def token_pixels(self) -> int:
+        """Side of the square of pixels that one token of the denoiser stands for."""
+        return self._geometry.token_pixels
+
     def capable(self) -> dict[Role, RoleInfo]:
         return self._role_info
 

@@ -38,6 +38,8 @@ class Geometry:
     """Features per token of the prompt's embedding."""
     pooled_width: int
     """Features of the pooled embedding; 0 without one."""
+    token_pixels: int
+    """Side of the square of pixels that one token of the denoiser stands for."""
 
     @classmethod
     def read(cls, family: str, denoiser: Mapping[str, Any], vae: Mapping[str, Any], processor_factor: int) -> Geometry:
@@ -52,6 +54,7 @@ class Geometry:
             size_multiple=math.lcm(factor * patch, processor_factor),
             token_width=_token_width(denoiser),
             pooled_width=_pooled_width(denoiser),
+            token_pixels=factor * patch,
         )
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:

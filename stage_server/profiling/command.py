@@ -1,0 +1,74 @@
+"""The subcommand itself: options in, a profile out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from stage_server.engine.base import EngineError, LoadError
+from stage_server.profiling.document import Subject, render
+from stage_server.profiling.measure import Bench, Size
+from stage_server.profiling.shapes import read_shapes
+from stage_server.settings import InvalidSettings, ProfileSettings, read_profile_settings
+from stage_server.startup import largest_side, make_real_engine
+from wire.params import ModelInfo
+
+SMALLEST = 4
+"""The smallest size by default, in the model's steps of width and height."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Raises ``InvalidSettings`` or ``LoadError``, with texts for the operator."""
+    settings = read_profile_settings(arguments)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stderr)
+    text = measure(settings)
+    if settings.output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        settings.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidSettings(f"--output: {settings.output} cannot be written: {error.strerror}") from error
+    sys.stderr.write(f"{settings.output} is written; name it in DISAGFUSION_PROFILES of the gateway\n")
+
+
+def measure(settings: ProfileSettings) -> str:
+    """The profile as TOML."""
+    engine = make_real_engine(settings)
+    info = engine.describe()
+    sizes = settings.sizes or default_sizes(info)
+    _check(sizes, info)
+    try:
+        measured = Bench(engine, sizes, settings.repeats).run()
+    except EngineError as error:
+        raise LoadError(f"{info.name} cannot be timed: {error}") from error
+    subject = Subject(
+        info, engine.token_pixels, engine.device_class, engine.memory_bytes, engine.capable(), _versions()
+    )
+    engine.close()
+    return render(subject, measured, read_shapes(measured))
+
+
+def default_sizes(info: ModelInfo) -> tuple[Size, ...]:
+    """Squares: the smallest that is worth it, the largest that is served, and some between."""
+    smallest, largest, usual = SMALLEST * info.size_multiple, largest_side(info), max(info.default_size)
+    sides = (smallest, usual // 2, usual, (usual + largest) // 2, largest)
+    snapped = {max(smallest, side // info.size_multiple * info.size_multiple) for side in sides}
+    return tuple((side, side) for side in sorted(snapped))
+
+
+def _check(sizes: Sequence[Size], info: ModelInfo) -> None:
+    for width, height in sizes:
+        if width % info.size_multiple or height % info.size_multiple or not width or not height:
+            raise InvalidSettings(f"--sizes: {width}x{height}: {info.name} takes multiples of {info.size_multiple}")
+        if info.max_pixels and width * height > info.max_pixels:
+            raise InvalidSettings(f"--sizes: {width}x{height}: {info.name} serves {info.max_pixels} pixels at most")
+
+
+def _versions() -> str:
+    # Imported here: the options are read and explained without torch.
+    import diffusers
+    import torch
+
+    return f"diffusers {diffusers.__version__}, torch {torch.__version__}, {torch.get_num_threads()} processor threads"

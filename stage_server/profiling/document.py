@@ -1,0 +1,141 @@
+"""A profile as the text of a TOML file, in the schema of docs/profiles.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from stage_server.profiling.fit import Row, errors, fit
+from stage_server.profiling.measure import Measured, RoleTimes, Size
+from stage_server.profiling.shapes import Shapes, TensorShape
+from wire.params import ModelInfo
+from wire.to_gateway import RoleInfo
+from wire.types import Role
+
+GIGABYTE = 10**9
+KEYS: Mapping[Role, tuple[str, ...]] = {
+    Role.ENCODER: ("fixed_seconds", "seconds_per_text_token", "seconds_per_image_pixel"),
+    Role.DIT: ("fixed_seconds", "seconds_per_token", "seconds_per_token_squared"),
+    Role.DECODER: ("fixed_seconds", "seconds_per_pixel"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What was measured, and where."""
+
+    info: ModelInfo
+    token_pixels: int
+    device_class: str
+    memory_bytes: int
+    capable: Mapping[Role, RoleInfo]
+    versions: str
+
+
+def render(subject: Subject, measured: Measured, shapes: Shapes) -> str:
+    """The whole file."""
+    rows = {role: _rows(role, subject, measured, shapes) for role in Role}
+    fitted = {role: fit(*rows[role]) for role in Role}
+    accuracy = {role: errors(*rows[role], fitted[role]) for role in Role}
+    sections = [_head(subject, measured, accuracy), _model(subject, measured, shapes), _device(subject)]
+    outputs = {Role.ENCODER: shapes.encoder, Role.DIT: shapes.dit, Role.DECODER: ()}
+    for role in Role:
+        coefficients = dict(zip(KEYS[role], fitted[role], strict=True))
+        sections.append(_role(role, coefficients, measured.times[role], subject, outputs[role]))
+    return "\n\n".join(sections) + "\n"
+
+
+def _rows(role: Role, subject: Subject, measured: Measured, shapes: Shapes) -> tuple[list[Row], list[float]]:
+    """Features of what was measured, in the order of ``KEYS``, and seconds."""
+    seconds = measured.times[role].seconds
+    match role:
+        case Role.ENCODER:
+            rows: list[Row] = [(1.0, float(shapes.text_tokens), 0.0) for _ in seconds]
+            rows += [(1.0, float(shapes.short_tokens), 0.0)]
+            rows += [(1.0, float(shapes.text_tokens), float(w * h)) for w, h in measured.image_seconds]
+            return rows, [*seconds.values(), measured.short_seconds, *measured.image_seconds.values()]
+        case Role.DIT:
+            tokens = [float(_tokens(subject, size)) for size in seconds]
+            return [(1.0, n, n * n) for n in tokens], [*seconds.values()]
+        case Role.DECODER:
+            return [(1.0, float(w * h)) for w, h in seconds], [*seconds.values()]
+
+
+def _tokens(subject: Subject, size: Size) -> int:
+    side = subject.token_pixels
+    return -(-size[0] // side) * -(-size[1] // side)
+
+
+def _head(subject: Subject, measured: Measured, accuracy: Mapping[Role, tuple[float, float]]) -> str:
+    sizes = ", ".join(f"{w}x{h}" for w, h in measured.times[Role.DIT].seconds)
+    off = "; ".join(f"{role} {mean:.1%} on average, {most:.1%} at most" for role, (mean, most) in accuracy.items())
+    text = (
+        f"Measured by python -m stage_server profile with {subject.versions}, sizes {sizes}. "
+        f"The formulas miss the measured times by: {off}. Loading is from files that the system had in its cache."
+    )
+    return f"schema = 1\nsource = {_quoted(text)}"
+
+
+def _model(subject: Subject, measured: Measured, shapes: Shapes) -> str:
+    info = subject.info
+    return _table(
+        "model",
+        {
+            "name": _quoted(info.name.rpartition("/")[2]),
+            "default_steps": str(info.default_steps or 50),
+            "default_guidance": _number(info.default_guidance or 1.0),
+            "guidance_passes": str(measured.guidance_passes),
+            "text_tokens": str(shapes.text_tokens),
+            "pixels_per_token": str(subject.token_pixels),
+            "latent_pixels": str(shapes.latent_pixels),
+            "size_multiple": str(info.size_multiple),
+        },
+    )
+
+
+def _device(subject: Subject) -> str:
+    gigabytes = _number(subject.memory_bytes / GIGABYTE)
+    quoted = {"class": _quoted(subject.device_class), "memory_gb": gigabytes, "precision": _quoted(subject.info.dtype)}
+    return _table("device", quoted)
+
+
+def _role(
+    role: Role, coefficients: Mapping[str, float], times: RoleTimes, subject: Subject, outputs: tuple[TensorShape, ...]
+) -> str:
+    weights = subject.capable[role].weight_bytes
+    activation = max(0, times.peak_bytes - weights)
+    points = {_tokens(subject, size): marginal for size, marginal in times.batch_marginal.items()}
+    values = {key: _number(value) for key, value in coefficients.items()} | {
+        "weights_gb": _number(weights / GIGABYTE),
+        "activation_gb": _number(activation / GIGABYTE)
+        + ("" if times.peak_bytes else " # not measured on this device"),
+        "load_seconds": _number(times.load_seconds),
+        "batch_marginal": "[" + ", ".join(f"[{n}, {m:.2f}]" for n, m in sorted(points.items())) + "]",
+    }
+    return _table(role.value, values) + "".join(_outputs(outputs))
+
+
+def _outputs(outputs: tuple[TensorShape, ...]) -> Iterator[str]:
+    if not outputs:
+        return
+    yield "\noutputs = [\n"
+    for tensor in outputs:
+        shape = ", ".join(str(extent) if isinstance(extent, int) else _quoted(extent) for extent in tensor.shape)
+        port, name, dtype = map(_quoted, (tensor.port, tensor.name, tensor.dtype))
+        yield f"    {{ port = {port}, name = {name}, dtype = {dtype}, shape = [{shape}] }},\n"
+    yield "]"
+
+
+def _table(name: str, values: Mapping[str, str]) -> str:
+    return "\n".join([f"[{name}]", *(f"{key} = {value}" for key, value in values.items())])
+
+
+def _number(value: float) -> str:
+    """Six digits; TOML wants a digit on both sides of a decimal point."""
+    text = f"{value:.6g}"
+    return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,99 @@
+"""``python -m stage_server profile``: real jobs timed, forms fitted, and a file that all of its readers accept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scheduler.cost.profile import Profile, load
+from stage_server.__main__ import main
+from stage_server.engine.emulated import EmulatedEngine
+from stage_server.profiling.command import default_sizes
+from stage_server.profiling.fit import errors, fit
+from wire.params import ModelInfo
+from wire.types import Role
+
+
+def test_exact_times_give_exact_coefficients() -> None:
+    rows = [(1.0, n, n * n) for n in (16.0, 256.0, 4096.0)]
+    truth = (0.01, 2e-5, 3e-9)
+    seconds = [sum(c * x for c, x in zip(truth, row, strict=True)) for row in rows]
+    assert fit(rows, seconds) == pytest.approx(truth, rel=1e-6)
+    assert errors(rows, seconds, truth) == pytest.approx((0.0, 0.0), abs=1e-9)
+
+
+def test_no_coefficient_is_negative_and_small_jobs_count_as_much_as_large_ones() -> None:
+    rows = [(1.0, n) for n in (1.0, 2.0, 1000.0)]
+    assert fit(rows, [1.0, 0.5, 0.25]) == (pytest.approx(0.333, abs=0.01), 0.0)
+    fixed, slope = fit(rows, [1.0, 1.0, 10.0])
+    assert (fixed, slope) == (pytest.approx(1.0, rel=0.05), pytest.approx(0.009, rel=0.05))
+
+
+def test_sizes_reach_from_the_smallest_to_the_largest_served() -> None:
+    info = ModelInfo(name="m", key="m@1", family="f", dtype="float32", size_multiple=16, max_pixels=1 << 20,
+                     default_size=(256, 256))  # fmt: skip
+    assert default_sizes(info) == ((64, 64), (128, 128), (256, 256), (640, 640), (1024, 1024))
+
+
+def measured(model: str, path: Path, *sizes: str) -> Profile:
+    options = ("--device", "cpu", "--repeats", "1", "--sizes", ",".join(sizes), "--output", str(path))
+    assert main(["profile", "--model", model, *options]) == 0
+    return load(path)
+
+
+def test_the_bundled_model_measured(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    profile = measured("tiny-shapes", path, "64x64", "128x96", "192x192")
+    shape = profile.model
+    assert (shape.name, shape.default_steps, shape.guidance_passes) == ("tiny-shapes", 12, 2)
+    assert (shape.pixels_per_token, shape.latent_pixels, shape.size_multiple) == (16, 8, 16)
+    assert (profile.device_class, profile.precision) == ("cpu-1", "float32")
+    assert {role: part.weights_bytes > 1e6 for role, part in profile.roles.items()} == dict.fromkeys(Role, True)
+    assert all(part.load_seconds > 0 for part in profile.roles.values())
+    names = {(spec.port, spec.name, spec.shape) for role in Role for spec in profile.roles[role].outputs}
+    assert (Role.DIT, "prompt_embeds", ("text_tokens", 128)) in names
+    assert (Role.DECODER, "latents", (1, 8, "latent_height", "latent_width")) in names
+    assert profile.roles[Role.ENCODER].coefficients[2] > 0  # uploaded pictures were encoded
+    engine = EmulatedEngine(path)
+    assert engine.capable()[Role.DIT].weight_bytes == profile.roles[Role.DIT].weights_bytes
+
+
+@pytest.mark.parametrize(
+    ("family", "latents", "passes"),
+    [
+        ("flux2-klein", (1, 16, "latent_height", "latent_width"), None),
+        ("stable-diffusion-xl", (1, 4, "latent_height", "latent_width"), 2),
+        ("qwen-image", (1, 4, 1, "latent_height", "latent_width"), 2),
+    ],
+)
+def test_other_families(
+    family: str, latents: tuple[object, ...], passes: int | None, model_folder: Callable[[str], str], tmp_path: Path
+) -> None:
+    profile = measured(model_folder(family), tmp_path / "profile.toml", "64x64", "128x128")
+    (spec,) = (spec for spec in profile.roles[Role.DIT].outputs if spec.name == "latents")
+    assert spec.shape == latents
+    assert passes in (None, profile.model.guidance_passes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "complaint"),
+    [
+        ("64x64", "is no list of at least two sizes"),
+        ("64x64,big", "is no list of at least two sizes"),
+        ("64x64,100x100", "100x100: tiny-shapes takes multiples of 16"),
+        ("64x64,4096x4096", "4096x4096: tiny-shapes serves 1048576 pixels at most"),
+    ],
+)
+def test_sizes_that_cannot_be_timed(sizes: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "--model", "tiny-shapes", "--device", "cpu", "--sizes", sizes]) == 2
+    told = capsys.readouterr().err
+    assert complaint in told
+    assert "Traceback" not in told
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--device", "cpu", "--sizes", "64x64,80x80", "--repeats", "1", "--output", str(tmp_path / "no" / "such"))
+    assert main(["profile", "--model", "tiny-shapes", *options]) == 2
+    assert "cannot be written: No such file or directory" in capsys.readouterr().err

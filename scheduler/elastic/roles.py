@@ -82,7 +82,8 @@ class ElasticRoles:
             key = keys[(self._turn + number) % len(keys)]
             model = self._models[key]
             snapshot = model.seen = self._snapshot(key, model, view, now)
-            problem = model.policy.consider(snapshot, now) if _may_improve(snapshot) else None
+            known = model.demand.is_known or snapshot.unheld()
+            problem = model.policy.consider(snapshot, now) if known and _may_improve(snapshot) else None
             if problem is not None:
                 self._turn += number + 1
                 self._planning = key
@@ -192,7 +193,8 @@ class ElasticRoles:
 
     def _busy(self, model: _Model, servers: Iterable[Server], now: float) -> Mapping[Role, float]:
         """Mean busy fraction of the servers that hold a role, from samples."""
-        gain = 1 - exp(-max(0.0, now - model.sampled_at) / BUSY_SECONDS)
+        since = 0.0 if model.sampled_at == -inf else max(0.0, now - model.sampled_at)
+        gain = 1 - exp(-since / BUSY_SECONDS)
         model.sampled_at = now
         old, model.busy = model.busy, {}
         fractions: dict[Role, list[float]] = {}

@@ -75,6 +75,11 @@ class DemandEstimator:
         for role, mean in self._work.items():
             mean.add(work.get(role, 0.0))
 
+    @property
+    def is_known(self) -> bool:
+        """Enough has arrived to tell the stages' proportions from one request's way through them."""
+        return len(self._gaps) >= SHORTEST
+
     def rate(self, now: float) -> float:
         """Requests per second."""
         span = self._gaps.mean() * len(self._gaps)

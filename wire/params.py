@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from wire.bounded import Count, Guidance, Name, Positive
 from wire.types import Role
 
 
@@ -51,9 +54,9 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A model as a stage server serves it."""
 
-    name: str
+    name: Name
     """The id that clients name."""
-    key: str
+    key: Name
     """``wire.types.ModelKey``."""
     family: str
     """The modular pipeline's ``model_name``, such as ``z-image``."""
@@ -61,12 +64,12 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     revisions: dict[str, str] = {}
     """Component name → revision or config digest."""
     workflows: tuple[Workflow, ...] = ()
-    size_multiple: int = 16
+    size_multiple: Positive = 16
     """Height and width must be multiples of it, in pixels."""
-    default_size: tuple[int, int] = (1024, 1024)
+    default_size: tuple[Positive, Positive] = (1024, 1024)
     """Width, height in pixels."""
-    max_pixels: int = 0
+    max_pixels: Count = 0
     """0: no limit known."""
-    default_steps: int = 0
+    default_steps: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     """``num_inference_steps`` when a request names none."""
-    default_guidance: float | None = None
+    default_guidance: Guidance | None = None

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from wire.bounded import Address, BoundedHandle, Count, Name, Positive, Seconds
 from wire.params import ModelInfo
-from wire.types import Epoch, Handle, Role
+from wire.types import Epoch, Role
+
+Roles = Annotated[tuple[Role, ...], msgspec.Meta(max_length=len(Role))]
+MAX_OUTPUTS = 16
+"""Of one attempt; there are as many as there are later roles."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only=True):
@@ -15,9 +22,9 @@ class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only
 class RoleInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What holding one role costs this server."""
 
-    weight_bytes: int = 0
-    activation_bytes: int = 0
-    load_seconds: float = 0.0
+    weight_bytes: Count = 0
+    activation_bytes: Count = 0
+    load_seconds: Seconds = 0.0
     """0: not measured yet."""
 
 
@@ -26,31 +33,31 @@ class Hello(Message, frozen=True, kw_only=True):
 
     protocol: tuple[int, int]
     """Major, minor. A gateway refuses another major."""
-    name: str
-    incarnation: str
+    name: Name
+    incarnation: Name
     """Random per process."""
     model: ModelInfo
-    device_class: str
+    device_class: Name
     """Servers of one class and precision share a cost model, for example ``NVIDIA H100`` or ``cpu-1``."""
-    memory_bytes: int
+    memory_bytes: Count
     capable: dict[Role, RoleInfo]
     """Roles that it may be assigned; with ``pinned`` exactly the roles it holds."""
-    roles: tuple[Role, ...]
+    roles: Roles
     """Roles that it holds now, warm."""
-    data_endpoint: str
+    data_endpoint: Address
     """Where other processes reach its data socket, for example ``tcp://10.0.0.7:5601``."""
     pinned: bool = False
     engine: str = "diffusers"
     """``diffusers`` or ``emulated``."""
-    public_key: str = ""
+    public_key: Address = ""
     """CURVE public key (Z85) of the data socket; empty without encryption."""
     gateway: str = ""
     """Incarnation of the gateway whose work it still holds; empty when none."""
     running: tuple[Epoch, ...] = ()
     """Attempts that it has not finished."""
-    holds: tuple[Handle, ...] = ()
+    holds: tuple[BoundedHandle, ...] = ()
     """Outputs in its store."""
-    limits: dict[Role, int] = {}
+    limits: dict[Role, Count] = {}
     """See ``Grant``."""
 
 
@@ -58,9 +65,9 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     """Sent every ``Welcome.heartbeat_seconds`` by the control loop: proof of life."""
 
     sequence: int
-    store_bytes: int = 0
-    store_capacity: int = 0
-    device_memory_bytes: int = 0
+    store_bytes: Count = 0
+    store_capacity: Count = 0
+    device_memory_bytes: Count = 0
     """In use."""
 
 
@@ -68,7 +75,7 @@ class Grant(Message, frozen=True, kw_only=True):
     """Flow control by cumulative limits, so that nothing races: the gateway may send ``Run`` members for a role as
     long as the number sent since ``Hello`` is below the limit. A full store simply stops raising it."""
 
-    limits: dict[Role, int]
+    limits: dict[Role, Count]
 
 
 class Fetched(Message, frozen=True, kw_only=True):
@@ -85,45 +92,45 @@ class Paused(Message, frozen=True, kw_only=True):
     """The attempt gave the device to a more urgent one; ``Started`` follows when it resumes."""
 
     epoch: Epoch
-    step: int
+    step: Count
 
 
 class Progress(Message, frozen=True, kw_only=True):
     """At most twice a second per attempt."""
 
     epoch: Epoch
-    step: int
-    steps: int
-    step_seconds: float
+    step: Count
+    steps: Count
+    step_seconds: Seconds
     """Mean time of a step since the last report."""
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
     """One retained output. ``port`` is the role that reads it (``dit``, ``decoder``) or ``image`` for the client."""
 
-    port: str
-    handle: Handle
-    nbytes: int
+    port: Name
+    handle: BoundedHandle
+    nbytes: Count
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Seconds spent by one attempt on its server."""
 
-    wait: float = 0.0
+    wait: Seconds = 0.0
     """For the device, inputs present."""
-    fetch: float = 0.0
-    compute: float = 0.0
-    publish: float = 0.0
-    paused: float = 0.0
-    steps: int = 0
-    batch: int = 1
+    fetch: Seconds = 0.0
+    compute: Seconds = 0.0
+    publish: Seconds = 0.0
+    paused: Seconds = 0.0
+    steps: Count = 0
+    batch: Positive = 1
     """Members of the batch it ran in; ``compute`` is the whole batch's."""
-    peak_bytes: int = 0
+    peak_bytes: Count = 0
 
 
 class StageDone(Message, frozen=True, kw_only=True):
     epoch: Epoch
-    outputs: tuple[Output, ...]
+    outputs: Annotated[tuple[Output, ...], msgspec.Meta(max_length=MAX_OUTPUTS)]
     timings: Timings
 
 
@@ -133,7 +140,7 @@ class StageFailed(Message, frozen=True, kw_only=True):
     """``wire.errors.Code``."""
     message: str
     retryable: bool
-    lost_inputs: tuple[Handle, ...] = ()
+    lost_inputs: tuple[BoundedHandle, ...] = ()
     """Inputs that could not be fetched: their producers run again."""
 
 
@@ -145,16 +152,16 @@ class StageCancelled(Message, frozen=True, kw_only=True):
 
 class RolesReady(Message, frozen=True, kw_only=True):
     epoch: Epoch
-    roles: tuple[Role, ...]
-    load_seconds: float
-    unload_seconds: float = 0.0
+    roles: Roles
+    load_seconds: Seconds
+    unload_seconds: Seconds = 0.0
 
 
 class RolesFailed(Message, frozen=True, kw_only=True):
     """The old roles were restored."""
 
     epoch: Epoch
-    roles: tuple[Role, ...]
+    roles: Roles
     message: str
 
 

@@ -80,7 +80,8 @@ def test_epochs_and_roles_come_back_as_their_types():
         (msgspec.msgpack.encode({"type": "Heartbeat", "sequence": float("nan")}), "sequence"),
         (msgspec.msgpack.encode({"type": "Grant", "limits": {"cook": 1}}), "cook"),
         (b"\x82\xa4type\xabStageFailed\xa4code\xa2\xff\xff", "utf-8"),
-        (b"\x82\xa4type\xaaRolesReady\xa5roles\xdd\xff\xff\xff\xff", "truncated"),
+        (b"\x82\xa4type\xaaRolesReady\xa5roles\xdd\xff\xff\xff\xff", "length <= 3"),
+        (b"\x82\xa4type\xa5Hello\xa5holds\xdd\xff\xff\xff\xff", "truncated"),
         (b"\x82\xa4type\xa5Grant\xa5other" + b"\x91" * 500_000 + b"\xc0", "nested"),
     ],
 )
@@ -88,6 +89,56 @@ def test_malformed_frames_are_named(frame, fault):
     with pytest.raises(MalformedFrame, match=fault) as caught:
         decode_to_gateway(frame)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("wait", -1.0),
+        ("compute", float("nan")),
+        ("compute", float("inf")),
+        ("steps", -5),
+        ("steps", 1 << 62),
+        ("batch", 0),
+        ("handle", ""),
+        ("handle", "h" * 600_000),
+        ("nbytes", -1),
+        ("port", "two\nlines"),
+        ("outputs", 1000),
+    ],
+)
+def test_impossible_reports_are_refused(field, value):
+    output = {"port": "dit", "handle": "ab" * 16, "nbytes": 5}
+    report = {"type": "StageDone", "epoch": ["g", 1], "outputs": [output], "timings": {}}
+    if field == "outputs":
+        report[field] *= value
+    else:
+        (output if field in output else report["timings"])[field] = value
+    with pytest.raises(MalformedFrame, match=field):
+        decode_to_gateway(msgspec.msgpack.encode(report))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "two\nlines"),
+        ("data_endpoint", "tcp://" + "h" * 1000 + ":1"),
+        ("memory_bytes", -1),
+        ("roles", ["dit"] * 4),
+        ("default_steps", -4),
+        ("size_multiple", 0),
+        ("default_size", [0, 0]),
+        ("load_seconds", float("inf")),
+    ],
+)
+def test_impossible_introductions_are_refused(field, value):
+    hello = msgspec.msgpack.decode(encode(HELLO))
+    for part in (hello, hello["model"], *hello["capable"].values()):
+        if field in part or part is not hello:
+            part[field] = value
+    with pytest.raises(MalformedFrame, match=field):
+        decode_to_gateway(msgspec.msgpack.encode(hello))
 
 
 def test_oversized_frames_are_refused_on_both_sides():

@@ -1,0 +1,19 @@
+"""Numbers and texts with bounds, checked when a message is read: a confused process must not confuse others."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from wire.types import Handle
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+Guidance = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""One line: names appear in logs."""
+
+Address = Annotated[str, msgspec.Meta(max_length=256)]
+BoundedHandle = Annotated[Handle, msgspec.Meta(min_length=1, max_length=64)]

@@ -53,6 +53,7 @@ class Router:
         self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
     async def receive(self) -> Incoming:
+        await asyncio.sleep(0)  # to receive what is there already never yields: a flood would take the loop for itself
         peer, *frames = await self._socket.recv_multipart(copy=False)
         user = str(frames[0].get("User-Id")) if self._encrypted and frames else ""
         return Incoming(peer.bytes, tuple(frame.bytes for frame in frames), user)

@@ -85,6 +85,11 @@ class CostModel:
         """Of one denoising step (two passes with guidance) of dit work; of the whole job otherwise."""
         return self.seconds(work, target, server) / work.steps
 
+    def is_guess(self, target: Target, role: Role) -> bool:
+        """Nothing was measured on such servers: the profile is that of another model or device, or none."""
+        stage = self._stage(target, role)
+        return stage.prior.borrowed and not stage.fit.observations
+
     def quantile(self, target: Target, role: Role, q: float) -> float:
         """Factor on predictions that a fraction ``q`` of observed times stays under."""
         return self._stage(target, role).residuals.quantile(q)

@@ -16,6 +16,7 @@ from scheduler.elastic.preemption import ShortestRemaining
 from scheduler.elastic.roles import ElasticRoles
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.elastic.suspects import Suspects
+from scheduler.elastic.unknown import AdmitUnknown
 from scheduler.policy import Policies
 
 
@@ -30,7 +31,7 @@ def elastic_policies(settings: ElasticSettings | None = None, profiles: Iterable
     placement = Backpressure(settings, suspects)
     preemption = ShortestRemaining(settings)
     return Policies(
-        admission=admission,
+        admission=AdmitUnknown(admission),
         order=order,
         placement=placement,
         batching=SameWork(settings),

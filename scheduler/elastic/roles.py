@@ -82,8 +82,7 @@ class ElasticRoles:
             key = keys[(self._turn + number) % len(keys)]
             model = self._models[key]
             snapshot = model.seen = self._snapshot(key, model, view, now)
-            known = model.demand.is_known or snapshot.unheld()
-            problem = model.policy.consider(snapshot, now) if known and _may_improve(snapshot) else None
+            problem = None if _obstacle(model, snapshot) else model.policy.consider(snapshot, now)
             if problem is not None:
                 self._turn += number + 1
                 self._planning = key
@@ -114,12 +113,11 @@ class ElasticRoles:
 
     def explain(self) -> Mapping[ModelKey, tuple[Snapshot, str]]:
         """For people: per model what was seen when roles were last thought about, and why they move or do not."""
-        verdicts: dict[ModelKey, tuple[Snapshot, str]] = {}
-        for key, model in self._models.items():
-            if model.seen is not None:
-                full = not _may_improve(model.seen)
-                verdicts[key] = model.seen, "every server holds all that it may" if full else model.policy.verdict
-        return verdicts
+        return {
+            key: (seen, _obstacle(model, seen) or model.policy.verdict)
+            for key, model in self._models.items()
+            if (seen := model.seen) is not None
+        }
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -204,6 +202,13 @@ class ElasticRoles:
             for role in server.roles:
                 fractions.setdefault(role, []).append(model.busy[server.id])
         return {role: sum(some) / len(some) for role, some in fractions.items()}
+
+
+def _obstacle(model: _Model, snapshot: Snapshot) -> str:
+    """Why there is nothing to plan, if so."""
+    if not (model.demand.is_known or snapshot.unheld()):
+        return "too few requests have come to plan by"
+    return "" if _may_improve(snapshot) else "every server holds all that it may"
 
 
 def _may_improve(snapshot: Snapshot) -> bool:

@@ -34,8 +34,8 @@ from wire.params import ImageParams
 from wire.types import Role, ServerId
 
 PROFILE = Path(__file__).with_name("slow.toml")
-PATIENCE = 30.0
-"""Seconds for what should take one: the machine may be busy."""
+PATIENCE = 60.0
+"""Seconds for what should take one, or five where torch is imported: the machine may be busy."""
 
 Found = TypeVar("Found")
 Kind = TypeVar("Kind")
@@ -132,9 +132,16 @@ class Tape(Scheduler):
         self.news.set()
         return actions
 
-    async def find(self, kind: type[Kind], wanted: Callable[[Kind], object] = lambda _: True, after: int = 0) -> Kind:
+    async def find(
+        self,
+        kind: type[Kind],
+        wanted: Callable[[Kind], object] = lambda _: True,
+        *,
+        after: int = 0,
+        seconds: float = PATIENCE,
+    ) -> Kind:
         """The first event or action of ``kind`` that is ``wanted``, or the one ``after`` so many, once it is there."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(seconds):
             while True:
                 seen = [item for item in (*self.events, *self.actions) if isinstance(item, kind) and wanted(item)]
                 if len(seen) > after:
@@ -165,7 +172,8 @@ class Service:
             *("-m", "stage_server", *(("--model", model, "--threads", "1") if model else emulated)),
             *("--role", ",".join(roles), "--gateway", self.gateway.pool.endpoint, "--name", name),
         )
-        await self.tape.find(ev.ServerJoined, lambda e: e.server.name == name, after=joined)
+        patience = PATIENCE * (3 if model else 1)
+        await self.tape.find(ev.ServerJoined, lambda e: e.server.name == name, after=joined, seconds=patience)
         return self.servers[name]
 
     async def serve_all(self, **servers: tuple[Role, ...]) -> None:
@@ -173,7 +181,7 @@ class Service:
             for name, roles in servers.items():
                 tasks.create_task(self.serve(name, *roles))
 
-    def generate(self, *, n: int = 1, steps: int = 20, deadline: float = PATIENCE) -> Awaitable[Finished]:
+    def generate(self, *, n: int = 1, steps: int = 20, deadline: float = 30.0) -> Awaitable[Finished]:
         request_id = f"req{next(self.numbers)}"
         images = tuple(ImageParams(width=64, height=64, seed=seed, num_inference_steps=steps) for seed in range(n))
         request = ImageRequest(request_id=request_id, model="slow", images=images, deadline_seconds=deadline)

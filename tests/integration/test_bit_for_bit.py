@@ -40,6 +40,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def settings(settings):
+    """The test itself computes where its gateway runs, and so leaves it no time to listen."""
+    return settings.model_copy(update={"liveness_seconds": 60.0})
+
+
 def monolith(folder: str) -> ModularPipeline:
     pipeline = ModularPipeline.from_pretrained(folder)
     pipeline.load_components(dtype=torch.float32)

@@ -137,8 +137,7 @@ class Matcher:
     def _commit(self, best: Job, server: Server, now: float, *, preempt: bool = False) -> None:
         role = best.spec.role
         queue = self._view.queues[(server.spec.model, role)]
-        room = server.limits.get(role, 0) - server.sent.get(role, 0)
-        jobs = self._policies.batching.members(best, server, queue, self._view, now)[:room]
+        jobs = self._policies.batching.members(best, server, queue, self._view, now)
         waited = now - max(job.request.arrived_at for job in jobs)
         attempts = self._attempts(jobs, server, now)
         server.sent[role] = server.sent.get(role, 0) + len(jobs)

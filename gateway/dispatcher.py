@@ -16,13 +16,13 @@ from gateway.liveness import Heard, Joined, Lost, Report
 from gateway.pipeline import failures, graph, translate
 from gateway.pipeline.attempts import Attempts, Record
 from gateway.pipeline.catalogue import Catalogue
+from gateway.pipeline.pictures import Picture, Pictures
 from gateway.service import Finished, ImageRequest, ModelNotFound, NoCapacity, ServiceError
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import plan
 from wire import to_gateway, to_stage
-from wire.errors import InputLost
 from wire.params import ModelInfo
 from wire.to_stage import InputRef, ToStage
 from wire.types import Handle, JobId, RequestId, Role, ServerId
@@ -67,26 +67,11 @@ class _Open:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """A fetch has succeeded."""
-
-    job: JobId
-    handle: Handle
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class _Order:
     """Of an operator."""
 
     judge: Callable[[], ev.Event | None]
     outcome: asyncio.Future[None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetch:
-    source: act.Input
-    task: asyncio.Task[None]
 
 
 Watch = Callable[[ev.Event, Sequence[act.Action]], None]
@@ -103,13 +88,13 @@ class Dispatcher:
         self._gateway = gateway
         self._outlets = outlets
         self._watch = watch
-        self._events: asyncio.Queue[ev.Event | Report | _Picture | _Order] = asyncio.Queue(MAX_EVENTS)
+        self._events: asyncio.Queue[ev.Event | Report | Picture | _Order] = asyncio.Queue(MAX_EVENTS)
         self._catalogue = Catalogue()
         self._servers: dict[ServerId, to_gateway.Hello] = {}
         self._requests: dict[RequestId, _Open] = {}
         self._owners: dict[JobId, _Open] = {}
         self._attempts = Attempts()
-        self._fetches: dict[JobId, _Fetch] = {}
+        self._pictures = Pictures(outlets.fetch, self._events.put_nowait)
         self._first_ready = asyncio.Event()
 
     # --- ImageService -------------------------------------------------------------------------------------------------
@@ -158,18 +143,18 @@ class Dispatcher:
 
     # --- events -------------------------------------------------------------------------------------------------------
 
-    async def _next_event(self) -> ev.Event | Report | _Picture | _Order:
+    async def _next_event(self) -> ev.Event | Report | Picture | _Order:
         try:
             async with asyncio.timeout_at(self._scheduler.next_wakeup()):
                 return await self._events.get()
         except TimeoutError:
             return ev.Tick()
 
-    def _take(self, event: ev.Event | Report | _Picture | _Order) -> None:
+    def _take(self, event: ev.Event | Report | Picture | _Order) -> None:
         match event:
             case Joined() | Heard() | Lost():
                 told = self._about_server(event)
-            case _Picture():
+            case Picture():
                 told = self._taken(event)
             case _Order():
                 self._obey(event)
@@ -241,14 +226,11 @@ class Dispatcher:
             return
         self._catalogue.lost(server)
         self._attempts.server_lost(server)
-        for job in [job for job, fetch in self._fetches.items() if fetch.source.holder == server]:
-            self._fetches.pop(job).task.cancel()
+        self._pictures.stop_from(server)
 
-    def _taken(self, picture: _Picture) -> ev.Event | None:
-        fetch = self._fetches.get(picture.job)
-        if fetch is None or fetch.source.handle != picture.handle:
-            return None  # given up meanwhile
-        del self._fetches[picture.job]
+    def _taken(self, picture: Picture) -> ev.Event | None:
+        if not self._pictures.take(picture):
+            return None
         entry = self._owners[picture.job]
         image = entry.record.graph.jobs[picture.job].image
         entry.pictures[image or 0] = picture.data
@@ -266,8 +248,8 @@ class Dispatcher:
                 self._end(request, None)
             case act.Fail():
                 self._end(action.request, failures.failed(action))
-            case act.FetchResult():
-                self._fetch(action)
+            case act.FetchResult(job=job, source=source):
+                self._pictures.start(self._tasks, job, source, self._reference(source))
             case act.SolvePlan(problem=problem):
                 self._tasks.create_task(self._solve(problem), name="solve role plan")
             case _:
@@ -317,21 +299,6 @@ class Dispatcher:
             handle=source.handle, endpoint=holder.data_endpoint, nbytes=source.nbytes, public_key=holder.public_key
         )
 
-    def _fetch(self, action: act.FetchResult) -> None:
-        self._stop_fetch(action.job)
-        fetching = self._fetch_picture(action.job, self._reference(action.source))
-        task = self._tasks.create_task(fetching, name=f"fetch {action.job}")
-        self._fetches[action.job] = _Fetch(action.source, task)
-
-    async def _fetch_picture(self, job: JobId, ref: InputRef) -> None:
-        try:
-            data = await self._outlets.fetch(ref)
-        except InputLost as lost:
-            log.warning("the picture of %s cannot be fetched: %s", job, lost)
-            self._events.put_nowait(ev.ResultLost(job, ref.handle))
-        else:
-            self._events.put_nowait(_Picture(job, ref.handle, data))
-
     async def _solve(self, problem: Problem) -> None:
         try:
             found = await asyncio.to_thread(plan, problem)
@@ -377,14 +344,9 @@ class Dispatcher:
         if entry is not None:
             for job in entry.record.graph.jobs:
                 del self._owners[job]
-                self._stop_fetch(job)
+                self._pictures.stop(job)
             self._drop(entry.uploads)
         return entry
-
-    def _stop_fetch(self, job: JobId) -> None:
-        fetch = self._fetches.pop(job, None)
-        if fetch is not None:
-            fetch.task.cancel()
 
     def _hold(self, pictures: Mapping[str, bytes]) -> dict[str, InputRef]:
         held: dict[str, InputRef] = {}

@@ -1,0 +1,71 @@
+"""Finished pictures on their way from the stage servers that hold them to the gateway, at most one per job."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from scheduler.actions import Input
+from scheduler.events import ResultLost
+from wire.errors import InputLost
+from wire.to_stage import InputRef
+from wire.types import Handle, JobId, ServerId
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A fetch has succeeded."""
+
+    job: JobId
+    handle: Handle
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    source: Input
+    task: asyncio.Task[None]
+
+
+class Pictures:
+    """``fetch`` raises ``InputLost``; ``tell`` hears how each fetch ended, unless it was stopped."""
+
+    def __init__(self, fetch: Callable[[InputRef], Awaitable[bytes]], tell: Callable[[Picture | ResultLost], None]):
+        self._fetch = fetch
+        self._tell = tell
+        self._under_way: dict[JobId, _Fetch] = {}
+
+    def start(self, tasks: asyncio.TaskGroup, job: JobId, source: Input, ref: InputRef) -> None:
+        """Instead of an earlier fetch for the same job."""
+        self.stop(job)
+        self._under_way[job] = _Fetch(source, tasks.create_task(self._run(job, ref), name=f"fetch {job}"))
+
+    def take(self, picture: Picture) -> bool:
+        """Whether ``picture`` is still wanted, which ends its fetch: news may cross with a stop."""
+        fetch = self._under_way.get(picture.job)
+        if fetch is None or fetch.source.handle != picture.handle:
+            return False
+        del self._under_way[picture.job]
+        return True
+
+    def stop(self, job: JobId) -> None:
+        fetch = self._under_way.pop(job, None)
+        if fetch is not None:
+            fetch.task.cancel()
+
+    def stop_from(self, holder: ServerId) -> None:
+        for job in [job for job, fetch in self._under_way.items() if fetch.source.holder == holder]:
+            self.stop(job)
+
+    async def _run(self, job: JobId, ref: InputRef) -> None:
+        try:
+            data = await self._fetch(ref)
+        except InputLost as lost:
+            log.warning("the picture of %s cannot be fetched: %s", job, lost)
+            self._tell(ResultLost(job, ref.handle))
+        else:
+            self._tell(Picture(job, ref.handle, data))

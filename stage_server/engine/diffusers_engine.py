@@ -47,6 +47,9 @@ _log = logging.getLogger(__name__)
 
 _BLOCK_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, UnsupportedValue)
 
+ACTIVATION_SHARE = 0.1
+"""Of the device's memory, left free beside the weights: what a job needs is only known once it has run."""
+
 _CLIP_TOKENS = 77
 """What text encoders take whose blocks have no ``max_sequence_length``."""
 
@@ -116,7 +119,9 @@ class DiffusersEngine:
     def _role_info(self) -> dict[Role, RoleInfo]:
         files = self._components.files
         sizes = {name: files[name].weight_bytes(self._dtype) for name in files if files[name].is_module}
-        return {role: RoleInfo(weight_bytes=sum(sizes.get(name, 0) for name in self._needed({role}))) for role in Role}
+        weights = {role: sum(sizes.get(name, 0) for name in self._needed({role})) for role in Role}
+        spare = int(ACTIVATION_SHARE * self.memory_bytes)
+        return {role: RoleInfo(weight_bytes=weights[role], activation_bytes=spare) for role in Role}
 
     @property
     def device_class(self) -> str:

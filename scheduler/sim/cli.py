@@ -56,9 +56,8 @@ def plan_main(argv: list[str]) -> int:
     if found is None:
         sys.stderr.write("no fleet within the limits keeps the SLO: allow more servers, or a longer latency\n")
         return 1
-    fleet = ", ".join(f"{n} × {o.setup.profile.device_class}" for n, o in zip(found.counts, offers, strict=True))
     _say(
-        f"answer: {fleet}, price {found.price:g}",
+        f"answer: {planner.describe(offers, found.counts)}, price {found.price:g}",
         f"  {100 * args.quantile:g} % within {found.latency:.2f} s; no more than {found.fluid_rate:.3g} requests/s",
     )
     return 0

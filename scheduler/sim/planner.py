@@ -67,7 +67,7 @@ def answer(
     """The cheapest fleet that keeps the SLO, or None if no allowed one does. ``phase`` has a rate."""
     for tried, (price, counts, rate) in enumerate(_candidates(offers, phase), start=1):
         latency = max(_latency(_fleet(offers, counts), phase, slo, policies, seed) for seed in seeds)
-        tell(f"{_named(offers, counts)}: {100 * slo.quantile:g} % within {latency:.2f} s")
+        tell(f"{describe(offers, counts)}: {100 * slo.quantile:g} % within {latency:.2f} s")
         if latency <= slo.latency:
             return Answer(counts, price, rate, latency, tried)
     return None
@@ -100,6 +100,6 @@ def _latency(servers: list[ServerSetup], phase: Phase, slo: Slo, policies: str, 
     return quantile((r.latency if r.end is End.FINISHED else float("inf") for r in result.requests), slo.quantile)
 
 
-def _named(offers: Sequence[Offer], counts: tuple[int, ...]) -> str:
+def describe(offers: Sequence[Offer], counts: tuple[int, ...]) -> str:
     parts = [f"{n} × {o.setup.profile.device_class}" for n, o in zip(counts, offers, strict=True) if n]
     return " + ".join(parts)

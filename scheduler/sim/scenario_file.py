@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,6 +115,9 @@ def _scenario(table: ScenarioTable, path: Path) -> Scenario:
 
 
 def _checked(of: type[T], fields: Mapping[str, object], where: str) -> T:
+    known = list(signature(of).parameters)
+    if stray := fields.keys() - known:
+        raise ScenarioError(f"{where}: unknown {', '.join(sorted(stray))}; there are {', '.join(known)}")
     try:
         return msgspec.convert(fields, of)
     except msgspec.ValidationError as error:

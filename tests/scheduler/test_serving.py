@@ -8,6 +8,7 @@ from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.policy import AdmitUpTo, Policies
 from tests.scheduler.game import D, E, Game, V, failure, of, releases, runs
+from tests.simulation.schedules import Together
 from wire.types import Handle, JobId, RequestId, ServerId
 
 
@@ -223,3 +224,17 @@ def test_unknown_names_are_ignored() -> None:
     assert game.post(ev.ResultLost(JobId("x"), Handle("h"))) == []
     assert game.post(ev.ServerLost(ServerId("x"), "never seen")) == []
     assert game.post(ev.LimitsRaised(ServerId("x"), {E: 1})) == []
+
+
+def test_one_credit_carries_a_whole_batch() -> None:
+    game = Game(Policies(batching=Together()))
+    for name in ("a", "b", "c"):
+        game.ask(name)
+    (run,) = of(do.Run, game.join("s", {E}, limit=1))
+    assert [member.job for member in run.members] == ["a/e", "b/e", "c/e"]
+    game.ask("d")
+    assert not runs(game.post(ev.LimitsRaised(ServerId("s"), {E: 3})))
+    assert runs(game.post(ev.LimitsRaised(ServerId("s"), {E: 4}))) == [("d/e", "s")]
+    for job in ("a/e", "b/e", "c/e"):
+        game.done(job)
+    assert game.jobs_on("s") == ["d/e"]

@@ -61,7 +61,7 @@ class Operator:
     def plan(self) -> Mapping[str, object]:
         seen = self._roles.explain() if self._roles is not None else {}
         models = {key: _snapshot_told(snapshot) | {"verdict": verdict} for key, (snapshot, verdict) in seen.items()}
-        idle = "no work has been asked for yet" if self._roles is not None else "elastic roles are switched off"
+        idle = "no work has been planned for yet" if self._roles is not None else "elastic roles are switched off"
         return {"models": models, "last_plan": self._last_plan()} if models else {"verdict": idle}
 
     # --- orders -------------------------------------------------------------------------------------------------------

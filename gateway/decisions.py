@@ -111,9 +111,9 @@ def _name(server: str) -> str:
 
 
 def _plain(item: object) -> dict[str, object]:
-    """The fields of an event or action that fit into a line."""
+    """The fields of an event or action that fit into a line; deadlines are on a clock that nobody else reads."""
     shown = ((field.name, _short(getattr(item, field.name))) for field in fields(item))  # type: ignore[arg-type]
-    return {name: value for name, value in shown if value not in (None, "")}
+    return {name: value for name, value in shown if value not in (None, "", []) and name != "deadline"}
 
 
 def _short(value: object) -> object:

@@ -93,7 +93,7 @@ async def verdict(desk: Any, admin: httpx.AsyncClient) -> str:
 
 
 async def test_the_plan_says_why_nothing_moves(desk: Any, admin: httpx.AsyncClient) -> None:
-    assert (await admin.get("/admin/plan")).json() == {"verdict": "no work has been asked for yet"}
+    assert (await admin.get("/admin/plan")).json() == {"verdict": "no work has been planned for yet"}
     desk.join("a", Role.ENCODER, Role.DIT)
     desk.join("b", Role.DECODER)
     desk.ask()

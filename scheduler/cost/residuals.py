@@ -30,6 +30,11 @@ class ResidualTracker:
         self._recent.append(log_ratio)
         insort(self._sorted, log_ratio)
 
+    @property
+    def observations(self) -> int:
+        """Those remembered."""
+        return len(self._recent)
+
     def quantile(self, q: float) -> float:
         """Factor on a prediction that the observed time stays under with probability ``q`` (between 0 and 1)."""
         if not 0 < q < 1:

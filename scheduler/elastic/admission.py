@@ -27,6 +27,9 @@ from wire.types import ModelKey, RequestId, Role
 
 FIRST_SIGMA = 0.15
 """Assumed standard deviation of log(actual / predicted) before anything is known."""
+ENOUGH = 48
+"""Observations after which a tenant's own errors count."""
+MAX_TRACKERS = 1024
 QUEUEING = (1.5, 4.0)
 """Predicted time over service time at which predictions are told apart: the longer the queue, the less is known."""
 LONGEST_RETRY = 60.0
@@ -37,9 +40,26 @@ ROUNDS = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """How wrong predictions have been: a tenant's own, once there are enough of them, otherwise everybody's."""
+
+    tenant: ResidualTracker
+    everyone: ResidualTracker
+
+    def factors(self, q: float) -> tuple[float, float]:
+        """On a prediction: what makes it right in the middle, and what a share ``q`` of the outcomes stays under."""
+        known = self.tenant if self.tenant.observations >= ENOUGH else self.everyone
+        return known.quantile(0.5), known.quantile(q)
+
+    def add(self, log_ratio: float) -> None:
+        self.tenant.add(log_ratio)
+        self.everyone.add(log_ratio)
+
+
+@dataclass(frozen=True, slots=True)
 class _Promise:
     raw_seconds: float
-    tracker: ResidualTracker
+    errors: Errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +80,8 @@ class PredictedCompletion(Observer):
         self._book = book
         self._fairness = fairness
         self._inflow: dict[tuple[ModelKey, Role, str], Inflow] = {}
-        self._trackers: dict[tuple[ModelKey, int], ResidualTracker] = {}
+        self._trackers: dict[tuple[ModelKey, str, int], ResidualTracker] = {}
+        """(model, "/" and a tenant or nothing for all, length of the queue)"""
         self._promises: dict[RequestId, _Promise] = {}
         self._draft: tuple[RequestId, _Promise] | None = None
         self._seen = 0.0
@@ -68,9 +89,9 @@ class PredictedCompletion(Observer):
 
     def decide(self, request: Request, view: View, now: float) -> Verdict:
         raw, own = self._raw_seconds(request, view, now)
-        tracker = self._tracker(request.spec.model, raw / own if own else 1.0)
-        self._draft = (request.spec.id, _Promise(raw, tracker))
-        usual, late = raw * tracker.quantile(0.5), raw * tracker.quantile(self._settings.admission_quantile)
+        errors = self._errors(request, raw / own if own else 1.0)
+        self._draft = (request.spec.id, _Promise(raw, errors))
+        usual, late = (raw * factor for factor in errors.factors(self._settings.admission_quantile))
         excess = now + max(usual, late) - request.spec.deadline
         if view.requests >= self._settings.max_requests:
             reason = f"{view.requests} requests are under way, as many as may be"
@@ -103,7 +124,7 @@ class PredictedCompletion(Observer):
         promise = self._promises.pop(request.spec.id, None)
         missed = self._seen > request.spec.deadline - MISSED_BY
         if promise is not None and (finished or missed):
-            promise.tracker.add(log(max(self._seen - request.arrived_at, 1e-3) / promise.raw_seconds))
+            promise.errors.add(log(max(self._seen - request.arrived_at, 1e-3) / promise.raw_seconds))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -150,7 +171,7 @@ class PredictedCompletion(Observer):
         if inflow is not None:
             size = stage.rank.aged - self._order.aging * now
             overtaking = inflow.overtaking(size, self._order.aging, wait, now)
-            mine += min(overtaking, self._settings.bypass_share * (total + stage.work))
+            mine += min(overtaking, stage.rank.allowance + self._settings.bypass_share * total)
         return mine + sum(
             self._turns(stage, other, tenant, mine + stage.work, wait, now) for other in stocks if other != tenant
         )
@@ -166,11 +187,18 @@ class PredictedCompletion(Observer):
         turns = (lead + mine / fairness.share(tenant)) * fairness.share(other)
         return min(wants, max(0.0, turns))
 
-    def _tracker(self, model: ModelKey, slowdown: float) -> ResidualTracker:
+    def _errors(self, request: Request, slowdown: float) -> Errors:
+        model = request.spec.model
         level = sum(slowdown > bound for bound in QUEUEING)
-        tracker = self._trackers.get((model, level))
+        everyone = self._known_errors((model, "", level))
+        if len(self._trackers) > MAX_TRACKERS:
+            del self._trackers[next(key for key in self._trackers if key[1])]
+        return Errors(self._known_errors((model, f"/{request.spec.tenant}", level)), everyone)
+
+    def _known_errors(self, key: tuple[ModelKey, str, int]) -> ResidualTracker:
+        tracker = self._trackers.get(key)
         if tracker is None:
-            tracker = self._trackers[(model, level)] = ResidualTracker(FIRST_SIGMA)
+            tracker = self._trackers[key] = ResidualTracker(FIRST_SIGMA)
         return tracker
 
 

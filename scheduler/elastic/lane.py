@@ -1,9 +1,10 @@
 """The waiting jobs of one tenant at one stage: deadline, then bypass bound, then key.
 
-The bypass bound: later jobs overtake a job by at most ``bypass_share`` of the work that was ahead of it when it was
-queued and of its own. So it waits at most (1 + ``bypass_share``) times as long as first-come order would have let it,
-plus that share of its own time. It is checked at the oldest job only, which is enough up to one job: one behind it is
-overtaken only by jobs that overtake the oldest too, or after the oldest has gone.
+The bypass bound: later jobs overtake a job by at most ``bypass_share`` of the work that waited when it was queued, and
+by ``patience`` times its own duration times the servers that hold the stage. So it waits at most (1 + ``bypass_share``)
+times as long as first-come order would have let it, and ``patience`` times its own duration. This is checked at the
+oldest job only, which is enough up to one job per server: one behind it is overtaken only by jobs that overtake the
+oldest too, or after the oldest has gone.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ class Rank(NamedTuple):
     """Seconds from its start to the end of its request, if nothing makes it wait."""
     work: float
     """Reference seconds of the job itself."""
+    allowance: float
+    """Work that may overtake it in any case."""
 
     @classmethod
     def of(cls, key: Key) -> Rank:
         """The rank that a queue's key is."""
-        priority, aged, path, work = key
-        return cls(int(priority), aged, path, work)
+        priority, *others = key
+        return cls(int(priority), *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,14 @@ class Lane:
         rank = Rank.of(key)
         self._next += 1
         self._waiting[self._next] = _Entry(job, rank, self._work, self._left)
-        self._work += rank.work
+        self._work += rank.path
         heappush(self._by_key, (rank.priority, rank.aged, self._next))
         hopeless = job.request.spec.deadline - rank.path
         heappush(self._by_start, (hopeless - self._rules.urgent_share * rank.path, hopeless, self._next))
         return self._next
 
     def discard(self, ticket: int) -> None:
-        work = self._waiting.pop(ticket).rank.work
+        work = self._waiting.pop(ticket).rank.path
         self._work -= work
         self._left += work
 
@@ -103,7 +106,7 @@ class Lane:
         """The oldest, once enough others have overtaken it."""
         oldest = next(iter(self._waiting.values()))
         overtaken = self._left - oldest.left_before - oldest.older  # all that was older has left as well
-        limit = self._rules.bypass_share * (oldest.older + oldest.rank.work)
+        limit = oldest.rank.allowance + self._rules.bypass_share * oldest.older
         return oldest.job if overtaken > limit else None
 
     def _shortest(self) -> Job:

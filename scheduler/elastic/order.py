@@ -33,6 +33,7 @@ class StageOrder:
         self._is_first_come = settings.ordering is Ordering.FIRST_COME
         self.aging = 1.0 if self._is_first_come else settings.aging
         """What a key falls behind per second between arrivals."""
+        self._patience = settings.patience
         self._rules = LaneRules(settings.bypass_share, settings.urgent_share, self._is_first_come)
 
     def key(self, job: Job, view: View, now: float) -> Rank:  # noqa: ARG002
@@ -40,10 +41,11 @@ class StageOrder:
         request = job.request
         work = view.reference_seconds(job)
         if job.spec.optional:
-            return Rank(PREVIEW, request.arrived_at, inf, work)
+            return Rank(PREVIEW, request.arrived_at, inf, work, inf)
         remaining, path = _remaining(job, view)
         aged = (0.0 if self._is_first_come else remaining) + self.aging * request.arrived_at
-        return Rank(-request.spec.priority, aged, path, work)
+        allowance = self._patience * path * max(1, len(view.holding(request.spec.model, job.spec.role)))
+        return Rank(-request.spec.priority, aged, path, work, allowance)
 
     def queue(self) -> StageQueue:
         return TenantQueue(self._fairness, self._rules)

@@ -14,6 +14,7 @@ from scheduler.view import View
 from wire.types import ModelKey, Role
 
 NEXT = {Role.ENCODER: Role.DIT, Role.DIT: Role.DECODER}
+PREVIOUS = {following: role for role, following in NEXT.items()}
 FETCH_GAIN = 0.2
 FIRST_FETCH = 0.1
 """Seconds that fetching inputs is assumed to take before it has been measured."""
@@ -78,14 +79,19 @@ class Backpressure(Observer):
 
 
 def _is_left_to_helpers(role: Role, heads: Mapping[Role, Job], server: Server, view: View) -> bool:
-    """Whether servers that can do none of this one's other waiting work will soon do all that waits of ``role``.
+    """Whether servers that can't take the stage before this one, for which work waits here, will do what waits of it.
 
-    A dit server that decoded what an encoder server could decode would leave that one idle, and dit jobs waiting.
+    A dit server that decoded what an encoder server could decode would leave that one idle, or encoding far ahead, and
+    dit jobs waiting. Busy servers count as help only while the stage before has work for everyone.
     """
-    others = heads.keys() - {role}
-    holders = view.holding(server.spec.model, role).values()
-    helpers = sum(others.isdisjoint(holder.serving) for holder in holders)
-    return view.waiting(server.spec.model, role) <= helpers
+    model, earlier = server.spec.model, PREVIOUS.get(role)
+    if earlier is None or earlier not in heads:
+        return False
+    holders = view.holding(model, earlier)
+    helpers = [other for other in view.holding(model, role).values() if other.id not in holders]
+    if view.waiting(model, earlier) < len(holders):
+        helpers = [other for other in helpers if not other.attempts]
+    return view.waiting(model, role) <= len(helpers)
 
 
 def _dependents(model: ModelKey, role: Role, following: Role, view: View) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from math import inf
 
+from scheduler.elastic.placement import NEXT
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.policy import Observer
 from scheduler.spec import Timings
@@ -21,7 +22,8 @@ class ShortestRemaining(Observer):
     """At most one job is paused per server, and each at most ``max_preemptions`` times: no job is starved by it.
 
     It asks for a clear gain: the waiting job is several times shorter than what the running one still needs, and would
-    wait longer than the switch costs.
+    wait longer than the switch costs. Nor is a device taken for a stage that goes on there with the next one: the paused
+    job would be back on it in between.
     """
 
     def __init__(self, settings: ElasticSettings):
@@ -57,7 +59,7 @@ class ShortestRemaining(Observer):
 
     def _may_yield(self, server: Server, job: Job, view: View, now: float) -> Attempt | None:
         """The running attempt, if it may and should give way to the job."""
-        if len(server.attempts) != 1:
+        if len(server.attempts) != 1 or NEXT.get(job.spec.role) in server.serving:
             return None  # a batch, a job paused already, or one that is next
         running = next(iter(server.attempts.values()))
         its = running.job.request.spec

@@ -19,6 +19,7 @@ class Ordering(StrEnum):
 LEAST: dict[str, float] = {
     "aging": 0,
     "bypass_share": 0,
+    "patience": 0,
     "urgent_share": 0,
     "max_requests": 1,
     "lead_margin_seconds": 0,
@@ -39,11 +40,12 @@ LEAST: dict[str, float] = {
 class ElasticSettings:
     # --- order
     ordering: Ordering = Ordering.SHORTEST
-    aging: float = 0.1
+    aging: float = 0.02
     """Seconds of work by which a job's key falls behind those of later ones per second between their arrivals."""
-    bypass_share: float = 0.5
-    """Later jobs may overtake a job by at most this share of the work that was ahead of it when it was queued, and of
-    its own."""
+    bypass_share: float = 0.0
+    """Later jobs may overtake a job by this share of the work that waited when it was queued, and …"""
+    patience: float = 4.0
+    """… by what all servers do in this many times its own duration, but by no more."""
     urgent_share: float = 0.25
     """A job goes first once its deadline is no further away than its own remaining time and this share of it."""
     tenant_shares: Mapping[str, float] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks import response_body, wire_throughput
-from benchmarks.scheduling.__main__ import EXPERIMENTS, run
+from benchmarks.scheduling.__main__ import EXPERIMENTS, run, write
 from benchmarks.scheduling.tasks import Effort, default_processes
 
 OUTPUT = Path("out/bench")
@@ -21,6 +21,7 @@ def main() -> None:
     response_body.main(["--seconds", "0.3"])
     print("\n# Scheduling, a quick look: three seeds and short runs (make bench-scheduling does it properly)")
     run(list(EXPERIMENTS), Effort(3, quick=True), default_processes(), OUTPUT)
+    write(OUTPUT, OUTPUT)
     print(f"\nTables and plots are in {OUTPUT}.")
 
 

@@ -1,13 +1,15 @@
 """Run the scenario suite: print the goal table and write docs/results/scheduling.{md,json} and their plots.
 
-python -m benchmarks.scheduling [--quick] [--seeds 20] [--only backlog,ordering]
+python -m benchmarks.scheduling [--quick] [--seeds 20] [--only backlog,ordering] [--output docs/results]
+
+What every run came to is kept in a folder (--runs); the files are written from all that lies there, so that an experiment
+can be repeated by itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -44,27 +46,37 @@ PLOTS: dict[str, Callable[[Results, Path], None]] = {
     "shifting": plots.shifts,
     "ordering": plots.orders,
 }
-RESULTS = Path("docs/results")
+RUNS = Path("out/scheduling")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     chosen = args.only.split(",") if args.only else list(EXPERIMENTS)
     seeds = args.seeds or (3 if args.quick else 20)
-    run(chosen, Effort(seeds, quick=args.quick), args.processes, args.output)
+    if not args.report:
+        run(chosen, Effort(seeds, quick=args.quick), args.processes, args.runs)
+    write(args.runs, args.output)
 
 
-def run(chosen: Sequence[str], effort: Effort, processes: int, output: Path | None) -> None:
-    """Run experiments, print their tables; write files below ``output`` unless it is None."""
-    began = time.monotonic()
-    modules = {name: EXPERIMENTS[name] for name in chosen}
-    results = run_all([task for module in modules.values() for task in module.tasks(effort)], processes)
-    reports: dict[str, Report] = {name: module.report(results) for name, module in modules.items()}
+def run(chosen: Sequence[str], effort: Effort, processes: int, folder: Path) -> None:
+    """Run experiments, one after the other, and keep what they came to in ``folder``."""
+    for name in chosen:
+        print(name, file=sys.stderr)
+        run_all(EXPERIMENTS[name].tasks(effort), processes).save(folder / f"{name}.jsonl")
+
+
+def write(runs: Path, output: Path | None) -> None:
+    """Print the tables of all experiments kept in ``runs``; write files below ``output`` unless it is None."""
+    results = Results()
+    reports: dict[str, Report] = {}
+    for name, module in EXPERIMENTS.items():
+        if (path := runs / f"{name}.jsonl").exists():
+            results.load(path)
+            reports[name] = module.report(results)
     for report in reports.values():
         print(f"\n{report.title}\n", goals(report.rows) if report.rows else "", *report.text, sep="\n")
     if output is not None:
         _write(output, results, reports)
-    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def _write(folder: Path, results: Results, reports: dict[str, Report]) -> None:
@@ -86,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, help="paired seeds (20; 3 with --quick)")
     parser.add_argument("--only", help=f"comma-separated: {', '.join(EXPERIMENTS)}")
     parser.add_argument("--processes", type=int, default=default_processes())
-    parser.add_argument("--output", type=Path, help=f"folder to write results to, such as {RESULTS}; none by default")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder for what each run came to")
+    parser.add_argument("--report", action="store_true", help="run nothing, report what is kept")
+    parser.add_argument("--output", type=Path, help="folder to write Markdown, JSON and plots to; none by default")
     return parser
 
 

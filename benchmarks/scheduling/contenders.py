@@ -31,11 +31,11 @@ NO_BATCHES = 1
 """Batching is left out where the fluid bound, which knows none, is what one is measured by."""
 AGING = ElasticSettings().aging
 
-LEADS = {"on time": 0.0, "one load ahead": 1.0, "two loads ahead": 2.0}
+LEADS = {"on time": 0.0, "one load ahead": 1.0}
 """Of the oracle: how long before a phase it orders its roles, in times of loading every role."""
 ORDERS = {"shortest first": Ordering.SHORTEST, "first come": Ordering.FIRST_COME}
-ORACLES = tuple(f"oracle, {order}, {lead}" for order in ORDERS for lead in (*LEADS, "never"))
-"""The published grid: order × lead of the role plan; ``never`` keeps the roles that are best on average."""
+ORACLES = tuple(f"oracle, {order}, {lead}" for order in ORDERS for lead in LEADS)
+"""The published grid: order × lead of the role plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +171,10 @@ CONTENDERS: Mapping[str, Contender] = {
     "lower bound": Contender(_free_switches, roles=_fixed),
     **{
         f"oracle, {order}, {lead}": Contender(
-            _first if lead in LEADS else _average,
-            ElasticSettings(ordering=ordering, preemption=ordering is Ordering.SHORTEST),
-            _oracle(LEADS[lead]) if lead in LEADS else _fixed,
+            _first, ElasticSettings(ordering=ordering, preemption=ordering is Ordering.SHORTEST), _oracle(ahead)
         )
         for order, ordering in ORDERS.items()
-        for lead in (*LEADS, "never")
+        for lead, ahead in LEADS.items()
     },
 }
 

@@ -16,7 +16,7 @@ from scheduler.sim.metrics import End, Result
 from scheduler.sim.setup import Scenario
 from scheduler.sim.workload import Kind, Phase, Workload
 
-SECONDS = 600.0
+SECONDS = 400.0
 WARM_UP = 60.0
 DEADLINES = {"fits": 60.0, "role sets": 600.0}
 SHARES = {"fair share": 0.6, "less than its share": 0.3}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 
 Figures = dict[str, float]
 Key = tuple[str, ...]
@@ -37,10 +39,11 @@ class Effort:
 class Results:
     """Figures of every run, by function, key and seed."""
 
-    def __init__(self, found: Mapping[Task, Figures]):
+    def __init__(self) -> None:
         self._found: dict[tuple[str, Key], dict[int, Figures]] = {}
-        for task, figures in found.items():
-            self._found.setdefault((_name(task.function), task.key), {})[task.seed] = figures
+
+    def add(self, function: str, key: Key, seed: int, figures: Figures) -> None:
+        self._found.setdefault((function, key), {})[seed] = figures
 
     def of(self, function: Callable[..., Figures], *key: str) -> list[Figures]:
         """By rising seed."""
@@ -49,20 +52,37 @@ class Results:
     def values(self, function: Callable[..., Figures], *key: str, figure: str) -> list[float]:
         return [figures[figure] for figures in self.of(function, *key)]
 
+    def save(self, path: Path) -> None:
+        """One line per run."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (
+            json.dumps([function, key, seed, figures], ensure_ascii=False)
+            for (function, key), runs in self._found.items()
+            for seed, figures in sorted(runs.items())
+        )
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def load(self, path: Path) -> None:
+        """Add what was saved."""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            function, key, seed, figures = json.loads(line)
+            self.add(function, tuple(key), seed, figures)
+
 
 def run_all(tasks: Sequence[Task], processes: int) -> Results:
     """Run them all; a run that fails is fatal."""
-    found: dict[Task, Figures] = {}
+    results = Results()
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         futures = {pool.submit(run_one, task): task for task in tasks}
         for number, future in enumerate(as_completed(futures), 1):
-            found[futures[future]] = future.result()
-            if number % max(1, len(tasks) // 20) == 0:
+            task = futures[future]
+            results.add(_name(task.function), task.key, task.seed, future.result())
+            if number % max(1, len(tasks) // 10) == 0:
                 took = time.monotonic() - began
                 print(f"  {number} of {len(tasks)} runs, {took:.0f} s", file=sys.stderr, flush=True)
-    return Results(found)
+    return results
 
 
 def run_one(task: Task) -> Figures:

@@ -56,7 +56,7 @@ SHIFTS: Mapping[str, tuple[str, ...]] = {
 }
 """Workloads whose mix changes: the mixes of their phases."""
 
-PHASE_SECONDS = 300.0
+PHASE_SECONDS = 240.0
 SHIFT_LOAD = 0.8
 """Of what the best roles of the phase can serve."""
 

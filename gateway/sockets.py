@@ -53,7 +53,7 @@ class Router:
         self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
     async def receive(self) -> Incoming:
-        await asyncio.sleep(0)  # to receive what is there already never yields: a flood would take the loop for itself
+        await _let_others_run()
         peer, *frames = await self._socket.recv_multipart(copy=False)
         user = str(frames[0].get("User-Id")) if self._encrypted and frames else ""
         return Incoming(peer.bytes, tuple(frame.bytes for frame in frames), user)
@@ -82,6 +82,7 @@ class Dealer:
         self._socket = socket
 
     async def receive(self) -> list[Buffer]:
+        await _let_others_run()
         return [frame.buffer for frame in await self._socket.recv_multipart(copy=False)]
 
     def send(self, frames: Sequence[Buffer]) -> bool:
@@ -167,6 +168,11 @@ class Sockets:
         socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         return socket
+
+
+async def _let_others_run() -> None:
+    """To receive what is there already never yields: whoever floods a socket would have the event loop for itself."""
+    await asyncio.sleep(0)
 
 
 def _why(error: zmq.ZMQError) -> str:

@@ -87,3 +87,19 @@ def test_a_limit_is_kept_and_closing_frees_all(model_folder: Callable[[str], str
     assert 0 < engine._components._cache.used <= PLENTY
     engine.close()
     assert engine._components._cache.used == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_is_kept_leaves_the_device(generate: Callable[..., Image.Image]) -> None:
+    engine = DiffusersEngine("tiny-shapes", device="cuda:0", dtype="bfloat16", weight_cache_bytes=PLENTY)
+    params = ImageParams(prompt="a red circle", width=64, height=64, num_inference_steps=2)
+    engine.set_roles(frozenset(Role))
+    before = generate(dict.fromkeys(Role, engine), params)
+    held = torch.cuda.memory_allocated()
+    engine.set_roles(ENCODER)
+    weights = engine.capable()[Role.DIT].weight_bytes
+    assert torch.cuda.memory_allocated() < held - 0.9 * weights
+    assert engine._components._cache.used > 0.9 * weights
+    engine.set_roles(frozenset(Role))
+    assert generate(dict.fromkeys(Role, engine), params).tobytes() == before.tobytes()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from itertools import chain
 from typing import Any
 
 import torch
+
+_log = logging.getLogger(__name__)
 
 NOMINAL_BYTES = 16 << 20
 """What a component without weights (a tokenizer) counts as: about what the larger ones take."""
@@ -25,16 +28,20 @@ class WeightCache:
         return sum(nbytes for _, nbytes in self._kept.values())
 
     def put(self, name: str, component: Any) -> None:
-        """Keep ``component``, moved to the host, unless it is larger than the whole cache."""
+        """Keep ``component``, moved to the host, unless it is larger than the whole cache or than the host has room."""
         nbytes = _nbytes(component)
         if nbytes > self._limit:
             return
         self._kept.pop(name, None)
         while self.used + nbytes > self._limit:
             self._kept.popitem(last=False)
-        if isinstance(component, torch.nn.Module):
-            component.to("cpu")
-        self._kept[name] = component, nbytes
+        try:
+            if isinstance(component, torch.nn.Module):
+                component.to("cpu")
+        except (RuntimeError, MemoryError) as error:
+            _log.warning("%s is not kept on the host: %s", name, error)
+        else:
+            self._kept[name] = component, nbytes
 
     def take(self, name: str) -> Any | None:
         """The component, on the host still and no longer kept; None if it is not here."""

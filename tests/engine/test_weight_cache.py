@@ -52,6 +52,16 @@ def test_tied_weights_count_once() -> None:
     assert cache.used == 400
 
 
+def test_a_host_without_room_keeps_nothing_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    cache, part = WeightCache(1000), module(400)
+    monkeypatch.setattr(part, "to", full)
+    cache.put("part", part)
+    assert (cache.used, cache.take("part")) == (0, None)
+
+
 def test_a_role_comes_back_without_its_files_and_draws_the_same(
     model_folder: Callable[[str], str], generate: Callable[..., Image.Image], tmp_path: Path
 ) -> None:

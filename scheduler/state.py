@@ -129,7 +129,10 @@ class Server:
 
     def remaining(self, now: float) -> float:
         """Predicted seconds until its device has nothing committed left."""
-        return sum(max(a.remaining(now) for a in members) for members in self.batches().values())
+        longest: dict[Epoch, float] = {}
+        for attempt in self.attempts.values():
+            longest[attempt.batch] = max(longest.get(attempt.batch, 0.0), attempt.remaining(now))
+        return sum(longest.values())
 
     def may_run(self, role: Role) -> bool:
         return not self.is_leaving and role in self.serving and self.sent.get(role, 0) < self.limits.get(role, 0)

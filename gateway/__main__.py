@@ -16,6 +16,7 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from gateway.api.app import create_app
 from gateway.assembly import Gateway
+from gateway.http_protocol import HttpProtocol
 from gateway.local import BUNDLED_MODEL, LocalStageFailed, LocalStages
 from gateway.settings import InvalidSettings, Settings, load_settings
 from gateway.sockets import BindError
@@ -57,6 +58,7 @@ async def _serve(settings: Settings, *, local: bool) -> None:
     server = _Server(
         uvicorn.Config(
             app,
+            http=HttpProtocol,
             access_log=False,
             server_header=False,
             lifespan="on",

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     """A server keeps new roles at least that long."""
     preemption: bool = True
     """Let a much shorter job interrupt a long one between two denoising steps."""
-    max_batch: Count = 4
+    max_batch: int = Field(4, ge=1, le=32)
     """Jobs of equal shape that run as one where that pays; 1 turns batching off."""
     batch_seeded: bool = False
     """Batch requests that name a seed too: their pictures may then vary with the company."""

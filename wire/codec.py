@@ -7,12 +7,16 @@ from typing import TypeVar
 
 import msgspec
 
+from wire import to_stage
 from wire.errors import FrameTooLarge, MalformedFrame
 from wire.to_gateway import ToGateway
 from wire.to_stage import ToStage
 
 MAX_CONTROL_BYTES = 1 << 20
-"""Largest control message either side sends or accepts; also the control sockets' ``ZMQ_MAXMSGSIZE``."""
+"""Largest message to the gateway; also its control socket's ``ZMQ_MAXMSGSIZE``."""
+
+MAX_TO_STAGE_BYTES = 8 << 20
+"""Largest message to a stage server: a ``Run`` of 32 members whose prompts are as long as the API allows."""
 
 MAX_FAULT = 300
 """Characters of a decoder's complaint that go into an error: it may quote the peer's bytes."""
@@ -28,7 +32,8 @@ _to_stage: msgspec.msgpack.Decoder[ToStage] = msgspec.msgpack.Decoder(ToStage)
 def encode(message: ToGateway | ToStage) -> bytes:
     """Raises ``FrameTooLarge`` where the receiver would."""
     frame = _encoder.encode(message)
-    check_size(frame, MAX_CONTROL_BYTES, type(message).__name__)
+    limit = MAX_TO_STAGE_BYTES if isinstance(message, to_stage.Message) else MAX_CONTROL_BYTES
+    check_size(frame, limit, type(message).__name__)
     return frame
 
 
@@ -39,7 +44,7 @@ def decode_to_gateway(frame: Buffer) -> ToGateway:
 
 def decode_to_stage(frame: Buffer) -> ToStage:
     """Raises ``FrameTooLarge`` or ``MalformedFrame``; fields that this version does not know are skipped."""
-    return decode(_to_stage.decode, frame, MAX_CONTROL_BYTES, "message to a stage server")
+    return decode(_to_stage.decode, frame, MAX_TO_STAGE_BYTES, "message to a stage server")
 
 
 def decode(decoder: Callable[[Buffer], Decoded], frame: Buffer, limit: int, what: str) -> Decoded:

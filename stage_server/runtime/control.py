@@ -12,7 +12,7 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from stage_server.runtime.events import Connected, Disconnected, Received
-from wire.codec import MAX_CONTROL_BYTES, decode_to_stage, encode
+from wire.codec import MAX_TO_STAGE_BYTES, decode_to_stage, encode
 from wire.errors import WireError
 from wire.security import CurveKeys
 from wire.to_gateway import ToGateway
@@ -120,7 +120,7 @@ class ControlSocket:
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.IPV6, 1)
-        dealer.setsockopt(zmq.MAXMSGSIZE, MAX_CONTROL_BYTES)
+        dealer.setsockopt(zmq.MAXMSGSIZE, MAX_TO_STAGE_BYTES)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         self._encrypt(dealer)
         return dealer

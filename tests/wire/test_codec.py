@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wire import to_gateway, to_stage
-from wire.codec import MAX_CONTROL_BYTES, decode_to_gateway, decode_to_stage, encode
+from wire.codec import MAX_CONTROL_BYTES, MAX_TO_STAGE_BYTES, decode_to_gateway, decode_to_stage, encode
 from wire.errors import FrameTooLarge, MalformedFrame, ProtocolMismatch, WireError
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Epoch, Handle, Role
@@ -143,9 +143,21 @@ def test_impossible_introductions_are_refused(field, value):
 
 def test_oversized_frames_are_refused_on_both_sides():
     with pytest.raises(FrameTooLarge, match=str(MAX_CONTROL_BYTES)):
-        decode_to_stage(bytes(MAX_CONTROL_BYTES + 1))
+        decode_to_gateway(bytes(MAX_CONTROL_BYTES + 1))
+    with pytest.raises(FrameTooLarge, match=str(MAX_TO_STAGE_BYTES)):
+        decode_to_stage(bytes(MAX_TO_STAGE_BYTES + 1))
     with pytest.raises(FrameTooLarge, match="Release"):
-        encode(to_stage.Release(handles=(Handle("x" * MAX_CONTROL_BYTES),)))
+        encode(to_stage.Release(handles=(Handle("x" * MAX_TO_STAGE_BYTES),)))
+    with pytest.raises(FrameTooLarge, match="RolesFailed"):
+        encode(to_gateway.RolesFailed(epoch=Epoch("g", 1), roles=(), message="x" * MAX_CONTROL_BYTES))
+
+
+def test_the_largest_batch_of_the_longest_prompts_fits():
+    longest = "\N{GRINNING FACE}" * 32_000
+    (member,) = RUN.members[:1]
+    params = msgspec.structs.replace(member.params, prompt=longest, negative_prompt=longest)
+    member = msgspec.structs.replace(member, params=params)
+    assert encode(msgspec.structs.replace(RUN, members=(member,) * 32))
 
 
 @settings(max_examples=300, deadline=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, exp, log2
 
 MEMORY_SECONDS = 60.0
-LEAST_SECONDS = 5.0
+LEAST_SECONDS = 20.0
 """Over which a rate is measured at least."""
 PER_DOUBLING = 4
 """Classes of size per factor of two."""
@@ -36,7 +36,7 @@ class Inflow:
         """Work that comes within ``seconds`` and goes before a job of ``size`` that joins now."""
         total = 0.0
         for cls, amount in self._classes.items():
-            lead = size - 2.0 ** ((cls - 0.5) / PER_DOUBLING)
+            lead = size - 2.0 ** (cls / PER_DOUBLING)  # its own class does not overtake
             if lead > 0:
                 total += amount * (min(seconds, lead / aging) if aging else seconds)
         return total * self._per_second(now)

@@ -22,7 +22,7 @@ class ShortestRemaining(Observer):
     """At most one job is paused per server, and each at most ``max_preemptions`` times: no job is starved by it.
 
     It asks for a clear gain: the waiting job is several times shorter than what the running one still needs, and would
-    wait longer than the switch costs. Nor is a device taken for a stage that goes on there with the next one: the paused
+    wait longer than the switch costs. No device is taken for a stage that goes on there with the next one: the paused
     job would be back on it in between.
     """
 

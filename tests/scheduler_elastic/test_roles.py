@@ -1,0 +1,130 @@
+"""Roles follow the load: events in, role assignments out, with the real solver in between."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler import actions as do
+from scheduler import events as ev
+from scheduler.actions import Action
+from scheduler.elastic.roles import ElasticRoles
+from scheduler.elastic.settings import ElasticSettings
+from scheduler.roles.policy import PolicySettings
+from scheduler.roles.solver import plan
+from tests.scheduler.game import D, E, V, of
+from tests.scheduler_elastic.play import Play
+from wire.types import Role, ServerId
+
+SMALL = 28
+"""Gigabytes: encoder and decoder fit together, dit and decoder too, encoder and dit don't."""
+
+
+class Moving(Play):
+    def __init__(self) -> None:
+        super().__init__(ElasticSettings(roles=PolicySettings(dwell_seconds=5.0)))
+        self.moves: dict[str, do.AssignRoles] = {}
+
+    def post(self, event: ev.Event) -> list[Action]:
+        actions = super().post(event)
+        for move in of(do.AssignRoles, actions):
+            self.moves[move.server] = move
+        for order in of(do.SolvePlan, actions):
+            actions += self.post(ev.PlanReady(plan(order.problem)))
+        return actions
+
+    def load(self, seconds: float, rate: float, **request: object) -> None:
+        """Requests that nobody computes."""
+        for _ in range(int(seconds * rate)):
+            self.at(self.now + 1 / rate)
+            self.want(f"r{self.now:.6f}", **request)  # type: ignore[arg-type]
+
+    def loaded(self, server: str, seconds: float = 1.0) -> None:
+        move = self.moves.pop(server)
+        self.post(ev.RolesReady(ServerId(server), move.epoch, move.roles, seconds))
+
+    def roles(self, server: str) -> frozenset[Role]:
+        return self.scheduler.view.servers[ServerId(server)].roles
+
+
+def exclusive() -> Moving:
+    game = Moving()
+    for name, roles in (("a", {E}), ("b", {E}), ("c", {E}), ("d", {D}), ("e", {V})):
+        game.serve(name, roles, memory_gb=SMALL + 1)
+    return game
+
+
+def test_nothing_moves_while_there_is_little_to_do() -> None:
+    game = exclusive()
+    game.load(60, 0.05)
+    assert not game.moves
+
+
+def test_under_load_servers_go_where_the_work_is_and_say_why() -> None:
+    game = exclusive()
+    game.load(20, 2.0)
+    assert game.moves
+    assert any(D in move.roles for move in game.moves.values())
+    assert all("capacity" in move.reason for move in game.moves.values())
+    view = game.scheduler.view
+    assert all(view.holding(server.spec.model, role) for server in view.servers.values() for role in Role)
+
+
+def test_the_first_holder_of_a_role_comes_at_once() -> None:
+    game = Moving()
+    game.serve("a", {E})
+    game.serve("b", {D})
+    game.load(3, 1.0)
+    assert any(V in move.roles for move in game.moves.values())
+    assert any("no server held decoder" in move.reason for move in game.moves.values())
+
+
+def test_a_server_that_has_moved_stays_for_a_while() -> None:
+    game = exclusive()
+    game.load(20, 2.0)
+    moved = next(iter(game.moves))
+    game.loaded(moved)
+    since = game.now
+    game.load(4, 2.0)
+    assert moved not in game.moves
+    assert game.now - since < 5
+
+
+def test_a_server_that_could_not_load_is_left_alone() -> None:
+    game = exclusive()
+    game.load(20, 2.0)
+    server, move = next(iter(game.moves.items()))
+    held = game.roles(server)
+    game.moves.clear()
+    game.post(ev.RolesFailed(ServerId(server), move.epoch, held, "out of memory"))
+    game.load(10, 2.0)
+    assert server not in game.moves
+
+
+def test_where_everything_fits_everywhere_nothing_is_planned() -> None:
+    game = Moving()
+    for name in ("a", "b"):
+        game.serve(name)
+    game.load(20, 3.0)
+    assert not game.moves
+
+
+def test_measured_loads_correct_announced_ones() -> None:
+    game = exclusive()
+    game.load(20, 2.0)
+    server, move = next(iter(game.moves.items()))
+    view = game.scheduler.view
+    added = move.roles - view.servers[ServerId(server)].roles
+    announced = sum(view.servers[ServerId(server)].spec.capable[role].load_seconds for role in added)
+    game.loaded(server, 10 * announced)
+    roles = game.scheduler.policies.roles
+    assert isinstance(roles, ElasticRoles)
+    assert roles._load_factor["H100"] == pytest.approx(10**0.3)
+
+
+def test_people_can_ask_why() -> None:
+    game = exclusive()
+    game.load(10, 0.5)
+    roles = game.scheduler.policies.roles
+    assert isinstance(roles, ElasticRoles)
+    ((_, why),) = roles.explain().values()
+    assert why

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 
 from scheduler.matcher import SLOTS
 from scheduler.state import Job, Server
 from scheduler.transitions import COMMITTED, JobState
 from scheduler.view import View
+from wire.types import ServerId
 
 MAX_BATCH = 32
 """No policy makes larger ones: a stage server refuses them (``stage_server.runtime.credits``)."""
@@ -19,52 +20,75 @@ class Violation(AssertionError):
 
 def check(view: View) -> None:
     """Raise ``Violation`` naming the first job or server that is not as it must be."""
+    for complaint in _complaints(view):
+        raise Violation(complaint)
+
+
+def _complaints(view: View) -> Iterator[str]:
     for request in view.live.values():
         for job in request.jobs.values():
-            _check_job(view, job)
+            yield from _about_job(view, job)
     for server in view.servers.values():
-        _check_server(view, server)
+        yield from _about_server(view, server)
     queued = sum(len(queue) for queue in view.queues.values())
     waiting = sum(job.queued_key is not None for job in view.jobs.values())
-    _demand(queued == waiting, f"{queued} jobs in queues, {waiting} jobs think that they are in one")
+    if queued != waiting:
+        yield f"{queued} jobs in queues, {waiting} jobs think that they are in one"
 
 
-def _check_job(view: View, job: Job) -> None:
-    name = f"job {job.spec.id} ({job.state})"
-    committed = job.state in COMMITTED
-    _demand(view.jobs.get(job.spec.id) is job, f"{name} is not on record")
-    _demand(committed == (job.attempt is not None), f"{name}: attempt {job.attempt and job.attempt.epoch}")
-    _demand((job.queued_key is not None) == job.is_runnable, f"{name}: runnable and queued differ")
-    if job.attempt is not None:
-        server = job.attempt.server
-        _demand(view.servers.get(server.id) is server, f"{name} is on {server.id}, which is gone")
-        _demand(server.attempts.get(job.attempt.epoch) is job.attempt, f"{name}: {server.id} does not know of it")
+def _about_job(view: View, job: Job) -> Iterator[str]:
+    attempt = job.attempt
+    if view.jobs.get(job.spec.id) is not job:
+        yield f"{_name(job)} is not on record"
+    if (job.state in COMMITTED) != (attempt is not None):
+        yield f"{_name(job)}: attempt {attempt and attempt.epoch}"
+    if (job.queued_key is not None) != job.is_runnable:
+        yield f"{_name(job)}: runnable and queued differ"
+    if attempt is not None and view.servers.get(attempt.server.id) is not attempt.server:
+        yield f"{_name(job)} is on {attempt.server.id}, which is gone"
+    if attempt is not None and attempt.server.attempts.get(attempt.epoch) is not attempt:
+        yield f"{_name(job)}: {attempt.server.id} does not know of it"
     if job.holder is not None:
-        _demand(job.state is JobState.DONE, f"{name} has outputs")
-        held = view.servers[job.holder].holds
-        _demand(all(held.get(o.handle) is job for o in job.outputs), f"{name}: {job.holder} does not hold its outputs")
+        yield from _about_outputs(view, job, job.holder)
     if job.state is JobState.WAITING:
-        lacking = {need for need in job.spec.needs if job.request.jobs[need].holder is None}
-        _demand(lacking == job.missing, f"{name} misses {sorted(job.missing)}, really {sorted(lacking)}")
-        stuck = [need for need in lacking if job.request.jobs[need].state is JobState.DONE]
-        _demand(not stuck, f"{name} waits for {stuck}, which will not run again")
+        yield from _about_inputs(job)
 
 
-def _check_server(view: View, server: Server) -> None:
+def _about_outputs(view: View, job: Job, holder: ServerId) -> Iterator[str]:
+    if job.state is not JobState.DONE:
+        yield f"{_name(job)} has outputs"
+    held = view.servers[holder].holds
+    if any(held.get(output.handle) is not job for output in job.outputs):
+        yield f"{_name(job)}: {holder} does not hold its outputs"
+
+
+def _about_inputs(job: Job) -> Iterator[str]:
+    lacking = {need for need in job.spec.needs if job.request.jobs[need].holder is None}
+    if lacking != job.missing:
+        yield f"{_name(job)} misses {sorted(job.missing)}, really {sorted(lacking)}"
+    stuck = [need for need in lacking if job.request.jobs[need].state is JobState.DONE]
+    if stuck:
+        yield f"{_name(job)} waits for {stuck}, which will not run again"
+
+
+def _about_server(view: View, server: Server) -> Iterator[str]:
     name = f"server {server.id}"
-    batches = server.batches()
-    _demand(len(batches) <= SLOTS + 1, f"{name} has {len(batches)} batches")
-    owners = Counter(attempt.job.spec.id for attempt in server.attempts.values() if attempt.job.attempt is attempt)
-    _demand(all(count == 1 for count in owners.values()), f"{name} has a job twice: {owners}")
+    batches = len({attempt.batch for attempt in server.attempts.values()})
+    if batches > SLOTS + 1:
+        yield f"{name} has {batches} batches"
+    owned = [attempt.job.spec.id for attempt in server.attempts.values() if attempt.job.attempt is attempt]
+    if len(set(owned)) < len(owned):
+        yield f"{name} has a job twice: {sorted(owned)}"
     for role, sent in server.sent.items():
-        most = server.limits.get(role, 0) + MAX_BATCH - 1  # the last credit is good for a whole batch
-        _demand(sent <= most, f"{name} got {sent} {role} jobs, more than it allowed")
+        if sent > server.limits.get(role, 0) + MAX_BATCH - 1:  # the last credit is good for a whole batch
+            yield f"{name} got {sent} {role} jobs, more than it allowed"
     for job in server.holds.values():
-        _demand(job.holder == server.id, f"{name} holds outputs of {job.spec.id}, which names {job.holder}")
+        if job.holder != server.id:
+            yield f"{name} holds outputs of {job.spec.id}, which names {job.holder}"
     for role in server.serving:
-        _demand(server.id in view.holding(server.spec.model, role), f"{name} serves {role} but is not listed")
+        if server.id not in view.holding(server.spec.model, role):
+            yield f"{name} serves {role} but is not listed"
 
 
-def _demand(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Violation(otherwise)
+def _name(job: Job) -> str:
+    return f"job {job.spec.id} ({job.state})"

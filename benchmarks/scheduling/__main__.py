@@ -2,8 +2,8 @@
 
 python -m benchmarks.scheduling [--quick] [--seeds 20] [--only backlog,ordering] [--output docs/results]
 
-What every run came to is kept in a folder (--runs); the files are written from all that lies there, so that an experiment
-can be repeated by itself.
+What every run came to is kept in a folder (--runs); the files are written from all that lies there, so that an
+experiment can be repeated by itself.
 """
 
 from __future__ import annotations

@@ -97,6 +97,8 @@ class StageCore:
         self._said: tuple[Role, ...] = ()
         """Roles that the gateway believes to be here."""
         self._leave_by: float | None = None
+        self._blocked: frozenset[Role] = frozenset()
+        """Roles without work because the store is full; the operator knows."""
 
     def start(self, now: float) -> list[Effect]:
         return self._link.start(now)
@@ -206,9 +208,20 @@ class StageCore:
     # --- rules that hold after every event ---
 
     def _grant(self) -> list[Effect]:
-        if not self._link.welcomed or not self._raise_limits():
+        if not self._link.welcomed:
             return []
-        return [Send(Grant(limits=self._credits.limits()))]
+        granted = [Send(Grant(limits=self._credits.limits()))] if self._raise_limits() else []
+        return [*granted, *self._complain_of_room()]
+
+    def _complain_of_room(self) -> list[Effect]:
+        """Work that does not come for want of room is seen nowhere else."""
+        accepting = () if self._leave_by is not None else in_order(self._roles.accepting())
+        blocked = frozenset(self._credits.spent(accepting, self._jobs.members()))
+        new, self._blocked = blocked - self._blocked, blocked
+        return [
+            Warn(f"the output store has no room for another output of {role}: no {role} work until some are released")
+            for role in in_order(new)
+        ]
 
     def _posted(self, effects: list[Effect]) -> list[Effect]:
         """Messages go only to a gateway that knows us. Last words wait for it, all others would be stale by then."""

@@ -54,5 +54,9 @@ class Credits:
                 raised = True
         return raised
 
+    def spent(self, roles: Iterable[Role], active: Mapping[Role, int]) -> tuple[Role, ...]:
+        """Of ``roles``, those that may get no more work and have none: after ``raise_limits``, for want of room."""
+        return tuple(role for role in roles if not self._unused(role) and not active.get(role, 0))
+
     def _unused(self, role: Role) -> int:
         return max(0, self._limits.get(role, 0) - self._received[role])

@@ -300,6 +300,16 @@ class TestCredits:
         (hello,) = sent(world.hear(SayHello()), Hello)
         assert hello.limits == {Role.ENCODER: 2, Role.DIT: 1}
 
+    def test_a_full_store_is_told_of_once(self) -> None:
+        world = World(roles=(Role.DIT, Role.DECODER))
+        world.free = 0
+        warned = [effect.text for effect in world.welcome() if isinstance(effect, Warn)]
+        assert len(warned) == 2
+        assert "no room for another output of dit" in warned[0]
+        assert world.on(RoomFreed()) == []
+        world.free = 1000
+        assert [type(effect.message) for effect in world.on(RoomFreed()) if isinstance(effect, Send)] == [Grant]
+
 
 class TestRoles:
     def test_loads_only_after_the_roles_that_go_are_idle(self, world: World) -> None:

@@ -50,7 +50,10 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         ((), "--role: is missing"),
         (("--role", "painter"), "--role: 'painter' is no role; encoder, dit, decoder are"),
         (("--role", "dit", "--gateway", "localhost"), "--gateway: 'localhost' is no address; write tcp://HOST:PORT"),
-        (("--role", "dit", "--data-bind", "nonsense"), "--data-bind: 'nonsense' is no address; write tcp://HOST:PORT, or . for any port"),
+        (
+            ("--role", "dit", "--data-bind", "nonsense"),
+            "--data-bind: 'nonsense' is no address; write tcp://HOST:PORT, or . for any port",
+        ),
         (("--role", "dit", "--data-bind", ""), "--data-bind: "),
         (("--role", "dit", "--time-scale", "0"), "--time-scale: "),
         (("--role", "dit", "--engine", "diffusers"), "belong to --engine emulated"),

@@ -122,8 +122,9 @@ class Settings(BaseSettings):
     """A server keeps new roles at least that long."""
     preemption: bool = True
     """Let a much shorter job interrupt a long one between two denoising steps."""
-    max_batch: int = Field(4, ge=1, le=32)
-    """Jobs of equal shape that run as one where that pays; 1 turns batching off."""
+    max_batch: int = Field(1, ge=1, le=32)
+    """Jobs of equal shape that run as one where that pays. The diffusers engine runs a batch's members one after the
+    other, which never pays: 1 turns batching off."""
     batch_seeded: bool = False
     """Batch requests that name a seed too: their pictures may then vary with the company."""
     tenant_shares: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}

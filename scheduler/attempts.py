@@ -70,9 +70,10 @@ class Attempts:
                 job.become(JobState.READY)
             case ev.JobStarted() if job.state is not JobState.RUNNING:
                 job.become(JobState.RUNNING)
-                attempt.started_at = now if attempt.started_at is None else attempt.started_at
+                attempt.resume(now)
             case ev.JobPaused() if job.state is JobState.RUNNING:
                 job.become(JobState.PAUSED)
+                attempt.pause(now)
             case ev.JobProgressed():
                 self._progressed(attempt, event, now)
             case ev.JobDone():
@@ -114,9 +115,7 @@ class Attempts:
             for observer in self._policies.observers:
                 observer.failed(attempt, is_fault=event.retryable and not event.lost_inputs, now=now)
         if not event.retryable or job.failures >= self._policies.max_failures:
-            job.attempt = None
-            job.become(JobState.FAILED)
-            self._ledger.fail(job.request, event.code, event.message)
+            self._ledger.give_up(job, event.code, event.message)
             return
         sources = [job.request.jobs[need] for need in job.spec.needs]
         self._ledger.lost((s for s in sources if any(o.handle in event.lost_inputs for o in s.outputs)), now)

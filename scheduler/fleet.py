@@ -135,10 +135,8 @@ class Fleet:
             return
         job.losses += job.state in COMPUTED
         if job.losses >= self._policies.max_losses:
-            job.attempt = None
-            job.become(JobState.FAILED)
             message = f"{job.losses} stage servers died while they worked on this request, the last one: {why}"
-            self._ledger.fail(job.request, "poison", message)
+            self._ledger.give_up(job, "poison", message)
         else:
             self._ledger.requeue(job, now)
 

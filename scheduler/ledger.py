@@ -83,6 +83,13 @@ class Ledger:
         for server, handles in releases.items():
             self._outbox.release(server, handles, reason)
 
+    def give_up(self, job: Job, code: str, message: str) -> None:
+        """No further attempt of a committed job: its request fails, unless it was only a preview."""
+        job.attempt = None
+        job.become(JobState.FAILED)
+        if not job.spec.optional:
+            self.fail(job.request, code, message)
+
     def fail(self, request: Request, code: str, message: str) -> None:
         self._outbox.fail(request.spec.id, code, message)
         self.end(request, code)

@@ -33,9 +33,24 @@ class Attempt:
     steps: int = 0
     step_seconds: float = 0.0
     reported_at: float = 0.0
+    paused_at: float | None = None
+
+    def pause(self, now: float) -> None:
+        self.paused_at = now
+
+    def resume(self, now: float) -> None:
+        """Starts it, or goes on with it: a pause is no part of its own time."""
+        if self.paused_at is not None and self.started_at is not None:
+            self.started_at += now - self.paused_at
+            self.reported_at += now - self.paused_at
+        elif self.started_at is None:
+            self.started_at = now
+        self.paused_at = None
 
     def remaining(self, now: float) -> float:
-        """Predicted seconds until it leaves the device, 0 if overdue; from its own pace once that is known."""
+        """Predicted seconds that it still needs the device, 0 if overdue; from its own pace once that is known."""
+        if self.paused_at is not None:
+            now = self.paused_at
         if self.steps:
             return max(0.0, (self.steps - self.step) * self.step_seconds - (now - self.reported_at))
         begun = now if self.started_at is None else self.started_at
@@ -77,6 +92,8 @@ class Job:
         """Nothing can make it run again: it is delivered, or all that read it are settled."""
         if self.spec.is_final:
             return self.taken
+        if self.spec.optional:
+            return self.state in (JobState.DONE, JobState.FAILED)
         return self.state is JobState.DONE and all(reader.is_settled for reader in self.readers)
 
     def output(self, port: str) -> Output | None:

@@ -10,8 +10,8 @@ from scheduler.state import Job, Server
 from scheduler.view import View
 from wire.types import ModelKey, ServerId
 
-SAMPLE = 64
-"""Servers that stand for all."""
+SAMPLE = 16
+"""Servers that stand for all: every n-th holder of a role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def fleet(view: View, model: ModelKey, jobs: Iterable[Job], now: float) -> Fleet
     for job in sorted(jobs, key=view.reference_seconds, reverse=True):
         holders = view.holding(model, job.spec.role)
         count = max(count, len(holders))
-        for server in islice(holders.values(), SAMPLE):
+        for server in islice(holders.values(), 0, None, 1 + len(holders) // (SAMPLE + 1)):
             found.setdefault(server.id, (server, job))
     paces = [(server.remaining(now), _speed(view, server, job)) for server, job in found.values()]
     return Fleet(tuple(sorted(paces)), max(1.0, count / max(1, len(paces))))

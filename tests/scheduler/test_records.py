@@ -1,0 +1,47 @@
+"""What the records themselves promise."""
+
+from __future__ import annotations
+
+from scheduler import events as ev
+from scheduler.cost.work import Work
+from scheduler.spec import JobSpec, RequestSpec
+from tests.scheduler.game import MODEL, D, E, Game, V, failure
+from wire.types import JobId, RequestId
+
+
+def test_a_pause_is_no_part_of_what_an_attempt_takes() -> None:
+    game = Game()
+    game.join("a")
+    game.ask("r")
+    game.through("r/e")
+    game.fetched("r/d0")
+    game.started("r/d0")
+    game.now = 10.0
+    game.progressed("r/d0", 4, 20, 2.0)
+    attempt = game.scheduler.view.jobs[JobId("r/d0")].attempt
+    assert attempt is not None
+    assert attempt.remaining(12.0) == 30.0
+    game.now = 12.0
+    game.post(ev.JobPaused(game.where["r/d0"], game.epochs["r/d0"], 5))
+    assert attempt.remaining(50.0) == 30.0
+    game.now = 50.0
+    game.started("r/d0")
+    assert attempt.remaining(51.0) == 29.0
+
+
+def test_a_preview_that_fails_costs_nobody_a_picture() -> None:
+    game = Game()
+    game.join("a")
+    jobs = (
+        JobSpec(JobId("r/e"), E, Work(E)),
+        JobSpec(JobId("r/d0"), D, Work(D, height=64, width=64), (JobId("r/e"),)),
+        JobSpec(JobId("r/p"), V, Work(V, height=64, width=64), (JobId("r/d0"),), optional=True),
+        JobSpec(JobId("r/v0"), V, Work(V, height=64, width=64), (JobId("r/d0"),)),
+    )
+    game.post(ev.RequestArrived(RequestSpec(RequestId("r"), MODEL, jobs, 100.0)))
+    game.through("r/e", "r/d0")
+    assert failure(game.failed("r/p", retryable=False)) is None
+    game.through("r/v0")
+    assert game.scheduler.view.live
+    game.taken("r/v0")
+    assert not game.scheduler.view.live

@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 WORKERS ?= 2
 
-.PHONY: demo serve test check format bench clean
+.PHONY: demo serve test test-nightly check format bench bench-scheduling clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -14,6 +14,9 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-nightly: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) -m nightly
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -27,6 +30,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+bench-scheduling: $(STAMP)
+	$(BIN)/python -m benchmarks.scheduling
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'

@@ -31,8 +31,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
+# Every goal of the scenario suite; writes docs/results. The last line needs a quiet machine: it runs in real time.
 bench-scheduling: $(STAMP)
-	$(BIN)/python -m benchmarks.scheduling
+	$(BIN)/python -m benchmarks.scheduling --output docs/results
+	$(BIN)/python -m benchmarks.scheduling.live --output docs/results
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'

@@ -51,7 +51,7 @@ class RoundRobin:
         self._waiting.append(request)
 
     def give(self) -> tuple[RequestSpec, ModelKey] | None:
-        return (self._waiting.pop(0), next(self._turns)) if self._waiting else None
+        return (self._waiting.pop(0), next(self._turns)) if self._waiting and self._replicas else None
 
     def over(self, replica: ModelKey) -> None:
         pass
@@ -71,7 +71,7 @@ class ShortestQueue:
         self._waiting.append(request)
 
     def give(self) -> tuple[RequestSpec, ModelKey] | None:
-        if not self._waiting:
+        if not (self._waiting and self._load):
             return None
         replica = min(self._load, key=self._load.__getitem__)
         self._load[replica] += 1
@@ -119,7 +119,8 @@ class Replicas(Scheduler):
             case ev.ServerJoined(server=server):
                 own = ModelKey(f"{server.model}@{server.name}")
                 self._route.joined(own)
-                return super().handle(replace(event, server=replace(server, model=own)), now)
+                actions = super().handle(replace(event, server=replace(server, model=own)), now)
+                return [*actions, *self._bind(now)]
             case ev.RequestArrived(request=request):
                 self._route.take(request, now)
                 return self._bind(now)

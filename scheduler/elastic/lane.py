@@ -106,7 +106,7 @@ class Lane:
         """The oldest, once enough others have overtaken it."""
         oldest = next(iter(self._waiting.values()))
         overtaken = self._left - oldest.left_before - oldest.older  # all that was older has left as well
-        limit = max(oldest.rank.allowance - oldest.older, self._rules.bypass_share * oldest.older)
+        limit = oldest.rank.allowance + self._rules.bypass_share * oldest.older
         return oldest.job if overtaken > limit else None
 
     def _shortest(self) -> Job:

@@ -25,7 +25,7 @@ def test_nothing_has_no_mean() -> None:
 
 def test_ratio_pairs_seeds() -> None:
     assert ratio([1.0, 10.0], [2.0, 20.0]).value == 0.5
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="paired"):
         ratio([1.0, 2.0], [1.0])
 
 

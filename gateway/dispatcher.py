@@ -206,12 +206,12 @@ class Dispatcher:
     def _heard(self, server: ServerId, message: to_gateway.ToGateway) -> ev.Event | None:
         match message:
             case to_gateway.StageDone():
-                self._attempts.done(message.epoch, message.timings, self._now())
+                self._attempts.done(server, message.epoch, message.timings, self._now())
             case to_gateway.StageFailed():
                 log.warning("%s: attempt %d: %s: %s", server, message.epoch.counter, message.code, message.message)
-                self._attempts.failed(message.epoch, message.code)
+                self._attempts.failed(server, message.epoch, message.code)
             case to_gateway.StageCancelled():
-                self._attempts.failed(message.epoch, "cancelled")
+                self._attempts.failed(server, message.epoch, "cancelled")
             case to_gateway.RolesReady():
                 log.info("%s holds %s after %.2f s of loading", server, ", ".join(message.roles), message.load_seconds)
                 self._catalogue.holds(server, message.roles)

@@ -140,6 +140,8 @@ class Roster:
         peer = self._peers.get(server)
         if peer is None:
             return self.stranger(server, now)
+        if self._rules.keys is not None and user != peer.hello.name:
+            return [Warn(f"a message in the name of {server!r} came with the key of {user!r}: dropped")]
         peer.heard = now
         self._peers.move_to_end(server)
         match message:

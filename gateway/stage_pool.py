@@ -18,6 +18,12 @@ from wire.types import ServerId
 PROBE = HeartbeatAck(sequence=0)
 """Sent only to learn whether there still is a connection."""
 
+WARN_EVERY = 1.0
+"""Seconds between two warnings about what peers sent."""
+
+MAX_NAME = 100
+"""Characters of a peer's identity that go into the log."""
+
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +37,8 @@ class StagePool:
         self._roster = roster
         self._on_report = on_report
         self._rescheduled = asyncio.Event()
+        self._warned_at = -WARN_EVERY
+        self._withheld = 0
 
     @property
     def endpoint(self) -> str:
@@ -92,7 +100,16 @@ class StagePool:
 
     def _drop(self, server: str, why: str) -> None:
         self.malformed += 1
-        log.warning("a message of %s was dropped: %s", server, why)
+        self._warn(f"a message of {server[:MAX_NAME]!r} was dropped: {why!r}")
+
+    def _warn(self, text: str) -> None:
+        """At most one line per ``WARN_EVERY``: what peers do must not fill the log."""
+        now = asyncio.get_running_loop().time()
+        if now - self._warned_at < WARN_EVERY:
+            self._withheld += 1
+            return
+        log.warning("%s%s", text, f" ({self._withheld} further warnings before it)" if self._withheld else "")
+        self._warned_at, self._withheld = now, 0
 
     def _do(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -102,4 +119,4 @@ class StagePool:
                 case Joined() | Heard() | Lost():
                     self._on_report(effect)
                 case Warn(text):
-                    log.warning("%s", text)
+                    self._warn(text)

@@ -76,14 +76,15 @@ class Attempts:
                 attempt.pause(now)
             case ev.JobProgressed():
                 self._progressed(attempt, event, now)
+            case ev.JobDone() if _repeats_a_handle(event, attempt.server):
+                self._failed(attempt, _failure(event, "a stage server used a handle twice"), now)
             case ev.JobDone():
                 self._done(attempt, event, now)
             case ev.JobFailed():
                 self._failed(attempt, event, now)
             case ev.JobCancelled():
                 # Nobody cancelled it here: the server gave it up by itself, as after a long silence of ours.
-                self._close(attempt)
-                self._ledger.requeue(job, now)
+                self._failed(attempt, _failure(event, "a stage server gave the job up"), now)
 
     def _progressed(self, attempt: Attempt, event: ev.JobProgressed, now: float) -> None:
         since = event.step - attempt.step
@@ -110,7 +111,7 @@ class Attempts:
     def _failed(self, attempt: Attempt, event: ev.JobFailed, now: float) -> None:
         job = attempt.job
         self._close(attempt)
-        if event.code != REFUSED:
+        if event.code != REFUSED or not _may_refuse(attempt):
             job.failures += 1
             for observer in self._policies.observers:
                 observer.failed(attempt, is_fault=event.retryable and not event.lost_inputs, now=now)
@@ -124,3 +125,18 @@ class Attempts:
 
     def _close(self, attempt: Attempt) -> None:
         del attempt.server.attempts[attempt.epoch]
+
+
+def _may_refuse(attempt: Attempt) -> bool:
+    """Whether the server was told, or has told, that it gives the role up."""
+    server = attempt.server
+    return server.is_leaving or server.switching is not None or attempt.job.spec.role not in server.serving
+
+
+def _repeats_a_handle(event: ev.JobDone, server: Server) -> bool:
+    handles = [output.handle for output in event.outputs]
+    return len(set(handles)) < len(handles) or any(handle in server.holds for handle in handles)
+
+
+def _failure(event: ev.JobDone | ev.JobCancelled, message: str) -> ev.JobFailed:
+    return ev.JobFailed(event.server, event.epoch, "engine_error", message, retryable=True)

@@ -18,7 +18,7 @@ from scheduler.spec import RequestSpec
 from scheduler.state import Request
 from scheduler.timers import Alarm, Timers
 from scheduler.view import View
-from wire.types import Epoch, JobId, RequestId
+from wire.types import Epoch, Handle, JobId, RequestId
 
 
 class Scheduler:
@@ -63,9 +63,7 @@ class Scheduler:
             case ev.ResultTaken(job=job_id):
                 self._taken(job_id)
             case ev.ResultLost(job=job_id, handle=handle):
-                job = self.view.jobs.get(job_id)
-                if job is not None and any(output.handle == handle for output in job.outputs):
-                    self._ledger.lost((job,), now)
+                self._result_lost(job_id, handle, now)
             case ev.Tick():
                 pass  # the alarms have been served
             case (
@@ -106,6 +104,17 @@ class Scheduler:
         job = self.view.jobs.get(job_id)
         if job is not None and job.holder is not None and not job.taken:
             self._ledger.taken(job)
+
+    def _result_lost(self, job_id: JobId, handle: Handle, now: float) -> None:
+        """Its holder lives and does not give it: that may be as true of the next one."""
+        job = self.view.jobs.get(job_id)
+        if job is None or all(output.handle != handle for output in job.outputs):
+            return
+        job.failures += 1
+        if job.failures >= self.policies.max_failures:
+            self._ledger.fail(job.request, "engine_error", "finished pictures could not be fetched from their servers")
+        else:
+            self._ledger.lost((job,), now)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

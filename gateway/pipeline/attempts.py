@@ -63,8 +63,8 @@ class Attempts:
         self._under_way[epoch] = _Attempt(record, job, server, queued, span)
         return inject(trace.set_span_in_context(span))
 
-    def done(self, epoch: Epoch, times: Timings, now: float) -> None:
-        attempt = self._under_way.pop(epoch, None)
+    def done(self, server: ServerId, epoch: Epoch, times: Timings, now: float) -> None:
+        attempt = self._take(server, epoch)
         if attempt is None:
             return
         record, job = attempt.record, attempt.job
@@ -83,15 +83,22 @@ class Attempts:
         attempt.span.set_attribute("disagfusion.steps", times.steps)
         attempt.span.end()
 
-    def failed(self, epoch: Epoch, why: str) -> None:
-        attempt = self._under_way.pop(epoch, None)
+    def failed(self, server: ServerId, epoch: Epoch, why: str) -> None:
+        attempt = self._take(server, epoch)
         if attempt is not None:
             attempt.span.set_status(Status(StatusCode.ERROR, why))
             attempt.span.end()
 
     def server_lost(self, server: ServerId) -> None:
         for epoch in [epoch for epoch, attempt in self._under_way.items() if attempt.server == server]:
-            self.failed(epoch, "server lost")
+            self.failed(server, epoch, "server lost")
+
+    def _take(self, server: ServerId, epoch: Epoch) -> _Attempt | None:
+        """None for what a server says of attempts that are not its own."""
+        attempt = self._under_way.get(epoch)
+        if attempt is None or attempt.server != server:
+            return None
+        return self._under_way.pop(epoch)
 
 
 def _start_span(record: Record, job: StageJob, server: ServerId, queued: float) -> Span:

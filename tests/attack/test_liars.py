@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.service import DeadlineExceeded, GenerationFailed, NoCapacity, ServiceError
+from gateway.service import DeadlineExceeded, GenerationFailed, NoCapacity
 from wire.to_gateway import Grant, Progress, RolesFailed, RolesReady, StageCancelled, StageDone, StageFailed, Timings
 from wire.types import Epoch, Handle, Role
 
@@ -51,6 +51,19 @@ def blaming_inputs(server, run, member):
     return failing(lost_inputs=lost)(server, run, member) if lost else server.honest(run, member)
 
 
+def every_handle_the_same(server, run, member):
+    *before, done = server.honest(run, member)
+    return [*before, replace(done, outputs=tuple(replace(output, handle=Handle("same")) for output in done.outputs))]
+
+
+def refusing_unasked(server, run, member):
+    return failing(code="draining")(server, run, member)
+
+
+def giving_up(server, run, member):
+    return [StageCancelled(epoch=member.epoch)]
+
+
 def chatting(server, run, member):
     epoch = member.epoch
     fetched, started, done = server.honest(run, member)
@@ -73,9 +86,13 @@ def chatting(server, run, member):
         (with_outputs(Role.DECODER, nbytes=1 << 50), None),
         (with_outputs(Role.ENCODER, port="decoder"), None),
         (with_outputs(Role.DECODER, port="dit"), GenerationFailed),
-        (with_outputs(Role.DECODER, handle=Handle("unknown")), ServiceError),
+        (with_outputs(Role.DECODER, handle=Handle("unknown")), GenerationFailed),
+        (with_outputs(Role.ENCODER, handle=Handle("same")), None),
+        (every_handle_the_same, GenerationFailed),
+        (refusing_unasked, GenerationFailed),
+        (giving_up, GenerationFailed),
         (without_picture, GenerationFailed),
-        (nothing_in_it, ServiceError),
+        (nothing_in_it, GenerationFailed),
         (thrice_and_in_disorder, None),
         (failing(), GenerationFailed),
         (failing(lost_inputs=(Handle("unknown"),)), GenerationFailed),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.policy import Policies
+from scheduler.spec import Output, Timings
 from tests.scheduler.game import ALL, D, E, Game, V, failure, of, releases, runs
-from wire.types import Epoch, Handle, RequestId, ServerId
+from wire.types import Epoch, Handle, JobId, RequestId, ServerId
 
 
 def fleet(*names: str, **fields: Policies) -> Game:
@@ -169,8 +170,43 @@ def test_an_error_that_will_come_again_fails_at_once() -> None:
 def test_a_server_that_gives_the_role_up_is_not_an_error() -> None:
     game = fleet("a")
     game.ask("r")
-    for _ in range(5):
+    game.join("b", {D, V})
+    game.post(ev.RolesOrdered(ServerId("a"), frozenset({D, V})))
+    assert not runs(game.failed("r/e", "draining"))
+    for _ in range(4):
+        game.join("c", {E})
+        game.post(ev.ServerLeaving(ServerId("c")))
+        assert not runs(game.failed("r/e", "draining"))
+        game.lose("c")
+    assert runs(game.join("d", {E})) == [("r/e", "d")]
+
+
+def test_a_server_that_only_pretends_to_give_a_role_up_is_one() -> None:
+    game = fleet("a")
+    game.ask("r")
+    for _ in range(2):
         assert runs(game.failed("r/e", "draining")) == [("r/e", "a")]
+    assert failure(game.failed("r/e", "draining")) == ("r", "draining")
+
+
+def test_a_handle_used_twice_is_an_error() -> None:
+    game = fleet("a")
+    game.ask("r")
+    game.through("r/e")
+    used = game.handle("r/e")
+    again = ev.JobDone(game.where["r/d0"], game.epochs["r/d0"], (Output("decoder", used, 10),), Timings())
+    assert runs(game.post(again)) == [("r/d0", "a")]
+
+
+def test_a_picture_that_can_never_be_fetched_fails_its_request() -> None:
+    game = fleet("a")
+    game.ask("r")
+    game.through("r/e", "r/d0")
+    for _ in range(2):
+        game.through("r/v0")
+        assert runs(game.post(ev.ResultLost(JobId("r/v0"), game.handle("r/v0")))) == [("r/v0", "a")]
+    game.through("r/v0")
+    assert failure(game.post(ev.ResultLost(JobId("r/v0"), game.handle("r/v0")))) == ("r", "engine_error")
 
 
 def test_an_input_that_could_not_be_fetched_is_made_again_and_nothing_else() -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from benchmarks.scheduling.baselines import roles as baseline
 from benchmarks.scheduling.baselines.replicas import Central, Replicas, RoundRobin, Route, ShortestQueue
 from benchmarks.scheduling.twin import knowing, mean_phase, run
-from scheduler.cost.model import CostModel
 from scheduler.cost.profile import Profile
 from scheduler.elastic.build import elastic_policies
 from scheduler.elastic.settings import ElasticSettings, Ordering
@@ -21,9 +20,7 @@ from scheduler.sim.bound import problem, with_best_roles
 from scheduler.sim.metrics import Result
 from scheduler.sim.setup import ALL_ROLES, Scenario, ServerSetup
 from scheduler.sim.suite import bundled_profile
-from scheduler.sim.workload import Phase
 from scheduler.spec import RequestSpec
-from wire.types import Role
 
 WITHOUT_LIMIT = 10**6
 """Requests under way: admission is not what is compared."""
@@ -177,11 +174,3 @@ CONTENDERS: Mapping[str, Contender] = {
         for lead, ahead in LEADS.items()
     },
 }
-
-
-def static(phase: Phase, *, exclusive: bool = False) -> Contender:
-    """Roles that are best for a phase, and stay."""
-    return Contender(lambda s: replace(s, servers=with_best_roles(s.servers, phase, exclusive=exclusive)), roles=_fixed)
-
-
-__all__ = ["CONTENDERS", "ORACLES", "Contender", "CostModel", "Role", "static", "with_settings"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from math import inf
+from itertools import zip_longest
 
 from benchmarks.scheduling import workloads
 from benchmarks.scheduling.contenders import CONTENDERS, LEADS, ORACLES, ORDERS
@@ -46,24 +47,22 @@ def latencies(workload: str, contender: str, seed: int, quick: bool) -> Figures:
 
 def _late(scenario: Scenario, result: Result, began: float, phase: Phase) -> float:
     """Seconds beyond what is allowed until roles serve the new mix within 5 % of the best; below 0: in time."""
-    posed = problem(scenario.servers, phase)
-    enough = WITHIN * best_integer(posed).capacity
-    held: dict[str, RoleSet] = {}
-    ready = inf
+    enough = WITHIN * best_integer(problem(scenario.servers, phase)).capacity
     end = began + phase.seconds
-    for change in result.roles:
-        if change.at >= end:
-            break
-        before = _capacity(scenario, held, phase) if change.at > began and ready is inf else 0.0
-        if before >= enough:
-            ready = began
+    ready = next(
+        (max(at, began) for at, held in _roles(result, began, end) if _capacity(scenario, held, phase) >= enough), end
+    )
+    return ready - began - max(LEAST_SECONDS, ARRIVALS / phase.rate) - _slowest_switch(result, began, ready)
+
+
+def _roles(result: Result, since: float, until: float) -> Iterator[tuple[float, dict[str, RoleSet]]]:
+    """What every server holds: at ``since``, and after each change up to ``until``."""
+    held: dict[str, RoleSet] = {}
+    changes = [change for change in result.roles if change.at < until]
+    for change, following in zip_longest(changes, changes[1:]):
         held[change.server] = change.roles
-        if change.at > began and ready is inf and _capacity(scenario, held, phase) >= enough:
-            ready = change.at
-    if ready is inf and _capacity(scenario, held, phase) >= enough:
-        ready = began
-    allowed = max(LEAST_SECONDS, ARRIVALS / phase.rate) + _slowest_switch(result, began, end)
-    return min(ready, end) - began - allowed
+        if following is None or following.at > since:
+            yield change.at, held
 
 
 def _capacity(scenario: Scenario, held: dict[str, RoleSet], phase: Phase) -> float:

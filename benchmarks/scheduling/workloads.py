@@ -42,9 +42,7 @@ MIXES: Mapping[str, Mix] = {
     "drawing": mix_of(DRAW),
     "edits": mix_of(EDIT),
     "standard": suite.STANDARD,
-    "clips, all 4-step": mix_of(CLIP),
     "clips, half 1-step": mix_of(CLIP, CLIP_1),
-    "clips, all 1-step": mix_of(CLIP_1),
 }
 """Of the phases of the suite."""
 

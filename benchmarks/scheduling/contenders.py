@@ -152,9 +152,13 @@ def _first_request(scenario: Scenario) -> Route:  # noqa: ARG001
 
 FIRST_COME = ElasticSettings(ordering=Ordering.FIRST_COME, preemption=False)
 
+PURE = ElasticSettings(aging=0.0, patience=1e6)
+"""The least mean latency that an order by size can give; it may starve the largest."""
+
 CONTENDERS: Mapping[str, Contender] = {
     "ours": Contender(),
     "ours, first come": Contender(settings=FIRST_COME),
+    "pure shortest first": Contender(settings=PURE),
     "reactive": Contender(lambda s: _first(s, exclusive=True), roles=_reactive),
     "predict only": Contender(_first, roles=_predict),
     "feedback only": Contender(_first, roles=_feedback),

@@ -19,6 +19,20 @@ interval. A goal is met when the end of the interval on its bad side meets it; t
 [scheduling.json](scheduling.json). Goals that are not met stay here.
 """
 
+NOTES = {
+    2: "Roles that a passing backlog has moved come back only for a gain above the hysteresis (`least_gain`).",
+    3: "What is lost is the time to notice a shift (arrivals until the mix has clearly changed) and needless moves; "
+    "the oracle has neither. The lower bound shows how much of the rest is the price of switching at all.",
+    4: "Where a baseline makes the same moves at the same time, or none are needed, there is nothing to be better at.",
+    5: "The table of orders shows the least mean that an order by size can give on these arrivals: *pure shortest "
+    "first*.",
+    6: "Moves are made for gains above the hysteresis (`least_gain`): roles within it of the best stay as they are, so "
+    "that 95 % of the best may never be reached.",
+    7: "The demand that roles are planned for includes the backlog, which in Poisson arrivals comes and goes.",
+    11: "Processor time on this machine; a p99 taken while others use its cores is higher than on a quiet one.",
+}
+"""What explains the gap where a goal is not met."""
+
 
 def write_markdown(path: Path, reports: Sequence[Report], pictures: dict[str, str]) -> None:
     """``pictures``: title of a report → file name of its plot."""
@@ -30,6 +44,9 @@ def write_markdown(path: Path, reports: Sequence[Report], pictures: dict[str, st
         "## Goals",
         goals(rows),
     ]
+    notes = [f"- Row {number}: {NOTES[number]}" for number in sorted({row.id for row in unmet} & NOTES.keys())]
+    if notes:
+        parts += ["What explains the gaps:", "\n".join(notes)]
     for report in reports:
         parts += [f"## {report.title}"]
         if report.title in pictures:

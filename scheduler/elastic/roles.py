@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, inf, log
 
 from scheduler.cost.work import Work
@@ -11,7 +11,7 @@ from scheduler.elastic.book import Book
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.elastic.suspects import Suspects
 from scheduler.roles.demand import DemandEstimator
-from scheduler.roles.policy import RolePolicy, ServerState, Snapshot
+from scheduler.roles.policy import RolePolicy, ServerState, Snapshot, utilisation
 from scheduler.roles.problem import Problem, RoleNeed, ServerClass, maximal
 from scheduler.roles.solver import Plan
 from scheduler.state import Request, Server
@@ -22,6 +22,8 @@ BUSY_SECONDS = 10.0
 """Memory of the measured busy fraction."""
 SPEED_CLASS = log(1.5)
 """Servers whose speeds differ by less than about this are planned for as equals."""
+KEEPING_UP = 0.9
+"""Utilisation, backlog included, below which roles are planned for what arrives alone."""
 LOAD_GAIN = 0.3
 FAILED_SECONDS = 60.0
 """A server that could not take roles keeps those that it has for so long; twice as long after each further failure."""
@@ -149,13 +151,19 @@ class ElasticRoles:
         ]
         names = {server.id: _class_name(server, view) for server in servers}
         examples = {names[server.id]: server for server in servers}
-        backlog = self._book.backlog(key)
-        return Snapshot(
+        waiting = {role: work for role, work in self._book.backlog(key).items() if role in model.works}
+        full = model.demand.demand(now, waiting)
+        snapshot = Snapshot(
             classes={name: self._server_class(name, server, model, view) for name, server in examples.items()},
             servers=tuple(self._state(server, names[server.id], now) for server in servers),
-            demand={role: d for role, d in model.demand.demand(now, backlog).items() if role in model.works},
+            demand={role: full[role] for role in model.works},
             busy=self._busy(model, servers, now),
         )
+        if utilisation(snapshot) >= KEEPING_UP:
+            return snapshot
+        # The servers keep up: what happens to wait goes by itself, and says nothing about what is to come.
+        coming = model.demand.demand(now)
+        return replace(snapshot, demand={role: max(coming[role], 1e-9 * full[role]) for role in model.works})
 
     def _state(self, server: Server, cls: str, now: float) -> ServerState:
         refused = now < self._refused.get(server.id, (0, 0.0))[1]

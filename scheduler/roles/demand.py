@@ -19,6 +19,8 @@ RATE_MEMORY = 64
 """The same of the rate, which only says how urgent things are."""
 SHORTEST = 5
 """Values that either part must have."""
+FIRST = 20
+"""Arrivals from which on proportions are believed."""
 SIGNIFICANT = 4.5
 """Standard errors between the parts' means: about one false alarm in 10⁵ comparisons of well-behaved values."""
 NOTABLE = 0.1
@@ -65,6 +67,7 @@ class DemandEstimator:
         self._work = {role: AdaptiveMean() for role in roles}
         self._gaps = AdaptiveMean(RATE_MEMORY)
         self._last: float | None = None
+        self._arrivals = 0
         self._horizon = backlog_horizon
 
     def arrived(self, work: Mapping[Role, float], now: float) -> None:
@@ -72,13 +75,14 @@ class DemandEstimator:
         if self._last is not None:
             self._gaps.add(max(0.0, now - self._last))
         self._last = now
+        self._arrivals += 1
         for role, mean in self._work.items():
             mean.add(work.get(role, 0.0))
 
     @property
     def is_known(self) -> bool:
         """Enough has arrived to tell the stages' proportions from one request's way through them."""
-        return len(self._gaps) >= SHORTEST
+        return self._arrivals >= FIRST
 
     def rate(self, now: float) -> float:
         """Requests per second."""

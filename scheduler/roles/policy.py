@@ -27,6 +27,9 @@ class PolicySettings:
     """Share by which the capacity must rise."""
     finishing_gain: float = 0.02
     """The same while moves of an accepted plan are still outstanding."""
+    lasting_gain: float = 0.03
+    """The same once the servers have not kept up for ``lasting_seconds``: what little there is to gain is worth it."""
+    lasting_seconds: float = 30.0
     dwell_seconds: float = 10.0
     """A server keeps new roles at least that long."""
     moving_share: float = 0.5
@@ -44,6 +47,8 @@ class PolicySettings:
             "light_load",
             "least_gain",
             "finishing_gain",
+            "lasting_gain",
+            "lasting_seconds",
             "dwell_seconds",
             "payback_seconds",
         ):
@@ -104,6 +109,7 @@ class RolePolicy:
         self._settings = settings or PolicySettings()
         self._considered_at = -inf
         self._unfinished = False
+        self._saturated_since: float | None = None
         self.verdict = "nothing was asked for yet"
         """For people: why roles move, or do not, since it was last thought about."""
 
@@ -119,6 +125,7 @@ class RolePolicy:
             self.verdict = f"every stage is less than {self._settings.light_load:.0%} busy: nothing moves"
             return None
         self._considered_at = now
+        self._note_saturation(snapshot, now)
         self.verdict = "a plan is being made"
         return Problem(
             classes=snapshot.classes,
@@ -143,11 +150,24 @@ class RolePolicy:
     def _why_not(self, plan: Plan) -> str:
         if not plan.changes:
             return f"no free server could do better: capacity {plan.present:.2f} × the demand"
-        least = self._settings.finishing_gain if self._unfinished else self._settings.least_gain
+        least = self._least_gain()
         return (
             f"{len(plan.changes)} moves would raise the capacity from {plan.present:.2f} to {plan.capacity:.2f} × the "
             f"demand: less than {least:.0%} more, or saving less in {self._settings.payback_seconds:g} s than they cost"
         )
+
+    def _note_saturation(self, snapshot: Snapshot, now: float) -> None:
+        if utilisation(snapshot) < 1:
+            self._saturated_since = None
+        elif self._saturated_since is None:
+            self._saturated_since = now
+
+    def _least_gain(self) -> float:
+        settings, since = self._settings, self._saturated_since
+        if self._unfinished:
+            return settings.finishing_gain
+        is_lasting = since is not None and self._considered_at - since >= settings.lasting_seconds
+        return settings.lasting_gain if is_lasting else settings.least_gain
 
     def _is_light(self, snapshot: Snapshot) -> bool:
         limit = self._settings.light_load
@@ -161,8 +181,7 @@ class RolePolicy:
     def _is_worth_it(self, plan: Plan) -> bool:
         if plan.present <= 0:
             return True
-        least = self._settings.finishing_gain if self._unfinished else self._settings.least_gain
-        return plan.capacity > plan.present * (1 + least) and self._saved(plan) > _switch_cost(plan)
+        return plan.capacity > plan.present * (1 + self._least_gain()) and self._saved(plan) > _switch_cost(plan)
 
     def _saved(self, plan: Plan) -> float:
         """Server-seconds by which the demand of the payback time gets cheaper."""

@@ -27,7 +27,7 @@ class PolicySettings:
     """Share by which the capacity must rise."""
     finishing_gain: float = 0.02
     """The same while moves of an accepted plan are still outstanding."""
-    lasting_gain: float = 0.03
+    lasting_gain: float = 0.02
     """The same once the servers have not kept up for ``lasting_seconds``: what little there is to gain is worth it."""
     lasting_seconds: float = 30.0
     dwell_seconds: float = 10.0

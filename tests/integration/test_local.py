@@ -66,6 +66,20 @@ def test_the_picture_shows_what_the_prompt_says(client, prompt, inside, outside)
     assert [colour(picture[corner]) for corner in CORNERS] == [outside, outside]
 
 
+def test_things_are_where_the_prompt_puts_them(client):
+    prompt = "a green heart to the left of an orange square on white"
+    answer = client.images.generate(
+        model="tiny-shapes", prompt=prompt, size=f"{SIZE}x{SIZE}", extra_body={"seed": 5, "num_inference_steps": 12}
+    )
+    words = {
+        (x, colour(pixels(answer.data[0])[y : y + 8, x : x + 8])) for y in range(0, SIZE, 8) for x in range(0, SIZE, 8)
+    }
+    green, orange = ([x for x, word in words if word == wanted] for wanted in ("green", "orange"))
+    assert green
+    assert orange
+    assert max(green) < SIZE / 2 < min(orange)
+
+
 async def test_eight_at_once_give_the_pictures_that_they_give_one_by_one(eager):
     """Different seeds, sizes, steps and guidance, so that nothing can leak from one to the other unseen."""
     requests = [

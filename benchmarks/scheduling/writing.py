@@ -40,7 +40,7 @@ def write_markdown(path: Path, reports: Sequence[Report], pictures: dict[str, st
     unmet = [row for row in rows if not row.is_met]
     parts = [
         INTRODUCTION,
-        f"**{len(rows) - len(unmet)} of {len(rows)} measurements meet their goals.**",
+        f"**{len(rows) - len(unmet)} of {len(rows)} measurements meet their goals**, with {_seeds(rows)} seeds.",
         "## Goals",
         goals(rows),
     ]
@@ -54,6 +54,11 @@ def write_markdown(path: Path, reports: Sequence[Report], pictures: dict[str, st
         parts += report.text
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    counts = sorted({row.estimate.seeds for row in rows})
+    return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
 def goals(rows: Sequence[Row]) -> str:

@@ -51,7 +51,8 @@ def roles_over_time(path: Path) -> None:
     scenario = workloads.shifting("2 step shift")
     result = CONTENDERS["ours"].run(scenario, 1)
     figure, axes = plt.subplots(figsize=SIZE)
-    times = sorted({0.1, *(change.at + 0.01 for change in result.roles), result.until})
+    end = result.until - 0.1
+    times = sorted({0.1, *(change.at + 0.01 for change in result.roles if change.at < end), end})
     for role in Role:
         axes.step(times, _holders(result, role, times), where="post", label=role.value)
     for began, phase in scenario.workload.starts():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import exp, inf, log
 
 from scheduler.cost.work import Work
@@ -11,7 +11,7 @@ from scheduler.elastic.book import Book
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.elastic.suspects import Suspects
 from scheduler.roles.demand import DemandEstimator
-from scheduler.roles.policy import RolePolicy, ServerState, Snapshot, utilisation
+from scheduler.roles.policy import RolePolicy, ServerState, Snapshot
 from scheduler.roles.problem import Problem, RoleNeed, ServerClass, maximal
 from scheduler.roles.solver import Plan
 from scheduler.state import Request, Server
@@ -22,8 +22,6 @@ BUSY_SECONDS = 10.0
 """Memory of the measured busy fraction."""
 SPEED_CLASS = log(1.5)
 """Servers whose speeds differ by less than about this are planned for as equals."""
-KEEPING_UP = 0.9
-"""Utilisation, backlog included, below which roles are planned for what arrives alone."""
 LOAD_GAIN = 0.3
 FAILED_SECONDS = 60.0
 """A server that could not take roles keeps those that it has for so long; twice as long after each further failure."""
@@ -153,17 +151,12 @@ class ElasticRoles:
         examples = {names[server.id]: server for server in servers}
         waiting = {role: work for role, work in self._book.backlog(key).items() if role in model.works}
         full = model.demand.demand(now, waiting)
-        snapshot = Snapshot(
+        return Snapshot(
             classes={name: self._server_class(name, server, model, view) for name, server in examples.items()},
             servers=tuple(self._state(server, names[server.id], now) for server in servers),
-            demand={role: full[role] for role in model.works},
+            demand=_proportioned(model.demand.demand(now), {role: full[role] for role in model.works}),
             busy=self._busy(model, servers, now),
         )
-        if utilisation(snapshot) >= KEEPING_UP:
-            return snapshot
-        # The servers keep up: what happens to wait goes by itself, and says nothing about what is to come.
-        coming = model.demand.demand(now)
-        return replace(snapshot, demand={role: max(coming[role], 1e-9 * full[role]) for role in model.works})
 
     def _state(self, server: Server, cls: str, now: float) -> ServerState:
         refused = now < self._refused.get(server.id, (0, 0.0))[1]
@@ -217,6 +210,17 @@ def _obstacle(model: _Model, snapshot: Snapshot) -> str:
     if not (model.demand.is_known or snapshot.unheld()):
         return "too few requests have come to plan by"
     return "" if _may_improve(snapshot) else "every server holds all that it may"
+
+
+def _proportioned(coming: Mapping[Role, float], full: Mapping[Role, float]) -> dict[Role, float]:
+    """As much as the ``full`` demand, backlog included, in the proportions of what arrives.
+
+    Where a backlog happens to lie says nothing about what is to come: roles that follow it from stage to stage are
+    always behind. A stage that only has a backlog keeps a trace of demand, since it needs a holder.
+    """
+    arriving = sum(coming[role] for role in full)
+    scale = max(1.0, sum(full.values()) / arriving) if arriving > 0 else 0.0
+    return {role: max(scale * coming[role], 1e-9 * work) for role, work in full.items()}
 
 
 def _may_improve(snapshot: Snapshot) -> bool:

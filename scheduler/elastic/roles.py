@@ -156,6 +156,7 @@ class ElasticRoles:
             servers=tuple(self._state(server, names[server.id], now) for server in servers),
             demand=_proportioned(model.demand.demand(now), {role: full[role] for role in model.works}),
             busy=self._busy(model, servers, now),
+            doubt=model.demand.doubt(),
         )
 
     def _state(self, server: Server, cls: str, now: float) -> ServerState:
@@ -167,6 +168,7 @@ class ElasticRoles:
             server.switching[1] if server.switching is not None else None,
             pinned=server.pinned or refused,
             changed_at=server.roles_since if server.roles_since > server.joined_at else -inf,
+            drain_seconds=server.remaining(now),
         )
 
     def _server_class(self, name: str, server: Server, model: _Model, view: View) -> ServerClass:

@@ -1,8 +1,8 @@
 """What arrives: predicted work per stage and second, followed fast when it changes and held still when it does not.
 
-Rate and mix are estimated apart, since a burst changes the first and not the second. Each estimate is a mean over as
-many recent arrivals as look alike; when a later part of them differs from the earlier by more than chance explains, the
-earlier part is forgotten.
+Rate and mix (``scheduler.roles.mix``) are estimated apart, since a burst changes the first and not the second. The rate
+is a mean over as many recent arrivals as look alike; when a later part of them differs from the earlier by more than
+chance explains, the earlier part is forgotten.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import accumulate, pairwise
 
+from scheduler.roles.mix import ArrivalMix
 from wire.types import Role
 
-MIX_MEMORY = 256
-"""Arrivals that the mean work of a stage covers at most."""
 RATE_MEMORY = 64
-"""The same of the rate, which only says how urgent things are."""
+"""Gaps between arrivals that the rate covers at most."""
 SHORTEST = 5
 """Values that either part must have."""
 FIRST = 20
@@ -34,7 +33,7 @@ SILENCE = 5.0
 class AdaptiveMean:
     """Mean of the latest values that seem to come from one distribution."""
 
-    def __init__(self, memory: int = MIX_MEMORY) -> None:
+    def __init__(self, memory: int) -> None:
         self._values: deque[float] = deque(maxlen=memory)
         self._fresh = False
 
@@ -60,11 +59,11 @@ class AdaptiveMean:
 class DemandEstimator:
     """Demand per stage in reference device-seconds per second."""
 
-    def __init__(self, roles: Iterable[Role] = tuple(Role), backlog_horizon: float = 30.0):
+    def __init__(self, backlog_horizon: float = 30.0):
         """``backlog_horizon``: seconds within which a backlog should be worked off."""
         if backlog_horizon <= 0:
             raise ValueError(f"the backlog's horizon is above 0 s, not {backlog_horizon}")
-        self._work = {role: AdaptiveMean() for role in roles}
+        self._mix = ArrivalMix()
         self._gaps = AdaptiveMean(RATE_MEMORY)
         self._last: float | None = None
         self._arrivals = 0
@@ -76,8 +75,7 @@ class DemandEstimator:
             self._gaps.add(max(0.0, now - self._last))
         self._last = now
         self._arrivals += 1
-        for role, mean in self._work.items():
-            mean.add(work.get(role, 0.0))
+        self._mix.add(work)
 
     @property
     def is_known(self) -> bool:
@@ -96,7 +94,11 @@ class DemandEstimator:
     def demand(self, now: float, backlog: Mapping[Role, float] | None = None) -> dict[Role, float]:
         """``backlog``: device-seconds that admitted requests still need of each stage, queued there yet or not."""
         rate, waiting = self.rate(now), backlog or {}
-        return {role: rate * mean.mean() + waiting.get(role, 0.0) / self._horizon for role, mean in self._work.items()}
+        return {role: rate * mean + waiting.get(role, 0.0) / self._horizon for role, mean in self._mix.means().items()}
+
+    def doubt(self) -> dict[Role, float]:
+        """Relative standard error of each stage's share of the demand."""
+        return self._mix.doubt()
 
 
 def _change(values: Iterable[float]) -> int:

@@ -7,8 +7,8 @@ state of the moment it came back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import inf
 
@@ -23,13 +23,10 @@ class PolicySettings:
     """Between two plans."""
     light_load: float = 0.6
     """Nothing moves while every stage is less busy than this."""
-    least_gain: float = 0.10
+    least_gain: float = 0.03
     """Share by which the capacity must rise."""
-    finishing_gain: float = 0.02
-    """The same while moves of an accepted plan are still outstanding."""
-    lasting_gain: float = 0.02
-    """The same once the servers have not kept up for ``lasting_seconds``: what little there is to gain is worth it."""
-    lasting_seconds: float = 30.0
+    standard_errors: float = 0.5
+    """It must not fall either if the demand of any one role is so far from what it seems to be."""
     dwell_seconds: float = 10.0
     """A server keeps new roles at least that long."""
     moving_share: float = 0.5
@@ -46,9 +43,7 @@ class PolicySettings:
             "interval_seconds",
             "light_load",
             "least_gain",
-            "finishing_gain",
-            "lasting_gain",
-            "lasting_seconds",
+            "standard_errors",
             "dwell_seconds",
             "payback_seconds",
         ):
@@ -67,6 +62,8 @@ class ServerState:
     pinned: bool = False
     changed_at: float = -inf
     """When it last got other roles."""
+    drain_seconds: float = 0.0
+    """Until what it computes now is done."""
 
     @property
     def coming(self) -> RoleSet:
@@ -89,6 +86,8 @@ class Snapshot:
     """Reference device-seconds per second of every role of the model, see ``DemandEstimator.demand``."""
     busy: Mapping[Role, float] = field(default_factory=dict)
     """Measured: mean busy fraction of the servers that hold the role."""
+    doubt: Mapping[Role, float] = field(default_factory=dict)
+    """Relative standard error of each role's share of the demand; none: taken as exact."""
 
     def unheld(self) -> frozenset[Role]:
         """Roles with work that no server holds or is about to."""
@@ -108,8 +107,6 @@ class RolePolicy:
     def __init__(self, settings: PolicySettings | None = None):
         self._settings = settings or PolicySettings()
         self._considered_at = -inf
-        self._unfinished = False
-        self._saturated_since: float | None = None
         self.verdict = "nothing was asked for yet"
         """For people: why roles move, or do not, since it was last thought about."""
 
@@ -125,7 +122,6 @@ class RolePolicy:
             self.verdict = f"every stage is less than {self._settings.light_load:.0%} busy: nothing moves"
             return None
         self._considered_at = now
-        self._note_saturation(snapshot, now)
         self.verdict = "a plan is being made"
         return Problem(
             classes=snapshot.classes,
@@ -137,37 +133,23 @@ class RolePolicy:
     def accept(self, plan: Plan, snapshot: Snapshot) -> tuple[RoleMove, ...]:
         """The moves to make now; none when the plan is not worth it, or the servers have changed meanwhile."""
         urgent = snapshot.unheld()
-        if not plan.changes or not (urgent or self._is_worth_it(plan)):
+        if not plan.changes or not (urgent or self._is_worth_it(plan, snapshot)):
             self.verdict = self._why_not(plan)
-            self._unfinished = False
             return ()
         moves = self._possible(plan, snapshot, urgent)
-        self._unfinished = len(moves) < len(plan.changes)
-        waiting = f"; the others wait for what is under way, or hold a role last: {len(plan.changes) - len(moves)}"
-        self.verdict = f"{len(moves)} servers move: {_reason(plan, urgent)}" + (waiting if self._unfinished else "")
+        others = len(plan.changes) - len(moves)
+        waiting = f"; the others wait for what is under way, or hold a role last: {others}" if others else ""
+        self.verdict = f"{len(moves)} servers move: {_reason(plan, urgent)}{waiting}"
         return moves
 
     def _why_not(self, plan: Plan) -> str:
         if not plan.changes:
             return f"no free server could do better: capacity {plan.present:.2f} × the demand"
-        least = self._least_gain()
         return (
             f"{len(plan.changes)} moves would raise the capacity from {plan.present:.2f} to {plan.capacity:.2f} × the "
-            f"demand: less than {least:.0%} more, or saving less in {self._settings.payback_seconds:g} s than they cost"
+            f"demand: less than {self._settings.least_gain:.0%} more, too unsure, or saving less in "
+            f"{self._settings.payback_seconds:g} s than they cost"
         )
-
-    def _note_saturation(self, snapshot: Snapshot, now: float) -> None:
-        if utilisation(snapshot) < 1:
-            self._saturated_since = None
-        elif self._saturated_since is None:
-            self._saturated_since = now
-
-    def _least_gain(self) -> float:
-        settings, since = self._settings, self._saturated_since
-        if self._unfinished:
-            return settings.finishing_gain
-        is_lasting = since is not None and self._considered_at - since >= settings.lasting_seconds
-        return settings.lasting_gain if is_lasting else settings.least_gain
 
     def _is_light(self, snapshot: Snapshot) -> bool:
         limit = self._settings.light_load
@@ -176,12 +158,23 @@ class RolePolicy:
     def _server(self, server: ServerState, now: float, *, urgent: bool) -> Server:
         fresh = now - server.changed_at < self._settings.dwell_seconds and not urgent
         moving = server.switching_to is not None
-        return Server(server.id, server.cls, server.coming, fixed=server.pinned or moving or fresh)
+        fixed = server.pinned or moving or fresh
+        return Server(server.id, server.cls, server.coming, fixed, drain_seconds=server.drain_seconds)
 
-    def _is_worth_it(self, plan: Plan) -> bool:
+    def _is_worth_it(self, plan: Plan, snapshot: Snapshot) -> bool:
         if plan.present <= 0:
             return True
-        return plan.capacity > plan.present * (1 + self._least_gain()) and self._saved(plan) > _switch_cost(plan)
+        gains = plan.capacity > plan.present * (1 + self._settings.least_gain)
+        return gains and self._saved(plan) > _switch_cost(plan) and self._is_safe(plan, snapshot)
+
+    def _is_safe(self, plan: Plan, snapshot: Snapshot) -> bool:
+        """Whether nothing would be lost if there were a little more, or less, to do in any one role than it seems."""
+        before = Counter((server.cls, server.roles) for server in plan.problem.servers)
+        after = Counter((server.cls, plan.assignment[server.id]) for server in plan.problem.servers)
+        return all(
+            _utilisation(other, after) <= _utilisation(other, before)
+            for other in _doubtful(snapshot, self._settings.standard_errors)
+        )
 
     def _saved(self, plan: Plan) -> float:
         """Server-seconds by which the demand of the payback time gets cheaper."""
@@ -210,14 +203,15 @@ class RolePolicy:
         return tuple(moves)
 
     def _neediest_first(self, plan: Plan, snapshot: Snapshot) -> list[tuple[ServerId, RoleSet]]:
-        """Changes by the scarcest role that they add, since not all of them may happen at once."""
+        """Changes by the scarcest role that they add, then by who is free first: not all of them may happen at once."""
         groups = _groups(snapshot)
         scarcity = {role: _load(snapshot, groups, (role,)) for role in snapshot.demand}
-        held = {server.id: server.roles for server in plan.problem.servers}
+        planned = {server.id: server for server in plan.problem.servers}
 
-        def order(change: tuple[ServerId, RoleSet]) -> tuple[float, ServerId]:
-            added = change[1] - held[change[0]]
-            return -max((scarcity.get(role, 0.0) for role in added), default=0.0), change[0]
+        def order(change: tuple[ServerId, RoleSet]) -> tuple[float, float, ServerId]:
+            server = planned[change[0]]
+            scarcest = max((scarcity.get(role, 0.0) for role in change[1] - server.roles), default=0.0)
+            return -scarcest, server.drain_seconds, server.id
 
         return sorted(plan.changes.items(), key=order)
 
@@ -228,9 +222,21 @@ def utilisation(snapshot: Snapshot) -> float:
     For every set of roles: their demand over the speed of all servers that hold any of them. Exact where a server is
     equally fast at all roles, otherwise too low.
     """
-    roles, groups = tuple(snapshot.demand), _groups(snapshot)
+    return _utilisation(snapshot, _groups(snapshot))
+
+
+def _utilisation(snapshot: Snapshot, groups: Counter[Group]) -> float:
+    roles = tuple(snapshot.demand)
     subsets = (some for size in range(1, len(roles) + 1) for some in combinations(roles, size))
     return max((_load(snapshot, groups, some) for some in subsets), default=0.0)
+
+
+def _doubtful(snapshot: Snapshot, standard_errors: float) -> Iterator[Snapshot]:
+    """The same with the demand of one role raised, or lowered, by what it is uncertain by."""
+    for role in snapshot.demand:
+        off = 1 + standard_errors * snapshot.doubt.get(role, 0.0)
+        for factor in {off, 1 / off} - {1.0}:
+            yield replace(snapshot, demand={**snapshot.demand, role: factor * snapshot.demand[role]})
 
 
 def _groups(snapshot: Snapshot) -> Counter[Group]:

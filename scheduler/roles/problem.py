@@ -66,6 +66,8 @@ class Server:
     """Held now, or being loaded."""
     fixed: bool = False
     """Pinned, switching, or changed too recently: the plan leaves it as it is."""
+    drain_seconds: float = 0.0
+    """Until what it computes now is done: of equals, the one that is free first moves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,10 +74,10 @@ def _every_choice(problem: Problem, name: str, servers: int) -> list[Counter[Gro
 
 
 def _concrete(problem: Problem, counts: Mapping[Group, int]) -> dict[ServerId, RoleSet]:
-    """Whoever can stay stays; the others take what is left over, cheapest load first."""
+    """Whoever can stay stays, first those with most to finish; the others take what is left, cheapest load first."""
     left = Counter(counts)
     assignment: dict[ServerId, RoleSet] = {}
-    for server in sorted(problem.servers, key=lambda s: (not s.fixed, s.id)):
+    for server in sorted(problem.servers, key=lambda s: (not s.fixed, -s.drain_seconds, s.id)):
         if left[(server.cls, server.roles)] > 0:
             left[(server.cls, server.roles)] -= 1
             assignment[server.id] = server.roles

@@ -19,6 +19,8 @@ from wire.types import ModelKey, Role, ServerId
 
 Moves = Sequence[tuple[ServerId, RoleSet, str]]
 SAMPLE_SECONDS = 0.5
+FIXED_GATE = PolicySettings(least_gain=0.10)
+"""What DESIGN §7 asks of a move. Ours asks for less where it is sure, which these cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ class Gated:
 
     fleet: Fleet
     demand: Demand
-    settings: PolicySettings = field(default_factory=PolicySettings)
+    settings: PolicySettings = FIXED_GATE
     period_seconds: float = 1.0
     _gate: Gate = field(init=False)
     _utilisation: Utilisation = field(default_factory=Utilisation)

@@ -103,8 +103,9 @@ class Attempts:
         self._ledger.done(attempt, event.outputs, now)
 
     def _observe(self, attempt: Attempt, seconds: float, members: int, steps: int = 0) -> None:
-        work = attempt.job.spec.work
-        seen = replace(work, batch=members, steps=steps or work.steps)
+        seen = attempt.job.spec.work
+        if (members, steps or seen.steps) != (seen.batch, seen.steps):
+            seen = replace(seen, batch=members, steps=steps or seen.steps)
         spec = attempt.server.spec
         self._view.cost.observe(seen, spec.target, spec.name, seconds)
 

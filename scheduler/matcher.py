@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from math import inf
 
 from scheduler.actions import Input, Member
 from scheduler.outbox import Outbox
@@ -82,8 +83,8 @@ class Matcher:
         while self._dirty_servers or self._dirty_stations:
             while self._dirty_servers:
                 _, server = self._dirty_servers.popitem()
-                self._place(server, now)
-                self._fill(server, now)
+                if not self._fill(server, now):
+                    self._place(server, now)
             if self._dirty_stations:
                 station, _ = self._dirty_stations.popitem()
                 self._serve(station, now)
@@ -116,7 +117,7 @@ class Matcher:
     def _fill(self, server: Server, now: float) -> bool:
         """Give the server jobs while it has a free slot; whether it got any."""
         got = False
-        while self._has_slot(server, now):
+        while self._until_slot(server, now) <= 0:
             heads = self._heads(server, now)
             if not heads:
                 break
@@ -171,19 +172,22 @@ class Matcher:
 
     # --- the index of free slots --------------------------------------------------------------------------------------
 
-    def _has_slot(self, server: Server, now: float) -> bool:
-        occupied = len(server.batches())
+    def _until_slot(self, server: Server, now: float) -> float:
+        """Seconds until it takes another job: 0 or less if it does so now, infinite while no slot is free."""
+        occupied = server.occupied()
         if occupied == 0:
-            return True
-        lead = self._policies.placement.lead_seconds(server)
-        return occupied < SLOTS and server.remaining(now) <= lead
+            return 0.0
+        if occupied >= SLOTS:
+            return inf
+        return server.remaining(now) - self._policies.placement.lead_seconds(server)
 
     def _place(self, server: Server, now: float) -> None:
         """Bring the index up to date, and ask to be woken when the server comes within reach."""
         self._close(server)
         if server.id not in self._view.servers:
             return
-        if self._has_slot(server, now):
+        wait = self._until_slot(server, now)
+        if wait <= 0:
             kind = (bool(server.attempts), server.spec.device_class)
             places = self._places[server.id] = []
             for role in server.serving:
@@ -191,9 +195,8 @@ class Matcher:
                     place = self._open[(server.spec.model, role)].setdefault(kind, {})
                     place[server.id] = server
                     places.append(place)
-        elif len(server.batches()) < SLOTS:
-            reach = server.remaining(now) - self._policies.placement.lead_seconds(server)
-            self._timers.set(Alarm.LEAD, server.id, now + max(reach, 1e-6))
+        elif wait < inf:
+            self._timers.set(Alarm.LEAD, server.id, now + max(wait, 1e-6))
 
     def _close(self, server: Server) -> None:
         for place in self._places.pop(server.id, ()):

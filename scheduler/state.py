@@ -77,6 +77,10 @@ class Job:
     """Servers that died while they worked on it."""
     queued_key: tuple[float, ...] | None = None
     """Its key while it is in a queue."""
+    price: float = 0.0
+    """Predicted reference seconds, as of …"""
+    priced_at: int = -1
+    """… this version of the cost model."""
 
     def become(self, state: JobState) -> None:
         if state not in TRANSITIONS[self.state]:
@@ -137,15 +141,16 @@ class Server:
     def id(self) -> ServerId:
         return self.spec.id
 
-    def batches(self) -> dict[Epoch, list[Attempt]]:
-        """Occupied slots, oldest first."""
-        slots: dict[Epoch, list[Attempt]] = {}
-        for attempt in self.attempts.values():
-            slots.setdefault(attempt.batch, []).append(attempt)
-        return slots
+    def occupied(self) -> int:
+        """Slots: members of a batch share one."""
+        if len(self.attempts) < 2:
+            return len(self.attempts)
+        return len({attempt.batch for attempt in self.attempts.values()})
 
     def remaining(self, now: float) -> float:
         """Predicted seconds until its device has nothing committed left."""
+        if len(self.attempts) == 1:  # as it is most of the time
+            return next(iter(self.attempts.values())).remaining(now)
         longest: dict[Epoch, float] = {}
         for attempt in self.attempts.values():
             longest[attempt.batch] = max(longest.get(attempt.batch, 0.0), attempt.remaining(now))

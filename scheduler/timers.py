@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum, auto
+from enum import IntEnum, auto
 from heapq import heappop, heappush
 
 
-class Alarm(Enum):
+class Alarm(IntEnum):
     DEADLINE = auto()
     LEAD = auto()
     """A server comes within reach of its next job."""

@@ -53,8 +53,12 @@ class View:
 
     def reference_seconds(self, job: Job) -> float:
         """Predicted for this job on the model's reference class; 0 while no server of the model was ever seen."""
-        target = self.targets.get(job.request.spec.model)
-        return self.cost.seconds(job.spec.work, target) if target is not None else 0.0
+        if job.priced_at != self.cost.version:
+            target = self.targets.get(job.request.spec.model)
+            if target is None:
+                return 0.0
+            job.price, job.priced_at = self.cost.seconds(job.spec.work, target), self.cost.version
+        return job.price
 
     def naive_seconds(self, request: Request, now: float) -> float:
         """Predicted time to the last picture as if queues were served evenly: backlog over holders, plus own work."""

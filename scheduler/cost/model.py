@@ -46,6 +46,8 @@ class CostModel:
         self._profiles = list(profiles)
         self._stages: dict[tuple[Target, Role], StageCost] = {}
         self._speeds = SpeedFactors()
+        self.version = 0
+        """Counts whatever may change predictions: they hold as long as it does."""
 
     def load_profile(self, path: Path) -> Profile:
         """Add a profile file; it seeds targets that have not been asked for yet. Raises ``ProfileError``."""
@@ -106,6 +108,7 @@ class CostModel:
         """
         if not isfinite(seconds) or seconds <= 0:
             return
+        self.version += 1
         stage = self._stage(target, work.role)
         stage.observe(work, seconds, self._speeds.factor(server))
         if work.batch == 1:  # of a batch, a wrong marginal cost would be taken for a slow server
@@ -118,6 +121,7 @@ class CostModel:
 
     def forget(self, server: str) -> None:
         """The server is gone for good."""
+        self.version += 1
         self._speeds.forget(server)
 
     def explain(self, work: Work, target: Target, server: str | None = None) -> tuple[str, ...]:
@@ -138,7 +142,6 @@ class CostModel:
         result = {}
         for role in Role:
             stage = self._stage(target, role)
-            stage.fit.refit_if_due()
             result[role] = replace(stage.prior.stage, coefficients=stage.fit.coefficients)
         return result
 

@@ -15,16 +15,18 @@ class SpeedFactors:
 
     def __init__(self) -> None:
         self._logs: dict[str, float] = {}
+        self._factors: dict[str | None, float] = {}
 
     def factor(self, server: str | None) -> float:
         """Multiplies the class's predicted seconds: 3 means three times slower."""
-        value = self._logs.get(server) if server is not None else None
-        return 1.0 if value is None else exp(value)
+        return self._factors.get(server, 1.0)
 
     def observe(self, server: str, log_ratio: float, gain: float) -> None:
         old = self._logs.get(server, 0.0)
         clipped = max(-CLIP, min(CLIP, log_ratio))
-        self._logs[server] = old + gain * (clipped - old) - gain * LEAK * old
+        self._logs[server] = new = old + gain * (clipped - old) - gain * LEAK * old
+        self._factors[server] = exp(new)
 
     def forget(self, server: str) -> None:
         self._logs.pop(server, None)
+        self._factors.pop(server, None)

@@ -47,10 +47,10 @@ class StageCost:
 
     def seconds(self, work: Work) -> float:
         """Predicted for a server of usual speed."""
-        if self.fit.refit_if_due() or len(self._cache) >= MAX_CACHED:
-            self._cache.clear()
         known = self._cache.get(work)
         if known is None:
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
             known = self._cache[work] = self.pass_seconds(work) * work.passes * self._batch_factor(work)
         return known
 
@@ -77,6 +77,8 @@ class StageCost:
             self._cache.clear()
         elif not self._is_outlier(work, log_ratio):
             self.fit.observe(row(work, self.prior.shape), usual / work.passes)
+            if self.fit.refit_if_due():
+                self._cache.clear()
 
     def source(self) -> str:
         count = self.fit.observations

@@ -7,15 +7,15 @@ bound), and the turns of other tenants. The result is corrected by how wrong suc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
 
 from scheduler.cost.residuals import ResidualTracker
 from scheduler.elastic.book import Book, promised
-from scheduler.elastic.capacity import fleet
+from scheduler.elastic.capacity import Capacity, Fleet
 from scheduler.elastic.fairness import Fairness
-from scheduler.elastic.inflow import Inflow
+from scheduler.elastic.inflow import Inflow, Overtaking
 from scheduler.elastic.lane import Rank
 from scheduler.elastic.order import StageOrder
 from scheduler.elastic.settings import ElasticSettings
@@ -73,6 +73,55 @@ class _Stage:
     """Reference seconds of all jobs."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Rival:
+    """Another tenant at a stage."""
+
+    stock: float
+    """Work that waits."""
+    rate: float
+    """Work that comes per second."""
+    lead: float
+    """How far it is behind the request's tenant on the virtual clock."""
+    share: float
+
+    def turns(self, virtual: float, wait: float) -> float:
+        """What it gets while the request's tenant gets on by ``virtual``: its share, no more than it asks for."""
+        return min(self.stock + self.rate * wait, max(0.0, (self.lead + virtual) * self.share))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """Work that goes before a request's at a stage: what waits now, what comes later, the turns of other tenants."""
+
+    work: float
+    """The request's own."""
+    share: float
+    """Of its tenant."""
+    stock: float
+    overtaking: Overtaking
+    most: float
+    """That may overtake."""
+    rivals: tuple[_Rival, ...]
+
+    def work_before(self, wait: float) -> float:
+        """If it starts there after ``wait`` seconds."""
+        mine = self.stock + min(self.overtaking.within(wait), self.most)
+        if not self.rivals:
+            return mine
+        virtual = (mine + self.work) / self.share
+        return mine + sum(rival.turns(virtual, wait) for rival in self.rivals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What is known of a request between its admission and its first step."""
+
+    request: RequestId
+    promise: _Promise
+    stages: list[_Stage]
+
+
 class PredictedCompletion(Observer):
     def __init__(self, settings: ElasticSettings, order: StageOrder, book: Book, fairness: Fairness):
         self._settings = settings
@@ -83,14 +132,15 @@ class PredictedCompletion(Observer):
         self._trackers: dict[tuple[ModelKey, str, int], ResidualTracker] = {}
         """(model, "/" and a tenant or nothing for all, length of the queue)"""
         self._promises: dict[RequestId, _Promise] = {}
-        self._draft: tuple[RequestId, _Promise] | None = None
+        self._draft: _Draft | None = None
         self._seen = 0.0
         """The latest time that anything happened."""
 
     def decide(self, request: Request, view: View, now: float) -> Verdict:
-        raw, own = self._raw_seconds(request, view, now)
+        stages = self._stages(request, view, now)
+        raw, own = self._raw_seconds(stages, request, view, now)
         errors = self._errors(request, raw / own if own else 1.0)
-        self._draft = (request.spec.id, _Promise(raw, errors))
+        self._draft = _Draft(request.spec.id, _Promise(raw, errors), stages)
         usual, late = (raw * factor for factor in errors.factors(self._settings.admission_quantile))
         excess = now + max(usual, late) - request.spec.deadline
         if view.requests >= self._settings.max_requests:
@@ -103,10 +153,11 @@ class PredictedCompletion(Observer):
         return Verdict(True, usual, reason=f"predicted {usual:.2f} s, of which {own:.2f} s are its own")
 
     def opened(self, request: Request, view: View, now: float) -> None:
-        if self._draft is not None and self._draft[0] == request.spec.id:
-            self._promises[request.spec.id] = self._draft[1]
-        spec = request.spec
-        for stage in self._stages(request, view, now):
+        spec, draft = request.spec, self._draft
+        if draft is None or draft.request != spec.id:
+            return
+        self._promises[spec.id] = draft.promise
+        for stage in draft.stages:
             key = (spec.model, stage.role, spec.tenant)
             inflow = self._inflow.get(key)
             if inflow is None:
@@ -128,14 +179,21 @@ class PredictedCompletion(Observer):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _raw_seconds(self, request: Request, view: View, now: float) -> tuple[float, float]:
+    def _raw_seconds(self, stages: list[_Stage], request: Request, view: View, now: float) -> tuple[float, float]:
         """Until its last picture, and what that would be with every server idle."""
-        stages = self._stages(request, view, now)
+        capacity = Capacity(view, request.spec.model, now)
+        ahead = {stage.role: self._ahead(stage, request, now) for stage in stages}
+        starts: dict[tuple[Role, ...], float] = {}
         total = alone = 0.0
         for stage in stages:
-            starts = [self._start(some, request, view, now) for some in _sharing(stage, stages, view)]
-            own = _own_seconds(stage, view, now)
-            total = max(total, *starts) + own
+            for some in _sharing(stage, stages, view):
+                roles = tuple(other.role for other in some)
+                if roles not in starts:
+                    fleet = capacity.fleet(other.jobs[0] for other in some)
+                    starts[roles] = _start([ahead[role] for role in roles], fleet)
+                total = max(total, starts[roles])
+            own = _own_seconds(stage, view, capacity)
+            total += own
             alone += own
         return max(total, 1e-3), alone
 
@@ -149,43 +207,34 @@ class PredictedCompletion(Observer):
             if (some := jobs.get(role))
         ]
 
-    def _start(self, stages: Iterable[_Stage], request: Request, view: View, now: float) -> float:
-        """Seconds until these stages, which share servers, have done what goes before the request."""
-        fleet_ = fleet(view, request.spec.model, [stage.jobs[0] for stage in stages], now)
-        start = fleet_.level(sum(self._ahead(stage, request, 0.0, now) for stage in stages))
-        for _ in range(ROUNDS):
-            later = fleet_.level(sum(self._ahead(stage, request, start, now) for stage in stages))
-            if later - start < 0.01 * start:
-                return later
-            start = later
-        return start
-
-    def _ahead(self, stage: _Stage, request: Request, wait: float, now: float) -> float:
-        """Work that goes before the request's at a stage if it starts there after ``wait`` seconds."""
+    def _ahead(self, stage: _Stage, request: Request, now: float) -> _Ahead:
         model, tenant = request.spec.model, request.spec.tenant
         stocks = self._book.stocks(model, stage.role)
         mine, total = 0.0, 0.0
         if tenant in stocks:
             mine, total = stocks[tenant].ahead(stage.rank), stocks[tenant].total
         inflow = self._inflow.get((model, stage.role, tenant))
+        overtaking = Overtaking()
         if inflow is not None:
-            size = stage.rank.aged - self._order.aging * now
-            overtaking = inflow.overtaking(size, self._order.aging, wait, now)
-            mine += min(overtaking, stage.rank.allowance + self._settings.bypass_share * total)
-        return mine + sum(
-            self._turns(stage, other, tenant, mine + stage.work, wait, now) for other in stocks if other != tenant
+            overtaking = inflow.overtaking(stage.rank.aged - self._order.aging * now, self._order.aging, now)
+        return _Ahead(
+            work=stage.work,
+            share=self._fairness.share(tenant),
+            stock=mine,
+            overtaking=overtaking,
+            most=stage.rank.allowance + self._settings.bypass_share * total,
+            rivals=tuple(self._rival(stage, other, request, now) for other in stocks if other != tenant),
         )
 
-    def _turns(self, stage: _Stage, other: str, tenant: str, mine: float, wait: float, now: float) -> float:
-        """What another tenant gets meanwhile: its share of the time, no more than it asks for."""
-        fairness = self._fairness
-        inflow = self._inflow.get((stage.jobs[0].request.spec.model, stage.role, other))
-        wants = self._book.stocks(stage.jobs[0].request.spec.model, stage.role)[other].total
-        if inflow is not None:
-            wants += inflow.rate(now) * wait
-        lead = fairness.standing(tenant) - fairness.standing(other)
-        turns = (lead + mine / fairness.share(tenant)) * fairness.share(other)
-        return min(wants, max(0.0, turns))
+    def _rival(self, stage: _Stage, other: str, request: Request, now: float) -> _Rival:
+        fairness, model = self._fairness, request.spec.model
+        inflow = self._inflow.get((model, stage.role, other))
+        return _Rival(
+            stock=self._book.stocks(model, stage.role)[other].total,
+            rate=inflow.rate(now) if inflow is not None else 0.0,
+            lead=fairness.standing(request.spec.tenant) - fairness.standing(other),
+            share=fairness.share(other),
+        )
 
     def _errors(self, request: Request, slowdown: float) -> Errors:
         model = request.spec.model
@@ -202,6 +251,17 @@ class PredictedCompletion(Observer):
         return tracker
 
 
+def _start(ahead: list[_Ahead], fleet: Fleet) -> float:
+    """Seconds until stages that share servers have done what goes before the request."""
+    start = fleet.level(sum(stage.work_before(0.0) for stage in ahead))
+    for _ in range(ROUNDS):
+        later = fleet.level(sum(stage.work_before(start) for stage in ahead))
+        if later - start < 0.01 * start:
+            return later
+        start = later
+    return start
+
+
 def _sharing(stage: _Stage, stages: list[_Stage], view: View) -> Iterator[list[_Stage]]:
     """The stage by itself, and together with those whose servers also hold it: neither may be overbooked."""
     yield [stage]
@@ -212,10 +272,10 @@ def _sharing(stage: _Stage, stages: list[_Stage], view: View) -> Iterator[list[_
         yield shared
 
 
-def _own_seconds(stage: _Stage, view: View, now: float) -> float:
+def _own_seconds(stage: _Stage, view: View, capacity: Capacity) -> float:
     """Of the stage's jobs, with every server idle."""
     longest = max(stage.jobs, key=view.reference_seconds)
-    holders = fleet(view, longest.request.spec.model, [longest], now)
+    holders = capacity.fleet([longest])
     if not holders.servers:
         return stage.work
     each = view.reference_seconds(longest) * len(holders.servers) * holders.scale

@@ -8,7 +8,7 @@ from itertools import islice
 
 from scheduler.state import Job, Server
 from scheduler.view import View
-from wire.types import ModelKey, ServerId
+from wire.types import JobId, ModelKey, ServerId
 
 SAMPLE = 16
 """Servers that stand for all: every n-th holder of a role."""
@@ -39,18 +39,41 @@ class Fleet:
         return time + (left / speed if speed else 0.0)
 
 
-def fleet(view: View, model: ModelKey, jobs: Iterable[Job], now: float) -> Fleet:
-    """The servers that hold any of the jobs' roles, with the speed at the one that takes longest of what they hold."""
-    found: dict[ServerId, tuple[Server, Job]] = {}
-    count = 0
-    for job in sorted(jobs, key=view.reference_seconds, reverse=True):
-        holders = view.holding(model, job.spec.role)
-        count = max(count, len(holders))
-        for server in islice(holders.values(), 0, None, 1 + len(holders) // (SAMPLE + 1)):
-            found.setdefault(server.id, (server, job))
-    paces = [(server.remaining(now), _speed(view, server, job)) for server, job in found.values()]
-    return Fleet(tuple(sorted(paces)), max(1.0, count / max(1, len(paces))))
+class Capacity:
+    """The servers of one model at one moment: each is asked only once how busy it is."""
 
+    def __init__(self, view: View, model: ModelKey, now: float):
+        self._view = view
+        self._model = model
+        self._now = now
+        self._fleets: dict[tuple[JobId, ...], Fleet] = {}
+        self._busy: dict[ServerId, float] = {}
 
-def _speed(view: View, server: Server, job: Job) -> float:
-    return view.reference_seconds(job) / view.seconds(job, server)
+    def fleet(self, jobs: Iterable[Job]) -> Fleet:
+        """The servers that hold any of the jobs' roles, with the speed at the one that takes longest of what they hold."""
+        jobs = tuple(jobs)
+        key = tuple(job.spec.id for job in jobs)
+        known = self._fleets.get(key)
+        if known is None:
+            known = self._fleets[key] = self._gathered(jobs)
+        return known
+
+    def _gathered(self, jobs: Iterable[Job]) -> Fleet:
+        found: dict[ServerId, tuple[Server, Job]] = {}
+        count = 0
+        for job in sorted(jobs, key=self._view.reference_seconds, reverse=True):
+            holders = self._view.holding(self._model, job.spec.role)
+            count = max(count, len(holders))
+            for server in islice(holders.values(), 0, None, 1 + len(holders) // (SAMPLE + 1)):
+                found.setdefault(server.id, (server, job))
+        paces = [(self._remaining(server), self._speed(server, job)) for server, job in found.values()]
+        return Fleet(tuple(sorted(paces)), max(1.0, count / max(1, len(paces))))
+
+    def _remaining(self, server: Server) -> float:
+        known = self._busy.get(server.id)
+        if known is None:
+            known = self._busy[server.id] = server.remaining(self._now)
+        return known
+
+    def _speed(self, server: Server, job: Job) -> float:
+        return self._view.reference_seconds(job) / self._view.seconds(job, server)

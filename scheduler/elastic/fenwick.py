@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 QUANTUM = 0.01
 """Width of one cell of keys."""
-BITS = 36
-"""Keys up to 2^36 · 0.01: 21 years of seconds."""
+FIRST_CELLS = 1 << 12
+"""Room at first, in cells; it is doubled when a key is beyond it."""
 UNIT = 1e-6
 """Amounts are kept as whole microseconds: sums of floats would not come back to 0."""
 
@@ -22,6 +22,7 @@ class Entry(NamedTuple):
 class Fenwick:
     def __init__(self) -> None:
         self._nodes: dict[int, int] = {}
+        self._cells = FIRST_CELLS
         self._total = 0
 
     @property
@@ -38,15 +39,19 @@ class Fenwick:
 
     def before(self, key: float) -> float:
         """Sum of the amounts at keys up to this one, its own cell included."""
-        cell, total = _cell(key), 0
+        cell, total = min(_cell(key), self._cells), 0
         while cell > 0:
             total += self._nodes.get(cell, 0)
             cell &= cell - 1
         return total * UNIT
 
     def _change(self, cell: int, amount: int) -> None:
+        while self._cells < cell:
+            self._cells *= 2
+            if self._total:
+                self._nodes[self._cells] = self._total
         self._total += amount
-        while cell < 1 << BITS:
+        while cell <= self._cells:
             value = self._nodes.get(cell, 0) + amount
             if value:
                 self._nodes[cell] = value
@@ -56,4 +61,4 @@ class Fenwick:
 
 
 def _cell(key: float) -> int:
-    return min(max(1, int(key / QUANTUM) + 1), (1 << BITS) - 1)
+    return max(1, int(key / QUANTUM) + 1)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from math import ceil, exp, log2
+from dataclasses import dataclass
+from math import ceil, exp, inf, log2
 
 MEMORY_SECONDS = 60.0
 LEAST_SECONDS = 20.0
 """Over which a rate is measured at least."""
 PER_DOUBLING = 4
 """Classes of size per factor of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaking:
+    """What is expected to overtake a job that joins now, by how long it waits."""
+
+    flows: tuple[tuple[float, float], ...] = ()
+    """(amount, seconds after which no more of it overtakes)."""
+    per_second: float = 0.0
+
+    def within(self, seconds: float) -> float:
+        """Work that goes before the job if it waits for so long."""
+        total = 0.0
+        for amount, until in self.flows:
+            total += amount * (seconds if seconds < until else until)
+        return total * self.per_second
 
 
 class Inflow:
@@ -32,14 +49,15 @@ class Inflow:
         """Reference seconds of work per second."""
         return sum(self._classes.values()) * self._per_second(now)
 
-    def overtaking(self, size: float, aging: float, seconds: float, now: float) -> float:
-        """Work that comes within ``seconds`` and goes before a job of ``size`` that joins now."""
-        total = 0.0
-        for cls, amount in self._classes.items():
-            lead = size - 2.0 ** (cls / PER_DOUBLING)  # its own class does not overtake
-            if lead > 0:
-                total += amount * (min(seconds, lead / aging) if aging else seconds)
-        return total * self._per_second(now)
+    def overtaking(self, size: float, aging: float, now: float) -> Overtaking:
+        """Of a job of ``size``."""
+        leads = ((amount, size - 2.0 ** (cls / PER_DOUBLING)) for cls, amount in self._classes.items())
+        flows = tuple(
+            (amount, lead / aging if aging else inf)
+            for amount, lead in leads
+            if lead > 0  # its own class does not overtake
+        )
+        return Overtaking(flows, self._per_second(now))
 
     def _per_second(self, now: float) -> float:
         fade = exp((self._at - now) / MEMORY_SECONDS)

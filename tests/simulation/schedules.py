@@ -119,7 +119,7 @@ class Impatient:
 
     def victim(self, job: Job, view: View, now: float) -> Server | None:
         holders = view.holding(job.request.spec.model, job.spec.role).values()
-        able = [s for s in holders if len(s.batches()) <= 2 and self._runs(s)]
+        able = [s for s in holders if s.occupied() <= 2 and self._runs(s)]
         return max(able, key=lambda server: server.remaining(now), default=None)
 
     @staticmethod

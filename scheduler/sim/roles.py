@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Set
 from dataclasses import dataclass
 
 from scheduler.actions import AssignRoles
@@ -29,11 +29,11 @@ class Roles:
         replaced, self.draining = self.draining, order
         return replaced
 
-    def next_load(self, busy: Mapping[Role, int]) -> AssignRoles | None:
+    def next_load(self, busy: Set[Role]) -> AssignRoles | None:
         """What can be loaded now that no job of a role that goes is left."""
         if self.draining is None or self.loading is not None:
             return None
-        if any(busy.get(role, 0) for role in self.held - self.draining.roles):
+        if busy & (self.held - self.draining.roles):
             return None
         self.loading, self.draining = self.draining, None
         return self.loading

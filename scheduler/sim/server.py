@@ -6,7 +6,6 @@ credits, changes roles. What it can't know by itself (costs, the network, chance
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -74,6 +73,8 @@ class Job(Task):
     live: dict[Epoch, Member]
     """Members that were not cancelled."""
     stage: Stage = Stage.FETCHING
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Port → bytes of what one member leaves."""
     reserved: int = 0
     here_at: float = 0.0
     ready_at: float = 0.0
@@ -190,7 +191,7 @@ class SimServer:
 
     def _settle(self) -> None:
         """What holds after everything that happens here: roles advance, credits are granted, an empty leaver goes."""
-        change = self._roles.next_load(self._members())
+        change = self._roles.next_load(self._busy_roles())
         if change is not None:
             seconds = sum(self.setup.profile.roles[role].load_seconds for role in change.roles - self._roles.held)
             self._device.line_up(Load(steps=1, step_seconds=seconds, order_given=change, seconds=seconds))
@@ -238,7 +239,8 @@ class SimServer:
 
     def _take_room(self, job: Job) -> None:
         role = job.run.role
-        nbytes = len(job.run.members) * sum(self._world.output_bytes(role, job.work, self.setup).values())
+        job.sizes = self._world.output_bytes(role, job.work, self.setup)
+        nbytes = len(job.run.members) * sum(job.sizes.values())
         if not self.store.reserve(role, nbytes, self._roles.held):
             job.stage = Stage.ROOMLESS
             return
@@ -303,9 +305,8 @@ class SimServer:
             steps=job.steps if job.run.role is Role.DIT else 0,
             batch=len(job.run.members),
         )
-        sizes = self._world.output_bytes(job.run.role, job.work, self.setup)
         for epoch in self._over(job):
-            outputs = tuple(Output(port, self._world.handle(), nbytes) for port, nbytes in sizes.items())
+            outputs = tuple(Output(port, self._world.handle(), nbytes) for port, nbytes in job.sizes.items())
             for output in outputs:
                 self.store.keep(output.handle, output.nbytes)
             self._world.send(ev.JobDone(self.id, epoch, outputs, timings))
@@ -371,15 +372,18 @@ class SimServer:
             self._world.send(ev.RolesFailed(self.id, order.epoch, self._roles.held, "the load failed"))
         self._settle()
 
-    def _members(self) -> Counter[Role]:
-        return Counter(job.run.role for job in self._jobs for _ in job.live)
+    def _busy_roles(self) -> set[Role]:
+        return {job.run.role for job in self._jobs}
 
     def _raise_limits(self) -> bool:
         if self._leaving:
             return False
-        fetching = Counter(job.run.role for job in self._jobs if not job.reserved for _ in job.live)
+        active = dict.fromkeys(Role, 0)
+        fetching = dict.fromkeys(Role, 0)
+        for job in self._jobs:
+            active[job.run.role] += len(job.live)
+            if not job.reserved:
+                fetching[job.run.role] += len(job.live)
         accepting, held = self._roles.accepting(), self._roles.held
         roles = [role for role in Role if role in accepting]
-        return self._credits.raise_limits(
-            roles, self._members(), fetching, lambda role, n: self.store.room(role, n, held)
-        )
+        return self._credits.raise_limits(roles, active, fetching, lambda role, n: self.store.room(role, n, held))

@@ -22,7 +22,8 @@ class Store:
         self._capacity = inf if capacity is None else capacity
         self._largest = largest
         self._held: dict[Handle, int] = {}
-        self._reserved = 0
+        self.used = 0
+        """Retained and reserved."""
 
     def room(self, role: Role, outputs: int, roles: frozenset[Role]) -> bool:
         """So many more outputs fit, and one of each later role held here after them: or nothing could empty it."""
@@ -33,28 +34,25 @@ class Store:
         spare = sum(self._largest[later] for later in LATER[role] if later in roles)
         if self.used + nbytes + spare > self._capacity:
             return False
-        self._reserved += nbytes
+        self.used += nbytes
         return True
 
     def unreserve(self, nbytes: int) -> None:
-        self._reserved -= nbytes
+        self.used -= nbytes
 
     def keep(self, handle: Handle, nbytes: int) -> None:
         self._held[handle] = nbytes
+        self.used += nbytes
 
     def release(self, handles: Iterable[Handle]) -> None:
         for handle in handles:
-            self._held.pop(handle, None)
+            self.used -= self._held.pop(handle, 0)
 
     def handles(self) -> tuple[Handle, ...]:
         return tuple(self._held)
 
     def __contains__(self, handle: object) -> bool:
         return handle in self._held
-
-    @property
-    def used(self) -> int:
-        return sum(self._held.values()) + self._reserved
 
 
 class Credits:

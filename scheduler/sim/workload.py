@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf, pi, sin
 from random import Random
 
@@ -41,14 +42,7 @@ class Kind:
 
     def works(self) -> tuple[Work, Work, Work]:
         """Of its encoder job and of each of its dit and decoder jobs."""
-        height, width = self.height, self.width
-        return (
-            Work(
-                Role.ENCODER, height=height, width=width, text_tokens=self.text_tokens, image_pixels=self.image_pixels
-            ),
-            Work(Role.DIT, height=height, width=width, steps=self.steps, cfg=self.cfg),
-            Work(Role.DECODER, height=height, width=width),
-        )
+        return _works(self)
 
     def request(self, name: str, model: ModelKey, arrived: float, *, masks: bool = False) -> RequestSpec:
         """``masks``: decoder jobs read an output of the encoder, too."""
@@ -68,6 +62,17 @@ class Kind:
             priority=self.priority,
             seeded=self.seeded,
         )
+
+
+@lru_cache(maxsize=1024)
+def _works(kind: Kind) -> tuple[Work, Work, Work]:
+    """Kept, so that equal work is the same object: simulations compare it all the time."""
+    height, width = kind.height, kind.width
+    return (
+        Work(Role.ENCODER, height=height, width=width, text_tokens=kind.text_tokens, image_pixels=kind.image_pixels),
+        Work(Role.DIT, height=height, width=width, steps=kind.steps, cfg=kind.cfg),
+        Work(Role.DECODER, height=height, width=width),
+    )
 
 
 Mix = tuple[tuple[float, Kind], ...]

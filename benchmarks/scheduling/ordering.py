@@ -8,8 +8,7 @@ from benchmarks.scheduling.results import Goal, Report, Row, table
 from benchmarks.scheduling.statistics import estimate, ratio
 from benchmarks.scheduling.tasks import Effort, Figures, Results, Task
 from scheduler.elastic.settings import ElasticSettings
-from scheduler.sim.metrics import End, mean, quantile
-from scheduler.sim.setup import Scenario
+from scheduler.sim.metrics import End, Result, mean, quantile
 
 LOADS = ("70 %", "90 %")
 NAMES = ("ours", "ours, first come", "round robin", "join shortest queue", "pure shortest first")
@@ -22,27 +21,21 @@ LARGEST = "1536x1536/35"
 
 
 def tasks(effort: Effort) -> list[Task]:
-    compared = effort.tasks(latencies, [(load, name) for load in LOADS for name in NAMES])
-    return compared + effort.tasks(overtaken, [(load,) for load in LOADS])
+    return effort.tasks(compared, [(load,) for load in LOADS])
 
 
-def overtaken(load: str, seed: int, quick: bool) -> Figures:
-    """How much longer than in order of arrival the largest requests wait at most, in their own durations."""
-    scenario = _scenario(load, quick)
-    ours, first = (CONTENDERS[name].run(scenario, seed) for name in ("ours", "ours, first come"))
-    before = {r.id: r.latency for r in first.requests}
-    largest = [r for r in ours.requests if r.kind == LARGEST]
-    longest = max((r.latency - before[r.id]) / r.alone for r in largest)
-    return {"longer": longest, "unfinished": float(sum(r.end is not End.FINISHED for r in ours.requests))}
+def compared(load: str, seed: int, quick: bool) -> Figures:
+    """All orders on the same arrivals: "order: figure" of each, and how ours compares with the order of arrival."""
+    scenario = workloads.stationary("standard", "fits", int(load.split()[0]) / 100, 250 if quick else REQUESTS, BURSTS)
+    runs = {name: CONTENDERS[name].run(scenario, seed) for name in NAMES}
+    figures = {f"{name}: {figure}": value for name in NAMES for figure, value in _latencies(runs[name]).items()}
+    ours = runs["ours"]
+    figures["longer"] = _overtaken(ours, runs["ours, first come"])
+    figures["unfinished"] = float(sum(r.end is not End.FINISHED for r in ours.requests))
+    return figures
 
 
-def _scenario(load: str, quick: bool) -> Scenario:
-    return workloads.stationary("standard", "fits", int(load.split()[0]) / 100, 250 if quick else REQUESTS, BURSTS)
-
-
-def latencies(load: str, contender: str, seed: int, quick: bool) -> Figures:
-    scenario = _scenario(load, quick)
-    result = CONTENDERS[contender].run(scenario, seed)
+def _latencies(result: Result) -> Figures:
     took = [r.latency for r in result.requests]
     tails = result.slowdown_p99()
     return {
@@ -51,6 +44,19 @@ def latencies(load: str, contender: str, seed: int, quick: bool) -> Figures:
         "largest": tails[LARGEST],
         **{f"slowdown {kind}": tail for kind, tail in tails.items()},
     }
+
+
+def _overtaken(ours: Result, first: Result) -> float:
+    """How much longer than in order of arrival the largest requests wait at most, in their own durations."""
+    before = {r.id: r.latency for r in first.requests}
+    return max((r.latency - before[r.id]) / r.alone for r in ours.requests if r.kind == LARGEST)
+
+
+def kinds(results: Results) -> list[str]:
+    """Classes of size, smallest first."""
+    mark = "ours: slowdown "
+    found = [name.removeprefix(mark) for name in results.of(compared, LOADS[0])[0] if name.startswith(mark)]
+    return sorted(found, key=lambda kind: int(kind.split("x")[0]))
 
 
 def report(results: Results) -> Report:
@@ -68,14 +74,12 @@ def report(results: Results) -> Report:
         tail = ratio(ours["largest"], first["largest"])
         measure = "p99 slowdown of the largest class / first-come's"
         found.rows.append(Row(5, measure, f"{load} load", tail, "", Goal("<=", 1.5)))
-        runs = results.of(overtaken, load)
-        longer, unfinished = (estimate([run[f] for run in runs]) for f in ("longer", "unfinished"))
+        longer, unfinished = (estimate(results.values(compared, load, figure=f)) for f in ("longer", "unfinished"))
         measure = "longest wait of a largest job beyond first-come's, in its own durations"
         found.rows.append(Row(14, measure, f"{load} load", longer, "", Goal("<=", PATIENCE + 1)))
         found.rows.append(Row(14, "requests that never end", f"{load} load", unfinished, "", Goal("==", 0.0)))
         body += [_line(results, load, name) for name in NAMES]
-    kinds = sorted(k for k in results.of(latencies, LOADS[0], "ours")[0] if k.startswith("slowdown"))
-    head = ["load", "order", "mean, s", "p99, s", *(f"p99 {kind}" for kind in kinds)]
+    head = ["load", "order", "mean, s", "p99, s", *(f"p99 slowdown {kind}" for kind in kinds(results))]
     found.text = [
         "Eight H100s that each hold every role, the standard mix in bursts (Gamma, coefficient of variation "
         "3). First come is one queue for all; round robin and join-shortest-queue bind whole requests to "
@@ -86,10 +90,9 @@ def report(results: Results) -> Report:
 
 
 def _values(results: Results, load: str, name: str) -> dict[str, list[float]]:
-    return {f: results.values(latencies, load, name, figure=f) for f in ("mean", "largest")}
+    return {f: results.values(compared, load, figure=f"{name}: {f}") for f in ("mean", "largest")}
 
 
 def _line(results: Results, load: str, name: str) -> list[str]:
-    runs = results.of(latencies, load, name)
-    kinds = sorted(k for k in runs[0] if k.startswith("slowdown"))
-    return [load, name, *(str(estimate([run[f] for run in runs])) for f in ("mean", "p99", *kinds))]
+    figures = ("mean", "p99", *(f"slowdown {kind}" for kind in kinds(results)))
+    return [load, name, *(str(estimate(results.values(compared, load, figure=f"{name}: {f}"))) for f in figures)]

@@ -33,10 +33,12 @@ def shifts(results: Results, path: Path) -> None:
 
 def orders(results: Results, path: Path) -> None:
     """p99 slowdown of each size class at 90 % load."""
-    first = results.of(ordering.latencies, "90 %", "ours")[0]
-    kinds = sorted((f for f in first if f.startswith("slowdown")), key=lambda f: int(f.split()[1].split("x")[0]))
-    bars = {name: [_of(results, ordering.latencies, ("90 %", name), kind) for kind in kinds] for name in ordering.NAMES}
-    _grouped([kind.removeprefix("slowdown ") for kind in kinds], bars, "p99 slowdown", path)
+    kinds = ordering.kinds(results)
+    bars = {
+        name: [_of(results, ordering.compared, ("90 %",), f"{name}: slowdown {kind}") for kind in kinds]
+        for name in ordering.NAMES
+    }
+    _grouped(kinds, bars, "p99 slowdown", path)
 
 
 def throughput(results: Results, path: Path) -> None:

@@ -77,7 +77,8 @@ class PlanCache:
         largest = max(problem.demand.values())
         demand = {role: max(1, round(d / largest / DEMAND_GRID)) * DEMAND_GRID for role, d in problem.demand.items()}
         classes = {name: _rounded(cls) for name, cls in problem.classes.items()}
-        key = (repr(classes), problem.servers, *demand.values(), problem.exclusive, problem.slack)
+        kinds = tuple((name, cls.memory_bytes, *cls.needs.items()) for name, cls in classes.items())
+        key = (kinds, problem.servers, *demand.items(), problem.exclusive, problem.slack)
         if key not in self._plans:
             self._plans[key] = _plan(replace(problem, demand=demand, classes=classes))
         found = self._plans[key]

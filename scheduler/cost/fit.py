@@ -55,7 +55,7 @@ class StageFit:
         self._fitted_at = 0
         self.level = 1.0
         """How many times the prior's seconds the observations are."""
-        self._coefficients = self._prior
+        self._coefficients = tuple(map(float, prior))
         self._kernel: list[tuple[float, float, float]] = []
         """Per cell: log seconds fitted, residual, weight."""
 
@@ -65,7 +65,7 @@ class StageFit:
 
     @property
     def coefficients(self) -> tuple[float, ...]:
-        return tuple(float(x) for x in self._coefficients)
+        return self._coefficients
 
     def cell(self, row: Row) -> Cell | None:
         return self._cells.get(row)
@@ -96,7 +96,7 @@ class StageFit:
         return fitted * exp(self._correction(log(fitted)))
 
     def _form(self, row: Row) -> float:
-        return max(1e-9, sum(x * c for x, c in zip(row, self.coefficients, strict=True)))
+        return max(1e-9, sum(x * c for x, c in zip(row, self._coefficients, strict=True)))
 
     def _correction(self, at: float) -> float:
         total, weights = 0.0, KERNEL_PRIOR
@@ -115,9 +115,8 @@ class StageFit:
         weight = sqrt(SHAPE_WEIGHT / len(self._anchors))
         pseudo = self._anchors * (weight / (self.level * np.maximum(self._anchors @ self._prior, 1e-9)))[:, None]
         observed = rows * (np.sqrt(counts) / np.exp(logs))[:, None]
-        self._coefficients = _relative_nnls(
-            np.vstack([observed, pseudo]), np.concatenate([np.sqrt(counts), np.full(len(pseudo), weight)])
-        )
+        targets = np.concatenate([np.sqrt(counts), np.full(len(pseudo), weight)])
+        self._coefficients = tuple(_relative_nnls(np.vstack([observed, pseudo]), targets).tolist())
         fitted = [log(self._form(row)) for row in self._cells]
         self._kernel = [(f, float(y - f), float(n)) for f, y, n in zip(fitted, logs, counts, strict=True)]
 

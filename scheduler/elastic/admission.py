@@ -152,7 +152,7 @@ class PredictedCompletion(Observer):
             return Verdict(False, usual, _retry(excess), reason)
         return Verdict(True, usual, reason=f"predicted {usual:.2f} s, of which {own:.2f} s are its own")
 
-    def opened(self, request: Request, view: View, now: float) -> None:
+    def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
         spec, draft = request.spec, self._draft
         if draft is None or draft.request != spec.id:
             return

@@ -50,7 +50,7 @@ class Capacity:
         self._busy: dict[ServerId, float] = {}
 
     def fleet(self, jobs: Iterable[Job]) -> Fleet:
-        """The servers that hold any of the jobs' roles, with the speed at the one that takes longest of what they hold."""
+        """The servers that hold any of the jobs' roles, each with its speed at that one of them that takes longest."""
         jobs = tuple(jobs)
         key = tuple(job.spec.id for job in jobs)
         known = self._fleets.get(key)

@@ -24,7 +24,7 @@ class Overtaking:
         """Work that goes before the job if it waits for so long."""
         total = 0.0
         for amount, until in self.flows:
-            total += amount * (seconds if seconds < until else until)
+            total += amount * min(seconds, until)
         return total * self.per_second
 
 

@@ -6,6 +6,7 @@ credits, changes roles. What it can't know by itself (costs, the network, chance
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -378,8 +379,8 @@ class SimServer:
     def _raise_limits(self) -> bool:
         if self._leaving:
             return False
-        active = dict.fromkeys(Role, 0)
-        fetching = dict.fromkeys(Role, 0)
+        active: defaultdict[Role, int] = defaultdict(int)
+        fetching: defaultdict[Role, int] = defaultdict(int)
         for job in self._jobs:
             active[job.run.role] += len(job.live)
             if not job.reserved:

@@ -63,6 +63,18 @@ def test_fixed_servers_stay_and_are_counted() -> None:
     assert result.capacity > 0
 
 
+def test_a_server_that_holds_more_than_fits_keeps_nobody_from_moving() -> None:
+    members = (*servers("mid", ALL, fixed=True), *servers("mid", *[{V}] * 5)[1:])
+    result = plan(problem([PAIRS], members, MIX))
+    assert set(result.changes.values()) == {frozenset({D, V})}
+    assert len(result.changes) == 4
+
+
+def test_no_server_is_left_without_a_role() -> None:
+    result = plan(problem([FITS, PAIRS], (*servers("big", *[ALL] * 300), *servers("mid", set())), MIX))
+    assert result.assignment["mid-0000"]
+
+
 def test_fast_servers_take_the_stage_they_are_best_at() -> None:
     quick = server_class("quick", 28, dit=3.0)
     result = plan(problem([quick, PAIRS], (*servers("quick", {E}), *servers("mid", {D})), {E: 1, D: 3, V: 0.001}))

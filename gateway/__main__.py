@@ -16,6 +16,7 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from gateway.api.app import create_app
 from gateway.assembly import Gateway
+from gateway.garbage import spare_pauses
 from gateway.http_protocol import HttpProtocol
 from gateway.local import BUNDLED_MODEL, LocalStageFailed, LocalStages
 from gateway.settings import InvalidSettings, Settings, load_settings
@@ -66,6 +67,7 @@ async def _serve(settings: Settings, *, local: bool) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
+    spare_pauses()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(gateway.run(), name="gateway")]
         running.append(tasks.create_task(_announce(gateway, url), name="announcement"))

@@ -62,6 +62,7 @@ class Attempts:
             self._outbox.release(attempt.server.id, [output.handle for output in event.outputs], "no longer wanted")
         if attempt.job.attempt is attempt and attempt.job.state is JobState.CANCELLING:
             attempt.job.become(JobState.CANCELLED)
+            attempt.job.attempt = None
 
     def _report(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
         job = attempt.job

@@ -88,6 +88,7 @@ class Scheduler:
             self.policies.roles.arrived(request, self.view, now)
         if not verdict.admitted:
             self._outbox.reject(spec.id, verdict.retry_after_seconds, verdict.predicted_seconds, verdict.reason)
+            request.dissolve()
             return
         self._outbox.admit(spec.id, verdict.predicted_seconds, verdict.reason)
         for observer in self.policies.observers:

@@ -132,6 +132,7 @@ class Fleet:
             return
         if job.state not in COMMITTED:
             job.become(JobState.CANCELLED)
+            job.attempt = None
             return
         job.losses += job.state in COMPUTED
         if job.losses >= self._policies.max_losses:

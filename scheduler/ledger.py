@@ -82,6 +82,7 @@ class Ledger:
                 self._outbox.cancel(server, epochs, reason)
         for server, handles in releases.items():
             self._outbox.release(server, handles, reason)
+        request.dissolve()
 
     def give_up(self, job: Job, code: str, message: str) -> None:
         """No further attempt of a committed job: its request fails, unless it was only a preview."""

@@ -117,6 +117,12 @@ class Request:
     def untaken(self) -> int:
         return sum(job.spec.is_final and not job.taken for job in self.jobs.values())
 
+    def dissolve(self) -> None:
+        """Part with its jobs, at the very end: records that refer to each other would wait for a full collection."""
+        for job in self.jobs.values():
+            job.readers.clear()
+        self.jobs.clear()
+
 
 @dataclass(slots=True, eq=False)
 class Server:

@@ -153,7 +153,7 @@ class PredictedCompletion(Observer):
         return Verdict(True, usual, reason=f"predicted {usual:.2f} s, of which {own:.2f} s are its own")
 
     def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
-        spec, draft = request.spec, self._draft
+        spec, draft, self._draft = request.spec, self._draft, None
         if draft is None or draft.request != spec.id:
             return
         self._promises[spec.id] = draft.promise

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
+
+import pytest
+
 from scheduler import events as ev
 from scheduler.cost.work import Work
+from scheduler.elastic.build import elastic_policies
+from scheduler.elastic.settings import ElasticSettings
+from scheduler.policy import AdmitUpTo, Policies
 from scheduler.spec import JobSpec, RequestSpec
+from scheduler.state import Attempt, Job, Request
 from tests.scheduler.game import MODEL, D, E, Game, V, failure
 from wire.types import JobId, RequestId
 
@@ -45,3 +54,40 @@ def test_a_preview_that_fails_costs_nobody_a_picture() -> None:
     assert game.scheduler.view.live
     game.taken("r/v0")
     assert not game.scheduler.view.live
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def records() -> int:
+    return sum(isinstance(thing, Request | Job | Attempt) for thing in gc.get_objects())
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("policies", [Policies, lambda: elastic_policies(ElasticSettings(), ())])
+def test_records_go_with_their_request_without_a_garbage_collection(policies: Callable[[], Policies]) -> None:
+    before, game = records(), Game(policies())
+    game.join("a")
+    game.ask("finished")
+    game.through("finished/e", "finished/d0", "finished/v0")
+    game.taken("finished/v0")
+    game.ask("cancelled")
+    game.started("cancelled/e")
+    game.post(ev.RequestCancelled(RequestId("cancelled")))
+    game.cancelled("cancelled/e")
+    game.ask("lost")
+    game.post(ev.RequestCancelled(RequestId("lost")))
+    game.lose("a")
+    assert records() - before == 0
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_records_of_a_rejected_request_go_at_once() -> None:
+    before, game = records(), Game(Policies(admission=AdmitUpTo(0)))
+    game.ask("r")
+    assert records() - before == 0

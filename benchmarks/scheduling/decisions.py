@@ -72,7 +72,7 @@ def report(results: Results) -> Report:
     ]
     rest = ", ".join(f"{name} {estimate([run[name] for run in runs])}" for name in ("p50 µs", "most µs", "plan ms"))
     found.text = [
-        f"Processor time of the thread, pure Python and HiGHS, on one core. Also: {rest}. *most*: with the longest pause "
-        "for garbage collection, which is set up as in the gateway."
+        f"Processor time of the thread, pure Python and HiGHS, on one core. Also: {rest}. The longest event has a "
+        "garbage collection in it, which is set up as in the gateway."
     ]
     return found

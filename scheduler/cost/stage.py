@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import log
 
 from scheduler.cost.batching import BatchMarginal
-from scheduler.cost.features import anchors, row
+from scheduler.cost.features import Row, anchors, row
 from scheduler.cost.fit import StageFit
 from scheduler.cost.profile import ModelShape, RoleProfile
 from scheduler.cost.residuals import ResidualTracker
@@ -43,6 +43,7 @@ class StageCost:
         self.batching = BatchMarginal(prior.stage.batch_marginal)
         self.residuals = ResidualTracker(prior.sigma)
         self._cache: dict[Work, float] = {}
+        self._passes: dict[Row, float] = {}
         self._band: tuple[float, float] | None = None
 
     def seconds(self, work: Work) -> float:
@@ -56,7 +57,7 @@ class StageCost:
 
     def pass_seconds(self, work: Work) -> float:
         """Of one forward pass of one member, or of the whole job of a stage without a loop."""
-        return self.fit.seconds(row(work, self.prior.shape))
+        return self._row_seconds(row(work, self.prior.shape))
 
     def band(self) -> tuple[float, float]:
         """Factors on a prediction: 2 % and 98 % of observed times lie below."""
@@ -66,26 +67,35 @@ class StageCost:
 
     def observe(self, work: Work, seconds: float, speed: float) -> None:
         """``seconds`` were observed on a server that is ``speed`` times slower than usual."""
-        usual = seconds / speed
-        log_ratio = log(usual / self.seconds(work))
+        usual, features = seconds / speed, row(work, self.prior.shape)
+        log_ratio = log(usual / (self._row_seconds(features) * work.passes * self._batch_factor(work)))
         if self.fit.observations >= LEARNING:
             self.residuals.add(log_ratio)
             self._band = None
         if work.batch > 1:
-            single = self.pass_seconds(work) * work.passes
+            single = self._row_seconds(features) * work.passes
             self.batching.observe(self._tokens(work), work.batch, usual / single)
             self._cache.clear()
-        elif not self._is_outlier(work, log_ratio):
-            self.fit.observe(row(work, self.prior.shape), usual / work.passes)
+        elif not self._is_outlier(features, log_ratio):
+            self.fit.observe(features, usual / work.passes)
             if self.fit.refit_if_due():
                 self._cache.clear()
+                self._passes.clear()
 
     def source(self) -> str:
         count = self.fit.observations
         return f"{self.prior.text}, {count} observation{'' if count == 1 else 's'}"
 
-    def _is_outlier(self, work: Work, log_ratio: float) -> bool:
-        cell = self.fit.cell(row(work, self.prior.shape))
+    def _row_seconds(self, features: Row) -> float:
+        known = self._passes.get(features)
+        if known is None:
+            if len(self._passes) >= MAX_CACHED:
+                self._passes.clear()
+            known = self._passes[features] = self.fit.seconds(features)
+        return known
+
+    def _is_outlier(self, features: Row, log_ratio: float) -> bool:
+        cell = self.fit.cell(features)
         return cell is not None and cell.count >= WELL_KNOWN and abs(log_ratio) > OUTLIER
 
     def _batch_factor(self, work: Work) -> float:

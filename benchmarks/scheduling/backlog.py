@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import replace
-
 from benchmarks.scheduling import workloads
 from benchmarks.scheduling.contenders import CONTENDERS, with_settings
 from benchmarks.scheduling.results import Goal, Report, Row, table
@@ -61,8 +58,8 @@ def served_mix(scenario: Scenario, result: Result) -> Phase:
     """What was finished in the time that counts: the order decides about that, so that the mix asked for is not it."""
     phase = scenario.workload.phases[0]
     since, until = counted(scenario)
-    done = Counter(r.kind for r in result.requests if r.end is End.FINISHED and since <= r.ended < until)
-    return replace(phase, mix=tuple((float(done[f"{k.width}x{k.height}/{k.steps}"]), k) for _, k in phase.mix))
+    finished = (r for r in result.requests if r.end is End.FINISHED and since <= r.ended < until)
+    return workloads.counted(phase, (r.kind for r in finished))
 
 
 def report(results: Results) -> Report:

@@ -7,7 +7,8 @@ Wan2.2 on A10s, the paper's; and a mixed one whose GPUs differ threefold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -86,6 +87,12 @@ def backlogged(mix: str, fleet: str, requests: int, waiting: int = 100) -> Scena
     placed = with_best_roles(servers, phase)
     phase = replace(phase, seconds=requests / static_rate(placed, phase))
     return Scenario(f"{mix}, backlog", placed, Workload((phase,)))
+
+
+def counted(phase: Phase, kinds: Iterable[str]) -> Phase:
+    """The phase with the mix that these kinds make."""
+    came = Counter(kinds)
+    return replace(phase, mix=tuple((float(came[f"{k.width}x{k.height}/{k.steps}"]), k) for _, k in phase.mix))
 
 
 def at(load: float, servers: Sequence[ServerSetup], phase: Phase) -> Phase:

@@ -104,7 +104,10 @@ class ArrivalMix:
     def _likelihood(self, kind: int) -> Array:
         """Of the kind, by each run. The more kinds a run has seen once only, the more new ones it expects."""
         new = 1.0 + (self._counts == 1.0).sum(axis=1)
-        return (self._counts[:, kind] + new * (self._before[:, kind] + ELSEWHERE) / 2) / (self._total + new)
+        likelihood: Array = (self._counts[:, kind] + new * (self._before[:, kind] + ELSEWHERE) / 2) / (
+            self._total + new
+        )
+        return likelihood
 
     def _seen(self) -> Array:
         """Arrivals that each run's belief rests on."""

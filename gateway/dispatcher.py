@@ -279,6 +279,7 @@ class Dispatcher:
             remaining_seconds=max(0.0, action.deadline - self._now()),
             preempt=action.preempt,
             preview=all(job.spec.optional for job in jobs),
+            keep_seconds=action.keep_seconds,
         )
 
     def _member(self, action: act.Run, member: act.Member) -> to_stage.Member:

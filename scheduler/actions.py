@@ -53,6 +53,8 @@ class Run(Action):
     deadline: float
     """The earliest of its members', absolute."""
     preempt: bool = False
+    keep_seconds: float = 0.0
+    """What was paused for it stays so for this long after its end: its request is about to go on there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from math import inf
 
+from scheduler import chain
 from scheduler.actions import Input, Member
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
@@ -85,19 +86,26 @@ class Matcher:
                 _, server = self._dirty_servers.popitem()
                 if not self._fill(server, now):
                     self._place(server, now)
+                self._reconsider(server)
             if self._dirty_stations:
                 station, _ = self._dirty_stations.popitem()
                 self._serve(station, now)
+
+    def _reconsider(self, server: Server) -> None:
+        """The best of those that wait may take it from a job whose pace has only now become known, or that resumed."""
+        if self._policies.preemption is not None and len(server.attempts) == 1:
+            stations = ((server.spec.model, role) for role in Role if role in server.serving)
+            self._dirty_stations |= dict.fromkeys(s for s in stations if self._view.waiting(*s))
 
     def _serve(self, station: Station, now: float) -> None:
         queue = self._view.queues[station]
         while (job := queue.best(now)) is not None:
             candidates = list(self._candidates(station, now))
-            if not candidates:
-                self._preempt(job, now)
-                return
-            server = self._policies.placement.server(job, candidates, self._view, now)
-            if not self._fill(server, now):
+            if candidates:
+                is_served = self._fill(self._policies.placement.server(job, candidates, self._view, now), now)
+            else:
+                is_served = self._preempt(job, now)
+            if not is_served:
                 return
 
     def _candidates(self, station: Station, now: float) -> Iterator[Server]:
@@ -116,7 +124,7 @@ class Matcher:
 
     def _fill(self, server: Server, now: float) -> bool:
         """Give the server jobs while it has a free slot; whether it got any."""
-        got = False
+        got = self._go_on(server, now)
         while self._until_slot(server, now) <= 0:
             heads = self._heads(server, now)
             if not heads:
@@ -148,7 +156,8 @@ class Matcher:
         members = tuple(Member(a.job.spec.id, a.epoch, self._inputs(a.job)) for a in attempts)
         reason = f"best of {len(queue) + len(jobs)} waiting {role} jobs, {waited:.3f} s after arrival"
         deadline = min(job.request.spec.deadline for job in jobs)
-        self._outbox.run(server.id, role, members, deadline, reason, preempt=preempt)
+        keep = self._chain(attempts[0]) if preempt else 0.0
+        self._outbox.run(server.id, role, members, deadline, reason, preempt=preempt, keep_seconds=keep)
         self._place(server, now)
 
     def _attempts(self, jobs: tuple[Job, ...], server: Server, now: float) -> list[Attempt]:
@@ -164,11 +173,31 @@ class Matcher:
             attempts.append(job.attempt)
         return attempts
 
-    def _preempt(self, job: Job, now: float) -> None:
+    def _preempt(self, job: Job, now: float) -> bool:
         policy = self._policies.preemption
         victim = policy.victim(job, self._view, now) if policy is not None else None
-        if victim is not None and victim.may_run(job.spec.role):
-            self._commit(job, victim, now, preempt=True)
+        if victim is None or not victim.may_run(job.spec.role):
+            return False
+        self._commit(job, victim, now, preempt=True)
+        return True
+
+    def _go_on(self, server: Server, now: float) -> bool:
+        """Commit what follows in the request for which a job was paused here; whether anything does."""
+        last = server.chained
+        if last is None or last.epoch in server.attempts:
+            return False
+        job = chain.following(last)
+        if job is None:
+            server.chained = None
+            return False
+        self._commit(job, server, now, preempt=True)
+        return True
+
+    def _chain(self, attempt: Attempt) -> float:
+        """It is to be gone on from; how long its device waits for that."""
+        attempt.server.chained = attempt
+        policy = self._policies.preemption
+        return policy.keep_seconds if policy is not None and any(chain.to_come(attempt.job, attempt.server)) else 0.0
 
     # --- the index of free slots --------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Outbox:
         reason: str,
         *,
         preempt: bool = False,
+        keep_seconds: float = 0.0,
     ) -> None:
         self._add(
             actions.Run(
@@ -54,6 +55,7 @@ class Outbox:
                 members=members,
                 deadline=deadline,
                 preempt=preempt,
+                keep_seconds=keep_seconds,
             )
         )
 

@@ -64,6 +64,9 @@ class Batching(Protocol):
 
 
 class Preemption(Protocol):
+    keep_seconds: float
+    """How long a device waits for the next job of a request that took it from another before that one resumes."""
+
     def victim(self, job: Job, view: View, now: float) -> Server | None:
         """A server whose running job should give way to ``job``, which found no free slot."""
 

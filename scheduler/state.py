@@ -142,6 +142,8 @@ class Server:
     roles_since: float = 0.0
     pinned: bool = False
     is_leaving: bool = False
+    chained: Attempt | None = None
+    """The last one for which a job was paused here: its request goes on here before that resumes."""
 
     @property
     def id(self) -> ServerId:

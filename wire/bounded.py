@@ -9,6 +9,10 @@ import msgspec
 from wire.types import Handle
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+MAX_KEEP_SECONDS = 1.0
+"""No device stands idle longer than this for a job that may not come."""
+
+KeepSeconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_KEEP_SECONDS)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
 Guidance = Annotated[float, msgspec.Meta(ge=0, le=1e6)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from wire.bounded import KeepSeconds
 from wire.params import ImageParams
 from wire.types import Epoch, Handle, Role
 
@@ -69,6 +70,8 @@ class Run(Message, frozen=True, kw_only=True):
     preempt: bool = False
     """Take the device at the end of the running attempt's step instead of waiting for its end."""
     preview: bool = False
+    keep_seconds: KeepSeconds = 0.0
+    """Once computed, let only preempting jobs have the device for so long: the request's next one is about to come."""
 
 
 class Cancel(Message, frozen=True, kw_only=True):

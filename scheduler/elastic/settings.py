@@ -8,6 +8,7 @@ from enum import StrEnum
 from math import isfinite
 
 from scheduler.roles.policy import PolicySettings
+from wire.bounded import MAX_KEEP_SECONDS
 
 
 class Ordering(StrEnum):
@@ -31,6 +32,7 @@ LEAST: dict[str, float] = {
     "preemption_ratio": 1,
     "preemption_overhead_seconds": 0,
     "max_preemptions": 1,
+    "keep_seconds": 0,
     "backlog_horizon_seconds": 1,
 }
 """Of the knobs that are numbers, the smallest value that makes sense."""
@@ -79,6 +81,8 @@ class ElasticSettings:
     """The least gain: switching a device between jobs costs about that."""
     max_preemptions: int = 1
     """Of one job on one server."""
+    keep_seconds: float = 0.05
+    """How long a paused job waits for the next stage of the request that it was paused for."""
     # --- roles
     elastic_roles: bool = True
     roles: PolicySettings = field(default_factory=PolicySettings)
@@ -90,6 +94,8 @@ class ElasticSettings:
             value = getattr(self, name)
             if not (isfinite(value) and value >= least):
                 raise ValueError(f"{name} is {least} or more, not {value}")
+        if self.keep_seconds > MAX_KEEP_SECONDS:
+            raise ValueError(f"keep_seconds is {MAX_KEEP_SECONDS} or less, not {self.keep_seconds}")
         if not 0.5 <= self.admission_quantile < 1:
             raise ValueError(f"admission_quantile is from 0.5 to below 1, not {self.admission_quantile}")
         for tenant, share in self.tenant_shares.items():

@@ -20,6 +20,8 @@ class Task:
     """At the device's usual speed."""
     urgent: bool = False
     step: int = 0
+    keep_seconds: float = 0.0
+    """Once it has ended, only urgent tasks get the device for so long."""
     is_stopping: bool = False
     compute: float = 0.0
     paused: float = 0.0
@@ -68,6 +70,8 @@ class Device:
         self._owner: Task | None = None
         self._stretch: _Stretch | None = None
         self._orders = 0
+        self._keeper: Task | None = None
+        """It has ended, and keeps the device for an urgent task."""
 
     def line_up(self, task: Task) -> None:
         self._orders += 1
@@ -87,6 +91,12 @@ class Device:
             task.is_stopping = True
             self._look_up()
 
+    def release(self, task: Task) -> None:
+        """It keeps the device no longer, if it does."""
+        if task is self._keeper:
+            self._keeper = None
+            self._next()
+
     def slow_down(self, factor: float) -> None:
         """From the next step on, every step takes ``factor`` times as long as at the usual speed."""
         self._slowness = factor
@@ -96,6 +106,9 @@ class Device:
         if self._owner is not None or not self._line:
             return
         task = min(self._line, key=lambda t: (not t.urgent, t.order))
+        if self._keeper is not None and not task.urgent:
+            return
+        self._keeper = None
         self._line.remove(task)
         now = self._clock.now
         if task.began is None:
@@ -137,7 +150,7 @@ class Device:
         self._listener.busy(task, stretch.began)
         if task.is_stopping or task.step >= task.steps:
             self._owner = None
-            (self._listener.stopped if task.is_stopping else self._listener.ended)(task)
+            self._end(task)
             self._next()
             return
         if now - task.reported_at >= REPORT_SECONDS:
@@ -148,6 +161,15 @@ class Device:
             self._pass_on(task)
         else:
             self._run(task)
+
+    def _end(self, task: Task) -> None:
+        if task.is_stopping:
+            self._listener.stopped(task)
+            return
+        if task.keep_seconds > 0:
+            self._keeper = task
+            self._later(task.keep_seconds, self.release, task)
+        self._listener.ended(task)
 
     def _is_wanted(self, task: Task) -> bool:
         return not task.urgent and any(other.urgent for other in self._line)

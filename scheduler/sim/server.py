@@ -216,6 +216,7 @@ class SimServer:
         live = {member.epoch: member for member in run.members}
         steps = work.steps
         job = Job(steps=steps, step_seconds=seconds / steps, urgent=run.preempt, run=run, work=work, live=live)
+        job.keep_seconds = run.keep_seconds
         job.here_at = self._world.clock.now
         self._jobs[job] = None
         self._by_epoch |= dict.fromkeys(live, job)
@@ -273,6 +274,7 @@ class SimServer:
             self._device.stop(job)
         elif job.stage is Stage.PUBLISHING:
             job.is_stopping = True
+            self._device.release(job)
         else:
             self.stopped(job)
 
@@ -281,6 +283,7 @@ class SimServer:
             return
         for epoch in self._over(job):
             self._world.send(ev.JobFailed(self.id, epoch, code, message, retryable=True, lost_inputs=lost))
+        self._device.release(job)
 
     def _over(self, job: Job) -> tuple[Epoch, ...]:
         """Forget the job; the members that still expect a last word."""

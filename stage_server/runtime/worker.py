@@ -103,6 +103,8 @@ class Worker:
 
     def _live(self) -> None:
         outcome = self._outcome()
+        if not isinstance(outcome, Published):
+            self._plant.baton.cancel(self._ticket)  # nothing of the request follows
         self._plant.post(outcome)
         record_spans(self._run, self.phases, outcome)
 
@@ -175,6 +177,7 @@ class Worker:
         return reservation
 
     def _compute(self, job: StageJob, inputs: tuple[NamedValues, ...]) -> tuple[Outputs, ...]:
+        keep_seconds = 0.0
         self._plant.baton.line_up(self._ticket)
         try:
             self._plant.post(InputsHere(self._key))
@@ -185,8 +188,9 @@ class Worker:
             self._meter.start(monotonic())
             with self.phases.during(Phase.COMPUTE):
                 results = self._plant.engine.run(job, inputs, self)
+            keep_seconds = self._run.keep_seconds
         finally:
-            self._plant.baton.leave(self._ticket)
+            self._plant.baton.leave(self._ticket, keep_seconds)
         self._plant.post(Computed(self._key))
         self._check()
         return results

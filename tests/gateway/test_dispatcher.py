@@ -121,7 +121,9 @@ async def bench(hello):
 def run(job: str, role: Role, *inputs: act.Input, counter: int = 1, server: ServerId = A) -> act.Run:
     member = act.Member(JobId(f"r/{job}"), Epoch("g1", counter), inputs)
     deadline = asyncio.get_running_loop().time() + 5
-    return act.Run(**WHY, server=server, role=role, members=(member,), deadline=deadline)
+    return act.Run(
+        **WHY, server=server, role=role, members=(member,), deadline=deadline, preempt=True, keep_seconds=0.05
+    )
 
 
 def fetch_result(image: int, handle: str, server: ServerId = A) -> act.FetchResult:
@@ -152,6 +154,7 @@ async def test_run_names_parameters_and_where_inputs_lie(bench, request_for):
     ((server, message),) = bench.sent
     assert server == A
     assert message.role is Role.DIT
+    assert (message.preempt, message.keep_seconds) == (True, 0.05)
     assert message.remaining_seconds == pytest.approx(5, abs=1)
     (member,) = message.members
     assert member.params.prompt == ""

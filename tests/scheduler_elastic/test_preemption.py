@@ -6,6 +6,7 @@ import pytest
 
 from scheduler import actions as do
 from scheduler import events as ev
+from scheduler.actions import Action
 from scheduler.elastic.settings import ElasticSettings
 from tests.scheduler.game import D, E, V, of
 from tests.scheduler_elastic.play import Play
@@ -72,13 +73,75 @@ def test_not_just_before_the_device_is_free() -> None:
     assert not preempted(game, "short")
 
 
-def test_not_for_a_stage_that_goes_on_with_the_next_on_the_same_device() -> None:
+# --- where a server holds every role -----------------------------------------------------------------------------------
+
+
+def fused(**settings: object) -> Play:
+    """A long job in its second step on a server that holds every role."""
+    game = Play(ElasticSettings(elastic_roles=False, **settings))  # type: ignore[arg-type]
+    game.serve("one")
+    game.want("long", LONG)
+    begin(game, "long")
+    return game
+
+
+def begin(game: Play, name: str) -> None:
+    game.through(f"{name}/e")
+    game.fetched(f"{name}/d0")
+    game.started(f"{name}/d0")
+    game.at(game.now + 2 * STEP)
+    game.progressed(f"{name}/d0", 2, 25, STEP)
+
+
+def pauses(actions: list[Action]) -> list[str]:
+    return [run.members[0].job for run in of(do.Run, actions) if run.preempt]
+
+
+def test_a_device_taken_for_the_first_stage_is_kept_for_all() -> None:
+    game = fused()
+    (run,) = of(do.Run, game.want("short", SHORT))
+    assert (run.role, run.preempt, run.keep_seconds) == (E, True, ElasticSettings().keep_seconds)
+    assert pauses(game.through("short/e")) == ["short/d0"]
+    assert pauses(game.through("short/d0")) == ["short/v0"]
+    assert pauses(game.through("short/v0")) == []
+
+
+@pytest.mark.parametrize("side", [1536, 2048])
+def test_what_counts_is_all_that_the_request_needs_there(side: int) -> None:
+    """Its encoder job alone is short enough."""
+    assert pauses(fused().want("other", side)) == []
+
+
+def test_a_job_that_waited_long_is_left_alone() -> None:
+    """By aging it has the better key, although more of it remains."""
+    game = fused(aging=0.1)
+    game.at(200.0)
+    game.progressed("long/d0", 3, 25, STEP)
+    assert pauses(game.want("short", SHORT)) == []
+
+
+def test_it_is_tried_again_once_the_pace_of_the_running_job_is_known() -> None:
     game = Play()
     game.serve("one")
     game.want("long", LONG)
     game.through("long/e")
     game.fetched("long/d0")
     game.started("long/d0")
-    game.at(2 * STEP)
-    game.progressed("long/d0", 2, 25, STEP)
-    assert not any(run.preempt for run in of(do.Run, game.want("short", SHORT)))
+    game.at(game.now + STEP)
+    assert pauses(game.want("short", SHORT)) == []
+    assert pauses(game.progressed("long/d0", 1, 25, STEP)) == ["short/e"]
+
+
+def test_a_server_between_two_stages_is_not_about_to_be_free() -> None:
+    """What its request needs after the encoder counts; the decoder is the end of it."""
+    for last, gives_way in (("second/e", True), ("second/v0", False)):
+        game = Play()
+        game.serve("two")
+        game.want("second", LONG)
+        game.through(*{"second/e": (), "second/v0": ("second/e", "second/d0")}[last])
+        game.serve("one")
+        game.want("long", LONG)
+        begin(game, "long")
+        game.fetched(last)
+        game.started(last)
+        assert bool(pauses(game.want("short", SHORT))) is gives_way

@@ -117,6 +117,9 @@ class Together:
 class Impatient:
     """Every job without a slot interrupts the longest one that runs."""
 
+    def __init__(self, keep_seconds: float = 0.0):
+        self.keep_seconds = keep_seconds
+
     def victim(self, job: Job, view: View, now: float) -> Server | None:
         holders = view.holding(job.request.spec.model, job.spec.role).values()
         able = [s for s in holders if s.occupied() <= 2 and self._runs(s)]
@@ -166,7 +169,7 @@ def random_policies(scenario: Scenario, seed: int) -> Policies:
     if rng.random() < 0.4:
         policies.batching = Together()
     if rng.random() < 0.4:
-        policies.preemption = Impatient()
+        policies.preemption = Impatient(rng.choice((0.0, 0.05, 1.0)))
     if rng.random() < 0.4:
         policies.roles = Fickle(scenario, rng)
     return policies

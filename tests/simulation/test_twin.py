@@ -124,7 +124,11 @@ def test_batches_cost_what_the_profile_says() -> None:
     assert timings[0].compute == pytest.approx(alone * (1 + 3 * 0.55), rel=1e-6)
 
 
-def test_an_urgent_job_takes_the_device_at_the_end_of_a_step_and_the_other_resumes() -> None:
+@pytest.mark.parametrize(("keep_seconds", "pauses"), [(0.0, 2), (0.05, 1)])
+def test_an_urgent_job_takes_the_device_at_the_end_of_a_step_and_the_other_resumes(
+    keep_seconds: float, pauses: int
+) -> None:
+    """Unless the device is kept for it, it has to take it once more for its decoder job."""
     diary = Diary()
     long, short = replace(PICTURE, steps=100), replace(PICTURE, steps=1)
     servers = (
@@ -132,9 +136,8 @@ def test_an_urgent_job_takes_the_device_at_the_end_of_a_step_and_the_other_resum
         ServerSetup("rest", FLUX, frozenset({Role.DIT, Role.DECODER})),
     )
     scenario = replace(quiet(Arrival(1.0, long), Arrival(3.0, short)), servers=servers)
-    result = simulate(scenario, Policies(preemption=Impatient()), watchers=[diary])
-    pauses = diary.times(ev.JobPaused)
-    assert len(pauses) == 2  # for its dit and its decoder job
+    result = simulate(scenario, Policies(preemption=Impatient(keep_seconds)), watchers=[diary])
+    assert len(diary.times(ev.JobPaused)) == pauses
     first, second = sorted(result.latencies())
     assert first == pytest.approx(ENCODE + STEP + DECODE, abs=2 * STEP)
     assert second == pytest.approx(ENCODE + 100 * STEP + DECODE + STEP + DECODE, rel=0.01)
@@ -208,6 +211,46 @@ def test_stopping_a_task() -> None:
         (2.5, lambda d: d.stop(tasks[0])),
     ]
     assert play(*moves) == [("start 10", 0.0), ("stop 5 at 0", 1.2), ("stop 10 at 3", 3.0)]
+
+
+def test_a_task_that_ended_keeps_the_device_for_the_urgent() -> None:
+    moves = [
+        (0.0, lambda d: d.line_up(Task(10, 1.0))),
+        (0.5, lambda d: d.line_up(Task(1, 1.0, urgent=True, keep_seconds=0.5))),
+        (2.1, lambda d: d.line_up(Task(2, 0.1))),
+        (2.2, lambda d: d.line_up(Task(3, 1.0, urgent=True, keep_seconds=0.5))),
+    ]
+    assert play(*moves)[3:] == [
+        ("end 1", 2.0),
+        ("start 3", 2.2),
+        ("end 3", 5.2),
+        ("start 10", 5.7),
+        ("end 10", 14.7),
+        ("start 2", 14.7),
+        ("end 2", 14.9),
+    ]
+
+
+def test_a_task_keeps_the_device_until_it_is_released_at_most() -> None:
+    keeper = Task(1, 1.0, urgent=True, keep_seconds=0.5)
+    stopped = Task(5, 1.0, urgent=True, keep_seconds=0.5)
+    moves: list[tuple[float, Callable[[Device], None]]] = [
+        (0.0, lambda d: d.line_up(keeper)),
+        (0.0, lambda d: d.line_up(Task(2, 1.0))),
+        (1.1, lambda d: d.release(keeper)),
+        (1.1, lambda d: d.line_up(stopped)),
+        (2.5, lambda d: d.stop(stopped)),
+    ]
+    assert play(*moves) == [
+        ("start 1", 0.0),
+        ("end 1", 1.0),
+        ("start 2", 1.1),
+        ("pause 2 at 1", 2.1),
+        ("start 5", 2.1),
+        ("stop 5 at 1", 3.1),
+        ("start 2", 3.1),
+        ("end 2", 4.1),
+    ]
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from stage_server.runtime.baton import Baton
 from wire.errors import Code
 from wire.params import ImageParams
 from wire.to_gateway import (
@@ -106,6 +109,46 @@ async def test_an_urgent_job_takes_the_device_between_two_steps(gateway: Any, ma
     done = [await gateway.expect(StageDone) for _ in range(3)]
     assert {message.epoch for message in done} == {slow, later, urgent}
     assert bench.engine.order == [(1, 1), (3, 1), (1, 2), (1, 3), (1, 4), (2, 1)]
+
+
+async def test_a_paused_job_stays_so_until_the_next_of_the_request_has_come(
+    gateway: Any, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands still: only that ends the wait."""
+    monkeypatch.setattr("stage_server.runtime.server.Baton", lambda: Baton(lambda: 0.0))
+    bench = make_bench()
+    await gateway.welcome()
+    running = await gateway.run(Role.DIT, params=job(1))
+    await gateway.expect(Started)
+    urgent = await gateway.run(Role.ENCODER, params=job(2, steps=1), preempt=True, keep_seconds=0.05)
+    await gateway.expect(Fetched)
+    bench.engine.open(1, 1, 2, 3, 4)
+    bench.engine.open(2, 1)
+    await gateway.done(urgent)
+    following = await gateway.run(Role.DIT, params=job(3, steps=1), preempt=True)
+    bench.engine.open(3, 1)
+    await gateway.done(following)
+    await gateway.done(running)
+    assert bench.engine.order == [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (1, 4)]
+
+
+async def test_a_cancelled_job_keeps_no_device(
+    gateway: Any, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stage_server.runtime.server.Baton", lambda: Baton(lambda: 0.0))
+    bench = make_bench()
+    await gateway.welcome()
+    running = await gateway.run(Role.DIT, params=job(1))
+    await gateway.expect(Started)
+    urgent = await gateway.run(Role.ENCODER, params=job(2, steps=1), preempt=True, keep_seconds=0.05)
+    await gateway.expect(Fetched)
+    bench.engine.open(1, 1)
+    await gateway.expect(Paused)
+    await gateway.send(Cancel(epochs=(urgent,)))
+    await gateway.settle()
+    bench.engine.open(2, 1)
+    bench.engine.open(1, 2, 3, 4)
+    await gateway.done(running)
 
 
 async def test_cancelling_in_every_state_leaves_nothing(gateway: Any, make_bench: MakeBench, remote: Any) -> None:

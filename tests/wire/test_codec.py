@@ -118,6 +118,13 @@ def test_impossible_reports_are_refused(field, value):
         decode_to_gateway(msgspec.msgpack.encode(report))
 
 
+@pytest.mark.parametrize("seconds", [-0.1, 1.5, float("nan"), float("inf")])
+def test_no_device_can_be_kept_for_long(seconds):
+    assert decode_to_stage(encode(msgspec.structs.replace(RUN, keep_seconds=1.0))).keep_seconds == 1.0
+    with pytest.raises(MalformedFrame, match="keep_seconds"):
+        decode_to_stage(encode(msgspec.structs.replace(RUN, keep_seconds=seconds)))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -76,6 +76,9 @@ def _about_server(view: View, server: Server) -> Iterator[str]:
     batches = len({attempt.batch for attempt in server.attempts.values()})
     if batches > SLOTS + 1:
         yield f"{name} has {batches} batches"
+    paused = {a.batch for a in server.attempts.values() if a.job.attempt is a and a.job.state is JobState.PAUSED}
+    if len(paused) > 1:
+        yield f"{name} has {len(paused)} batches paused"
     owned = [attempt.job.spec.id for attempt in server.attempts.values() if attempt.job.attempt is attempt]
     if len(set(owned)) < len(owned):
         yield f"{name} has a job twice: {sorted(owned)}"

@@ -13,7 +13,8 @@ from scheduler.sim.metrics import End, Result, mean, quantile
 LOADS = ("70 %", "90 %")
 NAMES = ("ours", "ours, first come", "round robin", "join shortest queue", "pure shortest first")
 BURSTS = 3.0
-REQUESTS = 1000
+REQUESTS = {"70 %": 1000, "90 %": 3000}
+"""Near saturation it takes long until queues are as long as they will be, and with bursts longer."""
 
 
 PATIENCE = ElasticSettings().patience
@@ -26,7 +27,8 @@ def tasks(effort: Effort) -> list[Task]:
 
 def compared(load: str, seed: int, quick: bool) -> Figures:
     """All orders on the same arrivals: "order: figure" of each, and how ours compares with the order of arrival."""
-    scenario = workloads.stationary("standard", "fits", int(load.split()[0]) / 100, 250 if quick else REQUESTS, BURSTS)
+    requests = 250 if quick else REQUESTS[load]
+    scenario = workloads.stationary("standard", "fits", int(load.split()[0]) / 100, requests, BURSTS)
     runs = {name: CONTENDERS[name].run(scenario, seed) for name in NAMES}
     figures = {f"{name}: {figure}": value for name in NAMES for figure, value in _latencies(runs[name]).items()}
     ours = runs["ours"]

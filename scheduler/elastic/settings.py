@@ -46,7 +46,7 @@ class ElasticSettings:
     """Seconds of work by which a job's key falls behind those of later ones per second between their arrivals."""
     bypass_share: float = 0.0
     """Later jobs may overtake a job by this share of the work that waited when it was queued, and …"""
-    patience: float = 2.5
+    patience: float = 3.0
     """… by what all servers do in this many times its own duration, but by no more."""
     urgent_share: float = 0.25
     """A job goes first once its deadline is no further away than its own remaining time and this share of it."""

@@ -73,7 +73,7 @@ def test_not_just_before_the_device_is_free() -> None:
     assert not preempted(game, "short")
 
 
-# --- where a server holds every role -----------------------------------------------------------------------------------
+# --- where a server holds every role ----------------------------------------------------------------------------------
 
 
 def fused(**settings: object) -> Play:

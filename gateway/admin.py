@@ -177,10 +177,13 @@ def _pin(server: Server, pinned: bool) -> ev.Event | None:
 
 
 def _snapshot_told(snapshot: Snapshot) -> dict[str, object]:
-    """Demand in device-seconds per second; utilisation of the busiest roles, None where a role has no holder."""
+    """Demand in device-seconds per second, and by what share each may be off (one standard error); utilisation of the
+    busiest roles, None where a role has no holder.
+    """
     load = utilisation(snapshot)
     return {
         "demand": {role: round(seconds, 4) for role, seconds in snapshot.demand.items()},
+        "doubt": {role: round(share, 3) for role, share in snapshot.doubt.items() if role in snapshot.demand},
         "busy": {role: round(fraction, 3) for role, fraction in snapshot.busy.items()},
         "utilisation": round(load, 3) if load < float("inf") else None,
         "unheld": sorted(snapshot.unheld()),

@@ -127,4 +127,5 @@ async def test_the_plan_gives_a_role_without_holder_its_first(desk: Any, admin: 
     assert "decoder" in move["roles"]
     (model,) = told["models"].values()
     assert (model["unheld"], model["utilisation"]) == (["decoder"], None)
+    assert model["doubt"].keys() == model["demand"].keys() == {"encoder", "dit", "decoder"}
     assert model["verdict"] == "1 servers move: no server held decoder"

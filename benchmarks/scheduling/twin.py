@@ -10,12 +10,13 @@ from scheduler import events as ev
 from scheduler.core import Scheduler
 from scheduler.cost.model import CostModel
 from scheduler.policy import Policies
-from scheduler.roles.problem import Infeasible, Problem, ServerClass
+from scheduler.roles.problem import Infeasible, Problem, Server, ServerClass
 from scheduler.roles.solver import Plan, plan
 from scheduler.sim.engine import Simulation
 from scheduler.sim.metrics import Recorder, Result
 from scheduler.sim.setup import Scenario
 from scheduler.sim.workload import Phase, Workload
+from wire.types import ServerId
 
 DEMAND_GRID = 0.025
 """Plans are shared between problems whose demands differ by less, relative to the largest, …"""
@@ -78,14 +79,22 @@ class PlanCache:
         demand = {role: max(1, round(d / largest / DEMAND_GRID)) * DEMAND_GRID for role, d in problem.demand.items()}
         classes = {name: _rounded(cls) for name, cls in problem.classes.items()}
         kinds = tuple((name, cls.memory_bytes, *cls.needs.items()) for name, cls in classes.items())
-        key = (kinds, problem.servers, *demand.items(), problem.exclusive, problem.slack)
+        servers = sorted(problem.servers, key=_among_equals)
+        numbered = tuple(replace(s, id=ServerId(f"{n:06}"), drain_seconds=0.0) for n, s in enumerate(servers))
+        key = (kinds, numbered, *demand.items(), problem.exclusive, problem.slack)
         if key not in self._plans:
-            self._plans[key] = _plan(replace(problem, demand=demand, classes=classes))
+            self._plans[key] = _plan(replace(problem, demand=demand, classes=classes, servers=numbered))
         found = self._plans[key]
         if found is None:
             return None
+        assignment = {server.id: found.assignment[number.id] for server, number in zip(servers, numbered, strict=True)}
         scaled = {name: getattr(found, name) / largest for name in ("capacity", "present", "bound")}
-        return replace(found, problem=problem, **scaled)
+        return replace(found, assignment=assignment, problem=problem, **scaled)
+
+
+def _among_equals(server: Server) -> tuple[object, ...]:
+    """The order in which the solver lets them stay: numbers instead of names and drains make problems alike."""
+    return server.cls, sorted(server.roles), server.fixed, -server.drain_seconds, server.id
 
 
 def _rounded(cls: ServerClass) -> ServerClass:

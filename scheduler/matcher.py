@@ -86,16 +86,21 @@ class Matcher:
                 _, server = self._dirty_servers.popitem()
                 if not self._fill(server, now):
                     self._place(server, now)
-                self._reconsider(server)
+                self._reconsider(server, now)
             if self._dirty_stations:
                 station, _ = self._dirty_stations.popitem()
                 self._serve(station, now)
 
-    def _reconsider(self, server: Server) -> None:
+    def _reconsider(self, server: Server, now: float) -> None:
         """The best of those that wait may take it from a job whose pace has only now become known, or that resumed."""
-        if self._policies.preemption is not None and len(server.attempts) == 1:
-            stations = ((server.spec.model, role) for role in Role if role in server.serving)
-            self._dirty_stations |= dict.fromkeys(s for s in stations if self._view.waiting(*s))
+        policy = self._policies.preemption
+        if policy is None or server.running() is None:
+            return
+        for role in Role:
+            queue = self._view.queues.get((server.spec.model, role)) if role in server.serving else None
+            job = queue.best(now) if queue is not None else None
+            if job is not None and policy.may_yield(server, job, self._view, now):
+                self._dirty_stations[(server.spec.model, role)] = None
 
     def _serve(self, station: Station, now: float) -> None:
         queue = self._view.queues[station]

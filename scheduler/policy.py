@@ -70,6 +70,9 @@ class Preemption(Protocol):
     def victim(self, job: Job, view: View, now: float) -> Server | None:
         """A server whose running job should give way to ``job``, which found no free slot."""
 
+    def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
+        """Whether this server could be the one. Asked whenever something happened there, so quick to tell."""
+
 
 class RolePolicy(Protocol):
     """Called every ``period_seconds``; the solver in between runs off the event loop."""

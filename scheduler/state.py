@@ -155,6 +155,13 @@ class Server:
             return len(self.attempts)
         return len({attempt.batch for attempt in self.attempts.values()})
 
+    def running(self) -> Attempt | None:
+        """What computes here, if nothing else is here."""
+        if len(self.attempts) != 1:
+            return None
+        (only,) = self.attempts.values()
+        return only if only.job.state is JobState.RUNNING else None
+
     def remaining(self, now: float) -> float:
         """Predicted seconds until its device has nothing committed left."""
         if len(self.attempts) == 1:  # as it is most of the time

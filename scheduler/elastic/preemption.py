@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from itertools import islice
-from math import inf
 
 from scheduler import chain
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.policy import Observer
 from scheduler.spec import Timings
 from scheduler.state import Attempt, Job, Request, Server
-from scheduler.transitions import JobState
 from scheduler.view import View
 from wire.types import Epoch
 
@@ -32,23 +30,26 @@ class ShortestRemaining(Observer):
         self._times: dict[Epoch, int] = {}
 
     def victim(self, job: Job, view: View, now: float) -> Server | None:
-        model, role = job.request.spec.model, job.spec.role
-        if job.spec.optional:
+        servers = list(islice(view.holding(job.request.spec.model, job.spec.role).values(), SAMPLE))
+        able = (server.running() for server in servers if self.may_yield(server, job, view, now))
+        best = max(filter(None, able), key=lambda attempt: attempt.remaining(now), default=None)
+        if best is None:
             return None
-        wait, best, longest = inf, None, 0.0
-        for server in islice(view.holding(model, role).values(), SAMPLE):
-            remaining = server.remaining(now)
-            if remaining < wait:
-                wait = min(wait, remaining + _afterwards(server, view))
-            if wait < self._settings.preemption_overhead_seconds:
-                return None
-            if remaining > longest and server.may_run(role):
-                running = self._may_yield(server, job, view, now)
-                best, longest = (running, remaining) if running is not None else (best, longest)
-        if best is None or wait - best.step_seconds < self._settings.preemption_overhead_seconds:
+        wait = min(server.remaining(now) + _afterwards(server, view) for server in servers)
+        if wait - best.step_seconds < self._settings.preemption_overhead_seconds:
             return None
         self._times[best.epoch] = self._times.get(best.epoch, 0) + 1
         return best.server
+
+    def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
+        running = server.running()  # not a batch, and neither a paused job nor the next one beside it
+        if running is None or not running.steps or not server.may_run(job.spec.role) or job.spec.optional:
+            return False
+        its, spec = running.job.request.spec, job.request.spec
+        if its.tenant != spec.tenant or its.priority > spec.priority:
+            return False
+        has_paused_enough = self._times.get(running.epoch, 0) >= self._settings.max_preemptions
+        return not has_paused_enough and self._is_worth_it(running, job, view, now)
 
     def done(self, attempt: Attempt, timings: Timings, now: float) -> None:  # noqa: ARG002
         self._times.pop(attempt.epoch, None)
@@ -61,22 +62,15 @@ class ShortestRemaining(Observer):
             if job.attempt is not None:
                 self._times.pop(job.attempt.epoch, None)
 
-    def _may_yield(self, server: Server, job: Job, view: View, now: float) -> Attempt | None:
-        """The running attempt, if it may and should give way to the job."""
-        if len(server.attempts) != 1:
-            return None  # a batch, a job paused already, or one that is next
-        running = next(iter(server.attempts.values()))
-        its = running.job.request.spec
-        if running.job.state is not JobState.RUNNING or not running.steps or its.priority > job.request.spec.priority:
-            return None
-        if its.tenant != job.request.spec.tenant or self._times.get(running.epoch, 0) >= self._settings.max_preemptions:
-            return None
-        left = running.remaining(now)
+    def _is_worth_it(self, running: Attempt, job: Job, view: View, now: float) -> bool:
+        server, left = running.server, running.remaining(now)
+        ratio, aging, its = self._settings.preemption_ratio, self._settings.aging, running.job.request
+        if left < ratio * view.seconds(job, server):
+            return False  # soon told, of most
         length = sum(view.seconds(other, server) for other in chain.to_come(job, server))
-        aged = self._settings.aging * (job.request.arrived_at - running.job.request.arrived_at)
-        if left < max(self._settings.preemption_ratio * length, length + aged):
-            return None
-        return running if now + left + length <= its.deadline or now + left > its.deadline else None
+        if left < max(ratio * length, length + aging * (job.request.arrived_at - its.arrived_at)):
+            return False
+        return now + left + length <= its.spec.deadline or now + left > its.spec.deadline
 
 
 def _afterwards(server: Server, view: View) -> float:

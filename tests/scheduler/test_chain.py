@@ -31,6 +31,9 @@ class OneVictim:
         self.is_over = True
         return attempt.server
 
+    def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
+        return not self.is_over
+
 
 def computing(**short: int) -> Game:
     """A server with every role paused ``long`` for the encoder of ``short``."""

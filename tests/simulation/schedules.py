@@ -125,6 +125,9 @@ class Impatient:
         able = [s for s in holders if s.occupied() <= 2 and self._runs(s)]
         return max(able, key=lambda server: server.remaining(now), default=None)
 
+    def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
+        return self.victim(job, view, now) is server
+
     @staticmethod
     def _runs(server: Server) -> bool:
         states = [attempt.job.state for attempt in server.attempts.values()]

@@ -15,7 +15,7 @@ from scheduler.state import Attempt, Job, Server
 from scheduler.timers import Alarm, Timers
 from scheduler.transitions import JobState
 from scheduler.view import View
-from wire.types import Epoch, ModelKey, Role, ServerId
+from wire.types import Epoch, JobId, ModelKey, Role, ServerId
 
 SAMPLE = 8
 """Servers of one device class that are compared for a job: enough to choose well, few enough to stay fast."""
@@ -46,6 +46,8 @@ class Matcher:
         self._places: dict[ServerId, list[dict[ServerId, Server]]] = {}
         self._dirty_servers: dict[ServerId, Server] = {}
         self._dirty_stations: dict[Station, None] = {}
+        self._refused: dict[Station, JobId] = {}
+        """The best that waits, if nothing gave way to it: asked again when something may, not whenever others come."""
 
     def read_inputs_with(self, inputs: Callable[[Job], tuple[Input, ...]]) -> None:
         self._inputs = inputs
@@ -100,6 +102,7 @@ class Matcher:
             queue = self._view.queues.get((server.spec.model, role)) if role in server.serving else None
             job = queue.best(now) if queue is not None else None
             if job is not None and policy.may_yield(server, job, self._view, now):
+                self._refused.pop((server.spec.model, role), None)
                 self._dirty_stations[(server.spec.model, role)] = None
 
     def _serve(self, station: Station, now: float) -> None:
@@ -179,9 +182,12 @@ class Matcher:
         return attempts
 
     def _preempt(self, job: Job, now: float) -> bool:
-        policy = self._policies.preemption
-        victim = policy.victim(job, self._view, now) if policy is not None else None
+        policy, station = self._policies.preemption, (job.request.spec.model, job.spec.role)
+        if policy is None or self._refused.get(station) == job.spec.id:
+            return False
+        victim = policy.victim(job, self._view, now)
         if victim is None or not victim.may_run(job.spec.role):
+            self._refused[station] = job.spec.id
             return False
         self._commit(job, victim, now, preempt=True)
         return True

@@ -12,7 +12,7 @@ from scheduler.state import Attempt, Job, Request, Server
 from scheduler.view import View
 from wire.types import Epoch
 
-SAMPLE = 64
+SAMPLE = 32
 """Holders that are looked at: in a larger fleet some device is always about to be free."""
 
 

@@ -61,7 +61,7 @@ def test_nothing_moves_while_there_is_little_to_do() -> None:
 
 def test_under_load_servers_go_where_the_work_is_and_say_why() -> None:
     game = exclusive()
-    game.load(20, 2.0)
+    game.load(40, 2.0)
     assert game.moves
     assert any(D in move.roles for move in game.moves.values())
     assert all("capacity" in move.reason for move in game.moves.values())
@@ -80,7 +80,7 @@ def test_the_first_holder_of_a_role_comes_at_once() -> None:
 
 def test_a_server_that_has_moved_stays_for_a_while() -> None:
     game = exclusive()
-    game.load(20, 2.0)
+    game.load(40, 2.0)
     moved = next(iter(game.moves))
     game.loaded(moved)
     since = game.now
@@ -91,7 +91,7 @@ def test_a_server_that_has_moved_stays_for_a_while() -> None:
 
 def test_a_server_that_could_not_load_is_left_alone() -> None:
     game = exclusive()
-    game.load(20, 2.0)
+    game.load(40, 2.0)
     server, move = next(iter(game.moves.items()))
     held = game.roles(server)
     game.moves.clear()
@@ -104,13 +104,13 @@ def test_where_everything_fits_everywhere_nothing_is_planned() -> None:
     game = Moving()
     for name in ("a", "b"):
         game.serve(name)
-    game.load(20, 3.0)
+    game.load(40, 3.0)
     assert not game.moves
 
 
 def test_measured_loads_correct_announced_ones() -> None:
     game = exclusive()
-    game.load(20, 2.0)
+    game.load(40, 2.0)
     server, move = next(iter(game.moves.items()))
     view = game.scheduler.view
     added = move.roles - view.servers[ServerId(server)].roles

@@ -73,6 +73,9 @@ class PlanCache:
     def __init__(self) -> None:
         self._plans: dict[tuple[object, ...], Plan | None] = {}
 
+    def __len__(self) -> int:
+        return len(self._plans)
+
     def plan(self, problem: Problem) -> Plan | None:
         """None where no assignment gives every role a holder."""
         largest = max(problem.demand.values())

@@ -68,7 +68,8 @@ def test_plans_of_like_problems_are_shared() -> None:
     first, second = plans.plan(posed), plans.plan(more)
     assert first is not None
     assert second is not None
-    assert first.assignment is second.assignment
+    assert first.assignment == second.assignment
+    assert len(plans) == 1
     assert second.capacity == pytest.approx(first.capacity / 3.01, rel=1e-6)
 
 

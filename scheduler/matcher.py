@@ -195,8 +195,8 @@ class Matcher:
     def _go_on(self, server: Server, now: float) -> bool:
         """Commit what follows in the request for which a job was paused here; whether anything does."""
         last = server.chained
-        if last is None or last.epoch in server.attempts:
-            return False
+        if last is None or any(attempt.batch == last.batch for attempt in server.attempts.values()):
+            return False  # members of a batch are reported one by one
         job = chain.following(last)
         if job is None:
             server.chained = None

@@ -6,6 +6,7 @@ from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.policy import Downstream, Policies
+from scheduler.queue import StageQueue
 from scheduler.state import Job, Server
 from scheduler.transitions import JobState
 from scheduler.view import View
@@ -33,6 +34,13 @@ class OneVictim:
 
     def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
         return not self.is_over
+
+
+class Pairs:
+    """Two alike go together."""
+
+    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:  # noqa: ARG002
+        return (job, *list(queue.alike(job))[:1])
 
 
 def computing(**short: int) -> Game:
@@ -123,6 +131,26 @@ def test_a_cancelled_request_leaves_the_device_to_the_paused_job() -> None:
     assert promised(game.cancelled("short/d0")) == []
     assert game.jobs_on("one") == ["long/d0"]
     assert game.scheduler.view.servers[ServerId("one")].chained is None
+
+
+def test_it_goes_on_once_the_whole_batch_is_done() -> None:
+    """Its members are reported one by one: until the last, the slot is theirs."""
+    game = Game(Policies(preemption=OneVictim(), placement=Downstream(NO_PREFETCH), batching=Pairs()))
+    game.join("one")
+    game.ask("long")
+    game.through("long/e")
+    game.fetched("long/d0")
+    game.ask("short")
+    game.ask("third")
+    (run,) = of(do.Run, game.started("long/d0"))
+    assert [member.job for member in run.members] == ["short/e", "third/e"]
+    game.post(ev.JobPaused(ServerId("one"), game.epochs["long/d0"], 3))
+    game.fetched("short/e")
+    game.fetched("third/e")
+    game.started("short/e")
+    game.started("third/e")
+    assert promised(game.done("short/e")) == []
+    assert promised(game.done("third/e")) == [("short/d0", True, KEEP)]
 
 
 def test_a_job_that_failed_does_not_go_on() -> None:

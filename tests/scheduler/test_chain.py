@@ -39,7 +39,7 @@ class OneVictim:
 class Pairs:
     """Two alike go together."""
 
-    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:  # noqa: ARG002
+    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:
         return (job, *list(queue.alike(job))[:1])
 
 

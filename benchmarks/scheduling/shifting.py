@@ -119,7 +119,7 @@ def report(results: Results) -> Report:
     found.text = [
         _explanation(),
         table(["workload", "policy", "mean latency, s", "p99 latency, s"], body),
-        "What there is to gain on each baseline: the oracle's latency over its. Near 1, nobody can be better.",
+        "What there is to gain on each baseline: the oracle's latency over its. Near 1 there is little to win.",
         table(["workload", "baseline", "mean: oracle / baseline", "p99: oracle / baseline"], room),
         "Time to the new optimum beyond what is allowed, in seconds: for the mix of the phase as defined (row 6), and "
         "for the mix that chance made of it, which is all that a scheduler can see.",

@@ -16,7 +16,7 @@ from benchmarks.scheduling.twin import FOR_EVER, patient
 from scheduler.sim import suite
 from scheduler.sim.bound import static_rate, with_best_roles
 from scheduler.sim.setup import Scenario, ServerSetup
-from scheduler.sim.workload import Kind, Mix, Phase, Workload, mix_of
+from scheduler.sim.workload import Kind, Mix, Phase, Workload, mix_of, size_class
 
 FLEETS: Mapping[str, Callable[[], Sequence[ServerSetup]]] = {
     "role sets": lambda: suite.fleet("qwen-image-4090-offload", 8),
@@ -92,7 +92,7 @@ def backlogged(mix: str, fleet: str, requests: int, waiting: int = 100) -> Scena
 def counted(phase: Phase, kinds: Iterable[str]) -> Phase:
     """The phase with the mix that these kinds make."""
     came = Counter(kinds)
-    return replace(phase, mix=tuple((float(came[f"{k.width}x{k.height}/{k.steps}"]), k) for _, k in phase.mix))
+    return replace(phase, mix=tuple((float(came[size_class(kind)]), kind) for _, kind in phase.mix))
 
 
 def at(load: float, servers: Sequence[ServerSetup], phase: Phase) -> Phase:

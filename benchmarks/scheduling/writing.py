@@ -22,13 +22,13 @@ interval. A goal is met when the end of the interval on its bad side meets it; t
 NOTES = {
     3: "What is lost is the time to notice a shift (arrivals until the mix has clearly changed) and needless moves; "
     "the oracle has neither. The lower bound shows how much of the rest is the price of switching at all.",
-    4: "Where the oracle itself is hardly better than a baseline, nobody can be; a table says what there is to gain. "
+    4: "Where the oracle itself is hardly better than a baseline there is little to win; a table says how much. "
     "*Predict only* has our solver, our role sets and our gate behind its moving average.",
     5: "The table of orders shows the least mean that an order by size can give on these arrivals: *pure shortest "
     "first*.",
     6: "In some seeds chance makes the mix of a phase another than defined for a minute or more, one for which the "
     "roles as they are are best; a second table counts from the mix that arrived.",
-    7: "The demand that roles are planned for includes the backlog, which in Poisson arrivals comes and goes.",
+    7: "In a mixture, many arrivals of one kind in a row look like another mix until the next ones come.",
     11: "Processor time on this machine; a p99 taken while others use its cores is higher than on a quiet one.",
 }
 """What explains the gap where a goal is not met."""

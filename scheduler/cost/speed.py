@@ -14,7 +14,6 @@ class SpeedFactors:
     """Exponentially weighted means of clipped log ratios observed / predicted for the class."""
 
     def __init__(self) -> None:
-        self._logs: dict[str, float] = {}
         self._factors: dict[str | None, float] = {}
 
     def factor(self, server: str | None) -> float:
@@ -22,11 +21,9 @@ class SpeedFactors:
         return self._factors.get(server, 1.0)
 
     def observe(self, server: str, log_ratio: float, gain: float) -> None:
-        old = self._logs.get(server, 0.0)
+        old = log(self.factor(server))
         clipped = max(-CLIP, min(CLIP, log_ratio))
-        self._logs[server] = new = old + gain * (clipped - old) - gain * LEAK * old
-        self._factors[server] = exp(new)
+        self._factors[server] = exp(old + gain * (clipped - old) - gain * LEAK * old)
 
     def forget(self, server: str) -> None:
-        self._logs.pop(server, None)
         self._factors.pop(server, None)

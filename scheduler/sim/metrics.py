@@ -15,6 +15,7 @@ from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.cost.model import CostModel
 from scheduler.sim.setup import Scenario
+from scheduler.sim.workload import size_class
 from scheduler.spec import RequestSpec
 from wire.types import Epoch, JobId, RequestId, Role, ServerId
 
@@ -38,7 +39,7 @@ class Outcome:
 
     id: RequestId
     kind: str
-    """Size class, see ``record``."""
+    """See ``size_class``."""
     tenant: str
     images: int
     arrived: float
@@ -239,7 +240,7 @@ class Recorder:
         dit = works[Role.DIT]
         return Outcome(
             id=spec.id,
-            kind=f"{dit.width}x{dit.height}/{dit.steps}",
+            kind=size_class(dit),
             tenant=spec.tenant,
             images=sum(job.is_final for job in spec.jobs),
             arrived=now,

@@ -64,6 +64,11 @@ class Kind:
         )
 
 
+def size_class(of: Kind | Work) -> str:
+    """Requests of one size are compared with each other."""
+    return f"{of.width}x{of.height}/{of.steps}"
+
+
 @lru_cache(maxsize=1024)
 def _works(kind: Kind) -> tuple[Work, Work, Work]:
     """Kept, so that equal work is the same object: simulations compare it all the time."""

@@ -119,23 +119,24 @@ def test_a_server_that_fails_again_and_again_gets_nothing_while_there_is_another
     assert game.jobs_on("broken") == []
 
 
-def test_it_gets_one_job_on_trial_after_its_probation_and_success_clears_it() -> None:
+def on_trial() -> Play:
     game = broken_first()
     game.serve("sound")
     game.failed("a/e")
     game.at(11.0)
     game.want("trial")
     assert game.jobs_on("broken") == ["trial/e"]
+    return game
+
+
+def test_it_gets_one_job_on_trial_after_its_probation_and_success_clears_it() -> None:
+    game = on_trial()
     game.through("trial/e")
     assert game.where["trial/d0"] == "broken"
 
 
 def test_failing_the_trial_doubles_the_probation() -> None:
-    game = broken_first()
-    game.serve("sound")
-    game.failed("a/e")
-    game.at(11.0)
-    game.want("trial")
+    game = on_trial()
     game.failed("trial/e")
     game.at(30.0)
     game.want("early")

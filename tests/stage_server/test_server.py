@@ -27,7 +27,7 @@ from wire.to_gateway import (
     Started,
 )
 from wire.to_stage import AssignRoles, Cancel, HeartbeatAck, InputRef, Member, Refused, Release, Run, SayHello, Welcome
-from wire.types import Handle, Role
+from wire.types import Epoch, Handle, Role
 
 MakeBench = Callable[..., Any]
 
@@ -111,17 +111,28 @@ async def test_an_urgent_job_takes_the_device_between_two_steps(gateway: Any, ma
     assert bench.engine.order == [(1, 1), (3, 1), (1, 2), (1, 3), (1, 4), (2, 1)]
 
 
-async def test_a_paused_job_stays_so_until_the_next_of_the_request_has_come(
-    gateway: Any, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The clock stands still: only that ends the wait."""
+@pytest.fixture
+def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No device is given up because its time is over."""
     monkeypatch.setattr("stage_server.runtime.server.Baton", lambda: Baton(lambda: 0.0))
-    bench = make_bench()
+
+
+async def keep_from(gateway: Any) -> tuple[Epoch, Epoch]:
+    """Of a dit job that runs, and of the encoder job that is to go before it and to keep the device."""
     await gateway.welcome()
     running = await gateway.run(Role.DIT, params=job(1))
     await gateway.expect(Started)
     urgent = await gateway.run(Role.ENCODER, params=job(2, steps=1), preempt=True, keep_seconds=0.05)
     await gateway.expect(Fetched)
+    return running, urgent
+
+
+@pytest.mark.usefixtures("standing_clock")
+async def test_a_paused_job_stays_so_until_the_next_of_the_request_has_come(
+    gateway: Any, make_bench: MakeBench
+) -> None:
+    bench = make_bench()
+    running, urgent = await keep_from(gateway)
     bench.engine.open(1, 1, 2, 3, 4)
     bench.engine.open(2, 1)
     await gateway.done(urgent)
@@ -132,16 +143,10 @@ async def test_a_paused_job_stays_so_until_the_next_of_the_request_has_come(
     assert bench.engine.order == [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (1, 4)]
 
 
-async def test_a_cancelled_job_keeps_no_device(
-    gateway: Any, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stage_server.runtime.server.Baton", lambda: Baton(lambda: 0.0))
+@pytest.mark.usefixtures("standing_clock")
+async def test_a_cancelled_job_keeps_no_device(gateway: Any, make_bench: MakeBench) -> None:
     bench = make_bench()
-    await gateway.welcome()
-    running = await gateway.run(Role.DIT, params=job(1))
-    await gateway.expect(Started)
-    urgent = await gateway.run(Role.ENCODER, params=job(2, steps=1), preempt=True, keep_seconds=0.05)
-    await gateway.expect(Fetched)
+    running, urgent = await keep_from(gateway)
     bench.engine.open(1, 1)
     await gateway.expect(Paused)
     await gateway.send(Cancel(epochs=(urgent,)))

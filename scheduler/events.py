@@ -46,7 +46,7 @@ class ResultLost:
 class ServerJoined:
     server: ServerSpec
     limits: Mapping[Role, int]
-    """Cumulative limits of members per role, counted from now (``wire.to_gateway.Grant``)."""
+    """Cumulative limits of batches per role, counted from now (``wire.to_gateway.Grant``)."""
     running: tuple[Epoch, ...] = ()
     holds: tuple[Handle, ...] = ()
 

@@ -79,7 +79,8 @@ class Fleet:
                 server.is_leaving = True
                 self._serve(server, frozenset())
             case ev.LimitsRaised(limits=limits):
-                server.limits |= limits
+                for role, limit in limits.items():
+                    server.limits[role] = max(limit, server.limits.get(role, 0))
             case ev.RolesReady():
                 self._switched(server, event.epoch, event.roles, now)
                 if self._policies.roles is not None:

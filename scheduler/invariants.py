@@ -10,9 +10,6 @@ from scheduler.transitions import COMMITTED, JobState
 from scheduler.view import View
 from wire.types import ServerId
 
-MAX_BATCH = 32
-"""No policy makes larger ones: a stage server refuses them (``stage_server.runtime.credits``)."""
-
 
 class Violation(AssertionError):
     """The scheduler has lost or doubled something."""
@@ -83,8 +80,8 @@ def _about_server(view: View, server: Server) -> Iterator[str]:
     if len(set(owned)) < len(owned):
         yield f"{name} has a job twice: {sorted(owned)}"
     for role, sent in server.sent.items():
-        if sent > server.limits.get(role, 0) + MAX_BATCH - 1:  # the last credit is good for a whole batch
-            yield f"{name} got {sent} {role} jobs, more than it allowed"
+        if sent > server.limits.get(role, 0):
+            yield f"{name} got {sent} {role} batches, more than it allowed"
     for job in server.holds.values():
         if job.holder != server.id:
             yield f"{name} holds outputs of {job.spec.id}, which names {job.holder}"

@@ -157,7 +157,7 @@ class Matcher:
         jobs = self._policies.batching.members(best, server, queue, self._view, now)
         waited = now - max(job.request.arrived_at for job in jobs)
         attempts = self._attempts(jobs, server, now)
-        server.sent[role] = server.sent.get(role, 0) + len(jobs)
+        server.sent[role] = server.sent.get(role, 0) + 1
         for observer in self._policies.observers:
             for attempt in attempts:
                 observer.committed(attempt, self._view, now)

@@ -72,7 +72,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
 
 class Grant(Message, frozen=True, kw_only=True):
-    """Flow control by cumulative limits, so that nothing races: the gateway may send ``Run`` members for a role as
+    """Flow control by cumulative limits, so that nothing races: the gateway may send a ``Run`` for a role as
     long as the number sent since ``Hello`` is below the limit. A full store simply stops raising it."""
 
     limits: dict[Role, Count]

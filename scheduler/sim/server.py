@@ -205,7 +205,7 @@ class SimServer:
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def _begin(self, run: Run) -> None:
-        self._credits.take(run.role, len(run.members))
+        self._credits.take(run.role)
         if self._leaving or run.role not in self._roles.accepting():
             for member in run.members:
                 self._world.send(
@@ -385,7 +385,7 @@ class SimServer:
         active: defaultdict[Role, int] = defaultdict(int)
         fetching: defaultdict[Role, int] = defaultdict(int)
         for job in self._jobs:
-            active[job.run.role] += len(job.live)
+            active[job.run.role] += 1
             if not job.reserved:
                 fetching[job.run.role] += len(job.live)
         accepting, held = self._roles.accepting(), self._roles.held

@@ -9,7 +9,7 @@ from math import inf
 from wire.types import Handle, Role
 
 SLOTS = 2
-"""Attempts of one role that may be here at once."""
+"""Batches of one role that may be here at once."""
 
 LATER = {Role.ENCODER: (Role.DIT, Role.DECODER), Role.DIT: (Role.DECODER,), Role.DECODER: ()}
 
@@ -66,8 +66,8 @@ class Credits:
         self._received.clear()
         self._limits.clear()
 
-    def take(self, role: Role, members: int) -> None:
-        self._received[role] += members
+    def take(self, role: Role) -> None:
+        self._received[role] += 1
 
     def limits(self) -> dict[Role, int]:
         return dict(self._limits)
@@ -79,7 +79,7 @@ class Credits:
         fetching: Mapping[Role, int],
         room: Callable[[Role, int], bool],
     ) -> bool:
-        """True if any was raised. ``active``: attempts under way; ``fetching``: those without room of their own yet."""
+        """True if any was raised. ``active``: batches under way; ``fetching``: attempts without room of their own yet."""
         raised = False
         for role in roles:
             while (free := self._unused(role)) + active[role] < SLOTS and room(role, free + fetching[role] + 1):

@@ -169,7 +169,7 @@ class StageCore:
         return effects
 
     def _run(self, run: Run, now: float) -> list[Effect]:
-        self._credits.take(run.role, len(run.members))
+        self._credits.take(run.role)
         if self._leave_by is not None:
             refusal = "the server is leaving"
         elif run.role not in self._roles.accepting():
@@ -216,7 +216,7 @@ class StageCore:
     def _complain_of_room(self) -> list[Effect]:
         """Work that does not come for want of room is seen nowhere else."""
         accepting = () if self._leave_by is not None else in_order(self._roles.accepting())
-        blocked = frozenset(self._credits.spent(accepting, self._jobs.members()))
+        blocked = frozenset(self._credits.spent(accepting, self._jobs.batches()))
         new, self._blocked = blocked - self._blocked, blocked
         return [
             Warn(f"the output store has no room for another output of {role}: no {role} work until some are released")
@@ -272,7 +272,7 @@ class StageCore:
             return False
         accepting = self._roles.accepting()
         fetching = self._jobs.members(State.FETCHING)
-        return self._credits.raise_limits(in_order(accepting), self._jobs.members(), fetching, self._meters.room)
+        return self._credits.raise_limits(in_order(accepting), self._jobs.batches(), fetching, self._meters.room)
 
     def _abandon(self) -> list[Effect]:
         self._unsent.clear()

@@ -1,4 +1,4 @@
-"""Flow control: how many more attempts the gateway may send for each role (``wire.to_gateway.Grant``). Pure."""
+"""Flow control: how many more batches the gateway may send for each role (``wire.to_gateway.Grant``). Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from wire.types import Role
 
 SLOTS = 2
-"""Attempts of one role that may be here at once: one computes while the inputs of the next come in."""
+"""Batches of one role that may be here at once: one computes while the inputs of the next come in."""
 
-MAX_MEMBERS = 32
-"""Attempts of one role beyond which more are refused: credits are counted anew after every ``Hello``, and a batch
-takes more of them than there are, so the gateway may overshoot ``SLOTS`` for a while."""
+MAX_MEMBERS = 128
+"""Attempts of one role beyond which more are refused, whatever was granted: four of the largest batches."""
 
 
 class Credits:
@@ -30,9 +29,9 @@ class Credits:
     def limits(self) -> dict[Role, int]:
         return dict(self._limits)
 
-    def take(self, role: Role, members: int) -> None:
-        """Members count whether or not the server goes on to accept them."""
-        self._received[role] += members
+    def take(self, role: Role) -> None:
+        """A batch counts whether or not the server goes on to accept it."""
+        self._received[role] += 1
 
     def raise_limits(
         self,
@@ -43,7 +42,7 @@ class Credits:
     ) -> bool:
         """Raise what can be raised; True if anything was.
 
-        ``active``: attempts under way per role; ``unreserved``: those whose output may have no space of its own yet.
+        ``active``: batches under way per role; ``unreserved``: attempts whose output may have no space of its own yet.
         ``room(role, n)``: n more outputs of the role fit into the store.
         """
         raised = False

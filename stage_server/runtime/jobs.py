@@ -104,6 +104,10 @@ class Jobs:
 
     # --- what is here ---
 
+    def batches(self) -> Counter[Role]:
+        """Under way per role."""
+        return Counter(job.role for job in self._jobs.values())
+
     def members(self, state: State | None = None) -> Counter[Role]:
         """Attempts under way per role, or those of them in one state."""
         jobs = (job for job in self._jobs.values() if state in (None, job.state))

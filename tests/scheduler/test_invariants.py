@@ -30,7 +30,7 @@ def damage_queue(game: Game, job: Job, server: Server) -> None:
 
 
 def damage_credits(game: Game, job: Job, server: Server) -> None:
-    server.sent[E] = server.limits[E] + invariants.MAX_BATCH
+    server.sent[E] = server.limits[E] + 1
 
 
 def damage_outputs(game: Game, job: Job, server: Server) -> None:

@@ -232,9 +232,15 @@ def test_one_credit_carries_a_whole_batch() -> None:
         game.ask(name)
     (run,) = of(do.Run, game.join("s", {E}, limit=1))
     assert [member.job for member in run.members] == ["a/e", "b/e", "c/e"]
-    game.ask("d")
-    assert not runs(game.post(ev.LimitsRaised(ServerId("s"), {E: 3})))
-    assert runs(game.post(ev.LimitsRaised(ServerId("s"), {E: 4}))) == [("d/e", "s")]
+    assert not runs(game.ask("d"))
+    assert runs(game.post(ev.LimitsRaised(ServerId("s"), {E: 2}))) == [("d/e", "s")]
     for job in ("a/e", "b/e", "c/e"):
         game.done(job)
     assert game.jobs_on("s") == ["d/e"]
+
+
+def test_a_limit_is_never_lowered() -> None:
+    game = Game()
+    game.join("s", {E}, limit=1)
+    game.post(ev.LimitsRaised(ServerId("s"), {E: 0}))
+    assert runs(game.ask("a")) == [("a/e", "s")]

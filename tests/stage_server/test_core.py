@@ -273,9 +273,9 @@ class TestJobs:
         assert failed.message == "the server does not hold decoder"
 
     def test_a_gateway_that_ignores_credits_is_stopped_short(self, world: World) -> None:
-        world.hear(world.run(members=32))
+        world.hear(*[world.run(members=32) for _ in range(4)])
         (failed,) = sent(world.hear(world.run()), StageFailed)
-        assert failed.message == "more than 32 dit attempts at once"
+        assert failed.message == "more than 128 dit attempts at once"
 
 
 class TestCredits:
@@ -284,6 +284,12 @@ class TestCredits:
         assert sent(world.hear(first, second), Grant) == []
         (grant,) = sent(finished(world, 1, first), Grant)
         assert grant.limits == {Role.ENCODER: 2, Role.DIT: 3}
+
+    def test_a_batch_takes_one_so_that_the_next_is_fetched_while_it_runs(self, world: World) -> None:
+        batch = world.run(members=3)
+        assert sent(world.hear(batch, world.run(members=3)), Grant) == []
+        (grant,) = sent(finished(world, 1, batch), Grant)
+        assert grant.limits[Role.DIT] == 3
 
     def test_a_full_store_gives_none(self, world: World) -> None:
         run = world.run()

@@ -82,9 +82,9 @@ class Fleet:
                 for role, limit in limits.items():
                     server.limits[role] = max(limit, server.limits.get(role, 0))
             case ev.RolesReady():
-                self._switched(server, event.epoch, event.roles, now)
+                added = self._switched(server, event.epoch, event.roles, now)
                 if self._policies.roles is not None:
-                    self._policies.roles.switched(server, event.load_seconds, now)
+                    self._policies.roles.switched(server, added, event.load_seconds, now)
             case ev.RolesFailed():
                 self._switched(server, event.epoch, event.roles, now)
             case ev.ServerPinned(pinned=pinned):
@@ -177,18 +177,20 @@ class Fleet:
     def _assign(self, server: Server, roles: frozenset[Role], reason: str) -> None:
         epoch = self._next_epoch()
         server.switching = (epoch, roles)
-        self._serve(server, server.roles & roles)
+        self._serve(server, server.serving & roles)
         self._outbox.assign_roles(server.id, epoch, roles, reason)
         self._matcher.touch(server)
 
-    def _switched(self, server: Server, epoch: Epoch, roles: frozenset[Role], now: float) -> None:
-        if server.switching is None or server.switching[0] != epoch:
-            return  # of an order that a later one replaced
-        server.switching = None
-        server.roles = roles
-        server.roles_since = now
-        if not server.is_leaving:
-            self._serve(server, roles)
+    def _switched(self, server: Server, epoch: Epoch, claimed: frozenset[Role], now: float) -> frozenset[Role]:
+        """The roles that are new. Those that it cannot have are not believed."""
+        roles = claimed.intersection(server.spec.capable)
+        added, server.roles = roles - server.roles, roles
+        if server.switching is not None and server.switching[0] == epoch:  # otherwise a later order replaced it
+            server.switching = None
+            server.roles_since = now
+            if not server.is_leaving:
+                self._serve(server, roles)
+        return added
 
     def _serve(self, server: Server, roles: frozenset[Role]) -> None:
         model = server.spec.model

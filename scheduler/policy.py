@@ -85,7 +85,8 @@ class RolePolicy(Protocol):
 
     def accept(self, plan: Plan, view: View, now: float) -> Sequence[tuple[ServerId, frozenset[Role], str]]: ...
 
-    def switched(self, server: Server, load_seconds: float, now: float) -> None: ...
+    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:
+        """Whoever ordered it. ``load_seconds``: what loading ``added`` took."""
 
 
 class Observer:

@@ -43,12 +43,6 @@ class _Model:
     """When roles were last thought about."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    added: frozenset[Role]
-    roles: frozenset[Role]
-
-
 class ElasticRoles:
     def __init__(self, settings: ElasticSettings, book: Book, suspects: Suspects):
         self.period_seconds = settings.roles.interval_seconds
@@ -58,7 +52,7 @@ class ElasticRoles:
         self._models: dict[ModelKey, _Model] = {}
         self._turn = 0
         self._planning: ModelKey | None = None
-        self._ordered: dict[ServerId, _Order] = {}
+        self._ordered: dict[ServerId, frozenset[Role]] = {}
         self._refused: dict[ServerId, tuple[int, float]] = {}
         """Failures in a row, and until when the server is left alone."""
         self._load_factor: dict[str, float] = {}
@@ -96,16 +90,14 @@ class ElasticRoles:
         model = self._models[key]
         moves = model.policy.accept(plan, self._snapshot(key, model, view, now))
         for move in moves:
-            self._ordered[move.server] = _Order(move.roles - view.servers[move.server].roles, move.roles)
+            self._ordered[move.server] = move.roles
         return [(move.server, move.roles, move.reason) for move in moves]
 
-    def switched(self, server: Server, load_seconds: float, now: float) -> None:  # noqa: ARG002
+    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:  # noqa: ARG002
         """Measured loads correct what servers announce."""
-        order = self._ordered.pop(server.id, None)
+        self._ordered.pop(server.id, None)
         self._refused.pop(server.id, None)
-        if order is None or order.roles != server.roles:
-            return
-        announced = sum(server.spec.capable[role].load_seconds for role in order.added)
+        announced = sum(server.spec.capable[role].load_seconds for role in added)
         if announced > 0 and load_seconds > 0:
             old = self._load_factor.get(server.spec.device_class, 1.0)
             factor = log(old) + LOAD_GAIN * (log(load_seconds / announced) - log(old))
@@ -130,12 +122,12 @@ class ElasticRoles:
 
     def _note_refusals(self, view: View, now: float) -> None:
         """An order that is neither under way nor fulfilled has failed."""
-        for server_id, order in list(self._ordered.items()):
+        for server_id, roles in list(self._ordered.items()):
             server = view.servers.get(server_id)
             if server is not None and server.switching is not None:
                 continue
             del self._ordered[server_id]
-            if server is not None and server.roles != order.roles:
+            if server is not None and server.roles != roles:
                 failures = self._refused.get(server_id, (0, 0.0))[0] + 1
                 self._refused[server_id] = failures, now + FAILED_SECONDS * 2.0 ** min(failures - 1, 6)
         for gone in self._refused.keys() - view.servers.keys():

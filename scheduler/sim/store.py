@@ -79,7 +79,7 @@ class Credits:
         fetching: Mapping[Role, int],
         room: Callable[[Role, int], bool],
     ) -> bool:
-        """True if any was raised. ``active``: batches under way; ``fetching``: attempts without room of their own yet."""
+        """True if any was raised. ``active``: batches under way; ``fetching``: attempts without room yet."""
         raised = False
         for role in roles:
             while (free := self._unused(role)) + active[role] < SLOTS and room(role, free + fetching[role] + 1):

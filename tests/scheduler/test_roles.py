@@ -37,7 +37,7 @@ class Wishes:
     def accept(self, plan: Plan, view: View, now: float) -> Moves:
         return self.moves
 
-    def switched(self, server: Server, load_seconds: float, now: float) -> None:
+    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:
         self.switches.append((server.id, load_seconds))
 
 
@@ -92,6 +92,16 @@ def test_a_report_about_an_order_that_was_replaced_means_nothing() -> None:
     assert not game.scheduler.view.holding(MODEL, E)
     ready(game, "a", second, {V})
     assert set(game.scheduler.view.holding(MODEL, V)) == {"a"}
+
+
+def test_an_order_does_not_bring_back_a_role_that_an_earlier_one_took() -> None:
+    game = Game()
+    game.join("a", {E})
+    order(game, "a", {D})
+    game.ask("r")
+    second = order(game, "a", {E, V})
+    assert not game.jobs_on("a")  # it may already be loading what the first one wanted
+    assert runs(ready(game, "a", second, {E, V})) == [("r/e", "a")]
 
 
 def test_a_job_under_way_is_finished_although_its_role_goes() -> None:

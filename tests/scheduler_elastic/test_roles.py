@@ -108,6 +108,12 @@ def test_where_everything_fits_everywhere_nothing_is_planned() -> None:
     assert not game.moves
 
 
+def load_factor(game: Moving) -> float | None:
+    roles = game.scheduler.policies.roles
+    assert isinstance(roles, ElasticRoles)
+    return roles._load_factor.get("H100")
+
+
 def test_measured_loads_correct_announced_ones() -> None:
     game = exclusive()
     game.load(40, 2.0)
@@ -116,9 +122,27 @@ def test_measured_loads_correct_announced_ones() -> None:
     added = move.roles - view.servers[ServerId(server)].roles
     announced = sum(view.servers[ServerId(server)].spec.capable[role].load_seconds for role in added)
     game.loaded(server, 10 * announced)
-    roles = game.scheduler.policies.roles
-    assert isinstance(roles, ElasticRoles)
-    assert roles._load_factor["H100"] == pytest.approx(10**0.3)
+    assert load_factor(game) == pytest.approx(10**0.3)
+
+
+def test_so_do_loads_that_an_operator_ordered_of_what_was_added_each_time() -> None:
+    game = exclusive()
+    needs = game.scheduler.view.servers[ServerId("a")].spec.capable
+    game.post(ev.RolesOrdered(ServerId("a"), frozenset({D})))
+    first = game.moves["a"]
+    game.post(ev.RolesOrdered(ServerId("a"), frozenset({D, V})))
+    game.post(ev.RolesReady(ServerId("a"), first.epoch, first.roles, needs[D].load_seconds))
+    game.loaded("a", 10 * needs[V].load_seconds)
+    assert load_factor(game) == pytest.approx(10**0.3)
+
+
+def test_a_server_that_claims_what_it_cannot_have_is_not_believed() -> None:
+    game = Moving()
+    for name, roles in (("a", {E, D, V}), ("b", {E})):
+        game.serve(name, roles)
+    game.post(ev.RolesOrdered(ServerId("b"), frozenset({V})))
+    game.post(ev.RolesReady(ServerId("b"), game.moves["b"].epoch, frozenset({V, "none"}), 1.0))  # type: ignore[arg-type]
+    assert game.roles("b") == {V}
 
 
 def test_people_can_ask_why() -> None:

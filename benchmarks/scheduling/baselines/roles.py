@@ -88,7 +88,7 @@ class Reactive:
     def arrived(self, request: Request, view: View, now: float) -> None:
         pass
 
-    def switched(self, server: Server, load_seconds: float, now: float) -> None:
+    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:
         pass
 
     def consider(self, view: View, now: float) -> tuple[Problem, str] | None:
@@ -223,7 +223,7 @@ class Gated:
             work[job.spec.role] += view.reference_seconds(job)  # type: ignore[assignment] # a Counter of floats
         self.demand.arrived(work, now)
 
-    def switched(self, server: Server, load_seconds: float, now: float) -> None:  # noqa: ARG002
+    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:  # noqa: ARG002
         self._changed[server.id] = now
 
     def consider(self, view: View, now: float) -> tuple[Problem, str] | None:
@@ -265,7 +265,7 @@ class Oracle:
     def arrived(self, request: Request, view: View, now: float) -> None:
         pass
 
-    def switched(self, server: Server, load_seconds: float, now: float) -> None:
+    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:
         pass
 
     def consider(self, view: View, now: float) -> tuple[Problem, str] | None:

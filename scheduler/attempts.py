@@ -79,6 +79,8 @@ class Attempts:
                 self._progressed(attempt, event, now)
             case ev.JobDone() if _repeats_a_handle(event, attempt.server):
                 self._failed(attempt, _failure(event, "a stage server used a handle twice"), now)
+            case ev.JobDone(outputs=()) if not job.spec.is_final:
+                self._failed(attempt, _failure(event, "a stage server left no output"), now)
             case ev.JobDone():
                 self._done(attempt, event, now)
             case ev.JobFailed():
@@ -98,7 +100,7 @@ class Attempts:
     def _done(self, attempt: Attempt, event: ev.JobDone, now: float) -> None:
         self._close(attempt)
         if not attempt.steps:  # progress reports have told it already
-            self._observe(attempt, event.timings.compute, event.timings.batch)
+            self._observe(attempt, event.timings.compute, min(event.timings.batch, attempt.members))
         for observer in self._policies.observers:
             observer.done(attempt, event.timings, now)
         self._ledger.done(attempt, event.outputs, now)

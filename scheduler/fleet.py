@@ -49,6 +49,8 @@ class Fleet:
         self._matcher = matcher
         self._timers = timers
         self._next_epoch = next_epoch
+        self._orders: dict[ServerId, Epoch] = {}
+        """The last one that each server has not answered: it may join anew meanwhile, and answer then."""
         self._is_solving = False
 
     def handle(self, event: FleetEvent, now: float) -> None:
@@ -69,6 +71,7 @@ class Fleet:
                 self._matcher.touch(server)
         else:
             self._reconsider_roles(now)
+            self._wake_idle()
 
     def _about(self, server: Server, event: FleetEvent, now: float) -> None:
         match event:
@@ -92,6 +95,13 @@ class Fleet:
             case ev.RolesOrdered(roles=roles):
                 self._assign(server, roles, "ordered by the operator")
         self._matcher.touch(server)
+
+    def _wake_idle(self) -> None:
+        """What withheld a waiting job from an idle server may be over, such as its probation: time tells nobody."""
+        waiting = {station for station, queue in self._view.queues.items() if len(queue)}
+        for server in self._view.servers.values() if waiting else ():
+            if not server.attempts and any((server.spec.model, role) in waiting for role in server.serving):
+                self._matcher.touch(server)
 
     # --- coming and going ---------------------------------------------------------------------------------------------
 
@@ -177,6 +187,7 @@ class Fleet:
     def _assign(self, server: Server, roles: frozenset[Role], reason: str) -> None:
         epoch = self._next_epoch()
         server.switching = (epoch, roles)
+        self._orders[server.id] = epoch
         self._serve(server, server.serving & roles)
         self._outbox.assign_roles(server.id, epoch, roles, reason)
         self._matcher.touch(server)
@@ -185,7 +196,8 @@ class Fleet:
         """The roles that are new. Those that it cannot have are not believed."""
         roles = claimed.intersection(server.spec.capable)
         added, server.roles = roles - server.roles, roles
-        if server.switching is not None and server.switching[0] == epoch:  # otherwise a later order replaced it
+        if self._orders.get(server.id) == epoch:  # otherwise a later one replaced it
+            del self._orders[server.id]
             server.switching = None
             server.roles_since = now
             if not server.is_leaving:

@@ -154,7 +154,7 @@ class Matcher:
     def _commit(self, best: Job, server: Server, now: float, *, preempt: bool = False) -> None:
         role = best.spec.role
         queue = self._view.queues[(server.spec.model, role)]
-        jobs = self._policies.batching.members(best, server, queue, self._view, now)
+        jobs = (best,) if preempt else self._policies.batching.members(best, server, queue, self._view, now)
         waited = now - max(job.request.arrived_at for job in jobs)
         attempts = self._attempts(jobs, server, now)
         server.sent[role] = server.sent.get(role, 0) + 1
@@ -176,7 +176,7 @@ class Matcher:
             job.become(JobState.FETCHING)
             epoch = self._next_epoch()
             batch = attempts[0].epoch if attempts else epoch
-            job.attempt = Attempt(epoch, job, server, batch, committed_at=now, predicted_seconds=predicted)
+            job.attempt = Attempt(epoch, job, server, batch, len(jobs), committed_at=now, predicted_seconds=predicted)
             server.attempts[epoch] = job.attempt
             attempts.append(job.attempt)
         return attempts
@@ -195,8 +195,8 @@ class Matcher:
     def _go_on(self, server: Server, now: float) -> bool:
         """Commit what follows in the request for which a job was paused here; whether anything does."""
         last = server.chained
-        if last is None or any(attempt.batch == last.batch for attempt in server.attempts.values()):
-            return False  # members of a batch are reported one by one
+        if last is None or last.epoch in server.attempts:
+            return False
         job = chain.following(last)
         if job is None:
             server.chained = None

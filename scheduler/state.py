@@ -25,6 +25,8 @@ class Attempt:
     server: Server
     batch: Epoch
     """Epoch of the first member of its batch: members share a slot."""
+    members: int
+    """Of the batch."""
     committed_at: float
     predicted_seconds: float
     """Of the whole batch."""
@@ -34,6 +36,8 @@ class Attempt:
     step_seconds: float = 0.0
     reported_at: float = 0.0
     paused_at: float | None = None
+    preemptions: int = 0
+    """Jobs that were let in before it goes on."""
 
     def pause(self, now: float) -> None:
         self.paused_at = now

@@ -39,6 +39,10 @@ class Prediction(NamedTuple):
     """How it came about, for people."""
 
 
+LEAST_SECONDS = 1e-9
+"""Of a time that is believed."""
+
+
 class CostModel:
     """Predicts and learns. Targets that no profile names borrow the nearest profile until observations come in."""
 
@@ -104,9 +108,9 @@ class CostModel:
     def observe(self, work: Work, target: Target, server: str, seconds: float) -> None:
         """``server`` took ``seconds`` for ``work``; of a progress report, ``work.steps`` are the steps since the last.
 
-        Times that cannot be (0 or less, not finite) are ignored: a stage server may be wrong.
+        Times that cannot be (below a nanosecond, not finite) are ignored: a stage server may be wrong.
         """
-        if not isfinite(seconds) or seconds <= 0:
+        if not isfinite(seconds) or seconds < LEAST_SECONDS:
             return
         self.version += 1
         stage = self._stage(target, work.role)

@@ -29,15 +29,14 @@ def elastic_policies(settings: ElasticSettings | None = None, profiles: Iterable
     book = Book(order)
     admission = PredictedCompletion(settings, order, book, fairness)
     placement = Backpressure(settings, suspects)
-    preemption = ShortestRemaining(settings)
     return Policies(
         admission=AdmitUnknown(admission),
         order=order,
         placement=placement,
         batching=SameWork(settings),
-        preemption=preemption if settings.preemption else None,
+        preemption=ShortestRemaining(settings) if settings.preemption else None,
         roles=ElasticRoles(settings, book, suspects) if settings.elastic_roles else None,
         cost=CostModel(bundled() if profiles is None else profiles),
         # Admission reads the book: what it predicts for a request must not count the request itself.
-        observers=(fairness, suspects, book, admission, placement, preemption),
+        observers=(fairness, suspects, book, admission, placement),
     )

@@ -34,7 +34,7 @@ class Backpressure(Observer):
     def __init__(self, settings: ElasticSettings, suspects: Suspects):
         self._margin = settings.lead_margin_seconds
         self._suspects = suspects
-        self._slow = SlowServers(settings.slow_ratio)
+        self._slow = SlowServers(settings.slow_ratio, suspects)
         self._fetch_seconds: dict[str, float] = {}
         """Server name → usual seconds."""
 

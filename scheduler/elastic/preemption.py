@@ -6,17 +6,14 @@ from itertools import islice
 
 from scheduler import chain
 from scheduler.elastic.settings import ElasticSettings
-from scheduler.policy import Observer
-from scheduler.spec import Timings
-from scheduler.state import Attempt, Job, Request, Server
+from scheduler.state import Attempt, Job, Server
 from scheduler.view import View
-from wire.types import Epoch
 
 SAMPLE = 32
 """Holders that are looked at: in a larger fleet some device is always about to be free."""
 
 
-class ShortestRemaining(Observer):
+class ShortestRemaining:
     """At most one job is paused per server, and each at most ``max_preemptions`` times: no job is starved by it.
 
     It asks for a clear gain: the waiting job is several times shorter than what the running one still needs, and would
@@ -27,7 +24,6 @@ class ShortestRemaining(Observer):
     def __init__(self, settings: ElasticSettings):
         self._settings = settings
         self.keep_seconds = settings.keep_seconds
-        self._times: dict[Epoch, int] = {}
 
     def victim(self, job: Job, view: View, now: float) -> Server | None:
         servers = list(islice(view.holding(job.request.spec.model, job.spec.role).values(), SAMPLE))
@@ -38,7 +34,7 @@ class ShortestRemaining(Observer):
         wait = min(server.remaining(now) + _afterwards(server, view) for server in servers)
         if wait - best.step_seconds < self._settings.preemption_overhead_seconds:
             return None
-        self._times[best.epoch] = self._times.get(best.epoch, 0) + 1
+        best.preemptions += 1
         return best.server
 
     def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
@@ -48,19 +44,7 @@ class ShortestRemaining(Observer):
         its, spec = running.job.request.spec, job.request.spec
         if its.tenant != spec.tenant or its.priority > spec.priority:
             return False
-        has_paused_enough = self._times.get(running.epoch, 0) >= self._settings.max_preemptions
-        return not has_paused_enough and self._is_worth_it(running, job, view, now)
-
-    def done(self, attempt: Attempt, timings: Timings, now: float) -> None:  # noqa: ARG002
-        self._times.pop(attempt.epoch, None)
-
-    def failed(self, attempt: Attempt, *, is_fault: bool, now: float) -> None:  # noqa: ARG002
-        self._times.pop(attempt.epoch, None)
-
-    def over(self, request: Request, *, finished: bool) -> None:  # noqa: ARG002
-        for job in request.jobs.values():
-            if job.attempt is not None:
-                self._times.pop(job.attempt.epoch, None)
+        return running.preemptions < self._settings.max_preemptions and self._is_worth_it(running, job, view, now)
 
     def _is_worth_it(self, running: Attempt, job: Job, view: View, now: float) -> bool:
         server, left = running.server, running.remaining(now)

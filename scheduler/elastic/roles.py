@@ -156,7 +156,7 @@ class ElasticRoles:
         return ServerState(
             server.id,
             cls,
-            server.roles,
+            server.roles if server.switching is None else server.serving,
             server.switching[1] if server.switching is not None else None,
             pinned=server.pinned or refused,
             changed_at=server.roles_since if server.roles_since > server.joined_at else -inf,

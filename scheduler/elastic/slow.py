@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+from scheduler.elastic.suspects import Suspects
 from scheduler.state import Job, Server
 from scheduler.view import View
 from wire.types import ModelKey, Role, ServerId
@@ -18,9 +19,10 @@ MEMORY_SECONDS = 1.0
 
 
 class SlowServers:
-    def __init__(self, ratio: float):
+    def __init__(self, ratio: float, suspects: Suspects):
         """``ratio``: times slower than the fastest at which a server counts as slow."""
         self._ratio = ratio
+        self._suspects = suspects
         self._slow: dict[tuple[ModelKey, Role], tuple[float, frozenset[ServerId]]] = {}
 
     def withholds(self, server: Server, role: Role, view: View, now: float) -> bool:
@@ -43,13 +45,18 @@ class SlowServers:
     def _is_better_elsewhere(self, job: Job, server: Server, view: View, now: float) -> bool:
         here = view.seconds(job, server)
         holders = islice(view.holding(job.request.spec.model, job.spec.role).values(), SAMPLE)
-        faster = [(other, pace) for other in holders if (pace := view.seconds(job, other)) * self._ratio < here]
+        able = (other for other in holders if self._will_take(job.spec.role, other))
+        faster = [(other, pace) for other in able if (pace := view.seconds(job, other)) * self._ratio < here]
         if not faster:
             return False
         mean = sum(pace for _, pace in faster) / len(faster)
         waiting = view.waiting(job.request.spec.model, job.spec.role) * mean
         busy = sum(other.remaining(now) for other, _ in faster)
         return (busy + waiting) / len(faster) + mean < here
+
+    def _will_take(self, role: Role, server: Server) -> bool:
+        """Whether waiting for it may end: one that is idle, and may not or is not trusted to work, might stay so."""
+        return not self._suspects.is_suspect(server.id) and (bool(server.attempts) or server.may_run(role))
 
 
 def _head(model: ModelKey, role: Role, view: View, now: float) -> Job | None:

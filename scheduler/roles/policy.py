@@ -171,9 +171,10 @@ class RolePolicy:
         """Whether nothing would be lost if there were a little more, or less, to do in any one role than it seems."""
         before = Counter((server.cls, server.roles) for server in plan.problem.servers)
         after = Counter((server.cls, plan.assignment[server.id]) for server in plan.problem.servers)
+        planned = replace(snapshot, classes=plan.problem.classes)  # since then one may have died out
         return all(
             _utilisation(other, after) <= _utilisation(other, before)
-            for other in _doubtful(snapshot, self._settings.standard_errors)
+            for other in _doubtful(planned, self._settings.standard_errors)
         )
 
     def _saved(self, plan: Plan) -> float:

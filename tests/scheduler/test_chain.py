@@ -133,8 +133,8 @@ def test_a_cancelled_request_leaves_the_device_to_the_paused_job() -> None:
     assert game.scheduler.view.servers[ServerId("one")].chained is None
 
 
-def test_it_goes_on_once_the_whole_batch_is_done() -> None:
-    """Its members are reported one by one: until the last, the slot is theirs."""
+def test_who_is_let_in_brings_no_company() -> None:
+    """What the paused job loses by it was judged for one."""
     game = Game(Policies(preemption=OneVictim(), placement=Downstream(NO_PREFETCH), batching=Pairs()))
     game.join("one")
     game.ask("long")
@@ -142,15 +142,7 @@ def test_it_goes_on_once_the_whole_batch_is_done() -> None:
     game.fetched("long/d0")
     game.ask("short")
     game.ask("third")
-    (run,) = of(do.Run, game.started("long/d0"))
-    assert [member.job for member in run.members] == ["short/e", "third/e"]
-    game.post(ev.JobPaused(ServerId("one"), game.epochs["long/d0"], 3))
-    game.fetched("short/e")
-    game.fetched("third/e")
-    game.started("short/e")
-    game.started("third/e")
-    assert promised(game.done("short/e")) == []
-    assert promised(game.done("third/e")) == [("short/d0", True, KEEP)]
+    assert promised(game.started("long/d0")) == [("short/e", True, KEEP)]
 
 
 def test_a_job_that_failed_does_not_go_on() -> None:

@@ -104,6 +104,16 @@ def test_an_order_does_not_bring_back_a_role_that_an_earlier_one_took() -> None:
     assert runs(ready(game, "a", second, {E, V})) == [("r/e", "a")]
 
 
+def test_a_switch_that_ends_after_the_server_joined_again_counts() -> None:
+    game = Game()
+    game.join("a", {E})
+    epoch = order(game, "a", {D})
+    game.join("a", {E})
+    ready(game, "a", epoch, {D})
+    assert set(game.scheduler.view.holding(MODEL, D)) == {"a"}
+    assert not game.scheduler.view.holding(MODEL, E)
+
+
 def test_a_job_under_way_is_finished_although_its_role_goes() -> None:
     game = Game()
     game.join("a", {E, D, V})

@@ -121,6 +121,13 @@ def test_a_picture_that_cannot_be_fetched_is_made_again() -> None:
     assert of(do.FetchResult, game.through("r/v0"))
 
 
+def test_an_encoder_that_left_nothing_has_failed() -> None:
+    game = Game()
+    game.join("s")
+    game.ask("r")
+    assert runs(game.post(ev.JobDone(ServerId("s"), game.epochs["r/e"], ()))) == [("r/e", "s")]
+
+
 def test_a_decoder_without_a_picture_is_an_error() -> None:
     game = Game()
     game.join("s")

@@ -144,7 +144,7 @@ def test_a_device_slow_at_one_stage_is_taken_to_be_slow_at_the_others() -> None:
 
 def test_impossible_times_are_ignored() -> None:
     model = CostModel(PROFILES)
-    for seconds in (0.0, -1.0, float("nan"), float("inf")):
+    for seconds in (0.0, -1.0, 1e-310, float("nan"), float("inf")):
         model.observe(dit(1024), H100, "server", seconds)
     assert model.predict(dit(1024), H100).source.endswith("0 observations")
 

@@ -80,15 +80,30 @@ def test_the_next_job_comes_before_the_device_is_free_unless_the_present_one_goe
         assert (game.jobs_on("dit") == ["a/d0", "b/d0"]) is early
 
 
-def test_a_slow_server_waits_until_waiting_for_a_faster_one_takes_longer() -> None:
+def fast_and_slow(fast_limit: int = 1000) -> Play:
     game = Play()
     game.serve("encoder", {E})
     game.serve("fast", {D})
     game.serve("slow", {D})
+    game.scheduler.view.servers[ServerId("fast")].limits[D] = fast_limit
+    game.post(ev.LimitsRaised(ServerId("fast"), {}))
     slow = game.scheduler.view.servers[ServerId("slow")]
     for _ in range(40):
         for name, seconds in (("fast", 3.22), ("slow", 5 * 3.22)):
             game.scheduler.view.cost.observe(DIT, slow.spec.target, name, seconds)
+    return game
+
+
+def test_nothing_waits_for_a_fast_server_that_is_idle_and_takes_nothing() -> None:
+    """Its store is full."""
+    game = fast_and_slow(fast_limit=0)
+    game.want("r")
+    game.waiting_dits("r")
+    assert game.jobs_on("slow") == ["r/d0"]
+
+
+def test_a_slow_server_waits_until_waiting_for_a_faster_one_takes_longer() -> None:
+    game = fast_and_slow()
     for number in range(2):
         game.want(f"r{number}")
         game.waiting_dits(f"r{number}")
@@ -133,6 +148,21 @@ def test_it_gets_one_job_on_trial_after_its_probation_and_success_clears_it() ->
     game = on_trial()
     game.through("trial/e")
     assert game.where["trial/d0"] == "broken"
+
+
+def test_the_end_of_a_probation_is_noticed_although_nothing_happens() -> None:
+    game = Play(ElasticSettings(probation_seconds=10.0))
+    for name in ("broken", "sound"):
+        game.serve(name)
+    broken = game.scheduler.view.servers[ServerId("broken")]
+    placement = game.scheduler.policies.placement
+    for number in range(9):
+        game.want(f"r{number}")
+    while (on := game.jobs_on("broken")) and not placement.withholds(broken, E, game.scheduler.view, game.now):
+        game.failed(on[0])
+    assert not game.jobs_on("broken")
+    game.at(12.0)
+    assert game.jobs_on("broken")
 
 
 def test_failing_the_trial_doubles_the_probation() -> None:

@@ -42,6 +42,15 @@ def test_the_bottleneck_gets_servers() -> None:
     assert "capacity 0.28 → " in result[0].reason
 
 
+def test_a_class_may_die_out_while_a_plan_is_made() -> None:
+    policy = RolePolicy()
+    members = (*LOPSIDED, ServerState(ServerId("last"), "big", frozenset({E})))
+    case = policy.consider(snapshot(members, DIT_HEAVY), 100.0)
+    assert case is not None
+    later = Snapshot({"mid": MID}, LOPSIDED, DIT_HEAVY, doubt=dict.fromkeys(DIT_HEAVY, 0.1))
+    assert policy.accept(plan(case), later)
+
+
 def test_light_load_holds_still_whatever_the_split() -> None:
     light = {E: 0.05, D: 0.55, V: 0.05}
     assert RolePolicy().consider(snapshot(LOPSIDED, light), 100.0) is None

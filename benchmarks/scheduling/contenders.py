@@ -24,8 +24,6 @@ from scheduler.spec import RequestSpec
 
 WITHOUT_LIMIT = 10**6
 """Requests under way: admission is not what is compared."""
-NO_BATCHES = 1
-"""Batching is left out where the fluid bound, which knows none, is what one is measured by."""
 AGING = ElasticSettings().aging
 
 LEADS = {"on time": 0.0, "one load ahead": 1.0}

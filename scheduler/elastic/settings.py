@@ -67,8 +67,8 @@ class ElasticSettings:
     probation_seconds: float = 15.0
     """Until a suspect server gets one job on trial; doubled every time it fails."""
     # --- batching
-    max_batch: int = 4
-    """1 turns batching off."""
+    max_batch: int = 1
+    """1 turns batching off: it is throughput for latency, and not every engine gains from it (decision 0003)."""
     batch_marginal: float = 0.7
     """Cost of one more member, in jobs, below which it is worth it."""
     batch_seeded: bool = False

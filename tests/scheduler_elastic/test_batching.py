@@ -11,6 +11,7 @@ from tests.scheduler_elastic.play import Play
 
 def batch(requests: list[dict[str, object]], **settings: object) -> list[str]:
     """What the only dit server gets after its first job, of jobs that wait meanwhile."""
+    settings = {"max_batch": 4, **settings}
     game = Play(ElasticSettings(elastic_roles=False, preemption=False, **settings))  # type: ignore[arg-type]
     game.serve("encoder", {E})
     game.serve("dit", {D})

@@ -161,7 +161,8 @@ class Fickle:
 def random_policies(scenario: Scenario, seed: int) -> Policies:
     rng = Random(f"policies/{seed}")
     if rng.random() < ELASTIC:
-        return elastic_policies(ElasticSettings(max_requests=rng.choice((3, 1000))), [PROFILE])
+        settings = ElasticSettings(max_requests=rng.choice((3, 1000)), max_batch=rng.choice((1, 4)))
+        return elastic_policies(settings, [PROFILE])
     policies = Policies(
         admission=AdmitUpTo(rng.choice((3, 1000))),
         placement=Downstream(rng.choice((0.0, 0.5, inf))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -21,6 +21,7 @@ from scheduler.sim.workload import Phase
 
 ROLE_BASELINES = ("reactive", "predict only", "feedback only", "static, average")
 OTHERS = ("static, first phase", "monolithic")
+SAME_ORDER = tuple(name for name in ORACLES if "shortest first" in name)
 FEW = 5
 """Seeds of those that are far behind."""
 WITHIN = 0.95
@@ -112,7 +113,8 @@ def report(results: Results) -> Report:
             for name in ROLE_BASELINES
         ]
         names = ("ours", *ROLE_BASELINES, *OTHERS, "lower bound")
-        columns = {name: _values(results, workload, name) for name in names} | {"oracle, best of the grid": best}
+        columns = {name: _values(results, workload, name) for name in names}
+        columns |= {"oracle, same order": _oracle(results, workload, SAME_ORDER), "oracle, best of the grid": best}
         body += [
             [workload, name, *(str(estimate(values[f])) for f in ("mean", "p99"))] for name, values in columns.items()
         ]
@@ -143,6 +145,6 @@ def _values(results: Results, workload: str, name: str) -> dict[str, list[float]
     return {figure: results.values(latencies, workload, name, figure=figure) for figure in ("mean", "p99")}
 
 
-def _oracle(results: Results, workload: str) -> dict[str, list[float]]:
-    grid = [_values(results, workload, name) for name in ORACLES]
+def _oracle(results: Results, workload: str, names: Sequence[str] = ORACLES) -> dict[str, list[float]]:
+    grid = [_values(results, workload, name) for name in names]
     return {f: [min(each) for each in zip(*(values[f] for values in grid), strict=True)] for f in ("mean", "p99")}

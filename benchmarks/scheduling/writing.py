@@ -21,7 +21,9 @@ interval. A goal is met when the end of the interval on its bad side meets it; t
 
 NOTES = {
     3: "What is lost is the time to notice a shift (arrivals until the mix has clearly changed) and needless moves; "
-    "the oracle has neither. The lower bound shows how much of the rest is the price of switching at all.",
+    "the oracle has neither. The lower bound shows how much of the rest is the price of switching at all. For p99 the "
+    "oracle may take the order of arrival, which delays no large request for smaller ones and loses in the mean; "
+    "*oracle, same order* is the one whose roles alone differ from ours.",
     4: "Where the oracle itself is hardly better than a baseline there is little to win; a table says how much. "
     "*Predict only* has our solver, our role sets and our gate behind its moving average.",
     5: "The table of orders shows the least mean that an order by size can give on these arrivals: *pure shortest "

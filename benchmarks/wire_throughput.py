@@ -19,7 +19,7 @@ from stage_server.data.consumer import Consumer
 from stage_server.data.holder import Holder
 from stage_server.data.pool import pageable
 from wire.bundle import Bundle, pack, unpack
-from wire.codec import decode_to_gateway, decode_to_stage, encode
+from wire.control_codec import decode_to_gateway, decode_to_stage, encode
 from wire.params import ImageParams
 from wire.to_gateway import Progress
 from wire.to_stage import InputRef, Member, Run

@@ -15,13 +15,13 @@ import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
 from gateway.api.app import create_app
-from gateway.assembly import Gateway
-from gateway.garbage import spare_pauses
-from gateway.http_protocol import HttpProtocol
-from gateway.local import BUNDLED_MODEL, LocalStageFailed, LocalStages
+from gateway.api.http_protocol import HttpProtocol
 from gateway.settings import InvalidSettings, Settings, load_settings
-from gateway.sockets import BindError
-from gateway.telemetry import configure
+from gateway.shell.assembly import Gateway
+from gateway.shell.garbage import spare_pauses
+from gateway.shell.local import BUNDLED_MODEL, LocalStageFailed, LocalStages
+from gateway.shell.telemetry import configure
+from gateway.stages.sockets import BindError
 
 USER_MISTAKE = 2
 

@@ -139,7 +139,7 @@ class Scheduler:
 
     def _roles_without_holder(self, request: Request) -> list[str]:
         needed = {job.spec.role for job in request.jobs.values() if job.holder is None and not job.taken}
-        return sorted(role for role in needed if not self.view.holding(request.spec.model, role))
+        return sorted(role for role in needed if not self.view.serving(request.spec.model, role))
 
     def _next_epoch(self) -> Epoch:
         self._epochs += 1

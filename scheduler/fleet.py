@@ -181,7 +181,7 @@ class Fleet:
         """The last holder of a role is never taken away, whatever a plan says."""
         free = not (server.pinned or server.is_leaving or server.switching)
         given_up = server.serving - roles
-        others = (self._view.holding(server.spec.model, role).keys() - {server.id} for role in given_up)
+        others = (self._view.serving(server.spec.model, role).keys() - {server.id} for role in given_up)
         return free and roles != server.roles and all(others)
 
     def _assign(self, server: Server, roles: frozenset[Role], reason: str) -> None:
@@ -207,7 +207,7 @@ class Fleet:
     def _serve(self, server: Server, roles: frozenset[Role]) -> None:
         model = server.spec.model
         for role in server.serving - roles:
-            del self._view.holders[(model, role)][server.id]
+            del self._view.stations[(model, role)][server.id]
         for role in roles - server.serving:
-            self._view.holders.setdefault((model, role), {})[server.id] = server
+            self._view.stations.setdefault((model, role), {})[server.id] = server
         server.serving = roles

@@ -86,7 +86,7 @@ def _about_server(view: View, server: Server) -> Iterator[str]:
         if job.holder != server.id:
             yield f"{name} holds outputs of {job.spec.id}, which names {job.holder}"
     for role in server.serving:
-        if server.id not in view.holding(server.spec.model, role):
+        if server.id not in view.serving(server.spec.model, role):
             yield f"{name} serves {role} but is not listed"
 
 

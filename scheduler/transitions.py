@@ -39,5 +39,3 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 COMMITTED = frozenset({_S.FETCHING, _S.READY, _S.RUNNING, _S.PAUSED})
 """States in which an attempt of the job occupies a server."""
-
-OVER = frozenset({_S.CANCELLED, _S.FAILED})

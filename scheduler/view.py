@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -25,7 +25,7 @@ class View:
     live: dict[RequestId, Request] = field(default_factory=dict)
     jobs: dict[JobId, Job] = field(default_factory=dict)
     queues: dict[tuple[ModelKey, Role], StageQueue] = field(default_factory=dict)
-    holders: dict[tuple[ModelKey, Role], dict[ServerId, Server]] = field(default_factory=dict)
+    stations: dict[tuple[ModelKey, Role], dict[ServerId, Server]] = field(default_factory=dict)
     """Servers that serve a role now."""
     targets: dict[ModelKey, Target] = field(default_factory=dict)
     """The cost model by which a model's jobs are compared with each other."""
@@ -38,8 +38,8 @@ class View:
         queue = self.queues.get((model, role))
         return len(queue) if queue is not None else 0
 
-    def holding(self, model: ModelKey, role: Role) -> Mapping[ServerId, Server]:
-        return self.holders.get((model, role), {})
+    def serving(self, model: ModelKey, role: Role) -> Mapping[ServerId, Server]:
+        return self.stations.get((model, role), {})
 
     def seconds(self, job: Job, server: Server) -> float:
         """Predicted for this job on this server."""
@@ -66,11 +66,8 @@ class View:
         total = 0.0
         for role in Role:
             own = sum(self.reference_seconds(job) for job in request.jobs.values() if job.spec.role is role)
-            holders = self.holding(model, role)
+            holders = self.serving(model, role)
             some = [server.remaining(now) for server in islice(holders.values(), SAMPLE)]
             busy = sum(some) / max(1, len(some))
             total += own + busy + self.waiting(model, role) * own / max(1, len(holders))
         return total
-
-    def unfinished(self) -> Iterable[Job]:
-        return (job for request in self.live.values() for job in request.jobs.values() if not job.outputs)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from wire.codec import check_size, decode
+from wire.control_codec import check_size, decode
 from wire.errors import FrameTooLarge, MalformedFrame, UnsupportedValue
 from wire.values import DTYPE_BYTES, Image, Tensor, Value
 

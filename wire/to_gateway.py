@@ -154,7 +154,6 @@ class RolesReady(Message, frozen=True, kw_only=True):
     epoch: Epoch
     roles: Roles
     load_seconds: Seconds
-    unload_seconds: Seconds = 0.0
 
 
 class RolesFailed(Message, frozen=True, kw_only=True):
@@ -166,7 +165,7 @@ class RolesFailed(Message, frozen=True, kw_only=True):
 
 
 class Leaving(Message, frozen=True, kw_only=True):
-    """SIGTERM: no new work please. The server stays until its work is done and its outputs are released or moved."""
+    """SIGTERM: no new work please. The server stays until its work is done and its outputs are released."""
 
 
 class Goodbye(Message, frozen=True, kw_only=True):

@@ -31,7 +31,7 @@ import msgspec
 import xxhash
 
 from wire.bundle import LIMITS, Bundle, Limits, payload_bytes
-from wire.codec import Buffer, check_size, decode
+from wire.control_codec import Buffer, check_size, decode
 from wire.errors import FrameTooLarge, InputLost, Loss, MalformedFrame, ProtocolMismatch, WireError
 from wire.types import Handle
 from wire.version import PROTOCOL, check_protocol

@@ -10,7 +10,7 @@ from benchmarks.scheduling.decision_time import measure
 from benchmarks.scheduling.results import Goal, Report, Row
 from benchmarks.scheduling.statistics import estimate
 from benchmarks.scheduling.tasks import Effort, Figures, Results, Task
-from gateway.garbage import spare_pauses
+from gateway.shell.garbage import spare_pauses
 from scheduler.roles.solver import plan
 from scheduler.sim import suite
 from scheduler.sim.bound import problem, with_best_roles

@@ -33,8 +33,8 @@ from benchmarks.scheduling.twin import patient
 from benchmarks.scheduling.writing import goals
 from clients.load import Outcome, Planned
 from clients.load import run as send_load
-from gateway.assembly import policies
 from gateway.settings import Settings
+from gateway.shell.assembly import policies
 from scheduler.cost.profile import Profile, load
 from scheduler.sim.bound import with_best_roles
 from scheduler.sim.engine import simulate

@@ -5,7 +5,6 @@ Served only where an admin key is set; without one these paths do not exist.
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.body import read_json
-from gateway.api.deps import api_of, shown_key
 from gateway.api.errors import ApiError
-from gateway.service import AdminService
+from gateway.api.keys import check_key
+from gateway.api.state import api_of
+from gateway.service.interfaces import OperatorService
 from wire.types import Role
 
 
@@ -27,62 +27,55 @@ class RolesBody(BaseModel):
     roles: list[Literal["encoder", "dit", "decoder"]] = Field(min_length=1)
 
 
-def operator_of(request: Request) -> AdminService:
+def operator_of(request: Request) -> OperatorService:
     """What serves the operator, once the request has shown the admin key. Raises ``ApiError`` 401."""
     api = api_of(request)
-    assert api.admin is not None  # noqa: S101 # ``create_app`` includes the router on no other condition
+    assert api.operator is not None  # noqa: S101 # ``create_app`` includes the router on no other condition
     assert api.settings.admin_key is not None  # noqa: S101
-    shown = shown_key(request).encode("latin-1")
-    if not hmac.compare_digest(shown, api.settings.admin_key.get_secret_value().encode()):
-        raise ApiError(
-            "Incorrect admin key provided." if shown else "Missing admin key: send 'Authorization: Bearer KEY'.",
-            code="invalid_api_key",
-            status=401,
-            headers={"www-authenticate": "Bearer"},
-        )
-    return api.admin
+    check_key(request, {"": api.settings.admin_key}, "admin")
+    return api.operator
 
 
-AdminDep = Annotated[AdminService, Depends(operator_of)]
+OperatorDep = Annotated[OperatorService, Depends(operator_of)]
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 
 
 @router.get("/servers")
-async def list_servers(admin: AdminDep) -> Response:
+async def list_servers(operator: OperatorDep) -> Response:
     """Every stage server: roles, changes of roles, jobs, speed."""
-    return _json({"servers": admin.servers()})
+    return _json({"servers": operator.servers()})
 
 
 @router.get("/why")
-async def explain(admin: AdminDep, request: str = "", server: str = "") -> Response:
+async def explain(operator: OperatorDep, request: str = "", server: str = "") -> Response:
     """The latest decisions about a request or a server, or all of them, each with its reason and its cause."""
     if request and server:
         raise ApiError("Name a request or a server, not both.", code="invalid_value", param="server")
-    return _json(admin.why(request, server))
+    return _json(operator.why(request, server))
 
 
 @router.get("/plan")
-async def explain_plan(admin: AdminDep) -> Response:
+async def explain_plan(operator: OperatorDep) -> Response:
     """What is asked of each role, the latest plan, and why roles move or do not."""
-    return _json(admin.plan())
+    return _json(operator.plan())
 
 
 @router.post("/servers/{name:path}/pin")
-async def pin(name: str, admin: AdminDep) -> Response:
+async def pin(name: str, operator: OperatorDep) -> Response:
     """Keep the server's roles as they are."""
-    return _json(await admin.pin(name, pinned=True))
+    return _json(await operator.pin(name, pinned=True))
 
 
 @router.post("/servers/{name:path}/unpin")
-async def unpin(name: str, admin: AdminDep) -> Response:
-    return _json(await admin.pin(name, pinned=False))
+async def unpin(name: str, operator: OperatorDep) -> Response:
+    return _json(await operator.pin(name, pinned=False))
 
 
 @router.post("/servers/{name:path}/drain", status_code=202)
-async def drain(name: str, admin: AdminDep) -> Response:
+async def drain(name: str, operator: OperatorDep) -> Response:
     """No new work; the server ends when what it has is done and handed over."""
-    return _json(await admin.drain(name), 202)
+    return _json(await operator.drain(name), 202)
 
 
 @router.post(
@@ -92,10 +85,10 @@ async def drain(name: str, admin: AdminDep) -> Response:
         "requestBody": {"required": True, "content": {"application/json": {"schema": RolesBody.model_json_schema()}}}
     },
 )
-async def assign(name: str, request: Request, admin: AdminDep) -> Response:
+async def assign(name: str, request: Request, operator: OperatorDep) -> Response:
     """Give the server these roles, and no others. It is under way when this is answered: see ``GET /admin/servers``."""
     body = await read_json(request, RolesBody, api_of(request).settings)
-    return _json(await admin.assign(name, map(Role, body.roles)), 202)
+    return _json(await operator.assign(name, map(Role, body.roles)), 202)
 
 
 def _json(content: object, status_code: int = 200) -> Response:

@@ -11,7 +11,7 @@ import pybase64
 from gateway.api.errors import milliseconds
 from gateway.api.generation import Generation
 from gateway.api.schema import GenerationBody
-from gateway.service import Finished, StageReport
+from gateway.service.interfaces import Finished, StageReport
 
 QUALITIES = ("low", "medium", "high", "xhigh", "max")
 """What a response may call its quality; clients validate it."""

@@ -12,11 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from gateway.api import admin, files, health, images, models
 from gateway.api.context import RequestContext
-from gateway.api.deps import Api
-from gateway.api.handlers import UnexpectedErrors, install_handlers
-from gateway.results import ResultStore
-from gateway.service import AdminService, ImageService
+from gateway.api.error_handlers import UnexpectedErrors, install_handlers
+from gateway.api.state import Api
+from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
+from gateway.storage.results import ResultStore
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -36,7 +36,7 @@ def create_app(
     settings: Settings,
     *,
     lifespan: Lifespan | None = None,
-    operator: AdminService | None = None,
+    operator: OperatorService | None = None,
 ) -> FastAPI:
     """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
 
@@ -66,7 +66,7 @@ def create_app(
         docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
         redoc_url=None,
     )
-    app.state.api = Api(service, settings, results, started=int(time.time()), admin=operator)
+    app.state.api = Api(service, settings, results, started=int(time.time()), operator=operator)
     install_handlers(app)
     for concept in (health, files, images, models):
         app.include_router(concept.router)

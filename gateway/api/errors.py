@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gateway.service import (
+from gateway.service.interfaces import (
     DeadlineExceeded,
     GenerationFailed,
     ModelNotFound,

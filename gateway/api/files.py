@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.deps import Api, ApiDep
 from gateway.api.errors import ApiError
+from gateway.api.state import Api, ApiDep
 
 router = APIRouter(prefix="/v1", tags=["images"])
 

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from gateway.api.deps import ApiDep
+from gateway.api.state import ApiDep
 
 router = APIRouter(tags=["health"])
 

@@ -17,14 +17,15 @@ from gateway.api import answer
 from gateway.api.body import read_json
 from gateway.api.context import current_traceparent
 from gateway.api.deadline import deadline_seconds
-from gateway.api.deps import Api, ApiDep, Tenant
 from gateway.api.disconnect import while_connected
 from gateway.api.files import url_of
 from gateway.api.generation import Generation, plan
+from gateway.api.keys import Tenant
 from gateway.api.models import resolve
 from gateway.api.priority import priority
 from gateway.api.schema import GenerationBody
-from gateway.service import DeadlineExceeded, Finished, ImageRequest
+from gateway.api.state import Api, ApiDep
+from gateway.service.interfaces import DeadlineExceeded, Finished, ImageRequest
 from wire.params import ModelInfo
 
 log = logging.getLogger(__name__)

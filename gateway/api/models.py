@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from gateway.api.deps import Api, ApiDep, Tenant
 from gateway.api.errors import model_not_found, overloaded
+from gateway.api.keys import Tenant
+from gateway.api.state import Api, ApiDep
 from wire.params import ModelInfo
 
 router = APIRouter(prefix="/v1", tags=["models"])

@@ -6,7 +6,6 @@ Profiles seed it, observations refine it. Pure: no clock, no randomness; equal c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from math import exp, isfinite, log
 from pathlib import Path
 from typing import NamedTuple
@@ -123,11 +122,6 @@ class CostModel:
         """How many times slower than its class the server is."""
         return self._speeds.factor(server)
 
-    def forget(self, server: str) -> None:
-        """The server is gone for good."""
-        self.version += 1
-        self._speeds.forget(server)
-
     def explain(self, work: Work, target: Target, server: str | None = None) -> tuple[str, ...]:
         """Lines for people: the prediction and how it came about."""
         stage = self._stage(target, work.role)
@@ -140,14 +134,6 @@ class CostModel:
             f"batch of {work.batch}: each further member costs {self.batch_marginal(work, target):.2f} jobs",
             f"server factor {self._speeds.factor(server):.3f}",
         )
-
-    def learned(self, target: Target) -> dict[Role, RoleProfile]:
-        """What is known now, in a profile's terms: to be shown or kept."""
-        result = {}
-        for role in Role:
-            stage = self._stage(target, role)
-            result[role] = replace(stage.prior.stage, coefficients=stage.fit.coefficients)
-        return result
 
     def _stage(self, target: Target, role: Role) -> StageCost:
         stage = self._stages.get((target, role))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from math import exp, log
 
 CLIP = log(4.0)
@@ -9,21 +10,24 @@ CLIP = log(4.0)
 LEAK = 0.02
 """What all servers of a class have in common drifts into the class's own fit."""
 
+MAX_SERVERS = 4096
+"""Names remembered: where every restart brings a new one, those that say nothing for longest are forgotten."""
+
 
 class SpeedFactors:
     """Exponentially weighted means of clipped log ratios observed / predicted for the class."""
 
     def __init__(self) -> None:
-        self._factors: dict[str | None, float] = {}
+        self._factors: OrderedDict[str, float] = OrderedDict()
 
     def factor(self, server: str | None) -> float:
         """Multiplies the class's predicted seconds: 3 means three times slower."""
-        return self._factors.get(server, 1.0)
+        return 1.0 if server is None else self._factors.get(server, 1.0)
 
     def observe(self, server: str, log_ratio: float, gain: float) -> None:
         old = log(self.factor(server))
         clipped = max(-CLIP, min(CLIP, log_ratio))
         self._factors[server] = exp(old + gain * (clipped - old) - gain * LEAK * old)
-
-    def forget(self, server: str) -> None:
-        self._factors.pop(server, None)
+        self._factors.move_to_end(server)
+        if len(self._factors) > MAX_SERVERS:
+            self._factors.popitem(last=False)

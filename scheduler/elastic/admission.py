@@ -13,7 +13,7 @@ from math import log
 
 from scheduler.cost.residuals import ResidualTracker
 from scheduler.elastic.book import Book, promised
-from scheduler.elastic.capacity import Capacity, Fleet
+from scheduler.elastic.capacity import Capacity, Pace
 from scheduler.elastic.fairness import Fairness
 from scheduler.elastic.inflow import Inflow, Overtaking
 from scheduler.elastic.lane import Rank
@@ -189,8 +189,8 @@ class PredictedCompletion(Observer):
             for some in _sharing(stage, stages, view):
                 roles = tuple(other.role for other in some)
                 if roles not in starts:
-                    fleet = capacity.fleet(other.jobs[0] for other in some)
-                    starts[roles] = _start([ahead[role] for role in roles], fleet)
+                    pace = capacity.pace(other.jobs[0] for other in some)
+                    starts[roles] = _start([ahead[role] for role in roles], pace)
                 total = max(total, starts[roles])
             own = _own_seconds(stage, view, capacity)
             total += own
@@ -251,11 +251,11 @@ class PredictedCompletion(Observer):
         return tracker
 
 
-def _start(ahead: list[_Ahead], fleet: Fleet) -> float:
+def _start(ahead: list[_Ahead], pace: Pace) -> float:
     """Seconds until stages that share servers have done what goes before the request."""
-    start = fleet.level(sum(stage.work_before(0.0) for stage in ahead))
+    start = pace.level(sum(stage.work_before(0.0) for stage in ahead))
     for _ in range(ROUNDS):
-        later = fleet.level(sum(stage.work_before(start) for stage in ahead))
+        later = pace.level(sum(stage.work_before(start) for stage in ahead))
         if later - start < 0.01 * start:
             return later
         start = later
@@ -266,8 +266,8 @@ def _sharing(stage: _Stage, stages: list[_Stage], view: View) -> Iterator[list[_
     """The stage by itself, and together with those whose servers also hold it: neither may be overbooked."""
     yield [stage]
     model = stage.jobs[0].request.spec.model
-    mine = view.holding(model, stage.role)
-    shared = [other for other in stages if not mine.keys().isdisjoint(view.holding(model, other.role))]
+    mine = view.serving(model, stage.role)
+    shared = [other for other in stages if not mine.keys().isdisjoint(view.serving(model, other.role))]
     if len(shared) > 1:
         yield shared
 
@@ -275,7 +275,7 @@ def _sharing(stage: _Stage, stages: list[_Stage], view: View) -> Iterator[list[_
 def _own_seconds(stage: _Stage, view: View, capacity: Capacity) -> float:
     """Of the stage's jobs, with every server idle."""
     longest = max(stage.jobs, key=view.reference_seconds)
-    holders = capacity.fleet([longest])
+    holders = capacity.pace([longest])
     if not holders.servers:
         return stage.work
     each = view.reference_seconds(longest) * len(holders.servers) * holders.scale

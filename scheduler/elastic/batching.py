@@ -42,7 +42,7 @@ class SameWork:
         return not alone and mine.tenant == its.tenant and mine.priority == its.priority
 
     def _is_any_idle(self, job: Job, server: Server, view: View) -> bool:
-        holders = islice(view.holding(job.request.spec.model, job.spec.role).values(), LOOKED_AT)
+        holders = islice(view.serving(job.request.spec.model, job.spec.role).values(), LOOKED_AT)
         return any(not other.attempts and other is not server for other in holders)
 
     def _in_time(self, members: list[Job], server: Server, view: View, now: float) -> bool:

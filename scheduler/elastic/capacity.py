@@ -15,8 +15,8 @@ SAMPLE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
-    """Some servers, soonest free first."""
+class Pace:
+    """How some servers together work off what waits, soonest free first."""
 
     servers: tuple[tuple[float, float], ...]
     """(seconds until free, reference seconds of work per second)."""
@@ -46,28 +46,28 @@ class Capacity:
         self._view = view
         self._model = model
         self._now = now
-        self._fleets: dict[tuple[JobId, ...], Fleet] = {}
+        self._paces: dict[tuple[JobId, ...], Pace] = {}
         self._busy: dict[ServerId, float] = {}
 
-    def fleet(self, jobs: Iterable[Job]) -> Fleet:
+    def pace(self, jobs: Iterable[Job]) -> Pace:
         """The servers that hold any of the jobs' roles, each with its speed at that one of them that takes longest."""
         jobs = tuple(jobs)
         key = tuple(job.spec.id for job in jobs)
-        known = self._fleets.get(key)
+        known = self._paces.get(key)
         if known is None:
-            known = self._fleets[key] = self._gathered(jobs)
+            known = self._paces[key] = self._gathered(jobs)
         return known
 
-    def _gathered(self, jobs: Iterable[Job]) -> Fleet:
+    def _gathered(self, jobs: Iterable[Job]) -> Pace:
         found: dict[ServerId, tuple[Server, Job]] = {}
         count = 0
         for job in sorted(jobs, key=self._view.reference_seconds, reverse=True):
-            holders = self._view.holding(self._model, job.spec.role)
+            holders = self._view.serving(self._model, job.spec.role)
             count = max(count, len(holders))
             for server in islice(holders.values(), 0, None, 1 + len(holders) // (SAMPLE + 1)):
                 found.setdefault(server.id, (server, job))
-        paces = [(self._remaining(server), self._speed(server, job)) for server, job in found.values()]
-        return Fleet(tuple(sorted(paces)), max(1.0, count / max(1, len(paces))))
+        servers = [(self._remaining(server), self._speed(server, job)) for server, job in found.values()]
+        return Pace(tuple(sorted(servers)), max(1.0, count / max(1, len(servers))))
 
     def _remaining(self, server: Server) -> float:
         known = self._busy.get(server.id)

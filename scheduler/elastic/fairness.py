@@ -45,10 +45,6 @@ class Fairness(Observer):
         """Who of these goes first; there is at least one."""
         return min(tenants, key=lambda tenant: (self.used(tenant), tenant))
 
-    def active(self) -> Iterable[str]:
-        """Tenants with requests under way."""
-        return self._live.keys()
-
     def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
         tenant = request.spec.tenant
         self._used[tenant] = self.standing(tenant)

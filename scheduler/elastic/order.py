@@ -44,7 +44,7 @@ class StageOrder:
             return Rank(PREVIEW, request.arrived_at, inf, work, inf)
         remaining, path = _remaining(job, view)
         aged = (0.0 if self._is_first_come else remaining) + self.aging * request.arrived_at
-        allowance = self._patience * path * max(1, len(view.holding(request.spec.model, job.spec.role)))
+        allowance = self._patience * path * max(1, len(view.serving(request.spec.model, job.spec.role)))
         return Rank(-request.spec.priority, aged, path, work, allowance)
 
     def queue(self) -> StageQueue:

@@ -87,12 +87,12 @@ def _is_left_to_helpers(role: Role, heads: Mapping[Role, Job], server: Server, v
     model, earlier = server.spec.model, PREVIOUS.get(role)
     if earlier is None or earlier not in heads:
         return False
-    holders = view.holding(model, earlier)
-    helpers = [other for other in view.holding(model, role).values() if other.id not in holders]
+    holders = view.serving(model, earlier)
+    helpers = [other for other in view.serving(model, role).values() if other.id not in holders]
     if view.waiting(model, earlier) < len(holders):
         helpers = [other for other in helpers if not other.attempts]
     return view.waiting(model, role) <= len(helpers)
 
 
 def _dependents(model: ModelKey, role: Role, following: Role, view: View) -> int:
-    return len(view.holding(model, following).keys() - view.holding(model, role).keys())
+    return len(view.serving(model, following).keys() - view.serving(model, role).keys())

@@ -26,7 +26,7 @@ class ShortestRemaining:
         self.keep_seconds = settings.keep_seconds
 
     def victim(self, job: Job, view: View, now: float) -> Server | None:
-        servers = list(islice(view.holding(job.request.spec.model, job.spec.role).values(), SAMPLE))
+        servers = list(islice(view.serving(job.request.spec.model, job.spec.role).values(), SAMPLE))
         able = (server.running() for server in servers if self.may_yield(server, job, view, now))
         best = max(filter(None, able), key=lambda attempt: attempt.remaining(now), default=None)
         if best is None:

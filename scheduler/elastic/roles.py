@@ -11,7 +11,7 @@ from scheduler.elastic.book import Book
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.elastic.suspects import Suspects
 from scheduler.roles.demand import DemandEstimator
-from scheduler.roles.policy import RolePolicy, ServerState, Snapshot
+from scheduler.roles.gate import RoleGate, ServerState, Snapshot
 from scheduler.roles.problem import Problem, RoleNeed, ServerClass, maximal
 from scheduler.roles.solver import Plan
 from scheduler.state import Request, Server
@@ -33,7 +33,7 @@ Move = tuple[ServerId, frozenset[Role], str]
 
 @dataclass(slots=True)
 class _Model:
-    policy: RolePolicy
+    policy: RoleGate
     demand: DemandEstimator
     works: dict[Role, Work] = field(default_factory=dict)
     """The latest job of each role: classes of servers are compared by it."""
@@ -117,7 +117,7 @@ class ElasticRoles:
         model = self._models.get(key)
         if model is None:
             demand = DemandEstimator(backlog_horizon=self._settings.backlog_horizon_seconds)
-            model = self._models[key] = _Model(RolePolicy(self._settings.roles), demand)
+            model = self._models[key] = _Model(RoleGate(self._settings.roles), demand)
         return model
 
     def _note_refusals(self, view: View, now: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
 
-from scheduler.roles.policy import PolicySettings
+from scheduler.roles.gate import PolicySettings
 from wire.bounded import MAX_KEEP_SECONDS
 
 

@@ -36,7 +36,7 @@ class SlowServers:
         until, slow = self._slow.get((model, role), (0.0, frozenset()))
         job = _head(model, role, view, now) if now >= until else None
         if job is not None:
-            paces = {server.id: view.seconds(job, server) for server in view.holding(model, role).values()}
+            paces = {server.id: view.seconds(job, server) for server in view.serving(model, role).values()}
             limit = self._ratio * min(paces.values(), default=0.0)
             slow = frozenset(server for server, pace in paces.items() if pace > limit)
             self._slow[(model, role)] = (now + MEMORY_SECONDS, slow)
@@ -44,7 +44,7 @@ class SlowServers:
 
     def _is_better_elsewhere(self, job: Job, server: Server, view: View, now: float) -> bool:
         here = view.seconds(job, server)
-        holders = islice(view.holding(job.request.spec.model, job.spec.role).values(), SAMPLE)
+        holders = islice(view.serving(job.request.spec.model, job.spec.role).values(), SAMPLE)
         able = (other for other in holders if self._will_take(job.spec.role, other))
         faster = [(other, pace) for other in able if (pace := view.seconds(job, other)) * self._ratio < here]
         if not faster:

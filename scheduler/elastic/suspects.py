@@ -41,7 +41,7 @@ class Suspects(Observer):
         """Whether the server is to get no job of this role now."""
         if not self.is_suspect(server.id):
             return False
-        holders: Mapping[ServerId, Server] = view.holding(server.spec.model, role)
+        holders: Mapping[ServerId, Server] = view.serving(server.spec.model, role)
         if all(self.is_suspect(other) for other in holders):
             return False
         return now < self._records[server.id].until or bool(server.attempts)

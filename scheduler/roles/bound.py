@@ -1,4 +1,4 @@
-"""How much of the demand can be served: by the best role sets (DESIGN §7: the fluid bound), or by given ones."""
+"""How much of the demand can be served: by the best role sets (the fluid bound, docs/simulator.md), or by given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a fleet could serve at best with true costs known: the fluid bound of a phase (DESIGN §7), and its plan."""
+"""How much a fleet could serve at best with true costs known: a phase's fluid bound (docs/simulator.md), its plan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scheduler.sim.workload import Phase
 from wire.types import Role, ServerId
 
 BATCH_MARGINAL = 0.7
-"""Cost of one more member, in jobs, below which batching is worth it (DESIGN §7)."""
+"""Cost of one more member, in jobs, below which batching is worth it (docs/scheduling.md)."""
 
 
 def problem(servers: Sequence[ServerSetup], phase: Phase, *, exclusive: bool = False, max_batch: int = 1) -> Problem:

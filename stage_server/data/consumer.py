@@ -23,7 +23,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from stage_server.data.pool import BufferPool
 from wire.bundle import LIMITS, Bundle, Limits
-from wire.codec import Buffer
+from wire.control_codec import Buffer
 from wire.errors import InputLost, Loss, WireError
 from wire.security import CurveKeys, valid_key
 from wire.to_stage import InputRef

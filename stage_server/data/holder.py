@@ -17,7 +17,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from wire.codec import Buffer
+from wire.control_codec import Buffer
 from wire.errors import WireError
 from wire.security import Allow, CurveKeys, check_bind
 from wire.transfer import MAX_FIELDS_BYTES, Lookup, serve
@@ -49,11 +49,6 @@ class HolderStatistics:
     """Answers to consumers that were gone or did not read."""
     denied: int = 0
     """Connections that the allow-list or their number turned away."""
-
-
-def generate_keys() -> CurveKeys:
-    public, secret = zmq.curve_keypair()
-    return CurveKeys(public.decode(), secret.decode())
 
 
 class Holder:

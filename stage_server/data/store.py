@@ -191,10 +191,6 @@ class OutputStore:
             self._on_room()
         return freed
 
-    def drop_all(self) -> int:
-        """Drop every output, as for a gateway that is gone; open reservations stay. The bytes freed."""
-        return self.release(self.handles())
-
     def handles(self) -> Collection[Handle]:
         with self._lock:
             return tuple(self._outputs)

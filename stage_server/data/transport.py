@@ -1,4 +1,8 @@
-"""The seam behind which tensors move between stage servers. ZeroMQ over TCP is one way; RDMA engines can be others."""
+"""What moves tensors between stage servers, seen from outside: the form that an RDMA engine would have to take too.
+
+A stage server still puts ``Holder`` and ``Consumer`` together by itself (``stage_server.startup``); tests of the data
+plane use this form.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ An engine knows one model on one device. It knows nothing of sockets, stores or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -108,6 +108,3 @@ class Engine(Protocol):
         """Largest device memory in use during the last job; 0 if unknown."""
 
     def close(self) -> None: ...
-
-
-EngineFactory = Callable[[], Engine]

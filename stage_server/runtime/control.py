@@ -12,7 +12,7 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from stage_server.runtime.events import Connected, Disconnected, Received
-from wire.codec import MAX_TO_STAGE_BYTES, decode_to_stage, encode
+from wire.control_codec import MAX_TO_STAGE_BYTES, decode_to_stage, encode
 from wire.errors import WireError
 from wire.security import CurveKeys
 from wire.to_gateway import ToGateway

@@ -69,7 +69,7 @@ TRANSITIONS: dict[State, dict[type[JobEvent], State]] = {
 """A job in any state but ``STOPPING`` and ``GONE`` can be stopped."""
 
 
-class Verdict(StrEnum):
+class LastWord(StrEnum):
     """What the gateway hears when a job that was told to stop has stopped."""
 
     CANCELLED = "cancelled"
@@ -85,7 +85,7 @@ class Job:
     epochs: tuple[Epoch, ...]
     deadline: float
     state: State = State.FETCHING
-    verdict: Verdict | None = None
+    last_word: LastWord | None = None
     stopped_in: State | None = None
     dropped: set[Epoch] = field(default_factory=set)
     """Members cancelled while others of the batch go on."""
@@ -115,7 +115,7 @@ class Jobs:
 
     def epochs(self) -> tuple[Epoch, ...]:
         return tuple(
-            epoch for job in self._jobs.values() if job.verdict is not Verdict.ABANDONED for epoch in job.wanted()
+            epoch for job in self._jobs.values() if job.last_word is not LastWord.ABANDONED for epoch in job.wanted()
         )
 
     def handles(self) -> tuple[Handle, ...]:
@@ -125,7 +125,7 @@ class Jobs:
         return {key: job.state for key, job in self._jobs.items()}
 
     def next_deadline(self) -> float | None:
-        return min((job.deadline for job in self._jobs.values() if job.verdict is None), default=None)
+        return min((job.deadline for job in self._jobs.values() if job.last_word is None), default=None)
 
     # --- what the gateway asks ---
 
@@ -151,13 +151,13 @@ class Jobs:
         effects: list[Effect] = [Drop(self.handles())] if self._outputs else []
         self._outputs.clear()
         for job in self._jobs.values():
-            effects += self._stop(job, Verdict.ABANDONED)
-            job.verdict = Verdict.ABANDONED
+            effects += self._stop(job, LastWord.ABANDONED)
+            job.last_word = LastWord.ABANDONED
         return effects
 
     def expire(self, now: float) -> list[Effect]:
         late = [job for job in self._jobs.values() if job.deadline <= now]
-        return [effect for job in late for effect in self._stop(job, Verdict.DEADLINE)]
+        return [effect for job in late for effect in self._stop(job, LastWord.DEADLINE)]
 
     # --- what its threads report ---
 
@@ -180,12 +180,12 @@ class Jobs:
             handles = self._outputs.pop(epoch, ())
             return [*([Drop(handles)] if handles else []), Send(StageCancelled(epoch=epoch))]
         job.dropped.add(epoch)
-        return [] if job.wanted() else self._stop(job, Verdict.CANCELLED)
+        return [] if job.wanted() else self._stop(job, LastWord.CANCELLED)
 
-    def _stop(self, job: Job, verdict: Verdict) -> list[Effect]:
+    def _stop(self, job: Job, last_word: LastWord) -> list[Effect]:
         if job.state is State.STOPPING:
             return []
-        job.stopped_in, job.state, job.verdict = job.state, State.STOPPING, verdict
+        job.stopped_in, job.state, job.last_word = job.state, State.STOPPING, last_word
         return [Stop(job.key)]
 
     def _keep(self, epoch: Epoch, handles: tuple[Handle, ...]) -> None:
@@ -198,13 +198,13 @@ class Jobs:
             case Published():
                 for epoch, outputs in zip(job.epochs, event.outputs, strict=True):
                     handles = tuple(output.handle for output in outputs)
-                    if job.verdict is not None or epoch in job.dropped:
+                    if job.last_word is not None or epoch in job.dropped:
                         yield Drop(handles)
                         yield from _unfinished(job, epoch)
                     else:
                         self._keep(epoch, handles)
                         yield Send(StageDone(epoch=epoch, outputs=outputs, timings=event.timings))
-            case Broke() if job.verdict is None:
+            case Broke() if job.last_word is None:
                 for epoch in job.wanted():
                     yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost))
                 for epoch in job.epochs:
@@ -232,9 +232,9 @@ def _news(job: Job, event: JobEvent) -> Iterator[Effect]:
 
 def _unfinished(job: Job, epoch: Epoch) -> Iterator[Effect]:
     """The last word on a member whose result is not wanted any more."""
-    if job.verdict is Verdict.ABANDONED:
+    if job.last_word is LastWord.ABANDONED:
         return
-    if job.verdict is Verdict.DEADLINE and epoch not in job.dropped:
+    if job.last_word is LastWord.DEADLINE and epoch not in job.dropped:
         message = f"the deadline passed while the {job.role} job was {job.stopped_in}"
         yield Send(_failure(epoch, Code.DEADLINE, message, retryable=False))
     else:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from gateway.admin import Judge, Levers, Operator
 from gateway.api.app import create_app
-from gateway.decisions import Decisions
-from gateway.service import Finished, ImageRequest
+from gateway.service.decisions import Decisions
+from gateway.service.interfaces import Finished, ImageRequest
+from gateway.service.operator import Judge, Levers, Operator
 from gateway.settings import Settings
 from scheduler import actions as act
 from scheduler import events as ev

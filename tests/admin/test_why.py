@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from gateway.decisions import REMEMBERED, Decisions
+from gateway.service.decisions import REMEMBERED, Decisions
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.roles.solver import plan

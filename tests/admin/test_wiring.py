@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.assembly import elastic_settings, policies
 from gateway.settings import InvalidSettings, Settings, load_settings
+from gateway.shell.assembly import elastic_settings, policies
 from scheduler.cost.profile import bundled
 from scheduler.cost.work import Target
 from scheduler.elastic.settings import Ordering

@@ -6,7 +6,7 @@ import json
 from gateway.api import answer
 from gateway.api.generation import plan
 from gateway.api.schema import GenerationBody
-from gateway.service import Finished
+from gateway.service.interfaces import Finished
 from gateway.settings import Settings
 from wire.params import ModelInfo
 

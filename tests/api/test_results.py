@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.results import ResultStore
+from gateway.storage.results import ResultStore
 
 MINUTE = 60.0
 

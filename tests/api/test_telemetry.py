@@ -7,7 +7,7 @@ import pytest
 from opentelemetry import trace
 
 from gateway.settings import InvalidSettings, TelemetrySettings
-from gateway.telemetry import configure
+from gateway.shell.telemetry import configure
 
 
 @pytest.fixture

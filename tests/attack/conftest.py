@@ -11,14 +11,14 @@ import pytest
 import zmq
 import zmq.asyncio
 
-import gateway.assembly
-from gateway.assembly import Gateway
-from gateway.service import Finished, ImageRequest
+import gateway.shell.assembly
+from gateway.service.interfaces import Finished, ImageRequest
 from gateway.settings import Settings
+from gateway.shell.assembly import Gateway
 from scheduler.core import Scheduler
 from scheduler.invariants import check
 from wire.bundle import Bundle, pack
-from wire.codec import decode_to_stage, encode
+from wire.control_codec import decode_to_stage, encode
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.to_gateway import Fetched, Hello, Output, RoleInfo, StageDone, Started, Timings, ToGateway
 from wire.to_stage import Member, Release, Run
@@ -166,7 +166,7 @@ class Siege:
 
 @pytest.fixture
 async def siege(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Siege]:
-    monkeypatch.setattr(gateway.assembly, "Scheduler", Checked)
+    monkeypatch.setattr(gateway.shell.assembly, "Scheduler", Checked)
     running = Gateway(Settings(control_bind="tcp://127.0.0.1:*", heartbeat_seconds=5, liveness_seconds=60))
     task = asyncio.create_task(running.run(), name="gateway")
     async with AsyncExitStack() as stack:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import zmq
 from msgspec.structs import replace
 
-from wire.codec import MAX_CONTROL_BYTES, encode
+from wire.control_codec import MAX_CONTROL_BYTES, encode
 from wire.to_gateway import Heartbeat, Progress
 from wire.types import Epoch
 

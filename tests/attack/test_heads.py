@@ -9,8 +9,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway import http_protocol
-from gateway.http_protocol import MAX_HEAD_BYTES, HttpProtocol
+from gateway.api import http_protocol
+from gateway.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol
 
 GOOD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.service import DeadlineExceeded, GenerationFailed, NoCapacity
+from gateway.service.interfaces import DeadlineExceeded, GenerationFailed, NoCapacity
 from wire.to_gateway import Grant, Progress, RolesFailed, RolesReady, StageCancelled, StageDone, StageFailed, Timings
 from wire.types import Epoch, Handle, Role
 

@@ -16,7 +16,7 @@ import uvicorn
 from PIL import Image
 
 from gateway.api.app import create_app
-from gateway.service import Finished, ImageRequest, StageReport
+from gateway.service.interfaces import Finished, ImageRequest, StageReport
 from gateway.settings import Settings
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Role

@@ -10,7 +10,7 @@ import subprocess
 import openai
 import pytest
 
-from gateway.service import NoCapacity
+from gateway.service.interfaces import NoCapacity
 
 OPTIONS = {"api_key": "none", "max_retries": 0, "_strict_response_validation": True}
 CURL = ["curl", "--silent", "--show-error", "--max-time", "20", "-H", "content-type: application/json"]

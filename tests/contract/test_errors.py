@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from gateway.service import (
+from gateway.service.interfaces import (
     DeadlineExceeded,
     GenerationFailed,
     ModelNotFound,

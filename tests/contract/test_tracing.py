@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from gateway.api import context, images
-from gateway.service import NoCapacity
+from gateway.service.interfaces import NoCapacity
 
 URL = "/v1/images/generations"
 TRACE = "0af7651916cd43dd8448eb211c80319c"

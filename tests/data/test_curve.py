@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from stage_server.data.holder import BindError, generate_keys
+from stage_server.data.holder import BindError
+from tests.curve import generate_keys
 from wire.bundle import pack, unpack
 from wire.errors import InputLost, Loss
 from wire.security import CurveKeys, check_bind

@@ -118,7 +118,7 @@ def test_dropping_everything_leaves_reservations():
     store = OutputStore(100)
     publish(store, DECODER, 10)
     reservation = store.reserve(DECODER, 20)
-    assert store.drop_all() == 10
+    assert store.release(store.handles()) == 10
     assert store.statistics().used == 20
     assert store.publish(reservation, bundle(20))
 

@@ -14,10 +14,10 @@ from typing import TypeVar
 import httpx
 import pytest
 
-import gateway.assembly
+import gateway.shell.assembly
 from gateway.api.app import create_app
-from gateway.assembly import Gateway
 from gateway.settings import Settings
+from gateway.shell.assembly import Gateway
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.core import Scheduler
@@ -117,7 +117,7 @@ async def site(
         tapes.append(Tape(*arguments))
         return tapes[-1]
 
-    monkeypatch.setattr(gateway.assembly, "Scheduler", tape)
+    monkeypatch.setattr(gateway.shell.assembly, "Scheduler", tape)
     running = Gateway(settings.model_copy(update={"control_bind": "tcp://127.0.0.1:*"}))
     task = asyncio.create_task(running.run(), name="gateway")
     app = create_app(running.dispatcher, settings, operator=running.operator)

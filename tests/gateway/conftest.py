@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.service import ImageRequest
+from gateway.service.interfaces import ImageRequest
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.to_gateway import Hello, RoleInfo
 from wire.types import Role

@@ -7,8 +7,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from gateway.pipeline import attempts, graph
-from gateway.pipeline.attempts import Attempts, Record
+from gateway.service import attempts, graph
+from gateway.service.attempts import Attempts, Record
 from wire.to_gateway import Timings
 from wire.types import Epoch, JobId, ServerId
 

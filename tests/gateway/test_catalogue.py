@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.pipeline.catalogue import MAX_MODELS, Catalogue
+from gateway.service.catalogue import MAX_MODELS, Catalogue
 from wire.types import Role, ServerId
 
 A, B = ServerId("a/1"), ServerId("b/1")

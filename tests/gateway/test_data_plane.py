@@ -7,10 +7,12 @@ import asyncio
 import pytest
 import zmq
 
-from gateway.data_plane import ResultFetcher, Uploads, UploadsFull
-from gateway.sockets import Sockets
+from gateway.stages.result_fetcher import ResultFetcher
+from gateway.stages.sockets import Sockets
+from gateway.stages.uploads import Uploads, UploadsFull
 from stage_server.data.consumer import Consumer
-from stage_server.data.holder import Holder, generate_keys
+from stage_server.data.holder import Holder
+from tests.curve import generate_keys
 from wire.bundle import pack, unpack
 from wire.errors import InputLost, Loss
 from wire.to_stage import InputRef

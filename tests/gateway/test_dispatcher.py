@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.data_plane import UploadsFull
-from gateway.dispatcher import Dispatcher, Outlets
-from gateway.liveness import Heard, Joined, Lost
-from gateway.service import (
+from gateway.service.dispatcher import Dispatcher, Outlets
+from gateway.service.interfaces import (
     DeadlineExceeded,
     GenerationFailed,
     ModelNotFound,
     NoCapacity,
     UnsupportedRequest,
 )
+from gateway.stages.liveness import Heard, Joined, Lost
+from gateway.stages.uploads import UploadsFull
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.roles.problem import Problem, RoleNeed, Server, ServerClass

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.garbage import THRESHOLDS, spare_pauses
+from gateway.shell.garbage import THRESHOLDS, spare_pauses
 
 
 @pytest.fixture

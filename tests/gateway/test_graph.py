@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.pipeline import graph
-from gateway.service import UnsupportedRequest
+from gateway.service import graph
+from gateway.service.interfaces import UnsupportedRequest
 from wire.params import ImageParams
 from wire.to_stage import InputRef
 from wire.types import Handle, Role

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.liveness import (
+from gateway.stages.liveness import (
     HELLO_BURST,
     HELLO_RATE,
     MAX_REMEMBERED,

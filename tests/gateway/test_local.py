@@ -10,15 +10,15 @@ import sys
 import psutil
 import pytest
 
-from gateway import local
-from gateway.local import LocalStageFailed, LocalStages
+from gateway.shell import local
+from gateway.shell.local import LocalStageFailed, LocalStages
 from wire.types import Role
 
 ENDPOINT = "tcp://127.0.0.1:1"
 PARENT = """
 import os, subprocess, sys
-child = subprocess.Popen([sys.executable, "-m", "gateway.tether", str(os.getpid()), sys.executable, "-c", "input()"],
-                         stdin=subprocess.PIPE)
+tethered = [sys.executable, "-m", "gateway.shell.tether", str(os.getpid()), sys.executable, "-c", "input()"]
+child = subprocess.Popen(tethered, stdin=subprocess.PIPE)
 print(child.pid, flush=True)
 input()
 """
@@ -48,7 +48,7 @@ def test_a_tethered_program_dies_with_its_parent_even_by_kill_9():
 
 
 def test_a_program_whose_parent_is_gone_is_not_started():
-    command = [sys.executable, "-m", "gateway.tether", "1", sys.executable, "-c", "print('started')"]
+    command = [sys.executable, "-m", "gateway.shell.tether", "1", sys.executable, "-c", "print('started')"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "started" not in result.stdout
@@ -56,7 +56,7 @@ def test_a_program_whose_parent_is_gone_is_not_started():
 
 def test_stage_servers_of_every_role_are_told_where_the_gateway_is():
     command = LocalStages(ENDPOINT)._command(Role.DIT)
-    assert command[1:3] == ["-m", "gateway.tether"]
+    assert command[1:3] == ["-m", "gateway.shell.tether"]
     options = command[command.index("stage_server") + 1 :]
     assert options[:4] == ["--role", "dit", "--model", "tiny-shapes"]
     assert ENDPOINT in options

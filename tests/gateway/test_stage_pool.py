@@ -8,10 +8,11 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from gateway.liveness import Heard, Joined, Lost, PoolRules, Roster
-from gateway.sockets import BindError, Sockets
-from gateway.stage_pool import StagePool
-from wire.codec import MAX_CONTROL_BYTES, decode_to_stage, encode
+from gateway.stages.liveness import Heard, Joined, Lost, PoolRules, Roster
+from gateway.stages.pool import StagePool
+from gateway.stages.sockets import BindError, Sockets
+from tests.curve import generate_keys
+from wire.control_codec import MAX_CONTROL_BYTES, decode_to_stage, encode
 from wire.security import CurveKeys
 from wire.to_gateway import Grant, Heartbeat
 from wire.to_stage import Cancel, HeartbeatAck, Refused, SayHello, Welcome
@@ -167,7 +168,7 @@ async def test_a_message_to_a_peer_that_is_gone_is_a_loss(pool, hello):
 
 
 async def test_with_keys_only_registered_servers_get_in(start, hello):
-    ours, theirs, strange = (CurveKeys(*(key.decode() for key in zmq.curve_keypair())) for _ in range(3))
+    ours, theirs, strange = (generate_keys() for _ in range(3))
     pool = start(keys=ours, allowed={"a": theirs.public})
     stranger = pool.peer(ServerId("b/1"), strange, ours.public)
     await stranger.send(encode(hello("b", public_key=strange.public)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.pipeline import failures, translate
-from gateway.service import (
+from gateway.service import failures, translate
+from gateway.service.interfaces import (
     DeadlineExceeded,
     GenerationFailed,
     NoCapacity,

@@ -21,11 +21,11 @@ import httpx
 import psutil
 import pytest
 
-import gateway.assembly
+import gateway.shell.assembly
 from gateway.api.app import create_app
-from gateway.assembly import Gateway
-from gateway.service import Finished, ImageRequest
+from gateway.service.interfaces import Finished, ImageRequest
 from gateway.settings import Settings
+from gateway.shell.assembly import Gateway
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.core import Scheduler
@@ -221,7 +221,7 @@ async def service(settings: Settings, start: Start, monkeypatch: pytest.MonkeyPa
         tapes.append(Tape(*arguments))
         return tapes[-1]
 
-    monkeypatch.setattr(gateway.assembly, "Scheduler", scheduler)
+    monkeypatch.setattr(gateway.shell.assembly, "Scheduler", scheduler)
     running = Gateway(settings)
     task = asyncio.create_task(running.run(), name="gateway")
     yield Service(running, tapes[0], settings, start)

@@ -12,7 +12,7 @@ import torch
 from diffusers import ModularPipeline
 from PIL import Image
 
-from gateway.service import ImageRequest
+from gateway.service.interfaces import ImageRequest
 from stage_server.engine.checkpoint import BUNDLED
 from tests.engine.families import build
 from tests.engine.test_bit_for_bit import CASES, PROMPT, SEED, as_png, reference, uploads

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.service import DeadlineExceeded
+from gateway.service.interfaces import DeadlineExceeded
 from scheduler import events as ev
 from wire.types import Role
 

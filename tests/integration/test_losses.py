@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from gateway.service import NoCapacity
+from gateway.service.interfaces import NoCapacity
 from scheduler import actions as act
 from scheduler import events as ev
 from wire.types import Role

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.service import ImageRequest
+from gateway.service.interfaces import ImageRequest
 from wire.params import ImageParams
 from wire.types import Role
 

@@ -42,7 +42,7 @@ def damage_missing(game: Game, job: Job, server: Server) -> None:
 
 
 def damage_listing(game: Game, job: Job, server: Server) -> None:
-    game.scheduler.view.holders.clear()
+    game.scheduler.view.stations.clear()
 
 
 def damage_server(game: Game, job: Job, server: Server) -> None:

@@ -60,11 +60,11 @@ def test_a_switching_server_gets_jobs_only_for_roles_that_stay() -> None:
     game.join("a", {E, V})
     epoch = order(game, "a", {D, V})
     assert not runs(game.ask("r"))
-    assert set(game.scheduler.view.holding(MODEL, V)) == {"a"}
-    assert not game.scheduler.view.holding(MODEL, E)
-    assert not game.scheduler.view.holding(MODEL, D)
+    assert set(game.scheduler.view.serving(MODEL, V)) == {"a"}
+    assert not game.scheduler.view.serving(MODEL, E)
+    assert not game.scheduler.view.serving(MODEL, D)
     ready(game, "a", epoch, {D, V})
-    assert set(game.scheduler.view.holding(MODEL, D)) == {"a"}
+    assert set(game.scheduler.view.serving(MODEL, D)) == {"a"}
 
 
 def test_waiting_jobs_go_to_a_server_as_soon_as_it_holds_their_role() -> None:
@@ -89,9 +89,9 @@ def test_a_report_about_an_order_that_was_replaced_means_nothing() -> None:
     first = order(game, "a", {D})
     second = order(game, "a", {V})
     failed(game, "a", first, {E})
-    assert not game.scheduler.view.holding(MODEL, E)
+    assert not game.scheduler.view.serving(MODEL, E)
     ready(game, "a", second, {V})
-    assert set(game.scheduler.view.holding(MODEL, V)) == {"a"}
+    assert set(game.scheduler.view.serving(MODEL, V)) == {"a"}
 
 
 def test_an_order_does_not_bring_back_a_role_that_an_earlier_one_took() -> None:
@@ -110,8 +110,8 @@ def test_a_switch_that_ends_after_the_server_joined_again_counts() -> None:
     epoch = order(game, "a", {D})
     game.join("a", {E})
     ready(game, "a", epoch, {D})
-    assert set(game.scheduler.view.holding(MODEL, D)) == {"a"}
-    assert not game.scheduler.view.holding(MODEL, E)
+    assert set(game.scheduler.view.serving(MODEL, D)) == {"a"}
+    assert not game.scheduler.view.serving(MODEL, E)
 
 
 def test_a_job_under_way_is_finished_although_its_role_goes() -> None:
@@ -128,7 +128,7 @@ def test_a_leaving_server_does_not_come_back_by_a_switch() -> None:
     epoch = order(game, "a", {D})
     game.post(ev.ServerLeaving(ServerId("a")))
     ready(game, "a", epoch, {D})
-    assert not game.scheduler.view.holding(MODEL, D)
+    assert not game.scheduler.view.serving(MODEL, D)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------

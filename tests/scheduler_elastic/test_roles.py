@@ -9,7 +9,7 @@ from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.elastic.roles import ElasticRoles
 from scheduler.elastic.settings import ElasticSettings
-from scheduler.roles.policy import PolicySettings
+from scheduler.roles.gate import PolicySettings
 from scheduler.roles.solver import plan
 from tests.scheduler.game import D, E, V, of
 from tests.scheduler_elastic.play import Play
@@ -66,7 +66,7 @@ def test_under_load_servers_go_where_the_work_is_and_say_why() -> None:
     assert any(D in move.roles for move in game.moves.values())
     assert all("capacity" in move.reason for move in game.moves.values())
     view = game.scheduler.view
-    assert all(view.holding(server.spec.model, role) for server in view.servers.values() for role in Role)
+    assert all(view.serving(server.spec.model, role) for server in view.servers.values() for role in Role)
 
 
 def test_the_first_holder_of_a_role_comes_at_once() -> None:

@@ -121,7 +121,7 @@ class Impatient:
         self.keep_seconds = keep_seconds
 
     def victim(self, job: Job, view: View, now: float) -> Server | None:
-        holders = view.holding(job.request.spec.model, job.spec.role).values()
+        holders = view.serving(job.request.spec.model, job.spec.role).values()
         able = [s for s in holders if s.occupied() <= 2 and self._runs(s)]
         return max(able, key=lambda server: server.remaining(now), default=None)
 
@@ -245,7 +245,7 @@ def check_nobody_idles(view: View) -> None:
     """No server without work while a job that it could run waits."""
     for (model, role), queue in view.queues.items():
         if len(queue):
-            idle = [s.id for s in view.holding(model, role).values() if not s.attempts and s.may_run(role)]
+            idle = [s.id for s in view.serving(model, role).values() if not s.attempts and s.may_run(role)]
             assert not idle, f"{idle} have nothing to do while {len(queue)} {role} jobs wait"
 
 

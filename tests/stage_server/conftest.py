@@ -25,7 +25,7 @@ from stage_server.runtime.core import CoreTimes
 from stage_server.runtime.link import LinkTimes
 from stage_server.runtime.server import Equipment, StageServer
 from wire.bundle import pack
-from wire.codec import decode_to_gateway, encode
+from wire.control_codec import decode_to_gateway, encode
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import Hello, RoleInfo, StageCancelled, StageDone, ToGateway
 from wire.to_stage import Cancel, InputRef, Member, Run, ToStage, Welcome

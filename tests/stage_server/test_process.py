@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from stage_server.data.consumer import Consumer
-from stage_server.data.holder import generate_keys
+from tests.curve import generate_keys
 from wire.bundle import unpack
 from wire.to_gateway import Fetched, Goodbye, Hello, Leaving, StageDone, Started
 from wire.to_stage import InputRef, Refused, Release, SayHello

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from math import exp
 from typing import Protocol
 
-from scheduler.roles.policy import PolicySettings, ServerState, Snapshot
-from scheduler.roles.policy import RolePolicy as Gate
+from scheduler.roles.gate import PolicySettings, ServerState, Snapshot
+from scheduler.roles.gate import RoleGate as Gate
 from scheduler.roles.problem import Problem, RoleSet, ServerClass
 from scheduler.roles.problem import Server as Member
 from scheduler.roles.solver import Plan
@@ -20,7 +20,7 @@ from wire.types import ModelKey, Role, ServerId
 Moves = Sequence[tuple[ServerId, RoleSet, str]]
 SAMPLE_SECONDS = 0.5
 FIXED_GATE = PolicySettings(least_gain=0.10)
-"""What DESIGN §7 asks of a move. Ours asks for less where it is sure, which these cannot tell."""
+"""What was first asked of a move (docs/decisions/0005). Ours asks less where it is sure, which these cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +135,12 @@ class Reactive:
             and self._is_free(role, now)
             and not queues[role]
             and busy.get(role, 1.0) <= self.out_busy
-            and len(view.holding(self._fleet.model, role)) > 1
+            and len(view.serving(self._fleet.model, role)) > 1
         ]
         if not stages:
             return None
         stage = min(stages, key=lambda role: (busy[role] >= self.in_busy, busy[role]))
-        holders = view.holding(self._fleet.model, stage).values()
+        holders = view.serving(self._fleet.model, stage).values()
         return min(holders, key=lambda server: (server.remaining(now), server.id)).id
 
 
@@ -192,7 +192,7 @@ class Measured:
     def now(self, view: View, model: ModelKey, busy: Mapping[Role, float], now: float) -> dict[Role, float]:
         demand = {}
         for role in Role:
-            used = busy.get(role, 0.0) * len(view.holding(model, role))
+            used = busy.get(role, 0.0) * len(view.serving(model, role))
             self._busy[role] = self._busy.get(role, used) * (1 - self.smoothing) + used * self.smoothing
             queue = view.queues.get((model, role))
             head = queue.best(now) if queue is not None else None

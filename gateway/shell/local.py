@@ -67,7 +67,7 @@ class LocalStages:
     def _command(self, role: Role) -> list[str]:
         stage = [sys.executable, "-m", "stage_server", "--role", role, "--model", self._model, "--threads", "1"]
         where = ["--gateway", self._endpoint, "--name", f"local-{role}", "--log-level", "warning"]
-        return [sys.executable, "-m", "gateway.tether", str(os.getpid()), *stage, *where]
+        return [sys.executable, "-m", "gateway.shell.tether", str(os.getpid()), *stage, *where]
 
 
 async def _run_once(command: list[str]) -> int:

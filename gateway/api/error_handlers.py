@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.errors import ApiError, from_service, internal_error
 from gateway.api.parsing import from_pydantic
-from gateway.service import ServiceError
+from gateway.service.interfaces import ServiceError
 
 log = logging.getLogger(__name__)
 

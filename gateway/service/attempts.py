@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from gateway.pipeline.graph import Graph, StageJob
-from gateway.service import StageReport
+from gateway.service.graph import Graph, StageJob
+from gateway.service.interfaces import StageReport
 from wire.to_gateway import Timings
 from wire.trace import extract, inject
 from wire.types import Epoch, JobId, ServerId

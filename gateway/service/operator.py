@@ -9,13 +9,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gateway.decisions import Decisions, job_told
-from gateway.service import NothingKnown, OrderRefused, UnknownServer
+from gateway.service.decisions import Decisions, job_told
+from gateway.service.interfaces import NothingKnown, OrderRefused, UnknownServer
 from scheduler import events as ev
 from scheduler.elastic.roles import ElasticRoles
 from scheduler.elastic.suspects import Suspects
 from scheduler.policy import Policies
-from scheduler.roles.policy import Snapshot, utilisation
+from scheduler.roles.gate import Snapshot, utilisation
 from scheduler.state import Server
 from scheduler.view import View
 from wire.to_gateway import Heartbeat
@@ -36,7 +36,7 @@ class Levers:
 
 
 class Operator:
-    """Implements ``gateway.service.AdminService``."""
+    """Implements ``gateway.service.interfaces.OperatorService``."""
 
     def __init__(self, view: View, policies: Policies, decisions: Decisions, levers: Levers) -> None:
         self._view = view
@@ -115,7 +115,7 @@ class Operator:
 
     def _check_not_last(self, server: Server, given_up: Iterable[Role]) -> None:
         model = server.spec.model
-        last = [role for role in given_up if not self._view.holding(model, role).keys() - {server.id}]
+        last = [role for role in given_up if not self._view.serving(model, role).keys() - {server.id}]
         if last:
             raise OrderRefused(
                 f"'{server.spec.name}' is the last server that serves {_listed(last)} of {model}: "

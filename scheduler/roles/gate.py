@@ -103,7 +103,7 @@ class RoleMove:
     reason: str
 
 
-class RolePolicy:
+class RoleGate:
     def __init__(self, settings: PolicySettings | None = None):
         self._settings = settings or PolicySettings()
         self._considered_at = -inf

@@ -1,29 +1,21 @@
-"""What the gateway holds for others (uploaded pictures) and what it fetches from them (finished ones).
-
-The same protocol as between stage servers, ``wire.transfer``; here its sockets belong to the event loop.
-"""
+"""Fetches finished pictures from the stage servers that hold them: ``wire.transfer``'s consumer on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import NoReturn
 
-from gateway.sockets import Dealer, Router, Sockets, Unreachable
-from wire.bundle import Bundle, Limits, pack, unpack
-from wire.codec import Buffer
+from gateway.stages.sockets import Dealer, Sockets, Unreachable
+from gateway.stages.uploads import PICTURE
+from wire.bundle import Bundle, Limits, unpack
+from wire.control_codec import Buffer
 from wire.errors import FrameTooLarge, InputLost, Loss, MalformedFrame, WireError
 from wire.to_stage import InputRef
-from wire.transfer import MAX_ANSWER_BYTES, Answer, Fetch, State, decode_answer, serve
+from wire.transfer import MAX_ANSWER_BYTES, Answer, Fetch, State, decode_answer
 from wire.types import Handle
-
-PICTURE = "image"
-"""Name of the picture in a bundle: uploaded ones and finished ones alike."""
 
 MAX_PICTURE_BYTES = 256 << 20
 """Of one finished picture; 4096 x 4096 pixels take 48 MB uncompressed."""
@@ -35,51 +27,6 @@ MAX_IDLE_CONNECTIONS = 64
 
 STALL_SECONDS = 10.0
 """Silence of a holder after which a fetch is given up."""
-
-log = logging.getLogger(__name__)
-
-
-class UploadsFull(Exception):
-    """Uploaded pictures of the requests under way take all the room there is."""
-
-
-class Uploads:
-    """Serves uploaded pictures until they are dropped."""
-
-    def __init__(self, router: Router, advertise: str, public_key: str, max_bytes: int) -> None:
-        """``advertise``: the address under which stage servers reach ``router``."""
-        self.nbytes = 0
-        self._router = router
-        self._endpoint = advertise
-        self._public_key = public_key
-        self._max_bytes = max_bytes
-        self._bundles: dict[Handle, Bundle] = {}
-
-    def hold(self, picture: bytes) -> InputRef:
-        """Keep ``picture`` and say where it lies. Raises ``UploadsFull``."""
-        bundle = pack({PICTURE: picture})
-        if self.nbytes + bundle.total_bytes > self._max_bytes:
-            raise UploadsFull(f"uploaded pictures take {self.nbytes} of {self._max_bytes} bytes")
-        handle = Handle(secrets.token_hex(16))
-        self._bundles[handle] = bundle
-        self.nbytes += bundle.total_bytes
-        return InputRef(handle=handle, endpoint=self._endpoint, nbytes=bundle.total_bytes, public_key=self._public_key)
-
-    def drop(self, handle: Handle) -> None:
-        bundle = self._bundles.pop(handle, None)
-        if bundle is not None:
-            self.nbytes -= bundle.total_bytes
-
-    async def run(self) -> NoReturn:
-        """Serve for ever."""
-        while True:
-            incoming = await self._router.receive()
-            try:
-                answer = serve(incoming.frames, self._bundles.get)
-            except WireError as error:
-                log.warning("a data request was dropped: %s", error)
-                continue
-            self._router.send(incoming.peer, answer)  # to one who is gone or does not read, nothing is owed
 
 
 class ResultFetcher:

@@ -8,7 +8,7 @@ import pytest
 
 from scheduler.roles.bound import capacity, fluid_bound
 from scheduler.roles.demand import DemandEstimator
-from scheduler.roles.policy import PolicySettings, RoleMove, RolePolicy, ServerState, Snapshot, utilisation
+from scheduler.roles.gate import PolicySettings, RoleGate, RoleMove, ServerState, Snapshot, utilisation
 from scheduler.roles.problem import RoleSet
 from scheduler.roles.solver import plan
 from tests.scheduler_roles.builders import ALL, D, E, V, problem, server_class, servers
@@ -26,7 +26,7 @@ def snapshot(members: tuple[ServerState, ...], demand: dict[Role, float], **fiel
     return Snapshot({"mid": MID, "big": BIG}, members, demand, **fields)
 
 
-def moves(policy: RolePolicy, shot: Snapshot, now: float = 100.0) -> tuple[RoleMove, ...]:
+def moves(policy: RoleGate, shot: Snapshot, now: float = 100.0) -> tuple[RoleMove, ...]:
     case = policy.consider(shot, now)
     return () if case is None else policy.accept(plan(case), shot)
 
@@ -36,14 +36,14 @@ LOPSIDED = states({D}, {E}, {E}, {V}, {V})
 
 
 def test_the_bottleneck_gets_servers() -> None:
-    result = moves(RolePolicy(), snapshot(LOPSIDED, DIT_HEAVY))
+    result = moves(RoleGate(), snapshot(LOPSIDED, DIT_HEAVY))
     assert result
     assert all(D in move.roles for move in result)
     assert "capacity 0.28 → " in result[0].reason
 
 
 def test_a_class_may_die_out_while_a_plan_is_made() -> None:
-    policy = RolePolicy()
+    policy = RoleGate()
     members = (*LOPSIDED, ServerState(ServerId("last"), "big", frozenset({E})))
     case = policy.consider(snapshot(members, DIT_HEAVY), 100.0)
     assert case is not None
@@ -53,28 +53,28 @@ def test_a_class_may_die_out_while_a_plan_is_made() -> None:
 
 def test_light_load_holds_still_whatever_the_split() -> None:
     light = {E: 0.05, D: 0.55, V: 0.05}
-    assert RolePolicy().consider(snapshot(LOPSIDED, light), 100.0) is None
+    assert RoleGate().consider(snapshot(LOPSIDED, light), 100.0) is None
 
 
 def test_what_is_measured_overrides_what_is_predicted() -> None:
     light = {E: 0.05, D: 0.55, V: 0.05}
-    assert RolePolicy().consider(snapshot(LOPSIDED, light, busy={D: 0.9}), 100.0) is not None
+    assert RoleGate().consider(snapshot(LOPSIDED, light, busy={D: 0.9}), 100.0) is not None
 
 
 def test_a_role_with_work_gets_its_first_holder_at_any_load() -> None:
-    result = moves(RolePolicy(), snapshot(states({E}, {D}, {D}), {E: 0.01, D: 0.01, V: 0.01}))
+    result = moves(RoleGate(), snapshot(states({E}, {D}, {D}), {E: 0.01, D: 0.01, V: 0.01}))
     assert len(result) == 1
     assert V in result[0].roles
     assert result[0].reason == "no server held decoder"
 
 
 def test_no_demand_no_servers_no_plan() -> None:
-    assert RolePolicy().consider(snapshot(LOPSIDED, {E: 0.0, D: 0.0, V: 0.0}), 1.0) is None
-    assert RolePolicy().consider(snapshot((), DIT_HEAVY), 1.0) is None
+    assert RoleGate().consider(snapshot(LOPSIDED, {E: 0.0, D: 0.0, V: 0.0}), 1.0) is None
+    assert RoleGate().consider(snapshot((), DIT_HEAVY), 1.0) is None
 
 
 def test_plans_keep_their_interval() -> None:
-    policy = RolePolicy()
+    policy = RoleGate()
     assert policy.consider(snapshot(LOPSIDED, DIT_HEAVY), 100.0) is not None
     assert policy.consider(snapshot(LOPSIDED, DIT_HEAVY), 100.5) is None
     assert policy.consider(snapshot(LOPSIDED, DIT_HEAVY), 101.0) is not None
@@ -85,28 +85,28 @@ MANY = states({D}, {D}, {D}, {D}, {D}, {D}, {D}, {D}, {E, V})
 
 def test_a_small_gain_is_not_worth_a_move() -> None:
     shot = snapshot(MANY, {E: 0.4, D: 7.6, V: 0.65})
-    assert moves(RolePolicy(PolicySettings(least_gain=0.1)), shot) == ()
-    assert moves(RolePolicy(PolicySettings(least_gain=0.0)), shot) != ()
+    assert moves(RoleGate(PolicySettings(least_gain=0.1)), shot) == ()
+    assert moves(RoleGate(PolicySettings(least_gain=0.0)), shot) != ()
 
 
 def test_a_gain_that_a_small_error_would_turn_into_a_loss_is_none() -> None:
     sure = snapshot(states({D}, {D}, {D}, {D}, {D}, {E}, {V}), {E: 0.4, D: 4.0, V: 1.2})
     unsure = replace(sure, doubt={E: 0.0, D: 0.0, V: 0.4})
     policy = PolicySettings(exclusive=True, standard_errors=1.0)
-    assert [move.roles for move in moves(RolePolicy(policy), sure)] == [{V}]
-    assert moves(RolePolicy(policy), unsure) == ()
-    assert moves(RolePolicy(replace(policy, standard_errors=0.0)), unsure) != ()
+    assert [move.roles for move in moves(RoleGate(policy), sure)] == [{V}]
+    assert moves(RoleGate(policy), unsure) == ()
+    assert moves(RoleGate(replace(policy, standard_errors=0.0)), unsure) != ()
 
 
 def test_of_equals_the_one_that_is_free_first_moves() -> None:
     members = tuple(replace(s, drain_seconds=5.0 - i) for i, s in enumerate(states({E}, {E}, {E}, {V}, {D})))
     members = (*members[:3], replace(members[3], pinned=True), members[4])
-    result = moves(RolePolicy(PolicySettings(moving_share=0.2, exclusive=True)), snapshot(members, DIT_HEAVY))
+    result = moves(RoleGate(PolicySettings(moving_share=0.2, exclusive=True)), snapshot(members, DIT_HEAVY))
     assert [move.server for move in result] == ["s2"]
 
 
 def test_a_switch_must_pay_for_itself() -> None:
-    assert moves(RolePolicy(PolicySettings(payback_seconds=0.1)), snapshot(LOPSIDED, DIT_HEAVY)) == ()
+    assert moves(RoleGate(PolicySettings(payback_seconds=0.1)), snapshot(LOPSIDED, DIT_HEAVY)) == ()
 
 
 def test_pinned_switching_and_fresh_servers_are_left_alone() -> None:
@@ -115,11 +115,11 @@ def test_pinned_switching_and_fresh_servers_are_left_alone() -> None:
     fresh = tuple(replace(server, changed_at=95.0) for server in LOPSIDED[1:])
     switching = tuple(replace(server, switching_to=server.roles) for server in LOPSIDED[1:])
     for others in (pinned, fresh, switching):
-        assert moves(RolePolicy(), snapshot((free, *others), DIT_HEAVY)) == ()
+        assert moves(RoleGate(), snapshot((free, *others), DIT_HEAVY)) == ()
 
 
 def test_not_all_servers_switch_at_once_and_the_rest_follow() -> None:
-    policy = RolePolicy(PolicySettings(moving_share=0.25, dwell_seconds=1.0))
+    policy = RoleGate(PolicySettings(moving_share=0.25, dwell_seconds=1.0))
     members = states({E}, {D}, {V}, {V}, {V}, {V}, {V}, {V})
     demand = {E: 0.1, D: 6.0, V: 0.5}
     first = moves(policy, snapshot(members, demand))
@@ -138,13 +138,13 @@ def test_the_last_warm_holder_stays() -> None:
         ServerState(ServerId("b"), "slow", frozenset({D})),
     )
     shot = Snapshot(classes, members, {E: 1.0, D: 5.0, V: 0.1})
-    for move in moves(RolePolicy(), shot):
+    for move in moves(RoleGate(), shot):
         held = {server.id: server.roles for server in members}
         assert held[move.server] <= move.roles
 
 
 def test_a_plan_for_servers_that_changed_meanwhile_is_dropped() -> None:
-    policy = RolePolicy()
+    policy = RoleGate()
     case = policy.consider(snapshot(LOPSIDED, DIT_HEAVY), 100.0)
     assert case is not None
     made = plan(case)
@@ -185,7 +185,7 @@ class Fleet:
         self.moves: list[tuple[float, RoleMove]] = []
         self._draw = random.Random(seed)
         self._estimator = DemandEstimator()
-        self._policy = RolePolicy(settings)
+        self._policy = RoleGate(settings)
         self._ready: dict[ServerId, float] = {}
         self._next = 0.0
         self._true: dict[Role, float] = {}
@@ -255,5 +255,5 @@ def test_a_shift_is_followed_within_twenty_arrivals_and_the_switch(seed: int) ->
 
 def test_everything_fits_so_a_busy_split_is_fused() -> None:
     split = states({D}, {D}, {D}, {E, V}, cls="big")
-    result = moves(RolePolicy(), snapshot(split, {E: 0.5, D: 3.0, V: 0.3}))
+    result = moves(RoleGate(), snapshot(split, {E: 0.5, D: 3.0, V: 0.3}))
     assert {move.roles for move in result} <= {ALL, frozenset({D, V}), frozenset({E, D}), frozenset({D, E, V})}

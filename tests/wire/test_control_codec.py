@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wire import to_gateway, to_stage
-from wire.codec import MAX_CONTROL_BYTES, MAX_TO_STAGE_BYTES, decode_to_gateway, decode_to_stage, encode
+from wire.control_codec import MAX_CONTROL_BYTES, MAX_TO_STAGE_BYTES, decode_to_gateway, decode_to_stage, encode
 from wire.errors import FrameTooLarge, MalformedFrame, ProtocolMismatch, WireError
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Epoch, Handle, Role

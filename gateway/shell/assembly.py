@@ -6,21 +6,22 @@ import asyncio
 import secrets
 import time
 
-from gateway.admin import Levers, Operator
-from gateway.data_plane import ResultFetcher, Uploads
-from gateway.decisions import Decisions
-from gateway.dispatcher import Dispatcher, Outlets
-from gateway.liveness import PoolRules, Roster
+from gateway.service.decisions import Decisions
+from gateway.service.dispatcher import Dispatcher, Outlets
+from gateway.service.operator import Levers, Operator
 from gateway.settings import InvalidSettings, Settings
-from gateway.sockets import BindError, Sockets
-from gateway.stage_pool import StagePool
+from gateway.stages.liveness import PoolRules, Roster
+from gateway.stages.pool import StagePool
+from gateway.stages.result_fetcher import ResultFetcher
+from gateway.stages.sockets import BindError, Sockets
+from gateway.stages.uploads import Uploads
 from scheduler.core import Scheduler
 from scheduler.cost.profile import Profile, ProfileError, bundled, load
 from scheduler.elastic.build import elastic_policies
 from scheduler.elastic.settings import ElasticSettings, Ordering
 from scheduler.policy import Policies
-from scheduler.roles.policy import PolicySettings
-from wire.codec import MAX_CONTROL_BYTES
+from scheduler.roles.gate import PolicySettings
+from wire.control_codec import MAX_CONTROL_BYTES
 from wire.transfer import MAX_FIELDS_BYTES
 
 

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
-from gateway.liveness import Effect, Heard, Joined, Lost, Report, Roster, Send, Warn
-from gateway.sockets import Incoming, Router
-from wire.codec import decode_to_gateway, encode
+from gateway.stages.liveness import Effect, Heard, Joined, Lost, Report, Roster, Send, Warn
+from gateway.stages.sockets import Incoming, Router
+from wire.control_codec import decode_to_gateway, encode
 from wire.errors import WireError
 from wire.to_gateway import Heartbeat
 from wire.to_stage import HeartbeatAck, ToStage

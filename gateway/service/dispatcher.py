@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
-from gateway.data_plane import UploadsFull
-from gateway.liveness import Heard, Joined, Lost, Report
-from gateway.pipeline import failures, graph, translate
-from gateway.pipeline.attempts import Attempts, Record
-from gateway.pipeline.catalogue import Catalogue
-from gateway.pipeline.pictures import Picture, Pictures
-from gateway.service import Finished, ImageRequest, ModelNotFound, NoCapacity, ServiceError
+from gateway.service import failures, graph, translate
+from gateway.service.attempts import Attempts, Record
+from gateway.service.catalogue import Catalogue
+from gateway.service.interfaces import Finished, ImageRequest, ModelNotFound, NoCapacity, ServiceError
+from gateway.service.pictures import Picture, Pictures
+from gateway.stages.liveness import Heard, Joined, Lost, Report
+from gateway.stages.uploads import UploadsFull
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.roles.problem import Infeasible, Problem
@@ -79,7 +79,7 @@ Watch = Callable[[ev.Event, Sequence[act.Action]], None]
 
 
 class Dispatcher:
-    """Implements ``gateway.service.ImageService``. ``gateway`` is this process's incarnation."""
+    """Implements ``gateway.service.interfaces.ImageService``. ``gateway`` is this process's incarnation."""
 
     def __init__(
         self, scheduler: Decider, gateway: str, outlets: Outlets, watch: Watch = lambda _event, _actions: None

@@ -1,4 +1,4 @@
-"""A request as a graph of stage jobs (DESIGN §2.3). Pure."""
+"""A request as a graph of stage jobs (docs/architecture.md, "The life of a request"). Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from gateway.service import ImageRequest, UnsupportedRequest
+from gateway.service.interfaces import ImageRequest, UnsupportedRequest
 from scheduler.cost.work import Work
 from scheduler.spec import JobSpec, RequestSpec
 from wire.params import ImageParams, ModelInfo, Workflow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.service import (
+from gateway.service.interfaces import (
     DeadlineExceeded,
     GenerationFailed,
     NoCapacity,

@@ -1,4 +1,4 @@
-"""``python -m gateway.tether PARENT_PID PROGRAM …``: becomes PROGRAM, which ends when its parent does, however it ends.
+"""``python -m gateway.shell.tether PARENT_PID PROGRAM …``: becomes PROGRAM, which ends when its parent does.
 
 On Linux the kernel sees to it, even after ``kill -9`` of the parent; elsewhere only a regular end is cared for.
 """
@@ -18,7 +18,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
-        sys.exit("gateway.tether: the parent has ended already")
+        sys.exit("gateway.shell.tether: the parent has ended already")
     os.execv(command[0], command)  # noqa: S606 # the point is to start a program without a shell
 
 

@@ -12,7 +12,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils import z85
 
-from wire.codec import Buffer
+from wire.control_codec import Buffer
 from wire.security import CurveKeys, check_bind
 
 HANDSHAKE_MS = 5_000

@@ -124,7 +124,7 @@ class ImageService(Protocol):
         """
 
 
-class AdminService(Protocol):
+class OperatorService(Protocol):
     """What operators may see and order, as JSON. Servers are named as they call themselves (``--name``).
 
     Orders return the server as it is once the order has taken effect. They raise ``UnknownServer`` or ``OrderRefused``.

@@ -1,0 +1,30 @@
+"""What every handler works with: the service behind the API, settings, storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from gateway.service.interfaces import ImageService, OperatorService
+from gateway.settings import Settings
+from gateway.storage.results import ResultStore
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    service: ImageService
+    settings: Settings
+    results: ResultStore
+    started: int
+    """Unix time of the start, the ``created`` of every model."""
+    operator: OperatorService | None = None
+
+
+def api_of(request: Request) -> Api:
+    return cast(Api, request.app.state.api)
+
+
+ApiDep = Annotated[Api, Depends(api_of)]

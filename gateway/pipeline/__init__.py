@@ -1,1 +1,0 @@
-"""The scheduler's surroundings: requests become graphs, messages become events, actions become messages."""

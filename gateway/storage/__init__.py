@@ -1,0 +1,1 @@
+"""What outlives a request. The HTTP side never looks behind it."""

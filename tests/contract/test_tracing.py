@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from gateway.api import context
+from gateway.api import context, serving
 from gateway.service.interfaces import NoCapacity
 
 URL = "/v1/images/generations"

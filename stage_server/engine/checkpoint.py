@@ -156,7 +156,9 @@ class ComponentFiles:
             absent = [name for name, path in paths.items() if path is None]
             index = self._fetch(f"{stem}.safetensors.index.json")
             if is_local and index and absent:
-                raise DamagedFile(index, f"names {absent[0]}, which is not there ({len(absent)} of {len(paths)} missing)")
+                raise DamagedFile(
+                    index, f"names {absent[0]}, which is not there ({len(absent)} of {len(paths)} missing)"
+                )
             for path in filter(None, paths.values()):
                 check_file(path)
         if is_local:

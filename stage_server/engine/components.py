@@ -136,8 +136,8 @@ def _refuse_gaps(report: Mapping[str, Any], kind: str) -> None:
     if mismatched:
         key, stored, expected = mismatched[0]
         raise LoadError(
-            f"{len(mismatched)} weights do not fit config.json: {key} is {list(stored)} in the file, and {list(expected)} "
-            f"in a {kind} of this configuration; {ONE_REVISION}"
+            f"{len(mismatched)} weights do not fit config.json: {key} is {list(stored)} in the file, and "
+            f"{list(expected)} in a {kind} of this configuration; {ONE_REVISION}"
         )
     if missing:
         raise LoadError(
@@ -151,7 +151,9 @@ def _cause(error: Exception, files: ComponentFiles) -> str:
         files.verify()  # what was downloaded only now
     except LoadError as damage:
         return str(damage)
-    said, *_advice = " ".join(str(error).split()).partition(" If you want to instead overwrite")  # to load it regardless
+    said, *_advice = " ".join(str(error).split()).partition(
+        " If you want to instead overwrite"
+    )  # to load it regardless
     return f"{type(error).__name__}: {said[:_LONGEST_CAUSE].rstrip('.')}; {ONE_REVISION}"
 
 

@@ -39,9 +39,7 @@ class StageTask:
         return self.workflow.parts[self.role]
 
 
-def run_stage(
-    pipeline: ModularPipeline, task: StageTask, staging: Staging, step_done: StepDone, dtype: str
-) -> Outputs:
+def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, step_done: StepDone, dtype: str) -> Outputs:
     """Compute one member. Deterministic; shares nothing with other jobs but weights.
 
     ``dtype`` is that of the weights, for the message if the outputs are not finite.
@@ -128,9 +126,7 @@ def _negative_prompt(task: StageTask) -> str | None:
     return "" if needs_one and params.negative_prompt is None else params.negative_prompt
 
 
-def _sent(
-    state: PipelineState, task: StageTask, staging: Staging, check: FiniteCheck
-) -> dict[str, dict[str, Value]]:
+def _sent(state: PipelineState, task: StageTask, staging: Staging, check: FiniteCheck) -> dict[str, dict[str, Value]]:
     """Port → values for each later role that reads any, all of which ``check`` has seen."""
     ports: dict[str, dict[str, Value]] = {}
     for target in list(Role)[list(Role).index(task.role) + 1 :]:

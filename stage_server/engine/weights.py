@@ -104,7 +104,9 @@ def _beginning(path: Path) -> tuple[bytes, int]:
     if not size:
         raise DamagedFile(path, "is empty")
     if start.startswith(_LFS_POINTER):
-        raise DamagedFile(path, f"is a Git LFS pointer of {size} bytes, not the file that it stands for, which git lfs pull fetches")
+        raise DamagedFile(
+            path, f"is a Git LFS pointer of {size} bytes, not the file that it stands for, which git lfs pull fetches"
+        )
     return start, size
 
 

@@ -93,17 +93,35 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a page in place of weights": (put(VAE, "<!DOCTYPE html><html>"), f"{VAE} is no safetensors file: it begins with"),
     "a pointer in place of weights": (put(VAE, LFS), f"{VAE} is a Git LFS pointer of 72 bytes, not the file"),
     "a header of noise": (put(VAE, (4).to_bytes(8, "little") + b"{]}["), f"{VAE} has a header that does not describe"),
-    "tensors that overlap": (put(VAE, header({"a": TENSOR, "b": TENSOR}, bytes(8))), "b lies at 0 to 8, and should at 8"),
+    "tensors that overlap": (
+        put(VAE, header({"a": TENSOR, "b": TENSOR}, bytes(8))),
+        "b lies at 0 to 8, and should at 8",
+    ),
     "no weights": (gone(VAE), "vae holds no weights: neither diffusion_pytorch_model.safetensors nor model.safeten"),
-    "a pickle cut short": (pickled(b"PK\x03\x04 and no more"), ".bin is cut short at 16 bytes: the directory at its end"),
-    "absent shards": (sharded({"a": "part-1.safetensors", "b": "part-2.safetensors"}), "names part-2.safetensors, which is not there (1 of 2 "),
-    "an index of the wrong form": (sharded(["part-1.safetensors"]), "index.json has no weight_map from tensors to files"),
-    "a weight that is absent": (without(VAE, "decoder.conv_in.bias"), "1 weights of a AutoencoderKL of this configuration are not in"),
+    "a pickle cut short": (
+        pickled(b"PK\x03\x04 and no more"),
+        ".bin is cut short at 16 bytes: the directory at its end",
+    ),
+    "absent shards": (
+        sharded({"a": "part-1.safetensors", "b": "part-2.safetensors"}),
+        "names part-2.safetensors, which is not there (1 of 2 ",
+    ),
+    "an index of the wrong form": (
+        sharded(["part-1.safetensors"]),
+        "index.json has no weight_map from tensors to files",
+    ),
+    "a weight that is absent": (
+        without(VAE, "decoder.conv_in.bias"),
+        "1 weights of a AutoencoderKL of this configuration are not in",
+    ),
     "layers that are absent": (
         changed("text_encoder/config.json", num_hidden_layers=4, layer_types=["full_attention"] * 4),
         "text_encoder of copy cannot be loaded: 11 weights of a Qwen3Model of this configuration are not in its",
     ),
-    "another shape": (changed("vae/config.json", latent_channels=8), "vae of copy cannot be loaded: ValueError: Cannot"),
+    "another shape": (
+        changed("vae/config.json", latent_channels=8),
+        "vae of copy cannot be loaded: ValueError: Cannot",
+    ),
     "another shape of the text encoder": (
         changed("text_encoder/config.json", intermediate_size=32),
         "9 weights do not fit config.json: layers.0.mlp.down_proj.weight is [32, 64] in the file, and [32, 32] in a",
@@ -116,10 +134,16 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         changed("model_index.json", transformer=["diffusers", "NoSuchModel"]),
         "copy has no modular pipeline that diffusers can build: module diffusers has no attribute NoSuchModel",
     ),
-    "a nonsensical value": (changed("transformer/config.json", n_layers="many"), "transformer of copy cannot be loaded"),
+    "a nonsensical value": (
+        changed("transformer/config.json", n_layers="many"),
+        "transformer of copy cannot be loaded",
+    ),
     "no configuration": (gone("vae/config.json"), "copy has no vae/config.json"),
     "configuration cut short": (put("vae/config.json", '{"a": 1,'), "vae/config.json is not readable JSON: Expecting"),
-    "configuration of noise": (put("vae/config.json", b"\xff\xfe\x00"), "vae/config.json is not readable JSON: 'utf-8'"),
+    "configuration of noise": (
+        put("vae/config.json", b"\xff\xfe\x00"),
+        "vae/config.json is not readable JSON: 'utf-8'",
+    ),
     "configuration empty": (put("vae/config.json", ""), "vae/config.json is empty; download it again"),
     "configuration a list": (put("vae/config.json", "[]"), "vae/config.json is not readable JSON of the right form"),
     "configuration a pointer": (put("vae/config.json", LFS), "vae/config.json is a Git LFS pointer"),
@@ -127,7 +151,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no index": (gone("model_index.json"), "copy is no model: it has neither modular_model_index.json nor model_index"),
     "tokenizer cut short": (put("tokenizer/tokenizer.json", "{"), "tokenizer of copy cannot be loaded"),
     "scheduler cut short": (put("scheduler/scheduler_config.json", "{"), "scheduler_config.json is not readable JSON"),
-    "defaults of the wrong type": (put("serving.json", '{"default_size": "big"}'), "serving.json is not as docs/models"),
+    "defaults of the wrong type": (
+        put("serving.json", '{"default_size": "big"}'),
+        "serving.json is not as docs/models",
+    ),
 }
 
 

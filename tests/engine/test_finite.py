@@ -53,9 +53,7 @@ def component(engine: DiffusersEngine, name: str) -> torch.nn.Module:
         (Role.DECODER, "vae", "decoder.conv_in.weight", "picture"),
     ],
 )
-def test_weights_with_nan_fail_the_warm_up(
-    role: Role, name: str, weight: str, output: str, copied_model: Path
-) -> None:
+def test_weights_with_nan_fail_the_warm_up(role: Role, name: str, weight: str, output: str, copied_model: Path) -> None:
     poison(copied_model, name, weight)
     engine = DiffusersEngine(str(copied_model))
     with pytest.raises(LoadError) as caught:
@@ -146,7 +144,7 @@ def test_one_element_is_enough(dtype: torch.dtype, bad: float, at: int) -> None:
     tensor[at] = bad
     check = FiniteCheck(Role.DIT, "float16")
     check.look("latents", tensor.reshape(10, 100))
-    with pytest.raises(NonFinite, match="the dit's latents holds .* in float16; .* --dtype bfloat16"):
+    with pytest.raises(NonFinite, match=r"the dit's latents holds .* in float16; .* --dtype bfloat16"):
         check.settle()
 
 

@@ -1,4 +1,4 @@
-"""Real stage servers with broken models: they end with one clear line, or answer with an error; never with a picture."""
+"""Real stage servers with broken models end with one clear line, or answer with an error; never with a picture."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def with_nan_in_a_word(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / DIT).write_bytes((folder / DIT).read_bytes()[:100]), "is cut short inside its header"),
+        (
+            lambda folder: (folder / DIT).write_bytes((folder / DIT).read_bytes()[:100]),
+            "is cut short inside its header",
+        ),
         (lambda folder: (folder / DIT).write_bytes(b"version https://git-lfs.github.com"), "is a Git LFS pointer"),
         (lambda folder: (folder / "model_index.json").write_text("{"), "model_index.json is not readable JSON"),
         (without_a_weight, "1 weights of a ZImageTransformer2DModel of this configuration are not in its files"),

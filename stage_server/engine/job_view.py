@@ -60,8 +60,10 @@ def watch_decoded(view: ModularPipeline, look: Callable[[Any], None]) -> None:
     The view gets a shallow copy of the VAE, with the same weights: other jobs decode unwatched. It has to be a module,
     for blocks ask modules for the device.
     """
-    decode = view.vae.decode
-    vae = copy.copy(view.vae)
+    original = getattr(view, "vae", None)
+    if original is None:  # of a family that denoises pixels
+        return
+    vae, decode = copy.copy(original), original.decode
 
     def watched(*arguments: Any, **options: Any) -> Any:
         decoded = decode(*arguments, **options)

@@ -102,6 +102,7 @@ def test_latents_that_are_not_finite_are_not_published(
         engine.run(StageJob(Role.DIT, (params,)), (outputs["dit"],), steps())
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_decoded_picture_that_is_not_finite_is_no_picture(
     family: str, model_folder: Callable[[str], str], steps: type

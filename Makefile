@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 WORKERS ?= 2
+OUT ?= out/bench-gpu
 
-.PHONY: demo serve test test-services test-nightly check format bench bench-scheduling clean
+.PHONY: demo serve test test-services test-nightly check format bench bench-gpu bench-scheduling clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -34,6 +35,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# With the PYTHON of a machine that has a CUDA device, which may be one without network: docs/profiles.md says what it needs.
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu --output $(OUT)
 
 # Every goal of the scenario suite; writes docs/results. The last line needs a quiet machine: it runs in real time.
 bench-scheduling: $(STAMP)

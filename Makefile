@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 WORKERS ?= 2
+# At a terminal pip shows what it downloads.
+PIP_INSTALL = $(BIN)/pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check --constraint constraints.txt
 OUT ?= out/bench-gpu
 
 .PHONY: demo serve test test-services test-nightly check format bench bench-gpu bench-scheduling clean
@@ -47,9 +49,12 @@ bench-scheduling: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'
+	@echo "Set-up, once, a few minutes. Step 1 of 3: a virtual environment in .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Setting up .venv (the first time takes a few minutes) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "Step 2 of 3: torch, by far the largest package"
+	@$(PIP_INSTALL) torch
+	@echo "Step 3 of 3: everything else"
+	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
 clean:

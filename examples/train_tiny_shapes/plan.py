@@ -35,6 +35,8 @@ class PicturePhase(Phase):
 
     batches: dict[Size, tuple[int, float]]
     """Size → (pictures in a batch, how often it is drawn)."""
+    scale_pictures: int = 64
+    """Over which the latents' mean and deviation are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +225,12 @@ FULL = Plan(
 _FEW = Budget(20, steps=2)
 SMOKE = Plan(
     tokenizer_captions=2_000,
-    vae8=PicturePhase(_FEW, 2e-3, 21, {(64, 64): (2, 1)}),
+    vae8=PicturePhase(_FEW, 2e-3, 21, {(64, 64): (2, 1)}, scale_pictures=8),
     latents8={(64, 64): 4},
     first8=FlowPhase(_FEW, 1.2e-3, 3, {0: {(64, 64): 1}}, 192, SHIFT8, trains_text_encoder=True),
     second8=FlowPhase(_FEW, 5e-4, 33, {0: {(64, 64): 1}}, 192, SHIFT8, trains_text_encoder=True),
     inner=DistillationPhase(_FEW, 2e-3, 21, {(64, 64): (2, 1)}),
-    vae=PicturePhase(_FEW, 6e-4, 22, {(64, 96): (2, 1)}),
+    vae=PicturePhase(_FEW, 6e-4, 22, {(64, 96): (2, 1)}, scale_pictures=8),
     latents={(64, 64): 4, (64, 96): 4},
     first=FlowPhase(_FEW, 1.5e-3, 3, {0: {(64, 64): 1}, 0.1: {(64, 96): 1}}, 256, SHIFT),
     second=FlowPhase(_FEW, 8e-4, 3, {0: {(64, 96): 1}}, 256, SHIFT),

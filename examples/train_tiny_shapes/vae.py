@@ -19,7 +19,7 @@ FOREGROUND_WEIGHT, EDGE_WEIGHT = 3.0, 6.0
 """Shapes are a small part of the picture; without it, backgrounds are learned first and shapes stay pale."""
 FOREGROUND_CONTRAST, EDGE_CONTRAST = 0.08, 0.02
 AVERAGE_DECAY = 0.997
-SCALE_SIZE, SCALE_PICTURES = (256, 256), 64
+SCALE_SIZE, SCALE_BATCH = (256, 256), 8
 
 
 def build_vae8() -> AutoencoderKL:
@@ -68,7 +68,7 @@ def train_vae(vae: AutoencoderKL, phase: PicturePhase) -> None:
         log.add(step, loss.item())
     average.install()
     vae.eval()
-    _measure_scale(vae, rng)
+    _measure_scale(vae, phase.scale_pictures // SCALE_BATCH, rng)
 
 
 def vae_loss(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ def pixel_weights(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _measure_scale(vae: AutoencoderKL, rng: Random) -> None:
+def _measure_scale(vae: AutoencoderKL, batches: int, rng: Random) -> None:
     """Flow matching wants latents of mean 0 and deviation 1: note in the configuration how to get there."""
-    pictures = (draw_batch(8, *SCALE_SIZE, rng)[1] for _ in range(SCALE_PICTURES // 8))
+    pictures = (draw_batch(SCALE_BATCH, *SCALE_SIZE, rng)[1] for _ in range(batches))
     latents = torch.cat([vae.encode(batch).latent_dist.mode() for batch in pictures])
     vae.register_to_config(scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item())

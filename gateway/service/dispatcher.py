@@ -292,6 +292,7 @@ class Dispatcher:
             inputs=tuple(self._reference(source) for source in member.inputs),
             traceparent=traceparent,
             images=dict(job.uploads),
+            request=record.graph.spec.id,
         )
 
     def _reference(self, source: act.Input) -> InputRef:

@@ -47,6 +47,7 @@ from wire.to_gateway import (
 from wire.to_stage import (
     AssignRoles,
     Cancel,
+    Fine,
     HeartbeatAck,
     Refused,
     Release,
@@ -144,7 +145,7 @@ class StageCore:
                 return self._link.refused(message)
             case SayHello():
                 return self._link.say_hello(now)
-            case HeartbeatAck():
+            case HeartbeatAck() | Fine():  # Fine answers a question that was asked before this connection
                 return []
             case Run():
                 return self._run(message, now)
@@ -161,7 +162,7 @@ class StageCore:
         effects: list[Effect] = []
         if self._link.gateway not in ("", message.gateway):
             effects += [Warn("another gateway answers: what the former one asked for is dropped"), *self._abandon()]
-        self._link.welcome(message, now)
+        effects += self._link.welcome(message, now)
         effects += [Send(word) for word in self._unsent.values()]
         self._unsent.clear()
         if self._leave_by is not None:

@@ -23,6 +23,7 @@ from stage_server.runtime.events import (
     Effect,
     Event,
     Exit,
+    Inform,
     JobKey,
     LoadRoles,
     Published,
@@ -167,8 +168,8 @@ class StageServer:
                 threading.Thread(target=self._load, args=(roles,), name="roles", daemon=True).start()
             case Reconnect(delay):
                 self._control.reopen(self._tasks, delay)
-            case Warn(text):
-                log.warning("%s", text)
+            case Inform(text) | Warn(text):
+                log.log(logging.WARNING if isinstance(effect, Warn) else logging.INFO, "%s", text)
             case Exit():
                 if not self._ended.done():
                     self._ended.set_result(effect)

@@ -66,7 +66,7 @@ class Worker:
     """Also the ``JobControl`` of its job."""
 
     def __init__(self, begin: Begin, plant: Plant) -> None:
-        self.name = f"{begin.run.role}-{begin.job}"
+        self.name = _name(begin)
         self.phases = Phases()
         self._key = begin.job
         self._run: Run = begin.run
@@ -247,6 +247,12 @@ def _unpacked(handle: Handle, bundle: Bundle) -> dict[str, Value]:
         raise _InputsLost([InputLost(handle, Loss.MALFORMED, str(error))]) from error
     except WireError as error:
         raise _InputsLost([InputLost(handle, Loss.TOO_LARGE, str(error))]) from error
+
+
+def _name(begin: Begin) -> str:
+    """As the log shows it: the ids of the requests are those in the gateway's log."""
+    requests = (member.request for member in begin.run.members if member.request)
+    return " ".join((*dict.fromkeys(requests), f"{begin.run.role}-{begin.job}"))
 
 
 def _urgency(run: Run) -> Urgency:

@@ -6,13 +6,16 @@ The only module of the gateway that looks at the environment. A bad value stops 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -212,6 +215,11 @@ def load_settings(**overrides: object) -> Settings:
         raise InvalidSettings(
             "\n".join(_complaint(problem["loc"], problem["msg"]) for problem in error.errors())
         ) from None
+
+
+def ignored_variables() -> Iterator[str]:
+    """A warning about each variable that was probably meant as a setting. Stage servers see to their own."""
+    return complaints(os.environ, "DISAGFUSION_", Settings.model_fields, other="DISAGFUSION_STAGE_")
 
 
 def _complaint(location: tuple[int | str, ...], message: str) -> str:

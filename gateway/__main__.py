@@ -20,10 +20,9 @@ from gateway.settings import InvalidSettings, Settings, ignored_variables, load_
 from gateway.shell.assembly import Gateway
 from gateway.shell.garbage import spare_pauses
 from gateway.shell.local import BUNDLED_MODEL, LocalStageFailed, LocalStages
-from gateway.shell.telemetry import configure
 from gateway.stages.sockets import BindError
-
-USER_MISTAKE = 2
+from wire.errors import USER_MISTAKE
+from wire.telemetry import BadExporter, configure
 
 GRACE_SECONDS = 5
 """For requests under way when the gateway is told to end."""
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure("gateway")
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
             runner.run(_serve(settings, local=local))
-    except* (InvalidSettings, BindError, LocalStageFailed) as group:
+    except* (InvalidSettings, BadExporter, BindError, LocalStageFailed) as group:
         _complain(group)
         status = USER_MISTAKE
     return status

@@ -1,6 +1,7 @@
 """Every setting of the gateway, read once at start from ``DISAGFUSION_*`` variables and passed down.
 
-The only module of the gateway that looks at the environment. A bad value stops start-up with a message that names it.
+The only module of the gateway that looks at the environment, but for ``OTEL_*`` (``wire.telemetry``). A bad value stops
+start-up with a message that names it.
 """
 
 from __future__ import annotations
@@ -188,21 +189,6 @@ class Settings(BaseSettings):
                 "or allow_anonymous=true to serve everybody"
             )
         return self
-
-
-class TelemetrySettings(BaseSettings):
-    """The part of OpenTelemetry's standard variables that decides whether and how spans leave the process."""
-
-    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="ignore")
-
-    sdk_disabled: bool = False
-    service_name: str = ""
-    resource_attributes: str = ""
-    traces_exporter: str = ""
-    exporter_otlp_endpoint: str = ""
-    exporter_otlp_traces_endpoint: str = ""
-    exporter_otlp_protocol: str = ""
-    exporter_otlp_traces_protocol: str = ""
 
 
 def load_settings(**overrides: object) -> Settings:

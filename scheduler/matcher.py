@@ -14,16 +14,14 @@ from scheduler.policy import Policies
 from scheduler.state import Attempt, Job, Server
 from scheduler.timers import Alarm, Timers
 from scheduler.transitions import JobState
-from scheduler.view import View
-from wire.types import Epoch, JobId, ModelKey, Role, ServerId
+from scheduler.view import Station, View
+from wire.types import Epoch, JobId, Role, ServerId
 
 SAMPLE = 8
 """Servers of one device class that are compared for a job: enough to choose well, few enough to stay fast."""
 
 SLOTS = 2
 """Batches on a server: one that computes, one whose inputs are fetched meanwhile."""
-
-Station = tuple[ModelKey, Role]
 
 
 class Matcher:

@@ -16,9 +16,8 @@ from stage_server.runtime.control import BadEndpoint
 from stage_server.runtime.server import StageServer
 from stage_server.settings import InvalidSettings, Settings, ignored_variables, read_settings
 from stage_server.startup import assembled
-from stage_server.telemetry import configure
-
-USER_MISTAKE = 2
+from wire.errors import USER_MISTAKE
+from wire.telemetry import BadExporter, configure
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure("stage_server")
         with assembled(settings) as server:
             return asyncio.run(_serve(server))
-    except (InvalidSettings, LoadError, BindError, BadEndpoint, Unwelcome) as error:
+    except (InvalidSettings, BadExporter, LoadError, BindError, BadEndpoint, Unwelcome) as error:
         print(f"stage_server: {error}", file=sys.stderr)  # noqa: T201  # this is its way to speak to the operator
         return USER_MISTAKE
 

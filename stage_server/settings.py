@@ -166,19 +166,6 @@ class ProfileSettings(EngineSettings):
         return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
 
 
-class TelemetrySettings(BaseSettings):
-    """The part of OpenTelemetry's standard variables that decides whether and how spans leave the process."""
-
-    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="ignore")
-
-    sdk_disabled: bool = False
-    service_name: str = ""
-    resource_attributes: str = ""
-    traces_exporter: str = ""
-    exporter_otlp_endpoint: str = ""
-    exporter_otlp_traces_endpoint: str = ""
-
-
 AnySettings = TypeVar("AnySettings", bound=EngineSettings)
 
 

@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from gateway.api import answer
 from gateway.api.body import read_json
-from gateway.api.context import current_traceparent
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
 from gateway.api.files import url_of
@@ -27,6 +26,7 @@ from gateway.api.schema import GenerationBody
 from gateway.api.state import Api, ApiDep
 from gateway.service.interfaces import DeadlineExceeded, Finished, ImageRequest
 from wire.params import ModelInfo
+from wire.trace import inject
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer("disagfusion.gateway")
@@ -63,7 +63,7 @@ async def generate_images(request: Request, api: ApiDep, tenant: Tenant) -> Resp
             tenant=tenant,
             priority=urgency,
             seeded=body.seed is not None,
-            traceparent=current_traceparent(),
+            traceparent=inject(),
         )
         finished = await while_connected(request.receive, _run(api, work))
     items = await _items(request, api, generation, finished)

@@ -32,8 +32,6 @@ ENOUGH = 48
 MAX_TRACKERS = 1024
 QUEUEING = (1.5, 4.0)
 """Predicted time over service time at which predictions are told apart: the longer the queue, the less is known."""
-LONGEST_RETRY = 60.0
-"""Of ``Retry-After``; 1 s is the shortest."""
 MISSED_BY = 1.0
 ROUNDS = 6
 """Of the fixed point between waiting longer and being overtaken by more."""
@@ -145,11 +143,11 @@ class PredictedCompletion(Observer):
         excess = now + max(usual, late) - request.spec.deadline
         if view.requests >= self._settings.max_requests:
             reason = f"{view.requests} requests are under way, as many as may be"
-            return Verdict(False, usual, _retry((usual - own) / 2), reason)
+            return Verdict(False, usual, (usual - own) / 2, reason)
         if excess > 0:
             allowed = request.spec.deadline - now
             reason = f"done in {usual:.1f} s, perhaps only in {late:.1f} s: its deadline is in {allowed:.1f} s"
-            return Verdict(False, usual, _retry(excess), reason)
+            return Verdict(False, usual, excess, reason)
         return Verdict(True, usual, reason=f"predicted {usual:.2f} s, of which {own:.2f} s are its own")
 
     def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
@@ -280,7 +278,3 @@ def _own_seconds(stage: _Stage, view: View, capacity: Capacity) -> float:
         return stage.work
     each = view.reference_seconds(longest) * len(holders.servers) * holders.scale
     return max(stage.work, each) / holders.speed
-
-
-def _retry(seconds: float) -> float:
-    return min(max(seconds, 1.0), LONGEST_RETRY)

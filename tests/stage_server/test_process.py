@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+import pytest
 
 from stage_server.data.consumer import Consumer
 from tests.curve import generate_keys
@@ -170,6 +171,16 @@ async def test_a_mistake_takes_one_line_and_status_2(start: Start) -> None:
     code, errors = await ended(start("--role", "painter"))
     assert code == 2
     assert errors == "stage_server: --role: 'painter' is no role; encoder, dit, decoder are\n"
+
+
+async def test_an_exporter_that_is_not_built_in_is_a_mistake(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    code, errors = await ended(start("--role", "dit"))
+    assert (code, errors) == (
+        2,
+        "stage_server: OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'; only http/protobuf is built in\n",
+    )
 
 
 async def test_no_gateway_within_the_time_allowed(start: Start) -> None:

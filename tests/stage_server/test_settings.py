@@ -7,9 +7,8 @@ import pytest
 from stage_server.data.holder import BindError
 from stage_server.engine.base import LoadError
 from stage_server.runtime.control import BadEndpoint
-from stage_server.settings import InvalidSettings, Settings, TelemetrySettings, ignored_variables, read_settings
+from stage_server.settings import InvalidSettings, Settings, ignored_variables, read_settings
 from stage_server.startup import assembled
-from stage_server.telemetry import configure
 from wire.types import Role
 
 GATEWAY = ("--gateway", "tcp://127.0.0.1:5600", "--connect-timeout", "0.1")
@@ -80,12 +79,6 @@ def test_what_cannot_be_done(options: tuple[str, ...], error: type[Exception], c
     settings = read("--role", "dit", *options)
     with pytest.raises(error, match=complaint), assembled(settings):
         pass
-
-
-def test_an_exporter_that_is_not_built_in_is_refused() -> None:
-    with pytest.raises(InvalidSettings, match="OTEL_TRACES_EXPORTER is 'zipkin'; it may be otlp, console or none"):
-        configure("stage_server", TelemetrySettings(traces_exporter="zipkin"))
-    assert configure("stage_server", TelemetrySettings()) is False
 
 
 def test_a_variable_with_a_slip_is_told_and_those_of_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

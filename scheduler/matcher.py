@@ -1,4 +1,14 @@
-"""Brings waiting jobs and free slots together: one running and one prefetched batch per server, bound late."""
+"""Brings waiting jobs and free slots together: one running and one prefetched batch per server, bound late.
+
+Events only mark what they changed: a server (``touch``) or a station, a model's role with its queue (``enqueue``).
+``pump`` looks at each from its own side until nothing is marked: a server takes the best jobs of its roles
+(``_fill``), a station's best job looks for a server (``_serve``). Only where no server has a slot may a job take one
+from another (``_preempt``). If nothing gives way, that job is noted in ``_refused``, or every further arrival behind it
+would ask again; ``_reconsider`` asks again when a server's job has become one that may yield.
+
+A job that was let in keeps the device for its request (``scheduler.chain``): ``_chain`` remembers its attempt on the
+server, ``_go_on`` hands out what follows there before any queue is looked at, until nothing follows.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def assembled(settings: Settings) -> Iterator[StageServer]:
         times = CoreTimes(link=link, drain=settings.drain_timeout)
         server = StageServer(hello, settings.gateway, equipment, times, curve)
         yield server
-        if server.idle:
+        if server.idle:  # a thread that still computes would find its weights gone
             engine.close()
     finally:
         consumer.close()

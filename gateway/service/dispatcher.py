@@ -160,7 +160,7 @@ class Dispatcher:
                 self._obey(event)
                 told = None
             case ev.RequestCancelled(request=request):
-                self._close(request)
+                self._close(request)  # first: nothing may be fetched of outputs that the scheduler is about to release
                 told = event
             case _:
                 told = event

@@ -206,7 +206,7 @@ class Roster:
         if former is not None and former != server:
             self._superseded.note(former, now)
             effects += self.lose(former, f"{hello.name} has started anew")
-        self._names[hello.name] = server
+        self._names[hello.name] = server  # after ``lose``, which takes the name from the former
         self._peers[server] = _Peer(hello, now, Heartbeat(sequence=0))
         self._peers.move_to_end(server)
         return [*effects, Send(server, self._welcome()), Joined(server, hello)]
@@ -229,6 +229,7 @@ class Roster:
             return "identity", f"the socket's identity is {server!r}, not the server's name and incarnation"
         if isinstance(hello, Hello) and not (hello.roles and set(hello.roles) <= set(hello.capable)):
             return "roles", f"it holds {list(hello.roles)} and is capable of {list(hello.capable)}"
+        # Without this, two processes of one name would push each other out for ever.
         if server in self._superseded.times:
             return "name", f"another process named {hello.name!r} has joined since: give each server a name of its own"
         if self._rules.keys is not None and (user != hello.name or self._rules.keys.get(user) != hello.public_key):

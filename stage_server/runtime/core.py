@@ -106,6 +106,8 @@ class StageCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What to do about ``event``, in order. ``now`` never runs backwards."""
+        # In this order: a change of roles begins as soon as the event has ended the last job in its way; a Hello that
+        # corrects the roles restarts the credits, so grants come after it; to leave is decided when all that is known.
         effects = self._posted([*self._on(event, now), *self._roles.advance(self._jobs.members())])
         return [*effects, *self._correct_roles(now), *self._grant(), *self._leave()]
 
@@ -160,6 +162,7 @@ class StageCore:
 
     def _welcome(self, message: Welcome, now: float) -> list[Effect]:
         effects: list[Effect] = []
+        # Before last words are sent below: those meant for the former gateway go with its work.
         if self._link.gateway not in ("", message.gateway):
             effects += [Warn("another gateway answers: what the former one asked for is dropped"), *self._abandon()]
         effects += self._link.welcome(message, now)

@@ -131,7 +131,7 @@ class StageServer:
 
     def _post(self, event: Event) -> None:
         """From any thread."""
-        if not self._loop.is_closed():
+        if not self._loop.is_closed():  # threads of jobs may outlive a server that left with work unfinished
             self._loop.call_soon_threadsafe(self._on, event)
 
     def _on(self, event: Event) -> None:

@@ -83,7 +83,7 @@ class Worker:
 
     def stop(self) -> None:
         """End at the next opportunity; at the end of a step at the latest, or of an encoding or decoding."""
-        self._stopped = True
+        self._stopped = True  # before anybody is woken: they look at it
         for fetch in tuple(self._fetches.values()):
             fetch.cancel()
         self._plant.baton.cancel(self._ticket)
@@ -105,7 +105,7 @@ class Worker:
         outcome = self._outcome()
         if not isinstance(outcome, Published):
             self._plant.baton.cancel(self._ticket)  # nothing of the request follows
-        self._plant.post(outcome)
+        self._plant.post(outcome)  # before the spans: nobody should wait for tracing
         record_spans(self._run, self.phases, outcome)
 
     def _outcome(self) -> JobEvent:
@@ -177,7 +177,7 @@ class Worker:
         return reservation
 
     def _compute(self, job: StageJob, inputs: tuple[NamedValues, ...]) -> tuple[Outputs, ...]:
-        keep_seconds = 0.0
+        keep_seconds = 0.0  # until it is computed: of a job that fails nothing follows for which to keep the device
         self._plant.baton.line_up(self._ticket)
         try:
             self._plant.post(InputsHere(self._key))

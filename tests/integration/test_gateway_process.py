@@ -141,7 +141,7 @@ def test_the_example_it_prints_works_from_this_machine(start, listening, until, 
     assert b'"url"' in answer.stdout, answer
 
 
-async def test_a_wrong_key_is_told_before_anything_is_loaded(start, listening, free_port):
+def test_a_wrong_key_is_told_before_anything_is_loaded(start, listening, free_port):
     port, ours, theirs, strange = free_port(), *(generate_keys() for _ in range(3))
     gateway = start(
         *("-m", "gateway", "--port", "0", "--control-bind", f"tcp://127.0.0.1:{port}"),

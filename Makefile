@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 WORKERS ?= 2
 
-.PHONY: demo serve test test-nightly check format bench bench-scheduling clean
+.PHONY: demo serve test test-services test-nightly check format bench bench-scheduling clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -14,6 +14,10 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Real servers and namespaces; .ci/install-packages installs what these tests need, and they skip what is missing.
+test-services: $(STAMP)
+	$(BIN)/python -m pytest -m services
 
 test-nightly: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) -m nightly

@@ -132,6 +132,7 @@ class Attempts:
             job.avoid.add(attempt.server.id)
         if event.unreached:
             job.unreached += 1
+            job.avoid.add(attempt.server.id)
             is_beyond_hope |= job.unreached >= MAX_UNREACHED
         elif event.code != REFUSED or not _may_refuse(attempt):
             job.failures += 1
@@ -156,7 +157,6 @@ class Attempts:
                 continue
             self._trials.suspect(attempt.server.id, source.holder, now)
             if handles <= set(event.unreached):
-                job.avoid.add(attempt.server.id)
                 able = self._view.serving(job.request.spec.model, job.spec.role).keys() - job.avoid
                 if able - self._view.reach.unable((source.holder,)):
                     continue

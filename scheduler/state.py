@@ -166,6 +166,8 @@ class Server:
     def id(self) -> ServerId:
         return self.spec.id
 
+    why_aside: str = ""
+
     @property
     def aside(self) -> frozenset[Role]:
         return self.unread | self.unfed

@@ -159,7 +159,7 @@ class Trials:
                 self._set_aside(server, unread, unfed, self._explain(server, verdict), now)
 
     def _set_aside(self, server: Server, unread: frozenset[Role], unfed: frozenset[Role], why: str, now: float) -> None:
-        server.unread, server.unfed = unread, unfed
+        server.unread, server.unfed, server.why_aside = unread, unfed, why
         self._view.serve(server, server.offered)
         for attempt in list(server.attempts.values()):
             job = attempt.job

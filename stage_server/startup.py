@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stage_server.addresses import check_data_address
 from stage_server.data.consumer import Consumer
 from stage_server.data.holder import Holder
 from stage_server.data.store import OutputStore, OutputTooLarge
@@ -50,17 +51,27 @@ def assembled(settings: Settings) -> Iterator[StageServer]:
     Raises ``InvalidSettings``, ``LoadError``, ``BindError`` or ``BadEndpoint``.
     """
     keys = settings.curve_keys()
+    check_data_address(settings)
     engine = make_engine(settings)
     room = Condition()
     store = OutputStore(settings.store_bytes, on_room=lambda: _notify(room))
-    holder = Holder(settings.data_bind, store.get, keys=keys, allow_plaintext=settings.insecure)
+    name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
+    incarnation = secrets.token_hex(8)
+    holder = Holder(
+        settings.data_bind,
+        store.get,
+        keys=keys,
+        allow_plaintext=settings.insecure,
+        identity=f"{name}/{incarnation}",
+    )
     consumer = Consumer(keys=keys, local=store.get)
     try:
         endpoint = _advertised(settings, holder.endpoint)
         info = engine.describe()
-        equipment = Equipment(engine, store, consumer, room, largest_outputs(engine, info))
+        equipment = Equipment(engine, store, consumer, room, largest_outputs(engine, info), keys)
         measured = load_roles(engine, store, equipment.largest, settings.role)
         hello = introduction(settings, engine, info, measured, endpoint)
+        hello = msgspec.structs.replace(hello, name=name, incarnation=incarnation)
         curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
         link = LinkTimes(give_up=settings.connect_timeout)
         times = CoreTimes(link=link, drain=settings.drain_timeout)

@@ -13,6 +13,7 @@ import msgspec
 from stage_server.runtime.credits import MAX_MEMBERS, Credits
 from stage_server.runtime.events import (
     Connected,
+    Denied,
     Disconnected,
     Effect,
     Event,
@@ -25,6 +26,8 @@ from stage_server.runtime.events import (
     Send,
     Terminate,
     Tick,
+    Tried,
+    Try,
     Warn,
 )
 from stage_server.runtime.jobs import Jobs, State
@@ -52,8 +55,10 @@ from wire.to_stage import (
     Release,
     Run,
     SayHello,
+    SetAside,
     Shutdown,
     ToStage,
+    TryPeer,
     Welcome,
 )
 from wire.types import Epoch, Role
@@ -116,12 +121,12 @@ class StageCore:
 
     def _on(self, event: Event, now: float) -> list[Effect]:
         match event:
-            case Connected():
-                return self._link.connected(now)
+            case Connected() | Disconnected() | Denied():
+                return self._about_link(event, now)
             case RoomFreed():
                 return []
-            case Disconnected():
-                return self._link.disconnected(now)
+            case Tried(result):
+                return [Send(result)]
             case Received(message):
                 self._link.heard(now)
                 return self._hear(message, now)
@@ -135,6 +140,15 @@ class StageCore:
                 return self._roles.broke(message)
             case _:
                 return self._jobs.on(event)
+
+    def _about_link(self, event: Connected | Disconnected | Denied, now: float) -> list[Effect]:
+        match event:
+            case Connected():
+                return self._link.connected(now)
+            case Disconnected():
+                return self._link.disconnected(now)
+            case Denied():
+                return self._link.denied()
 
     def _hear(self, message: ToStage, now: float) -> list[Effect]:
         match message:
@@ -154,6 +168,8 @@ class StageCore:
                 return self._jobs.release(handles)
             case AssignRoles():
                 return self._assign(message)
+            case TryPeer() | SetAside():
+                return [Try(message) if isinstance(message, TryPeer) else Warn(_told(message))]
             case Shutdown():
                 return self._terminate(now) if self._leave_by is None else []
 
@@ -289,3 +305,9 @@ class StageCore:
     def jobs(self) -> dict[JobKey, State]:
         """Jobs whose threads have not ended."""
         return self._jobs.states()
+
+
+def _told(message: SetAside) -> str:
+    if not message.roles:
+        return "others reach this server's data socket, and it theirs: it gets work of all its roles again"
+    return f"this server gets no {', '.join(message.roles)} work: {message.why}"

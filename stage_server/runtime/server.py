@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from stage_server.data.consumer import Consumer
+from stage_server.data.prober import try_peer
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.engine.base import Engine, LoadError
 from stage_server.runtime.baton import Baton, Ticket
@@ -35,10 +36,15 @@ from stage_server.runtime.events import (
     Stopped,
     Terminate,
     Tick,
+    Tried,
+    Try,
     Warn,
 )
 from stage_server.runtime.worker import Plant, Worker
-from wire.to_gateway import Heartbeat, Hello, RolesFailed, RolesReady, ToGateway
+from wire.dial import MUTE, dial
+from wire.security import CurveKeys
+from wire.to_gateway import Heartbeat, Hello, PeerTried, RolesFailed, RolesReady, ToGateway
+from wire.to_stage import TryPeer
 from wire.types import Role
 
 FAREWELL_SECONDS = 1.0
@@ -57,6 +63,7 @@ class Equipment:
     """Notified by the store's ``on_room``."""
     largest: Mapping[Role, int]
     """Bytes of the largest output that a job of each role can have."""
+    keys: CurveKeys | None = None
 
 
 class StageServer:
@@ -167,8 +174,10 @@ class StageServer:
                 threading.Thread(target=self._load, args=(roles,), name="roles", daemon=True).start()
             case Reconnect(delay):
                 self._control.reopen(self._tasks, delay)
-            case Warn(text):
+            case Warn(text, ""):
                 log.warning("%s", text)
+            case Warn() | Try():
+                threading.Thread(target=self._look, args=(effect,), name="look around", daemon=True).start()
             case Exit():
                 if not self._ended.done():
                     self._ended.set_result(effect)
@@ -209,6 +218,19 @@ class StageServer:
                 log.debug("%s", type(event).__name__)
 
     # --- other threads ---
+
+    def _look(self, effect: Warn | Try) -> None:
+        """What takes seconds."""
+        if isinstance(effect, Try):
+            self._try(effect.peer)
+        else:
+            log.warning("%s: %s", effect.text, dial(effect.dial) or MUTE)
+
+    def _try(self, peer: TryPeer) -> None:
+        fault = try_peer(peer, self._equipment.keys)
+        if fault:
+            log.warning("%s cannot be reached from here: %s", peer.server, fault)
+        self._post(Tried(PeerTried(server=peer.server, detail=fault)))
 
     def _load(self, roles: frozenset[Role]) -> None:
         """Change the roles with the device in hand, after the jobs that are here already."""

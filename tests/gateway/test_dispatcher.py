@@ -62,9 +62,11 @@ class Bench:
         self.sent: list[tuple[ServerId, to_stage.ToStage]] = []
         self.pictures: dict[Handle, bytes | InputLost] = {}
         self.held: dict[Handle, bytes] = {}
+        self.faults: dict[str, str] = {}
         outlets = Outlets(
             send=lambda server, message: self.sent.append((server, message)),
             fetch=self._fetch,
+            probe=self._probe,
             hold=self._hold,
             drop=lambda handle: self.held.pop(handle),
         )
@@ -98,6 +100,9 @@ class Bench:
         if isinstance(picture, InputLost):
             raise picture
         return picture
+
+    async def _probe(self, peer: to_stage.TryPeer) -> str:
+        return self.faults.get(peer.endpoint, "")
 
     def _hold(self, picture: bytes) -> InputRef:
         if len(self.held) >= 2:

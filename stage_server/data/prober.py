@@ -1,4 +1,4 @@
-"""Tries whether another server's data socket can be reached, and is the one expected. Blocks for some seconds at most."""
+"""Tries whether another server's data socket can be reached, and is the one expected. Blocks for seconds."""
 
 from __future__ import annotations
 

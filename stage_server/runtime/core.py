@@ -5,6 +5,7 @@ What it must not know: how a job computes, where bytes lie. The shell around it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -158,8 +159,6 @@ class StageCore:
                 return self._link.refused(message)
             case SayHello():
                 return self._link.say_hello(now)
-            case HeartbeatAck():
-                return []
             case Run():
                 return self._run(message, now)
             case Cancel(epochs=epochs):
@@ -168,8 +167,8 @@ class StageCore:
                 return self._jobs.release(handles)
             case AssignRoles():
                 return self._assign(message)
-            case TryPeer() | SetAside():
-                return [Try(message) if isinstance(message, TryPeer) else Warn(_told(message))]
+            case HeartbeatAck() | TryPeer() | SetAside():
+                return list(_about_others(message))
             case Shutdown():
                 return self._terminate(now) if self._leave_by is None else []
 
@@ -305,6 +304,16 @@ class StageCore:
     def jobs(self) -> dict[JobKey, State]:
         """Jobs whose threads have not ended."""
         return self._jobs.states()
+
+
+def _about_others(message: HeartbeatAck | TryPeer | SetAside) -> Iterator[Effect]:
+    match message:
+        case TryPeer():
+            yield Try(message)
+        case SetAside():
+            yield Warn(_told(message))
+        case HeartbeatAck():
+            pass
 
 
 def _told(message: SetAside) -> str:

@@ -174,13 +174,21 @@ class StageServer:
                 threading.Thread(target=self._load, args=(roles,), name="roles", daemon=True).start()
             case Reconnect(delay):
                 self._control.reopen(self._tasks, delay)
-            case Warn(text, ""):
-                log.warning("%s", text)
             case Warn() | Try():
-                threading.Thread(target=self._look, args=(effect,), name="look around", daemon=True).start()
+                self._look_into(effect)
             case Exit():
                 if not self._ended.done():
                     self._ended.set_result(effect)
+
+    def _look_into(self, effect: Warn | Try) -> None:
+        """To dial takes seconds, so a thread does it."""
+        match effect:
+            case Warn(text, ""):
+                log.warning("%s", text)
+            case Warn():
+                threading.Thread(target=self._warn_of, args=(effect,), name="dial", daemon=True).start()
+            case Try(peer):
+                threading.Thread(target=self._try, args=(peer,), name="trial", daemon=True).start()
 
     def _send(self, message: ToGateway) -> None:
         self._control.send(message)
@@ -219,12 +227,8 @@ class StageServer:
 
     # --- other threads ---
 
-    def _look(self, effect: Warn | Try) -> None:
-        """What takes seconds."""
-        if isinstance(effect, Try):
-            self._try(effect.peer)
-        else:
-            log.warning("%s: %s", effect.text, dial(effect.dial) or MUTE)
+    def _warn_of(self, warning: Warn) -> None:
+        log.warning("%s: %s", warning.text, dial(warning.dial) or MUTE)
 
     def _try(self, peer: TryPeer) -> None:
         fault = try_peer(peer, self._equipment.keys)

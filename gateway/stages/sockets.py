@@ -180,7 +180,7 @@ class Sockets:
             key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
             name = self._names.get(key)
             if name is None:
-                self._warn(address.decode(errors="replace"), key)
+                self._warn(address.decode(errors="replace").removeprefix("::ffff:"), key)
             status, text = (b"200", b"OK") if name is not None else (b"400", b"key not registered")
             await self._zap.send_multipart([version, request, status, text, (name or "").encode(), b""])
 

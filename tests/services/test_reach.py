@@ -212,6 +212,8 @@ def test_a_fetcher_that_is_cut_off_from_everybody(machines: Machines) -> None:
     both(machines)
     machines.drop("d2", "a")
     assert machines.draw(20) == []
+    machines.says("gw", "WARNING.*d2/.* gets no .*dit.*it cannot fetch from a: ")
+    assert '"dit":1' in machines.ready()
 
 
 def test_a_loopback_address_refuses_to_start(machines: Machines) -> None:
@@ -234,6 +236,7 @@ def test_why_the_gateway_is_not_reached(machines: Machines, gateway: str, words:
 
 
 def test_a_wrong_key_of_the_gateway_or_of_the_server(machines: Machines) -> None:
+    machines.says("gw", "a/.* joined")
     machines.stage("d1", "dit", gateway_key=machines.keys["a"][0])
     machines.says("d1", "does not accept the CURVE keys")
     machines.says("d1", "no gateway lets this server in")

@@ -34,7 +34,7 @@ class Progress:
 
     def _doing(self) -> str:
         if not self.steps:
-            return "sent" if self.predicted_seconds is None else "queued"
+            return "sent" if self.predicted_seconds is None else "admitted"
         done = sum(step.step for step in self.steps.values())
         # Pictures that have not begun will take as many steps as those that have.
         whole = self.pictures * max(step.steps for step in self.steps.values())

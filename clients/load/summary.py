@@ -101,7 +101,7 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"{cells[0]:<22}" + "".join(f"{cell:>9}" for cell in cells[1:])
+    return f"{cells[0]:<22}" + "".join(f"{cell:>9}" for cell in cells[1:]).rstrip()
 
 
 def _spread(values: dict[str, float] | None) -> list[str]:

@@ -58,7 +58,7 @@ def test_a_terminal_gets_progress_and_a_preview_that_goes_away(
     assert server.requests[0][1]["partial_images"] == 2
     told = capsys.readouterr()
     assert told.err.startswith(f"{CLEAR}sent  0.0 s{CLEAR}")
-    assert re.search(r"queued  [0-9.]+ s of about 2\.0 s", told.err)
+    assert re.search(r"admitted  [0-9.]+ s of about 2\.0 s", told.err)
     assert f"preview in {tmp_path / 'star.partial.png'}\n" in told.err
     assert list(tmp_path.iterdir()) == [output]
     made = json.loads(told.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,17 @@ def test_matplotlib_is_only_imported_for_a_plot() -> None:
 def test_stage_timings_are_read_from_the_header() -> None:
     header = 'encoder.compute;dur=30.5;desc="s1", dit.0.compute;dur=1200;desc="s2 steps=8", odd'
     assert stage_seconds(header) == [("encoder.compute", 0.0305), ("dit.0.compute", 1.2)]
+
+
+def test_ctrl_c_reports_what_was_done(server: FakeServer, tmp_path: Path) -> None:
+    server.stream, server.hang = [b": keep-alive\n\n"], True
+    command_line = [sys.executable, "-m", "clients", "load", "--rate", "1000", "--requests", "1", "--url", server.url]
+    process = subprocess.Popen(
+        command_line, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert server.started.wait(30)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out.startswith("0 of 0 requests succeeded")
+    assert err == "interrupted; 1 requests were under way\n"

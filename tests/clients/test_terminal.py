@@ -13,7 +13,7 @@ from clients.progress import Progress
 from clients.terminal import CLEAR, KITTY_CHUNK, Graphics, StatusLine, graphics, inline
 
 
-def test_progress_tells_prediction_queue_steps_and_decoding() -> None:
+def test_progress_tells_admission_steps_and_decoding() -> None:
     progress = Progress(2)
     said = [progress.line(0.0)]
     for news in (Admitted(4.0), Step(0, 3, 6), Step(0, 6, 6), Step(1, 6, 6), Completed(0, b""), Completed(1, b"")):
@@ -21,7 +21,7 @@ def test_progress_tells_prediction_queue_steps_and_decoding() -> None:
         said.append(progress.line(1.0))
     assert said == [
         "sent  0 of 2 pictures  0.0 s",
-        "queued  0 of 2 pictures  1.0 s of about 4.0 s",
+        "admitted  0 of 2 pictures  1.0 s of about 4.0 s",
         "[######------------------] step 3/12  0 of 2 pictures  1.0 s of about 4.0 s",
         "[############------------] step 6/12  0 of 2 pictures  1.0 s of about 4.0 s",
         "[########################] step 12/12, decoding  0 of 2 pictures  1.0 s of about 4.0 s",

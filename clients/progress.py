@@ -23,8 +23,10 @@ class Progress:
                 self.predicted_seconds = seconds
             case Step(image=image):
                 self.steps[image] = news
-            case Completed():
+            case Completed(image):
                 self.completed += 1
+                if last := self.steps.get(image):  # servers skip steps when they come fast, the last one too
+                    self.steps[image] = Step(image, last.steps, last.steps)
 
     def line(self, elapsed_seconds: float) -> str:
         took = f"{elapsed_seconds:.1f} s"

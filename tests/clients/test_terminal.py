@@ -13,10 +13,10 @@ from clients.progress import Progress
 from clients.terminal import CLEAR, KITTY_CHUNK, Graphics, StatusLine, graphics, inline
 
 
-def test_progress_tells_admission_steps_and_decoding() -> None:
+def test_progress_tells_admission_and_steps() -> None:
     progress = Progress(2)
     said = [progress.line(0.0)]
-    for news in (Admitted(4.0), Step(0, 3, 6), Step(0, 6, 6), Step(1, 6, 6), Completed(0, b""), Completed(1, b"")):
+    for news in (Admitted(4.0), Step(0, 3, 6), Step(0, 6, 6), Step(1, 5, 6), Completed(0, b""), Completed(1, b"")):
         progress.hear(news)
         said.append(progress.line(1.0))
     assert said == [
@@ -24,10 +24,18 @@ def test_progress_tells_admission_steps_and_decoding() -> None:
         "admitted  0 of 2 pictures  1.0 s of about 4.0 s",
         "[######------------------] step 3/12  0 of 2 pictures  1.0 s of about 4.0 s",
         "[############------------] step 6/12  0 of 2 pictures  1.0 s of about 4.0 s",
-        "[########################] step 12/12, decoding  0 of 2 pictures  1.0 s of about 4.0 s",
-        "[########################] step 12/12, decoding  1 of 2 pictures  1.0 s of about 4.0 s",
+        "[######################--] step 11/12  0 of 2 pictures  1.0 s of about 4.0 s",
+        "[######################--] step 11/12  1 of 2 pictures  1.0 s of about 4.0 s",
         "[########################] step 12/12  2 of 2 pictures  1.0 s of about 4.0 s",
     ]
+
+
+def test_a_picture_whose_steps_are_done_is_being_decoded_and_a_finished_one_has_taken_them_all() -> None:
+    progress = Progress(1, steps={0: Step(0, 8, 8)})
+    assert progress.line(1.0) == "[########################] step 8/8, decoding  1.0 s"
+    progress = Progress(1, steps={0: Step(0, 3, 8)})
+    progress.hear(Completed(0, b""))
+    assert progress.line(1.0) == "[########################] step 8/8  1.0 s"
 
 
 def test_a_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from gateway.service.interfaces import (
     DeadlineExceeded,
+    FaultyModel,
     GenerationFailed,
     ModelNotFound,
     NoCapacity,
@@ -67,7 +68,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def from_service(error: ServiceError) -> ApiError:
-    """Texts of failed attempts stay in the log: they may name paths and hosts."""
+    """Texts of failed attempts stay in the log, as they may name paths and hosts; only those made for clients pass."""
     match error:
         case ModelNotFound():
             return ApiError(str(error), code="model_not_found", param="model", status=404)
@@ -81,6 +82,14 @@ def from_service(error: ServiceError) -> ApiError:
             return ApiError(
                 "No server has enough memory for this request; ask for a smaller size.",
                 code="out_of_memory",
+                status=500,
+                kind="server_error",
+                headers={"x-should-retry": "false"},
+            )
+        case FaultyModel():
+            return ApiError(
+                str(error),
+                code="server_error",
                 status=500,
                 kind="server_error",
                 headers={"x-should-retry": "false"},

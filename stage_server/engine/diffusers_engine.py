@@ -179,13 +179,14 @@ class DiffusersEngine:
         with _errors_translated(self._device):
             for index, task in enumerate(tasks):
                 step_done = partial(_report, control, index, len(tasks))
-                results.append(run_stage(self._pipeline, task, self._staging, step_done))
+                results.append(run_stage(self._pipeline, task, self._staging, step_done, self._dtype))
         self._note_peak()
         return tuple(results)
 
     def _task(self, job: StageJob, member: ImageParams, images: Mapping[str, bytes], inputs: NamedValues) -> StageTask:
         params = self._checked(job.role, member, images)
-        return StageTask(job.role, self._workflows[params.workflow], params, images, inputs)
+        workflow = self._workflows[params.workflow]
+        return StageTask(job.role, workflow, params, images, inputs, size_asked=(member.width, member.height))
 
     def _checked(self, role: Role, member: ImageParams, images: Mapping[str, bytes]) -> ImageParams:
         params = complete(member, self._info)
@@ -213,7 +214,7 @@ class DiffusersEngine:
             return
         try:
             with _errors_translated(self._device):
-                run_stage(self._pipeline, task, self._staging, lambda _step, _steps: None)
+                run_stage(self._pipeline, task, self._staging, lambda _step, _steps: None, self._dtype)
         except EngineError as error:
             raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
 

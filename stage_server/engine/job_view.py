@@ -54,6 +54,24 @@ def job_view(pipeline: ModularPipeline, guidance_scale: float | None, step_done:
     return view
 
 
+def watch_decoded(view: ModularPipeline, look: Callable[[Any], None]) -> None:
+    """Show ``look`` what the VAE decodes in this view, before it is rounded to 8 bits a channel.
+
+    The view gets a shallow copy of the VAE, with the same weights: other jobs decode unwatched. It has to stay a module,
+    which is what blocks ask for the device.
+    """
+    decode = view.vae.decode
+    vae = copy.copy(view.vae)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        decoded = decode(*arguments, **options)
+        look(decoded[0])  # of a tuple, or of a DecoderOutput
+        return decoded
+
+    vae.decode = watched
+    view.vae = vae
+
+
 def _guider(guider: Any, guidance_scale: float | None) -> Any:
     if guidance_scale is None:
         return guider.new()

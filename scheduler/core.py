@@ -71,6 +71,7 @@ class Scheduler:
                 | ev.JobStarted()
                 | ev.JobPaused()
                 | ev.JobProgressed()
+                | ev.JobPreviewed()
                 | ev.JobDone()
                 | ev.JobFailed()
                 | ev.JobCancelled()
@@ -110,6 +111,9 @@ class Scheduler:
         """Its holder lives and does not give it: that may be as true of the next one."""
         job = self.view.jobs.get(job_id)
         if job is None or all(output.handle != handle for output in job.outputs):
+            return
+        if job.spec.optional:
+            self._ledger.drop(job, "its picture could not be fetched")
             return
         job.failures += 1
         if job.failures >= self.policies.max_failures:

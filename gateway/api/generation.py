@@ -40,8 +40,6 @@ class Generation:
     """As the caller named it."""
     safety_identifier: str | None = None
     stream: bool = False
-    partial_images: int = 0
-    """Of each image, in a stream."""
 
     @property
     def seed(self) -> int:
@@ -69,7 +67,6 @@ def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generati
         quality=body.quality,
         safety_identifier=body.safety_identifier,
         stream=bool(body.stream),
-        partial_images=body.partial_images or 0,
     )
 
 
@@ -86,6 +83,7 @@ def _image(body: GenerationBody, size: Size, seed: int) -> ImageParams:
         seed=seed,
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
+        previews=body.partial_images or 0,
     )
 
 

@@ -42,7 +42,6 @@ async def serve(
         priority=priority(request.headers),
         seeded=generation.seeded,
         uploads=uploads or {},
-        partial_images=generation.partial_images,
     )
     run = partial(_run, api, generation, work)
     if generation.stream:

@@ -21,6 +21,8 @@ from gateway.service.interfaces import (
     Listener,
     ModelNotFound,
     NoCapacity,
+    Partial,
+    Progress,
     Ready,
     ServiceError,
     unheard,
@@ -32,10 +34,11 @@ from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import plan
+from scheduler.spec import Input
 from wire import to_gateway, to_stage
 from wire.params import ModelInfo
 from wire.to_stage import InputRef, ToStage
-from wire.types import Handle, JobId, RequestId, Role, ServerId
+from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 MAX_EVENTS = 100_000
 """Waiting to be handled. More mean that the scheduler has come to a standstill, which ends the process."""
@@ -223,6 +226,8 @@ class Dispatcher:
                 self._attempts.failed(server, message.epoch, message.code)
             case to_gateway.StageCancelled():
                 self._attempts.failed(server, message.epoch, "cancelled")
+            case to_gateway.Progress(epoch=epoch, step=step, steps=steps):
+                self._progressed(server, epoch, step, steps)
             case to_gateway.RolesReady():
                 log.info("%s holds %s after %.2f s of loading", server, ", ".join(message.roles), message.load_seconds)
                 self._catalogue.holds(server, message.roles)
@@ -230,6 +235,12 @@ class Dispatcher:
                 log.warning("%s keeps %s: %s", server, ", ".join(message.roles), message.message)
                 self._catalogue.holds(server, message.roles)
         return translate.event(server, message)
+
+    def _progressed(self, server: ServerId, epoch: Epoch, step: int, steps: int) -> None:
+        job = self._attempts.job(server, epoch)
+        entry = self._owners.get(job.spec.id) if job is not None else None
+        if job is not None and entry is not None:
+            entry.listener(Progress(job.image or 0, step, steps))
 
     def _forget(self, server: ServerId) -> None:
         """What it held and did is void; it may come back, with nothing."""
@@ -243,9 +254,13 @@ class Dispatcher:
         if not self._pictures.take(picture):
             return None
         entry = self._owners[picture.job]
-        image = entry.record.graph.jobs[picture.job].image or 0
-        entry.pictures[image] = picture.data
-        entry.listener(Ready(image, picture.data))
+        job = entry.record.graph.jobs[picture.job]
+        image = job.image or 0
+        if job.preview is None:
+            entry.pictures[image] = picture.data
+            entry.listener(Ready(image, picture.data))
+        else:
+            entry.listener(Partial(image, job.preview, picture.data))
         return ev.ResultTaken(picture.job)
 
     # --- actions ------------------------------------------------------------------------------------------------------
@@ -307,7 +322,7 @@ class Dispatcher:
             images=dict(job.uploads),
         )
 
-    def _reference(self, source: act.Input) -> InputRef:
+    def _reference(self, source: Input) -> InputRef:
         holder = self._servers[source.holder]
         return InputRef(
             handle=source.handle, endpoint=holder.data_endpoint, nbytes=source.nbytes, public_key=holder.public_key

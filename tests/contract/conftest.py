@@ -108,8 +108,8 @@ class FakeService:
         listener(Admitted(1.25))
         for image, picture in enumerate(pictures):
             listener(Progress(image, 1, 8))
-            for index in range(request.partial_images):
-                listener(Partial(image, index, 2 * index + 2, 8, picture))
+            for index in range(request.images[image].previews):
+                listener(Partial(image, index, picture))
             listener(Ready(image, picture))
             if self.late_error is not None:
                 raise self.late_error

@@ -21,6 +21,7 @@ from gateway.stages.uploads import UploadsFull
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.roles.problem import Problem, RoleNeed, Server, ServerClass
+from scheduler.spec import Input
 from wire import to_gateway, to_stage
 from wire.errors import InputLost, Loss
 from wire.params import ImageParams
@@ -118,7 +119,7 @@ async def bench(hello):
     await asyncio.wait([bench.task])
 
 
-def run(job: str, role: Role, *inputs: act.Input, counter: int = 1, server: ServerId = A) -> act.Run:
+def run(job: str, role: Role, *inputs: Input, counter: int = 1, server: ServerId = A) -> act.Run:
     member = act.Member(JobId(f"r/{job}"), Epoch("g1", counter), inputs)
     deadline = asyncio.get_running_loop().time() + 5
     return act.Run(
@@ -127,9 +128,7 @@ def run(job: str, role: Role, *inputs: act.Input, counter: int = 1, server: Serv
 
 
 def fetch_result(image: int, handle: str, server: ServerId = A) -> act.FetchResult:
-    return act.FetchResult(
-        **WHY, request=R, job=JobId(f"r/decoder.{image}"), source=act.Input(Handle(handle), server, 9)
-    )
+    return act.FetchResult(**WHY, request=R, job=JobId(f"r/decoder.{image}"), source=Input(Handle(handle), server, 9))
 
 
 def done(counter: int, **times: float) -> to_gateway.StageDone:
@@ -148,7 +147,7 @@ async def test_a_request_goes_to_the_scheduler_as_a_graph(bench, request_for):
 
 
 async def test_run_names_parameters_and_where_inputs_lie(bench, request_for):
-    bench.on(ev.RequestArrived, run("dit.0", Role.DIT, act.Input(Handle("h"), A, 77)))
+    bench.on(ev.RequestArrived, run("dit.0", Role.DIT, Input(Handle("h"), A, 77)))
     task = bench.generate(request_for())
     await bench.settle()
     ((server, message),) = bench.sent

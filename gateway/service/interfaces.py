@@ -136,7 +136,7 @@ class OutOfDeviceMemory(ServiceError):
 
 
 class FaultyModel(ServiceError):
-    """The model makes what is no picture, or not the one asked for: 500, not to be retried. The text is for the client."""
+    """What the model makes is no picture, or not the one asked for: 500, not to be retried. The text is for clients."""
 
 
 class GenerationFailed(ServiceError):

@@ -37,7 +37,7 @@ class OutOfMemory(EngineError):
 
 
 class NonFinite(EngineError):
-    """An output, or the decoded picture, holds NaN or infinity. The text is for the client: it names no path or host."""
+    """An output, or the decoded picture, holds NaN or infinity. The text is for the client: no path or host in it."""
 
 
 class WrongSize(EngineError):

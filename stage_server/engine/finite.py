@@ -37,7 +37,7 @@ class FiniteCheck:
     def look(self, name: str, value: Any) -> None:
         """Take note of every floating tensor in ``value``; does not wait for the device.
 
-        An additive attention mask is −inf where it hides something, so a value named a mask may be, though not all of it.
+        An additive attention mask is −inf where it hides something, so some of a value that is named a mask may be.
         """
         if isinstance(value, torch.Tensor):
             if value.is_floating_point() and value.numel():

@@ -16,6 +16,10 @@ SAMPLE = 64
 """Servers that stand for all: an estimate must not take the longer the more there are."""
 
 
+Station = tuple[ModelKey, Role]
+"""Where jobs wait and servers serve."""
+
+
 @dataclass(slots=True)
 class View:
     """Shared with the core, which keeps it current."""
@@ -24,8 +28,8 @@ class View:
     servers: dict[ServerId, Server] = field(default_factory=dict)
     live: dict[RequestId, Request] = field(default_factory=dict)
     jobs: dict[JobId, Job] = field(default_factory=dict)
-    queues: dict[tuple[ModelKey, Role], StageQueue] = field(default_factory=dict)
-    stations: dict[tuple[ModelKey, Role], dict[ServerId, Server]] = field(default_factory=dict)
+    queues: dict[Station, StageQueue] = field(default_factory=dict)
+    stations: dict[Station, dict[ServerId, Server]] = field(default_factory=dict)
     """Servers that serve a role now."""
     targets: dict[ModelKey, Target] = field(default_factory=dict)
     """The cost model by which a model's jobs are compared with each other."""

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from math import isqrt
 from pathlib import Path
 from threading import Condition
 from time import monotonic
@@ -22,13 +23,14 @@ from stage_server.data.holder import Holder
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.engine.base import Engine, EngineError, LoadError, StageJob
 from stage_server.engine.emulated import EmulatedEngine
+from stage_server.runtime.ask import ANSWER_SECONDS, ask_gateway
 from stage_server.runtime.control import Curve
 from stage_server.runtime.core import CoreTimes
 from stage_server.runtime.link import LinkTimes
 from stage_server.runtime.server import Equipment, StageServer
 from stage_server.settings import EngineSettings, InvalidSettings, Settings, find_profile
 from wire.params import ImageParams, ModelInfo
-from wire.to_gateway import Hello, RoleInfo
+from wire.to_gateway import Ask, Hello, RoleInfo
 from wire.types import Role
 from wire.version import PROTOCOL
 
@@ -47,9 +49,12 @@ log = logging.getLogger(__name__)
 def assembled(settings: Settings) -> Iterator[StageServer]:
     """A server whose roles are resident and whose data socket is open.
 
-    Raises ``InvalidSettings``, ``LoadError``, ``BindError`` or ``BadEndpoint``.
+    Raises ``InvalidSettings``, ``LoadError``, ``BindError``, ``BadEndpoint`` or ``Unwelcome``.
     """
     keys = settings.curve_keys()
+    curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
+    ask = question(settings)
+    ask_gateway(settings.gateway, ask, curve, min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS))
     engine = make_engine(settings)
     room = Condition()
     store = OutputStore(settings.store_bytes, on_room=lambda: _notify(room))
@@ -60,13 +65,12 @@ def assembled(settings: Settings) -> Iterator[StageServer]:
         info = engine.describe()
         equipment = Equipment(engine, store, consumer, room, largest_outputs(engine, info))
         measured = load_roles(engine, store, equipment.largest, settings.role)
-        hello = introduction(settings, engine, info, measured, endpoint)
-        curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
+        hello = introduction(settings, ask, engine, info, measured, endpoint)
         link = LinkTimes(give_up=settings.connect_timeout)
         times = CoreTimes(link=link, drain=settings.drain_timeout)
         server = StageServer(hello, settings.gateway, equipment, times, curve)
         yield server
-        if server.idle:
+        if server.idle:  # a thread that still computes would find its weights gone
             engine.close()
     finally:
         consumer.close()
@@ -110,19 +114,29 @@ def make_real_engine(settings: EngineSettings) -> DiffusersEngine:
 
 def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:
     """Bytes of the largest output that a job of each role can have."""
-    side = largest_side(info)
-    params = ImageParams(workflow=info.workflows[0].name if info.workflows else "", width=side, height=side)
+    width, height = largest_size(info)
+    params = ImageParams(workflow=info.workflows[0].name if info.workflows else "", width=width, height=height)
     try:
         return {role: engine.output_bound(StageJob(role, (params,), ({},))) for role in Role}
     except EngineError as error:
         raise LoadError(f"the size of {info.name}'s outputs cannot be foreseen: {error}") from error
 
 
+def largest_size(info: ModelInfo) -> tuple[int, int]:
+    """Width and height, in pixels, of the largest picture that is served; of several the one nearest to a square."""
+    step, pixels = info.size_multiple, _max_pixels(info)
+    sizes = ((width, pixels // (width * step) * step) for width in range(largest_side(info), 0, -step))
+    return max(sizes, key=lambda size: size[0] * size[1])
+
+
 def largest_side(info: ModelInfo) -> int:
     """Pixels, of the largest square picture that is served."""
+    return max(1, isqrt(_max_pixels(info)) // info.size_multiple) * info.size_multiple
+
+
+def _max_pixels(info: ModelInfo) -> int:
     width, height = info.default_size
-    pixels = info.max_pixels or UNKNOWN_LARGEST * width * height
-    return max(1, int(pixels**0.5) // info.size_multiple) * info.size_multiple
+    return info.max_pixels or UNKNOWN_LARGEST * width * height
 
 
 def load_roles(
@@ -160,13 +174,22 @@ def _with_guesses(capable: dict[Role, RoleInfo], held: frozenset[Role]) -> dict[
     }
 
 
-def introduction(
-    settings: Settings, engine: Engine, info: ModelInfo, capable: dict[Role, RoleInfo], endpoint: str
-) -> Hello:
-    return Hello(
+def question(settings: Settings) -> Ask:
+    return Ask(
         protocol=PROTOCOL,
         name=settings.name or f"{socket.gethostname()}-{os.getpid()}",
         incarnation=secrets.token_hex(8),
+        public_key=settings.curve_public_key,
+    )
+
+
+def introduction(
+    settings: Settings, ask: Ask, engine: Engine, info: ModelInfo, capable: dict[Role, RoleInfo], endpoint: str
+) -> Hello:
+    return Hello(
+        protocol=ask.protocol,
+        name=ask.name,
+        incarnation=ask.incarnation,
         model=msgspec.structs.replace(info, name=settings.served_model_name or info.name),
         device_class=engine.device_class,
         memory_bytes=engine.memory_bytes,
@@ -175,7 +198,7 @@ def introduction(
         data_endpoint=endpoint,
         pinned=settings.pin,
         engine=settings.engine,
-        public_key=settings.curve_public_key,
+        public_key=ask.public_key,
     )
 
 

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from wire.types import Handle
 
+USER_MISTAKE = 2
+"""Exit status of a process that its operator has to help: whoever starts it again changes nothing."""
+
 
 class Code(StrEnum):
     """Why an attempt failed, as a stage server reports it."""

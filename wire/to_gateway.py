@@ -61,6 +61,18 @@ class Hello(Message, frozen=True, kw_only=True):
     """See ``Grant``."""
 
 
+class Ask(Message, frozen=True, kw_only=True):
+    """Would a ``Hello`` with these be welcome? Asked before minutes are spent on loading weights; nobody joins by it.
+
+    Answered by ``Fine`` or ``Refused``, and by a gateway that is older than the question with ``SayHello``.
+    """
+
+    protocol: tuple[int, int]
+    name: Name
+    incarnation: Name
+    public_key: Address = ""
+
+
 class Heartbeat(Message, frozen=True, kw_only=True):
     """Sent every ``Welcome.heartbeat_seconds`` by the control loop: proof of life."""
 
@@ -186,6 +198,7 @@ class Goodbye(Message, frozen=True, kw_only=True):
 
 ToGateway = (
     Hello
+    | Ask
     | Heartbeat
     | Grant
     | Fetched

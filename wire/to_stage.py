@@ -23,8 +23,15 @@ class Welcome(Message, frozen=True, kw_only=True):
     """Silence after which either side counts the other as lost."""
 
 
+class Fine(Message, frozen=True, kw_only=True):
+    """The answer to an ``Ask``: as things stand, a ``Hello`` would be welcome."""
+
+    gateway: str
+    """Incarnation."""
+
+
 class Refused(Message, frozen=True, kw_only=True):
-    """The answer to a ``Hello`` that cannot be served; the server exits with this message."""
+    """The answer to a ``Hello`` that cannot be served, or to an ``Ask``; the server exits with this message."""
 
     code: str
     message: str
@@ -58,6 +65,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """W3C trace context of the stage's span."""
     images: dict[str, InputRef] = {}
     """Uploaded pictures held by the gateway: ``image``, ``mask_image``, …"""
+    request: str = ""
+    """Id of the request, as the gateway's log and its client know it."""
 
 
 class Run(Message, frozen=True, kw_only=True):
@@ -95,4 +104,4 @@ class Shutdown(Message, frozen=True, kw_only=True):
     """Finish as after SIGTERM."""
 
 
-ToStage = Welcome | Refused | SayHello | HeartbeatAck | Run | Cancel | Release | AssignRoles | Shutdown
+ToStage = Welcome | Fine | Refused | SayHello | HeartbeatAck | Run | Cancel | Release | AssignRoles | Shutdown

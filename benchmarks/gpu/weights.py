@@ -14,7 +14,6 @@ import diffusers
 import torch
 import transformers
 from diffusers.configuration_utils import ConfigMixin
-from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 
 from benchmarks.gpu.models import Model
 from stage_server.engine.checkpoint import BUNDLED
@@ -44,24 +43,23 @@ def write_folder(model: Model, folder: Path) -> Path:
 @contextmanager
 def random_weights(device: str) -> Iterator[None]:
     """Modules are made on ``device`` with random weights, where they would be read from files."""
-    load = ComponentSpec.load
 
-    def make(spec: ComponentSpec, **options: Any) -> Any:
-        if not issubclass(spec.type_hint, torch.nn.Module):
-            return load(spec, **options)
-        folder = Path(str(spec.pretrained_model_name_or_path)) / (spec.subfolder or "")
+    def make(cls: Any, repo: str | Path, *, dtype: torch.dtype, subfolder: str | None = None, **_: Any) -> Any:
+        folder = Path(repo) / (subfolder or "")
         with torch.device(device):
-            module = _build(spec.type_hint, folder).to(options["dtype"]).eval().requires_grad_(False)
+            module = _build(cls, folder).to(dtype).eval().requires_grad_(False)
         for parameter in module.parameters():
             if parameter.ndim > 1:  # those with one axis, norms and biases, are made as they start out in training
                 torch.nn.init.normal_(parameter, std=STANDARD_DEVIATION)
-        module._diffusers_load_id = spec.load_id
         if device != "cpu":  # all was float32 at first, which is no need of the model's
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-        return module
+        return module, {"missing_keys": (), "mismatched_keys": ()}
 
-    with mock.patch.object(ComponentSpec, "load", make):
+    with (
+        mock.patch.object(diffusers.ModelMixin, "from_pretrained", classmethod(make)),
+        mock.patch.object(transformers.PreTrainedModel, "from_pretrained", classmethod(make)),
+    ):
         yield
 
 
@@ -83,9 +81,11 @@ def _write_component(kind: Any, config: dict[str, Any], folder: Path) -> None:
 
 
 def _write_header(stem: Path, elements: int) -> None:
-    """The header of a file of so many weights, from which the engine learns their size."""
+    """A file of so many weights, of which the engine learns their size; a hole stands for what nobody reads."""
     header = json.dumps({"all": {"dtype": "BF16", "shape": [elements], "data_offsets": [0, 2 * elements]}}).encode()
-    stem.with_suffix(".safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with stem.with_suffix(".safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * elements)
 
 
 def _build(kind: Any, folder: Path) -> torch.nn.Module:

@@ -174,7 +174,7 @@ class Dispatcher:
                 self._obey(event)
                 told = None
             case ev.RequestCancelled(request=request):
-                self._close(request)
+                self._close(request)  # first: nothing may be fetched of outputs that the scheduler is about to release
                 told = event
             case _:
                 told = event
@@ -320,6 +320,7 @@ class Dispatcher:
             inputs=tuple(self._reference(source) for source in member.inputs),
             traceparent=traceparent,
             images=dict(job.uploads),
+            request=record.graph.spec.id,
         )
 
     def _reference(self, source: Input) -> InputRef:

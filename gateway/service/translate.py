@@ -48,7 +48,7 @@ def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:
             return ev.RolesReady(server, message.epoch, frozenset(message.roles), message.load_seconds)
         case wire.RolesFailed():
             return ev.RolesFailed(server, message.epoch, frozenset(message.roles), message.message)
-        case wire.Hello() | wire.Heartbeat() | wire.Goodbye():
+        case wire.Hello() | wire.Ask() | wire.Heartbeat() | wire.Goodbye():
             return None
         case _:
             return _of_attempt(server, message)

@@ -17,7 +17,7 @@ from gateway.stages.sockets import BindError, Sockets
 from gateway.stages.uploads import Uploads
 from scheduler.core import Scheduler
 from scheduler.cost.profile import Profile, ProfileError, bundled, load
-from scheduler.elastic.build import elastic_policies
+from scheduler.elastic.build import Elastic, elastic
 from scheduler.elastic.settings import ElasticSettings, Ordering
 from scheduler.policy import Policies
 from scheduler.roles.gate import PolicySettings
@@ -30,7 +30,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ``BindError`` or ``InvalidSettings``."""
-        chosen = policies(settings)
+        chosen = elastic_parts(settings)
         incarnation = secrets.token_hex(8)
         keys = settings.curve_keys()
         self._sockets = Sockets(
@@ -44,7 +44,7 @@ class Gateway:
             raise
         advertised = settings.data_advertise or data.endpoint
         self._uploads = Uploads(data, advertised, settings.curve_public_key, settings.uploads_max_bytes)
-        scheduler = Scheduler(incarnation, chosen)
+        scheduler = Scheduler(incarnation, chosen.policies)
         decisions = Decisions()
         self.dispatcher = Dispatcher(
             scheduler,
@@ -66,7 +66,7 @@ class Gateway:
         )
         self.pool = StagePool(control, Roster(rules), self.dispatcher.report)
         levers = Levers(self.dispatcher.order, self.pool.send, self.pool.vitals)
-        self.operator = Operator(scheduler.view, chosen, decisions, levers)
+        self.operator = Operator(scheduler.view, chosen.roles, chosen.suspects, decisions, levers)
 
     async def run(self) -> None:
         """Until cancelled. Any exception is a defect and must end the process."""
@@ -82,8 +82,13 @@ class Gateway:
 
 def policies(settings: Settings) -> Policies:
     """Raises ``InvalidSettings`` for a profile that cannot be used."""
-    chosen = elastic_policies(elastic_settings(settings), (*bundled(), *_profiles(settings)))
-    chosen.max_failures = settings.max_attempts
+    return elastic_parts(settings).policies
+
+
+def elastic_parts(settings: Settings) -> Elastic:
+    """Raises ``InvalidSettings`` for a profile that cannot be used."""
+    chosen = elastic(elastic_settings(settings), (*bundled(), *_profiles(settings)))
+    chosen.policies.max_failures = settings.max_attempts
     return chosen
 
 

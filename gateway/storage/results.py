@@ -50,6 +50,8 @@ class ResultStore:
         name = f"img_{secrets.token_hex(16)}.{extension}"
         folder = self._own_folder()
         doomed = self._make_room(len(image))
+        # Before the file is there: whoever stores at the same time must count its bytes. Nobody can ask for it yet,
+        # since the name is told only when this returns.
         self._entries[name] = _Entry(len(image), self._clock() + self._max_age)
         self._nbytes += len(image)
         try:
@@ -103,6 +105,6 @@ class ResultStore:
 
 def _replace(folder: Path, doomed: list[str], name: str, image: bytes) -> None:
     """On a worker thread."""
-    for old in doomed:
+    for old in doomed:  # before the new one, or the disk would hold more than ``max_bytes`` for a moment
         (folder / old).unlink(missing_ok=True)
     (folder / name).write_bytes(image)

@@ -88,6 +88,7 @@ class ElasticRoles:
         if key is None:
             return ()
         model = self._models[key]
+        # Looked at anew: while the solver ran, servers have come, gone and begun other work.
         moves = model.policy.accept(plan, self._snapshot(key, model, view, now))
         for move in moves:
             self._ordered[move.server] = move.roles

@@ -47,6 +47,7 @@ from wire.to_gateway import (
 from wire.to_stage import (
     AssignRoles,
     Cancel,
+    Fine,
     HeartbeatAck,
     Refused,
     Release,
@@ -105,6 +106,8 @@ class StageCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What to do about ``event``, in order. ``now`` never runs backwards."""
+        # In this order: a change of roles begins as soon as the event has ended the last job in its way; a Hello that
+        # corrects the roles restarts the credits, so grants come after it; to leave is decided when all that is known.
         effects = self._posted([*self._on(event, now), *self._roles.advance(self._jobs.members())])
         return [*effects, *self._correct_roles(now), *self._grant(), *self._leave()]
 
@@ -144,7 +147,7 @@ class StageCore:
                 return self._link.refused(message)
             case SayHello():
                 return self._link.say_hello(now)
-            case HeartbeatAck():
+            case HeartbeatAck() | Fine():  # Fine answers a question that was asked before this connection
                 return []
             case Run():
                 return self._run(message, now)
@@ -159,9 +162,10 @@ class StageCore:
 
     def _welcome(self, message: Welcome, now: float) -> list[Effect]:
         effects: list[Effect] = []
+        # Before last words are sent below: those meant for the former gateway go with its work.
         if self._link.gateway not in ("", message.gateway):
             effects += [Warn("another gateway answers: what the former one asked for is dropped"), *self._abandon()]
-        self._link.welcome(message, now)
+        effects += self._link.welcome(message, now)
         effects += [Send(word) for word in self._unsent.values()]
         self._unsent.clear()
         if self._leave_by is not None:

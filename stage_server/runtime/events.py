@@ -182,6 +182,11 @@ class Reconnect:
 
 
 @dataclass(frozen=True, slots=True)
+class Inform:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     text: str
 
@@ -192,4 +197,4 @@ class Exit:
     message: str
 
 
-Effect = Send | Begin | Stop | Drop | LoadRoles | Reconnect | Warn | Exit
+Effect = Send | Begin | Stop | Drop | LoadRoles | Reconnect | Inform | Warn | Exit

@@ -195,7 +195,7 @@ class Jobs:
 
     def _stop(self, job: Job, last_word: LastWord) -> list[Effect]:
         if job.state is State.STOPPING:
-            return []
+            return []  # the first reason stands: its last word has been decided
         job.stopped_in, job.state, job.last_word = job.state, State.STOPPING, last_word
         return [*(drop for epoch in job.epochs for drop in self._drop_outputs(epoch)), Stop(job.key)]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stage_server.runtime.events import Effect, Exit, Reconnect, Send, Warn
+from stage_server.runtime.events import Effect, Exit, Inform, Reconnect, Send, Warn
 from wire.to_gateway import Heartbeat, Hello
 from wire.to_stage import Refused, Welcome
 
@@ -50,6 +50,8 @@ class Link:
         self._hello = hello
         self._heartbeat = heartbeat
         self._ever_welcomed = False
+        self._connected_to = ""
+        """Incarnation of the gateway that the log says we are connected to; empty once it says that we are not."""
         self._backoff = times.first_backoff
         self._welcome: Welcome | None = None
         self._sequence = 0
@@ -83,14 +85,19 @@ class Link:
         return self._greet(now)
 
     def disconnected(self, now: float) -> list[Effect]:
-        return self._redial(now)
+        lost = [Warn(f"the connection to the gateway at {self._endpoint} was lost")] if self._connected_to else []
+        return [*lost, *self._redial(now)]
 
-    def welcome(self, message: Welcome, now: float) -> None:
+    def welcome(self, message: Welcome, now: float) -> list[Effect]:
         self.state, self.gateway, self._welcome = LinkState.WELCOMED, message.gateway, message
         self._ever_welcomed = True
         self._backoff = self._times.first_backoff
         self._heard = now
         self._next_heartbeat = now + message.heartbeat_seconds
+        if message.gateway == self._connected_to:
+            return []  # only introduced anew, for a change of roles perhaps
+        self._connected_to = message.gateway
+        return [Inform(f"connected to the gateway at {self._endpoint} (incarnation {message.gateway})")]
 
     def refused(self, message: Refused) -> list[Effect]:
         return [Exit(2, f"the gateway at {self._endpoint} refuses this server: {message.message} ({message.code})")]
@@ -139,6 +146,7 @@ class Link:
 
     def _redial(self, now: float) -> list[Effect]:
         self._lose(now)
+        self._connected_to = ""
         self.state = LinkState.DIALLING
         delay, self._backoff = self._backoff, min(2 * self._backoff, self._times.last_backoff)
         return [Reconnect(delay)]

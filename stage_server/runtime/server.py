@@ -23,6 +23,7 @@ from stage_server.runtime.events import (
     Effect,
     Event,
     Exit,
+    Inform,
     JobKey,
     LoadRoles,
     Published,
@@ -130,7 +131,7 @@ class StageServer:
 
     def _post(self, event: Event) -> None:
         """From any thread."""
-        if not self._loop.is_closed():
+        if not self._loop.is_closed():  # threads of jobs may outlive a server that left with work unfinished
             self._loop.call_soon_threadsafe(self._on, event)
 
     def _on(self, event: Event) -> None:
@@ -167,8 +168,8 @@ class StageServer:
                 threading.Thread(target=self._load, args=(roles,), name="roles", daemon=True).start()
             case Reconnect(delay):
                 self._control.reopen(self._tasks, delay)
-            case Warn(text):
-                log.warning("%s", text)
+            case Inform(text) | Warn(text):
+                log.log(logging.WARNING if isinstance(effect, Warn) else logging.INFO, "%s", text)
             case Exit():
                 if not self._ended.done():
                     self._ended.set_result(effect)

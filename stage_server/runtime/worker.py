@@ -70,7 +70,7 @@ class Worker:
     """Also the ``JobControl`` of its job."""
 
     def __init__(self, begin: Begin, plant: Plant) -> None:
-        self.name = f"{begin.run.role}-{begin.job}"
+        self.name = _name(begin)
         self.phases = Phases()
         self._key = begin.job
         self._run: Run = begin.run
@@ -87,7 +87,7 @@ class Worker:
 
     def stop(self) -> None:
         """End at the next opportunity; at the end of a step at the latest, or of an encoding or decoding."""
-        self._stopped = True
+        self._stopped = True  # before anybody is woken: they look at it
         for fetch in tuple(self._fetches.values()):
             fetch.cancel()
         self._plant.baton.cancel(self._ticket)
@@ -124,7 +124,7 @@ class Worker:
         outcome = self._outcome()
         if not isinstance(outcome, Published):
             self._plant.baton.cancel(self._ticket)  # nothing of the request follows
-        self._plant.post(outcome)
+        self._plant.post(outcome)  # before the spans: nobody should wait for tracing
         record_spans(self._run, self.phases, outcome)
 
     def _outcome(self) -> JobEvent:
@@ -200,7 +200,7 @@ class Worker:
         return reservation
 
     def _compute(self, job: StageJob, inputs: tuple[NamedValues, ...]) -> tuple[Outputs, ...]:
-        keep_seconds = 0.0
+        keep_seconds = 0.0  # until it is computed: of a job that fails nothing follows for which to keep the device
         self._plant.baton.line_up(self._ticket)
         try:
             self._plant.post(InputsHere(self._key))
@@ -270,6 +270,12 @@ def _unpacked(handle: Handle, bundle: Bundle) -> dict[str, Value]:
         raise _InputsLost([InputLost(handle, Loss.MALFORMED, str(error))]) from error
     except WireError as error:
         raise _InputsLost([InputLost(handle, Loss.TOO_LARGE, str(error))]) from error
+
+
+def _name(begin: Begin) -> str:
+    """As the log shows it: the ids of the requests are those in the gateway's log."""
+    requests = (member.request for member in begin.run.members if member.request)
+    return " ".join((*dict.fromkeys(requests), f"{begin.run.role}-{begin.job}"))
 
 
 def _urgency(run: Run) -> Urgency:

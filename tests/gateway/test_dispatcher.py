@@ -157,6 +157,7 @@ async def test_run_names_parameters_and_where_inputs_lie(bench, request_for):
     assert message.remaining_seconds == pytest.approx(5, abs=1)
     (member,) = message.members
     assert member.params.prompt == ""
+    assert member.request == "r"
     assert member.inputs == (InputRef(handle=Handle("h"), endpoint="tcp://a:1", nbytes=77, public_key="key"),)
     task.cancel()
 

@@ -22,6 +22,7 @@ from stage_server.runtime.events import (
     Effect,
     Event,
     Exit,
+    Inform,
     InputsHere,
     JobEvent,
     JobKey,
@@ -166,7 +167,15 @@ class TestLink:
         assert world.effects == [Reconnect(0.0)]
         (hello,) = sent(world.on(Connected()), Hello)
         assert hello.limits == {Role.ENCODER: 2, Role.DIT: 2}
-        assert world.welcome() == []
+        assert world.welcome() == [Inform("connected to the gateway at tcp://gateway:1 (incarnation g1)")]
+
+    def test_tells_when_it_is_connected_and_when_no_longer(self, world: World) -> None:
+        said = [effect for effect in (*world.hear(SayHello()), *world.welcome()) if isinstance(effect, Inform | Warn)]
+        assert said == [], "only introduced anew"
+        lost = Warn("the connection to the gateway at tcp://gateway:1 was lost")
+        assert lost in world.on(Disconnected())
+        assert lost not in world.on(Disconnected()), "that it is not back yet is said now and then"
+        assert Inform("connected to the gateway at tcp://gateway:1 (incarnation g2)") in world.welcome("g2")
 
     def test_complains_now_and_then_while_nobody_is_there(self) -> None:
         warned = [effect.text for effect in World().at(25) if isinstance(effect, Warn)]

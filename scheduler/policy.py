@@ -128,10 +128,13 @@ class AdmitUpTo:
 
 
 class FirstCome:
-    """By priority, then in order of arrival; later stages of an older request go before a younger one's."""
+    """By priority, then in order of arrival; later stages of an older request go before a younger one's.
+
+    What nobody was promised goes last.
+    """
 
     def key(self, job: Job, view: View, now: float) -> Key:  # noqa: ARG002
-        return (-job.request.spec.priority, job.request.index)
+        return (job.spec.optional, -job.request.spec.priority, job.request.index)
 
     def queue(self) -> StageQueue:
         return KeyQueue()

@@ -24,7 +24,7 @@ CASES = [
     ("flux2-klein", "text2image", {}),
     ("stable-diffusion-3", "text2image", {"guidance_scale": 3.0}),
     ("stable-diffusion-xl", "text2image", {"guidance_scale": 3.0}),
-    ("stable-diffusion-xl", "inpainting", {"guidance_scale": 3.0}),
+    ("stable-diffusion-xl", "inpainting", {"guidance_scale": 3.0, "strength": 0.9}),
     ("qwen-image", "text2image", {"guidance_scale": 3.0}),
 ]
 

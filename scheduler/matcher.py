@@ -74,6 +74,8 @@ class Matcher:
         queue = self._view.queues.get(station)
         if queue is None:
             queue = self._view.queues[station] = self._policies.order.queue()
+        held = [job.request.jobs[need].holder for need in job.spec.needs]
+        job.avoid |= self._view.reach.unable(holder for holder in held if holder is not None)
         job.queued_key = self._policies.order.key(job, self._view, now)
         queue.push(job, job.queued_key, now)
         if job.avoid:
@@ -89,7 +91,8 @@ class Matcher:
         self._view.queues[station].discard(job)
         job.queued_key = None
         wary = self._wary.get(station)
-        if wary is not None:
+        if wary is not None and job.spec.id in wary:
+            self._dirty_stations[station] = None  # those behind it may have waited for a server that it avoids
             wary.discard(job.spec.id)
             if not wary:
                 del self._wary[station]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import Address, BoundedHandle, Count, Name, Positive, Seconds
+from wire.bounded import Address, BoundedHandle, Count, Detail, Name, Positive, Seconds
 from wire.params import ModelInfo
 from wire.types import Epoch, Role
 
@@ -166,6 +166,8 @@ class StageFailed(Message, frozen=True, kw_only=True):
     retryable: bool
     lost_inputs: tuple[BoundedHandle, ...] = ()
     """Inputs that could not be fetched: their producers run again."""
+    unreached: tuple[BoundedHandle, ...] = ()
+    """Those of them whose holder gave no answer: the fault may be anybody's."""
 
 
 class StageCancelled(Message, frozen=True, kw_only=True):
@@ -186,6 +188,14 @@ class RolesFailed(Message, frozen=True, kw_only=True):
     epoch: Epoch
     roles: Roles
     message: str
+
+
+class PeerTried(Message, frozen=True, kw_only=True):
+    """The answer to ``TryPeer``."""
+
+    server: Name
+    detail: Detail = ""
+    """The address, and what happened there; empty: it was reached."""
 
 
 class Leaving(Message, frozen=True, kw_only=True):
@@ -211,6 +221,7 @@ ToGateway = (
     | StageCancelled
     | RolesReady
     | RolesFailed
+    | PeerTried
     | Leaving
     | Goodbye
 )

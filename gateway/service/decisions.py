@@ -56,7 +56,7 @@ class Decisions:
 
     def note(self, event: ev.Event, actions: Iterable[act.Action], at: float) -> None:
         """``actions`` are what was done about ``event``, at unix time ``at``."""
-        kept = [action for action in actions if not isinstance(action, act.Release | act.SolvePlan)]
+        kept = [action for action in actions if not isinstance(action, act.Release | act.SolvePlan | act.TryPeer)]
         if isinstance(event, ev.PlanReady):
             self.plan = (at, event, [action for action in kept if isinstance(action, act.AssignRoles)])
         self._log.extend(Decision(at, event, action) for action in kept)

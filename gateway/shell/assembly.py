@@ -12,6 +12,7 @@ from gateway.service.operator import Levers, Operator
 from gateway.settings import InvalidSettings, Settings
 from gateway.stages.liveness import PoolRules, Roster
 from gateway.stages.pool import StagePool
+from gateway.stages.prober import Prober
 from gateway.stages.result_fetcher import ResultFetcher
 from gateway.stages.sockets import BindError, Sockets
 from gateway.stages.uploads import Uploads
@@ -52,6 +53,7 @@ class Gateway:
             Outlets(
                 send=lambda server, message: self.pool.send(server, message),
                 fetch=ResultFetcher(self._sockets).fetch,
+                probe=Prober(self._sockets).probe,
                 hold=self._uploads.hold,
                 drop=self._uploads.drop,
             ),

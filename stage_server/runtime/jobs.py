@@ -223,7 +223,7 @@ class Jobs:
             case Broke() if job.last_word is None:
                 for epoch in job.wanted():
                     yield from self._drop_outputs(epoch)
-                    yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost))
+                    yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost, event.unreached))
                 for epoch in job.epochs:
                     if epoch in job.dropped:
                         yield from _unfinished(job, epoch)
@@ -258,5 +258,14 @@ def _unfinished(job: Job, epoch: Epoch) -> Iterator[Effect]:
         yield Send(StageCancelled(epoch=epoch))
 
 
-def _failure(epoch: Epoch, code: Code, message: str, retryable: bool, lost: tuple[Handle, ...] = ()) -> StageFailed:
-    return StageFailed(epoch=epoch, code=code, message=message, retryable=retryable, lost_inputs=lost)
+def _failure(
+    epoch: Epoch,
+    code: Code,
+    message: str,
+    retryable: bool,
+    lost: tuple[Handle, ...] = (),
+    unreached: tuple[Handle, ...] = (),
+) -> StageFailed:
+    return StageFailed(
+        epoch=epoch, code=code, message=message, retryable=retryable, lost_inputs=lost, unreached=unreached
+    )

@@ -45,7 +45,7 @@ from stage_server.runtime.events import (
 from stage_server.runtime.phases import Phase, Phases, StepMeter
 from stage_server.runtime.spans import record_spans
 from wire.bundle import Bundle, pack, unpack
-from wire.errors import Code, InputLost, Loss, MalformedFrame, WireError
+from wire.errors import UNREACHED, Code, InputLost, Loss, MalformedFrame, WireError
 from wire.to_gateway import Output
 from wire.to_stage import InputRef, Run
 from wire.types import Handle, Role
@@ -254,7 +254,8 @@ class Worker:
         if Loss.TOO_LARGE in reasons:
             return Broke(self._key, Code.INPUT_LOST, message, retryable=False)
         handles = tuple(loss.handle for loss in error.losses)
-        return Broke(self._key, Code.INPUT_LOST, message, retryable=True, lost=handles)
+        unreached = tuple(loss.handle for loss in error.losses if loss.reason in UNREACHED)
+        return Broke(self._key, Code.INPUT_LOST, message, retryable=True, lost=handles, unreached=unreached)
 
 
 class _InputsLost(Exception):

@@ -52,12 +52,11 @@ class ShortestRemaining:
     def lets_in(self, server: Server, preview: Job, view: View, now: float) -> bool:  # noqa: ARG002
         """Where nobody waits for the server; otherwise only what hardly delays anybody."""
         running = server.running()
-        if running is None or not running.steps or not server.may_run(preview.spec.role):
+        if running is None or not server.may_run(preview.spec.role):
             return False
         if not any(view.waiting(server.spec.model, role) for role in server.serving - {preview.spec.role}):
             return True
-        whole = running.steps * running.step_seconds
-        return view.seconds(preview, server) < PREVIEW_SHARE * whole
+        return view.seconds(preview, server) < PREVIEW_SHARE * running.predicted_seconds
 
     def _is_worth_it(self, running: Attempt, job: Job, view: View, now: float) -> bool:
         server, left = running.server, running.remaining(now)

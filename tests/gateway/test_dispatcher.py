@@ -10,10 +10,14 @@ import pytest
 
 from gateway.service.dispatcher import Dispatcher, Outlets
 from gateway.service.interfaces import (
+    Admitted,
     DeadlineExceeded,
     GenerationFailed,
     ModelNotFound,
     NoCapacity,
+    Partial,
+    Progress,
+    Ready,
     UnsupportedRequest,
 )
 from gateway.stages.liveness import Heard, Joined, Lost
@@ -189,6 +193,22 @@ async def test_pictures_are_fetched_taken_and_returned_in_order_with_what_stages
     (stage,) = finished.stages
     assert (stage.role, stage.image, stage.server, stage.attempts, stage.steps) == ("encoder", None, "a", 1, 5)
     assert (stage.queue_seconds, stage.compute_seconds) == (pytest.approx(1.0, abs=0.5), 3.0)
+
+
+async def test_the_caller_hears_how_it_goes(bench, request_for):
+    bench.pictures = {Handle("p"): b"finished", Handle("s"): b"sketch"}
+    sketch = act.FetchResult(**WHY, request=R, job=JobId("r/decoder.0.preview.1"), source=Input(Handle("s"), A, 9))
+    bench.on(ev.RequestArrived, act.Admit(**WHY, request=R, predicted_seconds=1.5), run("dit.0", Role.DIT), sketch)
+    heard = []
+    request = request_for(previews=2)
+    task = asyncio.create_task(bench.dispatcher.generate(request, heard.append))
+    await bench.settle()
+    bench.dispatcher.report(Heard(A, to_gateway.Progress(epoch=Epoch("g1", 1), step=3, steps=12, step_seconds=0.1)))
+    bench.on(ev.JobProgressed, fetch_result(0, "p"))
+    await bench.settle()
+    assert heard == [Admitted(1.5), Partial(0, 1, b"sketch"), Progress(0, 3, 12), Ready(0, b"finished")]
+    task.cancel()
+    await bench.settle()
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,17 @@ def storage_unavailable() -> ApiError:
     )
 
 
+def storage_full() -> ApiError:
+    """507. Asking again does not help: somebody has to delete files."""
+    return ApiError(
+        "There is no room for this file; delete files that are no longer needed.",
+        code="storage_full",
+        status=507,
+        kind="server_error",
+        headers={"x-should-retry": "false"},
+    )
+
+
 def milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 

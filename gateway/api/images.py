@@ -18,10 +18,10 @@ from gateway.api.body import read_json
 from gateway.api.context import current_traceparent
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
-from gateway.api.files import url_of
 from gateway.api.generation import Generation, plan
 from gateway.api.keys import Tenant
 from gateway.api.models import resolve
+from gateway.api.pictures import url_of
 from gateway.api.priority import priority
 from gateway.api.schema import GenerationBody
 from gateway.api.state import Api, ApiDep
@@ -86,7 +86,7 @@ async def _run(api: Api, work: ImageRequest) -> Finished:
 async def _items(request: Request, api: Api, generation: Generation, finished: Finished) -> list[answer.Item]:
     if not generation.as_url:
         return answer.b64_items(finished.images)
-    names = [await api.results.put(image, generation.output_format) for image in finished.images]
+    names = [await api.storage.pictures.put(image, generation.output_format) for image in finished.images]
     return answer.url_items(url_of(request, api, name) for name in names)
 
 

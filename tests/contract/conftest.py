@@ -117,13 +117,12 @@ async def connect(service: FakeService, settings: Settings) -> AsyncIterator[Con
     def open_client(**changes: object) -> httpx.AsyncClient:
         app = create_app(service, settings.model_copy(update=changes))
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test")
-        clients.append((client, app))
+        clients.append(client)
         return client
 
     yield open_client
-    for client, app in clients:
+    for client in clients:
         await client.aclose()
-        app.state.api.results.close()
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ async def _serve(settings: Settings, *, local: bool) -> None:
             http=HttpProtocol,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # ``gateway.api.proxies`` reads them, from those who are trusted
             lifespan="on",
             log_config=None,
             timeout_graceful_shutdown=GRACE_SECONDS,

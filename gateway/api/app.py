@@ -14,6 +14,7 @@ from gateway.api import admin, files, health, images, models, pictures
 from gateway.api.context import RequestContext
 from gateway.api.error_handlers import UnexpectedErrors, install_handlers
 from gateway.api.forms import FormReader
+from gateway.api.proxies import Proxies
 from gateway.api.state import Api
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
@@ -69,6 +70,8 @@ def create_app(
 def _middleware(settings: Settings) -> list[Middleware]:
     """Outermost first: even the answer to a preflight, or to a crash, gets its id and its line in the log."""
     layers = [Middleware(RequestContext)]
+    if settings.trusted_proxies:
+        layers.insert(0, Middleware(Proxies, trusted=settings.trusted_proxies))
     if settings.cors_origins:
         layers.append(
             Middleware(

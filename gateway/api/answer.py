@@ -10,7 +10,6 @@ import pybase64
 
 from gateway.api.errors import milliseconds
 from gateway.api.generation import Generation
-from gateway.api.schema import GenerationBody
 from gateway.service.interfaces import Finished, StageReport
 
 QUALITIES = ("low", "medium", "high", "xhigh", "max")
@@ -31,7 +30,7 @@ def url_items(urls: Iterable[str]) -> list[Item]:
     return [(msgspec.json.encode({"url": url}),) for url in urls]
 
 
-def join(items: Iterable[Item], body: GenerationBody, generation: Generation, created: int) -> bytes:
+def join(items: Iterable[Item], generation: Generation, created: int) -> bytes:
     """OpenAI's ``ImagesResponse``, without the keys that have nothing to say."""
     fields: dict[str, object] = {
         "created": created,
@@ -39,10 +38,10 @@ def join(items: Iterable[Item], body: GenerationBody, generation: Generation, cr
         "output_format": generation.output_format,
         "size": str(generation.size),
     }
-    if body.quality in QUALITIES:
-        fields["quality"] = body.quality
-    if body.safety_identifier:
-        fields["safety_identifier"] = body.safety_identifier
+    if generation.quality in QUALITIES:
+        fields["quality"] = generation.quality
+    if generation.safety_identifier:
+        fields["safety_identifier"] = generation.safety_identifier
     pieces = [msgspec.json.encode(fields).removesuffix(b"}"), b',"data":[']
     for item in items:
         pieces += (*item, b",")
@@ -52,12 +51,17 @@ def join(items: Iterable[Item], body: GenerationBody, generation: Generation, cr
 
 def headers(finished: Finished, generation: Generation, *, with_stages: bool) -> dict[str, str]:
     """The seed that makes the same pictures again, the predicted wait, and what each stage took."""
-    result = {"x-seed": str(generation.seed)}
+    result = early_headers(generation)
     if finished.predicted_seconds > 0:
         result["x-predicted-wait-ms"] = milliseconds(finished.predicted_seconds)
     if with_stages and finished.stages:
         result["server-timing"] = ", ".join(map(_server_timing, finished.stages))
     return result
+
+
+def early_headers(generation: Generation) -> dict[str, str]:
+    """What is known before the work begins."""
+    return {"x-seed": str(generation.seed)}
 
 
 def _server_timing(stage: StageReport) -> str:

@@ -25,10 +25,23 @@ Number = TypeVar("Number", int, float)
 class Generation:
     """A request that the model can serve, and how its answer is to look."""
 
+    model: str
+    """Served model id."""
     images: tuple[ImageParams, ...]
     size: Size
     output_format: str
     as_url: bool
+    seeded: bool
+    """The caller named the seed."""
+    kind: str = "image_generation"
+    """``image_generation`` or ``image_edit``: what events are called after."""
+    requested_model: str | None = None
+    quality: str | None = None
+    """As the caller named it."""
+    safety_identifier: str | None = None
+    stream: bool = False
+    partial_images: int = 0
+    """Of each image, in a stream."""
 
     @property
     def seed(self) -> int:
@@ -38,7 +51,7 @@ class Generation:
 
 def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generation:
     """One set of parameters per image, with seeds counted up from the request's. Raises ``ApiError``."""
-    _refuse_streaming(body)
+    _refuse_half_streams(body)
     _refuse_appearance(body)
     _refuse_unread(body, model)
     count = body.n or 1
@@ -46,10 +59,17 @@ def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generati
         raise ApiError(f"Invalid 'n': at most {settings.max_n} is allowed.", code="integer_above_max_value", param="n")
     size = SizeRules.of(model, settings).choose(body.size, body.width, body.height)
     return Generation(
+        model=model.name,
         images=tuple(_image(body, size, seed) for seed in _seeds(body.seed, count)),
         size=size,
         output_format=body.output_format or "png",
         as_url=_wants_url(body),
+        seeded=body.seed is not None,
+        requested_model=body.model,
+        quality=body.quality,
+        safety_identifier=body.safety_identifier,
+        stream=bool(body.stream),
+        partial_images=body.partial_images or 0,
     )
 
 
@@ -97,10 +117,19 @@ def _wants_url(body: GenerationBody) -> bool:
     return body.response_format == "url"
 
 
-def _refuse_streaming(body: GenerationBody) -> None:
-    for name in ("stream", "partial_images"):
-        if getattr(body, name):
-            raise ApiError(f"'{name}' is not supported here.", code="unsupported_parameter", param=name)
+def _refuse_half_streams(body: GenerationBody) -> None:
+    if body.partial_images and not body.stream:
+        raise ApiError(
+            "'partial_images' needs 'stream': true: other answers hold finished pictures alone.",
+            code="invalid_value",
+            param="partial_images",
+        )
+    if body.stream and body.response_format == "url":
+        raise ApiError(
+            "'response_format' must be b64_json in a stream: events carry no urls.",
+            code="invalid_value",
+            param="response_format",
+        )
 
 
 def _refuse_appearance(body: GenerationBody) -> None:

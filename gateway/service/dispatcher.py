@@ -14,7 +14,17 @@ from typing import NoReturn, Protocol
 from gateway.service import failures, graph, translate
 from gateway.service.attempts import Attempts, Record
 from gateway.service.catalogue import Catalogue
-from gateway.service.interfaces import Finished, ImageRequest, ModelNotFound, NoCapacity, ServiceError
+from gateway.service.interfaces import (
+    Admitted,
+    Finished,
+    ImageRequest,
+    Listener,
+    ModelNotFound,
+    NoCapacity,
+    Ready,
+    ServiceError,
+    unheard,
+)
 from gateway.service.pictures import Picture, Pictures
 from gateway.stages.liveness import Heard, Joined, Lost, Report
 from gateway.stages.uploads import UploadsFull
@@ -62,6 +72,7 @@ class _Open:
     record: Record
     outcome: asyncio.Future[Finished]
     uploads: tuple[InputRef, ...]
+    listener: Listener
     predicted_seconds: float = 0.0
     pictures: dict[int, bytes] = field(default_factory=dict)
 
@@ -108,8 +119,8 @@ class Dispatcher:
     def status(self) -> Mapping[str, object]:
         return self._catalogue.status()
 
-    async def generate(self, request: ImageRequest) -> Finished:
-        entry = self._open(request)
+    async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:
+        entry = self._open(request, listener)
         try:
             return await entry.outcome
         finally:
@@ -232,8 +243,9 @@ class Dispatcher:
         if not self._pictures.take(picture):
             return None
         entry = self._owners[picture.job]
-        image = entry.record.graph.jobs[picture.job].image
-        entry.pictures[image or 0] = picture.data
+        image = entry.record.graph.jobs[picture.job].image or 0
+        entry.pictures[image] = picture.data
+        entry.listener(Ready(image, picture.data))
         return ev.ResultTaken(picture.job)
 
     # --- actions ------------------------------------------------------------------------------------------------------
@@ -242,6 +254,7 @@ class Dispatcher:
         match action:
             case act.Admit(request=request, predicted_seconds=seconds):
                 self._requests[request].predicted_seconds = seconds
+                self._requests[request].listener(Admitted(seconds))
             case act.Reject():
                 self._end(action.request, failures.rejected(action))
             case act.Finish(request=request):
@@ -310,7 +323,7 @@ class Dispatcher:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _open(self, request: ImageRequest) -> _Open:
+    def _open(self, request: ImageRequest, listener: Listener) -> _Open:
         if request.request_id in self._requests:
             raise ValueError(f"a request {request.request_id} is under way already")
         model = self._catalogue.resolve(request.model)
@@ -323,7 +336,7 @@ class Dispatcher:
             self._drop(uploads.values())
             raise
         record = Record(work, request.traceparent, self._now())
-        entry = _Open(record, asyncio.get_running_loop().create_future(), tuple(uploads.values()))
+        entry = _Open(record, asyncio.get_running_loop().create_future(), tuple(uploads.values()), listener)
         self._requests[work.spec.id] = entry
         self._owners |= dict.fromkeys(work.jobs, entry)
         self._events.put_nowait(ev.RequestArrived(work.spec))

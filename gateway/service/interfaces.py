@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,6 +28,56 @@ class ImageRequest:
     uploads: Mapping[str, bytes] = field(default_factory=dict)
     """Uploaded pictures by block input name (``image``, ``mask_image``)."""
     traceparent: str = ""
+    partial_images: int = 0
+    """Intermediate pictures that the caller would like to see of each image, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The request was accepted: what goes wrong from now on goes wrong in mid-way."""
+
+    predicted_seconds: float
+    """Until the last picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``step`` of ``steps`` of an image is done."""
+
+    image: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """An intermediate picture: what the denoiser took for the final one after ``step``, encoded."""
+
+    image: int
+    index: int
+    """Counts up from 0 for each image; some may be left out."""
+    step: int
+    steps: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """One of the pictures is finished; others may follow."""
+
+    image: int
+    data: bytes
+
+
+News = Admitted | Progress | Partial | Ready
+"""What a caller may hear of its request before it is over."""
+
+Listener = Callable[[News], None]
+"""Called on the event loop; must not block."""
+
+
+def unheard(_: News) -> None:
+    """The listener of callers that wait for the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +167,10 @@ class ImageService(Protocol):
     def status(self) -> Mapping[str, object]:
         """For ``/readyz`` and people: per model, role → number of servers, and what is missing."""
 
-    async def generate(self, request: ImageRequest) -> Finished:
+    async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:
         """Run the request to its end. Cancelling the awaiting task cancels the work on every server.
+
+        ``listener`` hears on the way how it goes; first of all ``Admitted``, unless the request fails before.
 
         Raises a ``ServiceError``.
         """

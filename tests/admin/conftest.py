@@ -39,7 +39,7 @@ class NoService:
     def status(self) -> dict[str, object]:
         return {}
 
-    async def generate(self, request: ImageRequest) -> Finished:
+    async def generate(self, request: ImageRequest, listener: object = None) -> Finished:
         raise AssertionError(request)
 
 

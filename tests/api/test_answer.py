@@ -17,7 +17,7 @@ GENERATION = plan(BODY, MODEL, Settings())
 
 def test_joined_bytes_are_the_json_they_stand_for():
     images = [bytes(range(256)), b"\x00"]
-    body = json.loads(answer.join(answer.b64_items(images), BODY, GENERATION, created=17))
+    body = json.loads(answer.join(answer.b64_items(images), GENERATION, created=17))
     assert body == {
         "created": 17,
         "background": "opaque",
@@ -30,7 +30,7 @@ def test_joined_bytes_are_the_json_they_stand_for():
 
 
 def test_urls():
-    body = json.loads(answer.join(answer.url_items(["http://x/1.png"]), BODY, GENERATION, created=17))
+    body = json.loads(answer.join(answer.url_items(["http://x/1.png"]), GENERATION, created=17))
     assert body["data"] == [{"url": "http://x/1.png"}]
 
 

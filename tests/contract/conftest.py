@@ -16,7 +16,17 @@ import uvicorn
 from PIL import Image
 
 from gateway.api.app import create_app
-from gateway.service.interfaces import Finished, ImageRequest, StageReport
+from gateway.service.interfaces import (
+    Admitted,
+    Finished,
+    ImageRequest,
+    Listener,
+    Partial,
+    Progress,
+    Ready,
+    StageReport,
+    unheard,
+)
 from gateway.settings import Settings
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Role
@@ -59,7 +69,11 @@ class FakeService:
     served: tuple[ModelInfo, ...] = MODELS
     is_ready: bool = True
     error: Exception | None = None
+    late_error: Exception | None = None
+    """Raised once the first picture is ready."""
     hang: bool = False
+    is_admitted: bool = False
+    """Before it hangs."""
     requests: list[ImageRequest] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -73,10 +87,12 @@ class FakeService:
     def status(self) -> dict[str, object]:
         return {"tiny": {Role.ENCODER: 1, Role.DIT: 0, "missing": [Role.DIT]}}
 
-    async def generate(self, request: ImageRequest) -> Finished:
+    async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:
         self.requests.append(request)
         self.started.set()
         try:
+            if self.is_admitted:
+                listener(Admitted(1.25))
             if self.hang:
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -88,7 +104,16 @@ class FakeService:
             StageReport("encoder", None, "cpu-1/ab", 1, 0.001, 0.002, 0.003, 0.004),
             *(StageReport("dit", i, "gpu 1", 2, 0.0, 0.0, 0.5, 0.0, 8) for i in range(len(request.images))),
         )
-        return Finished(tuple(map(_draw, request.images)), stages, predicted_seconds=1.25)
+        pictures = tuple(map(_draw, request.images))
+        listener(Admitted(1.25))
+        for image, picture in enumerate(pictures):
+            listener(Progress(image, 1, 8))
+            for index in range(request.partial_images):
+                listener(Partial(image, index, 2 * index + 2, 8, picture))
+            listener(Ready(image, picture))
+            if self.late_error is not None:
+                raise self.late_error
+        return Finished(pictures, stages, predicted_seconds=1.25)
 
 
 @pytest.fixture
@@ -134,7 +159,8 @@ def client(connect: Connect) -> httpx.AsyncClient:
 def live(service: FakeService, settings: Settings) -> Iterator[str]:
     """Base url of a real server."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(service, settings), log_level="warning", lifespan="on"))
+    app = create_app(service, settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", proxy_headers=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"

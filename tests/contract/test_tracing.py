@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from gateway.api import context, images
+from gateway.api import context, serving
 from gateway.service.interfaces import NoCapacity
 
 URL = "/v1/images/generations"
@@ -21,7 +21,7 @@ def spans(monkeypatch):
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    for module in (context, images):
+    for module in (context, serving):
         monkeypatch.setattr(module, "tracer", provider.get_tracer("test"))
     return exporter
 

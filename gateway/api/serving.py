@@ -1,0 +1,97 @@
+"""Runs what an endpoint has planned, and answers: with one JSON body, or with events as the pictures come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api import answer
+from gateway.api.context import current_traceparent
+from gateway.api.deadline import deadline_seconds
+from gateway.api.disconnect import while_connected
+from gateway.api.generation import Generation
+from gateway.api.pictures import url_of
+from gateway.api.priority import priority
+from gateway.api.state import Api
+from gateway.api.streaming import Events, EventStream
+from gateway.service.interfaces import DeadlineExceeded, Finished, ImageRequest, Listener, unheard
+
+log = logging.getLogger(__name__)
+tracer = trace.get_tracer("disagfusion.gateway")
+
+
+async def serve(
+    request: Request, api: Api, tenant: str, generation: Generation, uploads: Mapping[str, bytes] | None = None
+) -> Response:
+    """The body must have been read. Raises ``ApiError``, a ``ServiceError`` or ``ClientDisconnect``."""
+    work = ImageRequest(
+        request_id=request.state.request_id,
+        model=generation.model,
+        images=generation.images,
+        deadline_seconds=deadline_seconds(request.headers, api.settings),
+        tenant=tenant,
+        priority=priority(request.headers),
+        seeded=generation.seeded,
+        uploads=uploads or {},
+        partial_images=generation.partial_images,
+    )
+    run = partial(_run, api, generation, work)
+    if generation.stream:
+        return EventStream(run, Events(generation), answer.early_headers(generation))
+    finished = await while_connected(request.receive, run())
+    items = await _items(request, api, generation, finished)
+    return Response(
+        answer.join(items, generation, created=int(time.time())),
+        media_type="application/json",
+        headers=answer.headers(finished, generation, with_stages=api.settings.expose_stage_timings),
+    )
+
+
+async def _run(api: Api, generation: Generation, work: ImageRequest, listener: Listener = unheard) -> Finished:
+    """The service ends the request at its deadline; this ends it if the service does not."""
+    with tracer.start_as_current_span(
+        f"generate_content {work.model}", kind=SpanKind.INTERNAL, attributes=_span_attributes(generation)
+    ) as span:
+        if api.settings.log_prompts:
+            prompt = generation.images[0].prompt
+            log.info("%s: prompt %r", work.request_id, prompt)
+            span.set_attribute("gen_ai.input.messages", prompt)
+        try:
+            async with asyncio.timeout(work.deadline_seconds + api.settings.deadline_grace_seconds):
+                return await api.service.generate(replace(work, traceparent=current_traceparent()), listener)
+        except TimeoutError:
+            raise DeadlineExceeded(f"Generation exceeded the deadline of {work.deadline_seconds:g} s.") from None
+
+
+async def _items(request: Request, api: Api, generation: Generation, finished: Finished) -> list[answer.Item]:
+    if not generation.as_url:
+        return answer.b64_items(finished.images)
+    names = [await api.storage.pictures.put(image, generation.output_format) for image in finished.images]
+    return answer.url_items(url_of(request, api, name) for name in names)
+
+
+def _span_attributes(generation: Generation) -> Mapping[str, str | int | bool]:
+    """OpenTelemetry's generative AI conventions."""
+    attributes: dict[str, str | int | bool] = {
+        "gen_ai.operation.name": "generate_content",
+        "gen_ai.output.type": "image",
+        "gen_ai.provider.name": "disagfusion",
+        "gen_ai.request.model": generation.requested_model or generation.model,
+        "gen_ai.response.model": generation.model,
+    }
+    if len(generation.images) > 1:
+        attributes["gen_ai.request.choice.count"] = len(generation.images)
+    if generation.seeded:
+        attributes["gen_ai.request.seed"] = generation.seed
+    if generation.stream:
+        attributes["gen_ai.request.stream"] = True
+    return attributes

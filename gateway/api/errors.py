@@ -23,6 +23,8 @@ from gateway.service.interfaces import (
 
 INVALID_REQUEST = "invalid_request_error"
 
+STORAGE_RETRY_SECONDS = 5
+
 
 class ApiError(Exception):
     """An answer that is not a picture. ``kind`` is the envelope's ``type``; bad requests are the default."""
@@ -52,10 +54,14 @@ class ApiError(Exception):
 def overloaded(message: str, retry_after_seconds: float, predicted_wait_seconds: float | None = None) -> ApiError:
     """503. SDKs obey ``Retry-After`` only between 1 and 60 seconds; the uncapped figure goes beside it."""
     seconds = min(max(math.ceil(retry_after_seconds), 1), 60)
-    headers = {"retry-after": str(seconds), "retry-after-ms": str(seconds * 1000)}
+    headers = _retry_after(seconds)
     if predicted_wait_seconds is not None:
         headers["x-predicted-wait-ms"] = milliseconds(predicted_wait_seconds)
     return ApiError(message, code="server_is_overloaded", status=503, kind="service_unavailable_error", headers=headers)
+
+
+def _retry_after(seconds: int) -> dict[str, str]:
+    return {"retry-after": str(seconds), "retry-after-ms": str(seconds * 1000)}
 
 
 def model_not_found(name: str) -> ApiError:
@@ -69,6 +75,7 @@ def storage_unavailable() -> ApiError:
         code="storage_unavailable",
         status=503,
         kind="service_unavailable_error",
+        headers=_retry_after(STORAGE_RETRY_SECONDS),
     )
 
 

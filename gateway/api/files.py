@@ -15,7 +15,7 @@ from gateway.api.errors import ApiError, storage_full
 from gateway.api.forms import Form, FormFile, FormLimits
 from gateway.api.keys import Tenant
 from gateway.api.parsing import validate
-from gateway.api.state import Api, ApiDep, api_of
+from gateway.api.state import Api, ApiDep
 from gateway.settings import Settings
 from gateway.storage.files import FileRecord, StoreFull
 from gateway.storage.objects import CHUNK_BYTES
@@ -58,8 +58,9 @@ class Selection(BaseModel):
     purpose: str | None = None
 
 
-async def _loaded(request: Request) -> None:
-    await api_of(request).storage.ready()
+async def _loaded(api: ApiDep, _: Tenant) -> None:
+    """After the key was checked."""
+    await api.storage.ready()
 
 
 router = APIRouter(prefix="/v1", tags=["files"], dependencies=[Depends(_loaded)])

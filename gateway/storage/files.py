@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
@@ -51,9 +51,17 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Files:
     """Every method raises ``StoreError``."""
 
-    def __init__(self, objects: Objects, space: Space, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        space: Space,
+        make_room: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``make_room`` is called when files have taken more of ``space``."""
         self._objects = objects
         self._space = space
+        self._make_room = make_room
         self._clock = clock
         self._tenants: dict[str, dict[str, FileRecord]] = {}  # oldest first
 
@@ -112,6 +120,7 @@ class Files:
             raise StoreFull
         self._space.files += _weight(record)  # before the first await: others count on what is left
         try:
+            await self._make_room()
             await self._objects.put(_content_key(record.id), data)
             await self._objects.put(_record_key(record.id), msgspec.json.encode(record))
         except BaseException:

@@ -121,7 +121,10 @@ def open_store(url: str | None, folder: Path) -> Objects:
     """The store at ``url``, or ``folder`` without one. Raises ``StoreError``; a remote store is not asked yet."""
     with _translated("open", url or str(folder)):
         if url is None:
-            return Objects(LocalStore(folder, mkdir=True))
+            store = LocalStore(folder, mkdir=True)
+            for left in folder.glob("*/*#*"):  # of uploads that a killed process did not finish
+                left.unlink()
+            return Objects(store)
         if url.startswith("file:"):
             return Objects(from_url(url, mkdir=True))
         if url.startswith("memory:"):
@@ -135,4 +138,5 @@ def _translated(doing: str, what: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
-        raise StoreError(f"cannot {doing} {what}: {error}") from error
+        reason = str(error).partition("\n")[0]  # obstore adds a page of debugging aids
+        raise StoreError(f"cannot {doing} {what}: {reason}") from error

@@ -18,6 +18,9 @@ from gateway.storage.space import Space
 
 SWEEP_SECONDS = 60.0
 
+READY_SECONDS = 5.0
+"""How long a request waits for what is being read at start."""
+
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +38,6 @@ class Storage:
         space = Space(settings.storage_max_bytes)
         self.spool = spool
         """Where large request bodies lie meanwhile; the system's temporary folder when None."""
-        self.files = Files(objects, space, clock)
         self.pictures = Pictures(
             objects,
             space,
@@ -43,11 +45,21 @@ class Storage:
             max_age_seconds=settings.results_max_age_seconds,
             clock=clock,
         )
+        self.files = Files(objects, space, self.pictures.sweep, clock)
         self._loading = asyncio.Lock()
         self._loaded = False
 
     async def ready(self) -> None:
-        """Wait until what earlier processes left is known. Raises ``StoreError``; the next call tries again."""
+        """Wait a little until what earlier processes left is known. Raises ``StoreError``."""
+        if self._loaded:
+            return
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._load()
+        except TimeoutError:
+            raise StoreError(f"the store was not read within {READY_SECONDS:g} s") from None
+
+    async def _load(self) -> None:
         async with self._loading:
             if not self._loaded:
                 await self.files.load()
@@ -56,7 +68,7 @@ class Storage:
 
     async def sweep(self) -> None:
         """Delete what has expired. Raises ``StoreError``."""
-        await self.ready()
+        await self._load()
         await self.files.sweep()
         await self.pictures.sweep()
 

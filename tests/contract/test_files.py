@@ -233,6 +233,12 @@ async def test_pictures_behind_urls_are_mere_pictures(client):
     assert picture.headers["cache-control"] == "private"
 
 
+async def test_pages_of_other_origins_may_delete(connect):
+    asked = {"origin": "https://app.example", "access-control-request-method": "DELETE"}
+    answer = await connect(cors_origins=["https://app.example"]).options("/v1/files/x", headers=asked)
+    assert "DELETE" in answer.headers["access-control-allow-methods"]
+
+
 @pytest.fixture
 def failing(tmp_path) -> Objects:
     folder = tmp_path / "files"
@@ -248,6 +254,7 @@ async def test_a_store_that_fails_fails_nothing_else(connect, service, settings,
     wanted = {"prompt": "x", "response_format": "url"}
     for answer in (await upload(client), await client.post("/v1/images/generations", json=wanted)):
         assert error(answer) == (503, "storage_unavailable", None)
+        assert answer.headers["retry-after"] == "5"
         assert "files" not in answer.text
     assert "cannot" in caplog.text
     answer = await client.post("/v1/images/generations", json={"prompt": "x"})

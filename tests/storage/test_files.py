@@ -69,7 +69,6 @@ async def test_pictures_make_room_for_files_but_files_for_nothing(reopen):
     storage = reopen(storage_max_bytes=3 * RECORD_BYTES, results_max_bytes=3 * RECORD_BYTES)
     name = await storage.pictures.put(bytes(RECORD_BYTES + 1), "png")
     await create(storage, bytes(RECORD_BYTES))
-    await storage.sweep()
     assert await storage.pictures.get(name) is None
     with pytest.raises(StoreFull):
         await create(storage, b"1")
@@ -150,3 +149,13 @@ def test_a_state_folder_that_cannot_be_used_stops_the_start(tmp_path):
         open_storage(Settings(state_dir=tmp_path / "file" / "state"))
     with pytest.raises(InvalidSettings, match="DISAGFUSION_FILE_STORE"):
         open_storage(Settings(state_dir=tmp_path / "state", file_store="ftp://x/y"))
+
+
+async def test_requests_wait_only_so_long_for_what_is_read_at_start(monkeypatch):
+    class Hanging:
+        async def list(self, prefix: str):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("gateway.storage.storage.READY_SECONDS", 0.01)
+    with pytest.raises(StoreError, match=r"within 0\.01 s"):
+        await Storage(Settings(), Hanging()).ready()

@@ -49,6 +49,14 @@ async def test_a_folder_that_refuses(tmp_path):
         await objects.put("a/b", b"1")
 
 
+async def test_what_a_killed_process_did_not_finish_is_removed(tmp_path):
+    left = tmp_path / "files" / "a" / "b#1"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    open_store(None, tmp_path / "files")
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("url", ["nonsense", "ftp://host/x", "s3://"])
 def test_urls_that_name_no_store(url, tmp_path):
     with pytest.raises(StoreError, match=url):
@@ -57,8 +65,9 @@ def test_urls_that_name_no_store(url, tmp_path):
 
 async def test_a_bucket_that_is_not_there(s3_url, tmp_path):
     objects = open_store("s3://nobody-has-this/x", tmp_path)
-    with pytest.raises(StoreError, match="cannot store a"):
+    with pytest.raises(StoreError, match="cannot store a") as caught:
         await objects.put("a", b"1")
+    assert "\n" not in str(caught.value)
 
 
 async def test_what_cannot_be_deleted_is_tried_again(tmp_path):

@@ -3,8 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 WORKERS ?= 2
+# At a terminal pip shows what it downloads.
+PIP_INSTALL = $(BIN)/pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check --constraint constraints.txt
+OUT ?= out/bench-gpu
 
-.PHONY: demo serve test test-nightly check format bench bench-scheduling clean
+.PHONY: demo serve test test-services test-nightly check format bench bench-gpu bench-scheduling clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -14,6 +17,10 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Real servers and namespaces; .ci/install-packages installs what these tests need, and they skip what is missing.
+test-services: $(STAMP)
+	$(BIN)/python -m pytest -m services
 
 test-nightly: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) -m nightly
@@ -31,6 +38,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
+# With the PYTHON of a machine that has a CUDA device, which may be one without network: docs/profiles.md says what it needs.
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu --output $(OUT)
+
 # Every goal of the scenario suite; writes docs/results. The last line needs a quiet machine: it runs in real time.
 bench-scheduling: $(STAMP)
 	$(BIN)/python -m benchmarks.scheduling --output docs/results
@@ -38,9 +49,12 @@ bench-scheduling: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'
+	@echo "Set-up, once, a few minutes. Step 1 of 3: a virtual environment in .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Setting up .venv (the first time takes a few minutes) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "Step 2 of 3: torch, by far the largest package"
+	@$(PIP_INSTALL) torch
+	@echo "Step 3 of 3: everything else"
+	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -1,10 +1,10 @@
-"""The quick benchmarks: print their figures, write plots to out/bench.
-
-python -m benchmarks
-"""
+"""The quick benchmarks: print their figures, write plots to out/bench. A minute or two in all."""
 
 from __future__ import annotations
 
+import argparse
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import response_body, wire_throughput
@@ -15,16 +15,59 @@ OUTPUT = Path("out/bench")
 EXPERIMENTS = ("backlog", "shifting", "ordering", "overload", "cost")
 
 
-def main() -> None:
-    print("# Wire")
-    wire_throughput.main()
-    print("\n# Bodies of responses")
+def bodies() -> None:
     response_body.main(["--seconds", "0.3"])
-    print("\n# Scheduling, a quick look: two seeds and short runs; make bench-scheduling does it properly")
+
+
+def scheduling() -> None:
     run(EXPERIMENTS, Effort(2, quick=True), default_processes(), OUTPUT)
     write(OUTPUT, OUTPUT)
     print(f"\nTables and plots are in {OUTPUT}.")
 
 
+BENCHMARKS: dict[str, tuple[str, Callable[[], None]]] = {
+    "wire": ("tensors and messages between two processes", wire_throughput.main),
+    "bodies": ("ways to build a response with pictures in it", bodies),
+    "scheduling": (
+        f"{', '.join(EXPERIMENTS)}: two seeds and short runs; make bench-scheduling does it properly",
+        scheduling,
+    ),
+}
+OTHERS = """\
+by themselves:
+  make bench-gpu                      models of full size on one GPU
+  make bench-scheduling               the whole scenario suite, and the real gateway beside it
+  python -m benchmarks.role_switch    what a change of roles takes on the real engine
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    for name in _parser().parse_args(arguments).only or BENCHMARKS:
+        what, measure = BENCHMARKS[name]
+        print(f"# {name}: {what}\n", flush=True)
+        measure()
+        print()
+
+
+def _names(given: str) -> list[str]:
+    names = given.split(",")
+    if strange := [name for name in names if name not in BENCHMARKS]:
+        raise argparse.ArgumentTypeError(f"{strange[0]!r} is no benchmark; {', '.join(BENCHMARKS)} are")
+    return names
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:10}  {what}" for name, (what, _) in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"{__doc__}\n\n{listed}",
+        epilog=OTHERS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", type=_names, metavar="NAMES", help="comma-separated (default: all)")
+    return parser
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` ends us without a word, as it does other programs
     main()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from clients import generate, load
 
 COMMANDS = {"generate": generate.main, "load": load.main}
+
+PIPE_CLOSED = 141
+"""What a shell sees of a program that SIGPIPE ended."""
 
 
 def main(argv: list[str]) -> int:
@@ -16,5 +20,17 @@ def main(argv: list[str]) -> int:
     return COMMANDS[argv[0]](argv[1:])
 
 
+def _main() -> int:
+    """``… | head`` ends us without a word. Not by SIGPIPE itself, which a broken connection would raise as well."""
+    try:
+        try:
+            return main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        return PIPE_CLOSED
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(_main())

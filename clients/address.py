@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
+ENVIRONMENT = "OPENAI_API_KEY is sent as the API key; OPENAI_BASE_URL is the default of --url."
+"""Of every command's ``--help``."""
+
 DEFAULT = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from clients.address import DEFAULT, base_url
+from clients.address import DEFAULT, ENVIRONMENT, base_url
 from clients.timing import stage_seconds
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -66,7 +66,7 @@ def _complaint(answer: httpx.Response) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m clients generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m clients generate", description=__doc__, epilog=ENVIRONMENT)
     parser.add_argument("prompt")
     parser.add_argument("-o", "--output", type=_picture, default="picture.png", help="its ending sets the format")
     parser.add_argument("--url", type=base_url, default=DEFAULT, help="of the API (default: %(default)s)")

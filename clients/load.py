@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from clients.address import DEFAULT, base_url
+from clients.address import DEFAULT, ENVIRONMENT, base_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +130,14 @@ def main(argv: list[str]) -> int:
     if args.output:
         args.output.write_text("".join(f"{json.dumps(asdict(outcome))}\n" for outcome in outcomes))
     print(json.dumps(summary(outcomes), indent=2))
+    if not any(outcome.status == 200 for outcome in outcomes):
+        print(f"none of the {len(outcomes)} requests succeeded", file=sys.stderr)
+        return 1
     return 0 if all(outcome.status for outcome in outcomes) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m clients load", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m clients load", description=__doc__, epilog=ENVIRONMENT)
     parser.add_argument("--url", type=base_url, default=DEFAULT, help="of the API (default: %(default)s)")
     parser.add_argument("--trace", type=Path, help="JSON lines; replaces the options below")
     parser.add_argument("--rate", type=float, default=1.0, help="requests per second")

@@ -5,10 +5,16 @@ The picture lands in ``out/demo.png``; the table says how long each stage took, 
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if __name__ == "__main__":  # what is imported below takes a second or more; Ctrl-C always ends what was started
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+
 import base64
+import json
 import re
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,15 +26,18 @@ from openai import OpenAI
 
 PROMPT = "a large red circle in the center on a white background"
 PICTURE = Path("out/demo.png")
-START_SECONDS = 120.0
+ROLES = ("encoder", "dit", "decoder")
+LINE_START = "\r\033[K" if sys.stdout.isatty() else ""
+"""Writes over the line in which it is said what is waited for."""
+START_SECONDS = 300.0
 STOP_SECONDS = 15.0
 
 
 def main() -> None:
     began = time.perf_counter()
     with gateway() as (url, log):
-        wait_until_ready(url, log)
-        print(f"\nReady after {time.perf_counter() - began:.1f} s. Prompt: {PROMPT}")
+        wait_until_ready(url, log, began)
+        print(f"Drawing: {PROMPT}", flush=True)
         timing = make_picture(url)
     print(f"The picture is in {PICTURE.resolve()}\n")
     print_stages(timing)
@@ -40,7 +49,7 @@ def gateway() -> Iterator[tuple[str, Path]]:
     PICTURE.parent.mkdir(exist_ok=True)
     log = PICTURE.with_name("demo.log")
     command = [sys.executable, "-m", "gateway", "--local", "--port", "0", "--log-level", "info"]
-    print("Starting a gateway, an encoder, a dit and a decoder ", end="", flush=True)
+    print(f"Starting a gateway and a stage server for each of {', '.join(ROLES)}; their log is {log}", flush=True)
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603 # our own program
     try:
@@ -58,18 +67,39 @@ def find_url(process: subprocess.Popen[bytes], log: Path) -> str:
             return found[1]
         if process.poll() is not None:
             break
-    sys.exit(f"\nthe gateway did not start:\n{log.read_text()}")
+    sys.exit(f"the gateway did not start:\n{log.read_text()}")
 
 
-def wait_until_ready(url: str, log: Path) -> None:
+def wait_until_ready(url: str, log: Path, began: float) -> None:
+    """Say of each stage when its weights are loaded, and at a terminal what is still waited for."""
+    print(f"  {'gateway':<8} at {url}", flush=True)
+    loaded: set[str] = set()
     for _ in waiting():
-        print(".", end="", flush=True)
-        try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 # our own http server
-                return
-        except urllib.error.HTTPError:
-            pass  # 503: not every stage is here yet
+        held = held_roles(url)
+        seconds = time.perf_counter() - began
+        for role in ROLES:
+            if role in held - loaded:
+                print(f"{LINE_START}  {role:<8} ready after {seconds:.1f} s", flush=True)
+        loaded |= held
+        if loaded >= set(ROLES):
+            return
+        if sys.stdout.isatty():
+            print(
+                f"{LINE_START}  loading {', '.join(role for role in ROLES if role not in loaded)}: {seconds:.0f} s",
+                end="",
+                flush=True,
+            )
     sys.exit(f"\nnot ready within {START_SECONDS:g} s:\n{log.read_text()}")
+
+
+def held_roles(url: str) -> set[str]:
+    """Roles that a live stage server holds, as the gateway sees it."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:  # noqa: S310 # our own http server
+            status = json.load(answer)
+    except urllib.error.HTTPError as error:  # 503: not every stage is here yet
+        status = json.load(error)
+    return {role for model in status["models"].values() for role, servers in model["roles"].items() if servers}
 
 
 def waiting() -> Iterator[None]:

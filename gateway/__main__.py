@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if __name__ == "__main__":  # what is imported below takes a second or more, in which Ctrl-C is a clean end as well
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+
 import argparse
 import asyncio
 import logging
-import signal
+import os
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -84,11 +89,14 @@ async def _announce(gateway: Gateway, url: str) -> None:
     log.info("listening at %s; stage servers connect to %s", url, gateway.pool.endpoint)
     await gateway.dispatcher.until_ready()
     body = '{"prompt": "a large red circle in the center on a white background", "response_format": "url"}'
-    print(  # noqa: T201 # for the person at the terminal
-        f"Ready at {url}. For example:\n"
-        f"  curl {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'",
-        flush=True,
-    )
+    try:
+        print(  # noqa: T201 # for the person at the terminal
+            f"Ready at {url}. For example:\n"
+            f"  curl {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'",
+            flush=True,
+        )
+    except BrokenPipeError:  # whoever read our output has gone, which is no reason to stop serving
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Server(uvicorn.Server):

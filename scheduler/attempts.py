@@ -23,6 +23,9 @@ AttemptEvent = (
 REFUSED = "draining"
 """The server gave the role up while the job was on its way: nobody's failure."""
 
+SPOILT = "non_finite"
+"""NaN or infinity came out: of a device that miscalculates, or as it would anywhere. A second server tells which."""
+
 
 class Attempts:
     def __init__(self, view: View, outbox: Outbox, policies: Policies, ledger: Ledger, matcher: Matcher):
@@ -115,11 +118,15 @@ class Attempts:
     def _failed(self, attempt: Attempt, event: ev.JobFailed, now: float) -> None:
         job = attempt.job
         self._close(attempt)
+        is_beyond_hope = not event.retryable or (event.code == SPOILT and job.is_spoilt)
+        if event.code == SPOILT:
+            job.is_spoilt = True
+            job.avoid.add(attempt.server.id)
         if event.code != REFUSED or not _may_refuse(attempt):
             job.failures += 1
             for observer in self._policies.observers:
                 observer.failed(attempt, is_fault=event.retryable and not event.lost_inputs, now=now)
-        if not event.retryable or job.failures >= self._policies.max_failures:
+        if is_beyond_hope or job.failures >= self._policies.max_failures:
             self._ledger.give_up(job, event.code, event.message)
             return
         sources = [job.request.jobs[need] for need in job.spec.needs]

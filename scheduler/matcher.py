@@ -11,6 +11,7 @@ from scheduler import chain
 from scheduler.actions import Input, Member
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
+from scheduler.queue import StageQueue
 from scheduler.state import Attempt, Job, Server
 from scheduler.timers import Alarm, Timers
 from scheduler.transitions import JobState
@@ -19,6 +20,9 @@ from wire.types import Epoch, JobId, ModelKey, Role, ServerId
 
 SAMPLE = 8
 """Servers of one device class that are compared for a job: enough to choose well, few enough to stay fast."""
+
+PASSED_OVER = 64
+"""Jobs alike to one that avoids a server that are looked at for it: usually the first will do."""
 
 SLOTS = 2
 """Batches on a server: one that computes, one whose inputs are fetched meanwhile."""
@@ -48,6 +52,8 @@ class Matcher:
         self._dirty_stations: dict[Station, None] = {}
         self._refused: dict[Station, JobId] = {}
         """The best that waits, if nothing gave way to it: asked again when something may, not whenever others come."""
+        self._wary: dict[Station, set[JobId]] = {}
+        """Waiting jobs that avoid a server. When another server goes, or changes, they may take the avoided one."""
 
     def read_inputs_with(self, inputs: Callable[[Job], tuple[Input, ...]]) -> None:
         self._inputs = inputs
@@ -61,21 +67,32 @@ class Matcher:
             queue = self._view.queues[station] = self._policies.order.queue()
         job.queued_key = self._policies.order.key(job, self._view, now)
         queue.push(job, job.queued_key, now)
+        if job.avoid:
+            self._wary.setdefault(station, set()).add(job.spec.id)
         for observer in self._policies.observers:
             observer.queued(job, now)
         self._dirty_stations[station] = None
 
     def dequeue(self, job: Job) -> None:
-        if job.queued_key is not None:
-            self._view.queues[(job.request.spec.model, job.spec.role)].discard(job)
-            job.queued_key = None
+        if job.queued_key is None:
+            return
+        station = (job.request.spec.model, job.spec.role)
+        self._view.queues[station].discard(job)
+        job.queued_key = None
+        wary = self._wary.get(station)
+        if wary is not None:
+            wary.discard(job.spec.id)
+            if not wary:
+                del self._wary[station]
 
     def touch(self, server: Server) -> None:
         """Something about the server changed: its slots, limits, roles or what remains of its work."""
         self._dirty_servers[server.id] = server
+        self._dirty_stations.update(dict.fromkeys(self._wary))
 
     def forget(self, server: Server) -> None:
         self._dirty_servers.pop(server.id, None)
+        self._dirty_stations.update(dict.fromkeys(self._wary))
         self._timers.clear(Alarm.LEAD, server.id)
         self._close(server)
 
@@ -108,27 +125,50 @@ class Matcher:
     def _serve(self, station: Station, now: float) -> None:
         queue = self._view.queues[station]
         while (job := queue.best(now)) is not None:
-            candidates = list(self._candidates(station, now))
+            candidates = list(self._candidates(job, station, now))
             if candidates:
                 is_served = self._fill(self._policies.placement.server(job, candidates, self._view, now), now)
             else:
                 is_served = self._preempt(job, now)
             if not is_served:
+                self._pass_over(job, now)
                 return
 
-    def _candidates(self, station: Station, now: float) -> Iterator[Server]:
+    def _pass_over(self, job: Job, now: float) -> None:
+        """The servers that the best job avoids may do others meanwhile."""
+        for server in [self._view.servers[each] for each in sorted(job.avoid) if each in self._view.servers]:
+            self._fill(server, now)
+
+    def _candidates(self, job: Job, station: Station, now: float) -> Iterator[Server]:
         """Servers with a free slot, idle ones if there are any."""
         places = self._open[station]
         for is_busy in (False, True):
             kinds = (some for (busy, _), some in places.items() if busy is is_busy)
-            found = [server for some in kinds for server in islice(self._willing(station[1], some, now), SAMPLE)]
+            found = [server for some in kinds for server in islice(self._willing(job, some, now), SAMPLE)]
             if found:
                 return iter(found)
         return iter(())
 
-    def _willing(self, role: Role, servers: Mapping[ServerId, Server], now: float) -> Iterator[Server]:
-        withholds = self._policies.placement.withholds
-        return (server for server in servers.values() if not withholds(server, role, self._view, now))
+    def _willing(self, job: Job, servers: Mapping[ServerId, Server], now: float) -> Iterator[Server]:
+        return (server for server in servers.values() if self._may_get(job, server, now))
+
+    def _may_get(self, job: Job, server: Server, now: float) -> bool:
+        """What keeps a job from a server is overcome where the job would wait for ever otherwise."""
+        role, withholds = job.spec.role, self._policies.placement.withholds
+        if self._avoids(job, server):
+            return False
+        if not withholds(server, role, self._view, now):
+            return True
+        if not job.avoid or server.id in job.avoid:
+            return False
+        others = self._view.serving(server.spec.model, role)
+        return all(other in job.avoid or withholds(others[other], role, self._view, now) for other in others)
+
+    def _avoids(self, job: Job, server: Server) -> bool:
+        """Not where every holder of its role is one that it avoids."""
+        if server.id not in job.avoid:
+            return False
+        return not self._view.serving(server.spec.model, job.spec.role).keys() <= job.avoid
 
     def _fill(self, server: Server, now: float) -> bool:
         """Give the server jobs while it has a free slot; whether it got any."""
@@ -146,15 +186,25 @@ class Matcher:
         heads = {}
         for role in server.serving:
             queue = self._view.queues.get((server.spec.model, role))
-            job = queue.best(now) if queue is not None and server.may_run(role) else None
-            if job is not None and not self._policies.placement.withholds(server, role, self._view, now):
+            job = self._head(queue, server, now) if queue is not None and server.may_run(role) else None
+            if job is not None:
                 heads[role] = job
         return heads
+
+    def _head(self, queue: StageQueue, server: Server, now: float) -> Job | None:
+        """The best waiting job that this server may get; if the best of all avoids it, one of equal work."""
+        best = queue.best(now)
+        if best is None or self._may_get(best, server, now):
+            return best
+        others = islice(queue.alike(best), PASSED_OVER) if best.avoid else ()
+        return next((other for other in others if self._may_get(other, server, now)), None)
 
     def _commit(self, best: Job, server: Server, now: float, *, preempt: bool = False) -> None:
         role = best.spec.role
         queue = self._view.queues[(server.spec.model, role)]
-        jobs = (best,) if preempt else self._policies.batching.members(best, server, queue, self._view, now)
+        alone = preempt or best.avoid
+        jobs = (best,) if alone else self._policies.batching.members(best, server, queue, self._view, now)
+        jobs = (best, *(job for job in jobs[1:] if not job.avoid))
         waited = now - max(job.request.arrived_at for job in jobs)
         attempts = self._attempts(jobs, server, now)
         server.sent[role] = server.sent.get(role, 0) + 1
@@ -186,7 +236,7 @@ class Matcher:
         if policy is None or self._refused.get(station) == job.spec.id:
             return False
         victim = policy.victim(job, self._view, now)
-        if victim is None or not victim.may_run(job.spec.role):
+        if victim is None or not victim.may_run(job.spec.role) or self._avoids(job, victim):
             self._refused[station] = job.spec.id
             return False
         self._commit(job, victim, now, preempt=True)
@@ -198,7 +248,7 @@ class Matcher:
         if last is None or last.epoch in server.attempts:
             return False
         job = chain.following(last)
-        if job is None:
+        if job is None or self._avoids(job, server):
             server.chained = None
             return False
         self._commit(job, server, now, preempt=True)

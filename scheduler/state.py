@@ -77,6 +77,11 @@ class Job:
     """The gateway has its picture."""
     failures: int = 0
     """Attempts that ended with a reported error."""
+    is_spoilt: bool = False
+    """An attempt came out with NaN or infinity: one more such, and its request fails."""
+    avoid: set[ServerId] = field(default_factory=set)
+    """Servers on which it is not to run again while another server serves its role; it then runs alone, not in a batch.
+    Changes only while it is in no queue."""
     losses: int = 0
     """Servers that died while they worked on it."""
     queued_key: tuple[float, ...] | None = None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import signal
 import sys
+
+if __name__ == "__main__":  # what is imported below takes a second or more, in which Ctrl-C is a clean end as well
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+
+import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 

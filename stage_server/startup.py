@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from math import isqrt
 from pathlib import Path
 from threading import Condition
 from time import monotonic
@@ -110,19 +111,29 @@ def make_real_engine(settings: EngineSettings) -> DiffusersEngine:
 
 def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:
     """Bytes of the largest output that a job of each role can have."""
-    side = largest_side(info)
-    params = ImageParams(workflow=info.workflows[0].name if info.workflows else "", width=side, height=side)
+    width, height = largest_size(info)
+    params = ImageParams(workflow=info.workflows[0].name if info.workflows else "", width=width, height=height)
     try:
         return {role: engine.output_bound(StageJob(role, (params,), ({},))) for role in Role}
     except EngineError as error:
         raise LoadError(f"the size of {info.name}'s outputs cannot be foreseen: {error}") from error
 
 
+def largest_size(info: ModelInfo) -> tuple[int, int]:
+    """Width and height, in pixels, of the largest picture that is served; of several the one nearest to a square."""
+    step, pixels = info.size_multiple, _max_pixels(info)
+    sizes = ((width, pixels // (width * step) * step) for width in range(largest_side(info), 0, -step))
+    return max(sizes, key=lambda size: size[0] * size[1])
+
+
 def largest_side(info: ModelInfo) -> int:
     """Pixels, of the largest square picture that is served."""
+    return max(1, isqrt(_max_pixels(info)) // info.size_multiple) * info.size_multiple
+
+
+def _max_pixels(info: ModelInfo) -> int:
     width, height = info.default_size
-    pixels = info.max_pixels or UNKNOWN_LARGEST * width * height
-    return max(1, int(pixels**0.5) // info.size_multiple) * info.size_multiple
+    return info.max_pixels or UNKNOWN_LARGEST * width * height
 
 
 def load_roles(

@@ -16,6 +16,10 @@ class Code(StrEnum):
     BAD_REQUEST = "bad_request"
     """The model cannot do what the parameters ask; the message is for the client."""
     ENGINE = "engine_error"
+    NON_FINITE = "non_finite"
+    """NaN or infinity in an output: of this server's making, perhaps. The message is for the client."""
+    WRONG_SIZE = "wrong_size"
+    """The picture has another size than was asked for; the message is for the client."""
     DEADLINE = "deadline"
     DRAINING = "draining"
 

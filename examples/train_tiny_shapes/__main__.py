@@ -13,12 +13,13 @@ import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from transformers import Qwen2Tokenizer, Qwen3Model
 
+from examples.train_tiny_shapes.distillation import distil
 from examples.train_tiny_shapes.latents import encode_pictures, load_latents, save_latents
 from examples.train_tiny_shapes.packing import pack
-from examples.train_tiny_shapes.plan import FULL, SMOKE, Phase, Plan
+from examples.train_tiny_shapes.plan import FULL, SMOKE, FlowPhase, Plan, Size
 from examples.train_tiny_shapes.tokenizer import train_tokenizer
-from examples.train_tiny_shapes.transformer import Denoiser, Sampler, build_denoiser, train_phase
-from examples.train_tiny_shapes.vae import train_vae
+from examples.train_tiny_shapes.transformer import Denoiser, Sampler, build_denoiser, train_phase, widen
+from examples.train_tiny_shapes.vae import build_vae8, train_vae
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,36 +32,60 @@ class Workshop:
     def tokenizer(self) -> None:
         train_tokenizer(self.plan.tokenizer_captions).save_pretrained(self.out / "tokenizer")
 
+    def vae8(self) -> None:
+        vae = build_vae8()
+        train_vae(vae, self.plan.vae8)
+        vae.save_pretrained(self.out / "vae8")
+
+    def latents8(self) -> None:
+        self._encode(self._vae("vae8"), self.plan.latents8, "latents8")
+
+    def first8(self) -> None:
+        torch.manual_seed(0)
+        self._train(build_denoiser(len(self._tokenizer())), self.plan.first8, "latents8", "first8")
+
+    def second8(self) -> None:
+        self._train(self._denoiser("first8"), self.plan.second8, "latents8", "second8")
+
+    def inner(self) -> None:
+        distil(self._vae("vae8"), self.plan.inner).save_pretrained(self.out / "inner")
+
     def vae(self) -> None:
-        train_vae(self.plan).save_pretrained(self.out / "vae")
+        vae = self._vae("inner")
+        train_vae(vae, self.plan.vae)
+        vae.save_pretrained(self.out / "vae")
 
     def latents(self) -> None:
-        folder, vae, rng = self.out / "latents", self._vae(), Random(7)
-        folder.mkdir(exist_ok=True)
-        for size, count in self.plan.latents.items():
-            save_latents(folder, size, encode_pictures(vae, size, count, rng))
+        self._encode(self._vae("vae"), self.plan.latents, "latents")
 
     def first(self) -> None:
         torch.manual_seed(0)
-        self._train(build_denoiser(len(self._tokenizer())), self.plan.first, "first")
+        channels = self._vae("vae").config.latent_channels
+        self._train(widen(self._denoiser("second8"), channels), self.plan.first, "latents", "first")
 
     def second(self) -> None:
-        self._train(self._denoiser("first"), self.plan.second, "second")
+        self._train(self._denoiser("first"), self.plan.second, "latents", "second")
 
     def pack(self) -> None:
-        pack(self.out / "model", self._tokenizer(), self._vae(), self._denoiser("second"))
+        pack(self.out / "model", self._tokenizer(), self._vae("vae"), self._denoiser("second"), self.plan.second.shift)
 
-    def _train(self, denoiser: Denoiser, phase: Phase, name: str) -> None:
-        data = {size: load_latents(self._result("latents"), size) for size in phase.size_weights}
-        train_phase(denoiser, Sampler(data, self._tokenizer(), phase, self.plan.batch_at_128), phase)
+    def _encode(self, vae: AutoencoderKL, pictures: dict[Size, int], name: str) -> None:
+        folder, rng = self.out / name, Random(7)
+        folder.mkdir(exist_ok=True)
+        for size, count in pictures.items():
+            save_latents(folder, size, encode_pictures(vae, size, count, rng))
+
+    def _train(self, denoiser: Denoiser, phase: FlowPhase, latents: str, name: str) -> None:
+        data = {size: load_latents(self._result(latents), size) for size in phase.sizes}
+        train_phase(denoiser, Sampler(data, self._tokenizer(), phase), phase)
         denoiser.text_encoder.save_pretrained(self.out / name / "text_encoder")
         denoiser.transformer.save_pretrained(self.out / name / "transformer")
 
     def _tokenizer(self) -> Qwen2Tokenizer:
         return Qwen2Tokenizer.from_pretrained(self._result("tokenizer"))
 
-    def _vae(self) -> AutoencoderKL:
-        return AutoencoderKL.from_pretrained(self._result("vae")).to(memory_format=torch.channels_last)
+    def _vae(self, name: str) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self._result(name)).to(memory_format=torch.channels_last)
 
     def _denoiser(self, name: str) -> Denoiser:
         folder = self._result(name)
@@ -75,6 +100,11 @@ class Workshop:
 
 STEPS: dict[str, Callable[[Workshop], None]] = {
     "tokenizer": Workshop.tokenizer,
+    "vae8": Workshop.vae8,
+    "latents8": Workshop.latents8,
+    "first8": Workshop.first8,
+    "second8": Workshop.second8,
+    "inner": Workshop.inner,
     "vae": Workshop.vae,
     "latents": Workshop.latents,
     "first": Workshop.first,

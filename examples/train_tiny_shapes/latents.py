@@ -14,16 +14,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from examples.train_tiny_shapes.drawing import draw_batch
+from examples.train_tiny_shapes.optimisation import mixed_precision
 from examples.train_tiny_shapes.plan import Size
 
 BATCH = 32
+BATCH_PIXELS = 4 * 256 * 256
+"""Large pictures are encoded in smaller batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionedLatents:
     captions: list[str]
     latents: Tensor
-    """bfloat16 ``(n, 8, height / 8, width / 8)``, mean 0, deviation 1."""
+    """bfloat16 ``(n, channels, height / factor, width / factor)``, mean 0, deviation 1."""
 
 
 @torch.no_grad()
@@ -31,9 +34,11 @@ def encode_pictures(vae: AutoencoderKL, size: Size, count: int, rng: Random) -> 
     """Draw and encode ``count`` random scenes."""
     captions: list[str] = []
     latents: list[Tensor] = []
+    batch = max(1, min(BATCH, BATCH_PIXELS // (size[0] * size[1])))
     while len(captions) < count:
-        words, pictures = draw_batch(min(BATCH, count - len(captions)), *size, rng)
-        mode = vae.encode(pictures).latent_dist.mode()
+        words, pictures = draw_batch(min(batch, count - len(captions)), *size, rng)
+        with mixed_precision():
+            mode = vae.encode(pictures).latent_dist.mode().float()
         latents.append(((mode - vae.config.shift_factor) * vae.config.scaling_factor).bfloat16())
         captions += words
     return CaptionedLatents(captions, torch.cat(latents).contiguous())

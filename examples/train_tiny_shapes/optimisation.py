@@ -1,11 +1,12 @@
-"""What both trainings share: steps within a budget, the learning rate, the update, the averaged weights, the log."""
+"""What all trainings share: steps within a budget, the learning rate, the update, the averaged weights, the log."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,13 @@ from examples.train_tiny_shapes.plan import Budget
 
 LARGEST_GRADIENT_NORM = 1.0
 REPORT_STEPS = 100
+
+
+def mixed_precision() -> AbstractContextManager[None]:
+    """bfloat16 where the processor multiplies it; elsewhere it would be emulated, and float32 is faster."""
+    able = torch.cpu.get_capabilities()
+    fast = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +50,31 @@ def steps(budget: Budget) -> Iterator[Step]:
         yield Step(index, elapsed, progress)
 
 
-def update(optimiser: torch.optim.Optimizer, loss: Tensor, learning_rate: float) -> None:
-    """One optimiser step on ``loss``, gradients clipped."""
+def update(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, learning_rate: float) -> None:
+    """One step on ``loss``, gradients clipped over the parameters of all ``optimisers``."""
     parameters: list[Parameter] = []
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate
-        parameters += group["params"]
-    optimiser.zero_grad()
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate
+            parameters += group["params"]
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT_NORM)
-    optimiser.step()
+    for optimiser in optimisers:
+        optimiser.step()
 
 
 class WeightAverage:
     """An exponential moving average of weights: the noise of single steps stays out of the pictures."""
 
-    def __init__(self, parameters: Iterable[Parameter]) -> None:
-        self._parameters = list(parameters)
+    def __init__(self, parameters: Iterable[Parameter], decay: float) -> None:
+        self._parameters, self._decay = list(parameters), decay
         self._average = [parameter.detach().clone() for parameter in self._parameters]
 
     @torch.no_grad()
     def update(self, index: int) -> None:
         """Take in the weights after step ``index``; the decay grows, so that the first weights are soon forgotten."""
-        decay = min(0.999, (1 + index) / (10 + index))
+        decay = min(self._decay, (1 + index) / (10 + index))
         torch._foreach_lerp_(self._average, [parameter.detach() for parameter in self._parameters], 1 - decay)
 
     @torch.no_grad()

@@ -10,13 +10,20 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline
 from transformers import Qwen2Tokenizer
 
+from examples.train_tiny_shapes.plan import Shift
 from examples.train_tiny_shapes.transformer import Denoiser
 
 
-def pack(folder: Path, tokenizer: Qwen2Tokenizer, vae: AutoencoderKL, denoiser: Denoiser) -> None:
-    """Write a ``ZImagePipeline`` in bfloat16 (13 MB) to ``folder``, replacing what is there."""
+def pack(folder: Path, tokenizer: Qwen2Tokenizer, vae: AutoencoderKL, denoiser: Denoiser, shift: Shift) -> None:
+    """Write a ``ZImagePipeline`` in bfloat16 (14 MB) to ``folder``, replacing what is there."""
     pipeline = ZImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_image_seq_len=shift.base_tokens,
+            max_image_seq_len=shift.max_tokens,
+            base_shift=shift.base,
+            max_shift=shift.maximum,
+        ),
         vae=vae,
         text_encoder=denoiser.text_encoder,
         tokenizer=tokenizer,

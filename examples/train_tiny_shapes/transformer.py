@@ -1,4 +1,8 @@
-"""Flow matching: the transformer learns the way from noise to latents, the text encoder learns with it from zero."""
+"""Flow matching: the transformer learns the way from noise to latents.
+
+It learns it twice: on factor-8 latents together with the text encoder, from zero; then on factor-16 latents, with the
+text encoder as it is, its own blocks to begin with, and new layers where latents come in and go out.
+"""
 
 from __future__ import annotations
 
@@ -9,43 +13,42 @@ from random import Random
 import torch
 from diffusers import ZImageTransformer2DModel
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 
 from examples.train_tiny_shapes.latents import CaptionedLatents
-from examples.train_tiny_shapes.optimisation import Log, WeightAverage, steps, update
-from examples.train_tiny_shapes.plan import Phase, Size
+from examples.train_tiny_shapes.optimisation import Log, WeightAverage, mixed_precision, steps, update
+from examples.train_tiny_shapes.plan import FlowPhase, Shift, Size
 from examples.train_tiny_shapes.tokenizer import encode_prompts
 
 CAPTION_DROPOUT = 0.1
 """Share of captions replaced by the empty one: classifier-free guidance needs to know pictures without a caption."""
-BASE_TOKENS, MAX_TOKENS, BASE_SHIFT, MAX_SHIFT = 256, 4096, 0.5, 1.15
-"""Z-Image's shift of timesteps by picture size, as its scheduler applies it when it samples."""
+AVERAGE_DECAY = 0.9985
+PADDING = 32
+"""Z-Image pads picture and caption to multiples of so many tokens; captions fit into one."""
+FEWEST, MOST = 4, 96
+"""Pictures in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Denoiser:
-    """The two models that are trained together."""
+    """What reads the prompt, and what draws."""
 
     text_encoder: Qwen3Model
     transformer: ZImageTransformer2DModel
-
-    def parameters(self) -> list[Parameter]:
-        return [*self.transformer.parameters(), *self.text_encoder.parameters()]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     latents: Tensor
-    """float32 ``(n, 8, height / 8, width / 8)``."""
+    """float32 ``(n, channels, height / factor, width / factor)``."""
     prompts: list[Tensor]
     """Token ids of each caption, unpadded."""
 
 
 def build_denoiser(vocabulary: int) -> Denoiser:
-    """Random weights: 0.55 M parameters to read captions, 5 M to draw."""
+    """Random weights for factor-8 latents of 8 channels: 0.55 M parameters to read captions, 5 M to draw."""
     text_encoder = Qwen3Model(
         Qwen3Config(
             vocab_size=vocabulary,
@@ -59,8 +62,21 @@ def build_denoiser(vocabulary: int) -> Denoiser:
             tie_word_embeddings=True,
         )
     )
-    transformer = ZImageTransformer2DModel(
-        in_channels=8,
+    return Denoiser(text_encoder, _build_transformer(in_channels=8))
+
+
+def widen(denoiser: Denoiser, in_channels: int) -> Denoiser:
+    """The same text encoder and blocks for latents of ``in_channels``: only the layers at both ends are new."""
+    transformer = _build_transformer(in_channels)
+    weights = transformer.state_dict()
+    trained = denoiser.transformer.state_dict()
+    transformer.load_state_dict(weights | {k: v for k, v in trained.items() if v.shape == weights[k].shape})
+    return Denoiser(denoiser.text_encoder, transformer)
+
+
+def _build_transformer(in_channels: int) -> ZImageTransformer2DModel:
+    return ZImageTransformer2DModel(
+        in_channels=in_channels,
         dim=192,
         n_layers=6,
         n_refiner_layers=1,
@@ -71,26 +87,23 @@ def build_denoiser(vocabulary: int) -> Denoiser:
         axes_lens=[1024, 256, 256],
         rope_theta=256.0,
     )
-    return Denoiser(text_encoder, transformer)
 
 
 class Sampler:
     """Draws batches: one picture size per batch, captions dropped now and then."""
 
-    def __init__(
-        self, data: dict[Size, CaptionedLatents], tokenizer: Qwen2Tokenizer, phase: Phase, batch_at_128: int
-    ) -> None:
-        self._rng = Random(phase.seed)
-        self._sizes, self._weights = list(phase.size_weights), list(phase.size_weights.values())
-        self._latents = {size: data[size].latents for size in self._sizes}
-        self._prompts = {size: _token_ids(tokenizer, data[size].captions) for size in self._sizes}
+    def __init__(self, data: dict[Size, CaptionedLatents], tokenizer: Qwen2Tokenizer, phase: FlowPhase) -> None:
+        self._phase, self._rng = phase, Random(phase.seed)
+        self._latents = {size: data[size].latents for size in phase.sizes}
+        self._prompts = {size: _token_ids(tokenizer, data[size].captions) for size in phase.sizes}
         self._empty = _token_ids(tokenizer, [""])[0]
-        self._batch_pixels = batch_at_128 * 128 * 128
 
-    def draw(self) -> Batch:
-        height, width = size = self._rng.choices(self._sizes, self._weights)[0]
+    def draw(self, progress: float) -> Batch:
+        mix = self._phase.mix(progress)
+        size = self._rng.choices(list(mix), list(mix.values()))[0]
         latents, prompts = self._latents[size], self._prompts[size]
-        count = max(4, self._batch_pixels // (height * width))
+        padded = math.ceil(_tokens(latents) / PADDING) * PADDING + PADDING
+        count = max(FEWEST, min(MOST, self._phase.batch_tokens // padded))
         chosen = self._rng.choices(range(len(prompts)), k=count)
         return Batch(latents[chosen].float(), [self._maybe_dropped(prompts[index]) for index in chosen])
 
@@ -98,25 +111,41 @@ class Sampler:
         return self._empty if self._rng.random() < CAPTION_DROPOUT else prompt
 
 
-def train_phase(denoiser: Denoiser, sampler: Sampler, phase: Phase) -> None:
+def train_phase(denoiser: Denoiser, sampler: Sampler, phase: FlowPhase) -> None:
     """Train within ``phase.budget`` and leave the averaged weights in ``denoiser``."""
     torch.manual_seed(phase.seed)
-    average, log = WeightAverage(denoiser.parameters()), Log("transformer")
-    optimiser = torch.optim.AdamW(denoiser.parameters(), phase.peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    denoiser.text_encoder.requires_grad_(phase.trains_text_encoder)
+    optimisers = _optimisers(denoiser, phase)
+    parameters = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+    average, log = WeightAverage(parameters, AVERAGE_DECAY), Log("transformer")
     for step in steps(phase.budget):
-        loss = flow_matching_loss(denoiser, sampler.draw())
-        update(optimiser, loss, step.learning_rate(phase.peak_learning_rate, warmup_steps=200, floor=0.02))
+        loss = flow_matching_loss(denoiser, sampler.draw(step.progress), phase.shift)
+        update(optimisers, loss, step.learning_rate(phase.peak_learning_rate, warmup_steps=200, floor=0.02))
         average.update(step.index)
         log.add(step, loss.item())
     average.install()
 
 
-def flow_matching_loss(denoiser: Denoiser, batch: Batch) -> Tensor:
+def _optimisers(denoiser: Denoiser, phase: FlowPhase) -> list[torch.optim.Optimizer]:
+    rate, transformer = phase.peak_learning_rate, denoiser.transformer
+    if phase.trains_text_encoder:
+        everything = [*transformer.parameters(), *denoiser.text_encoder.parameters()]
+        return [torch.optim.AdamW(everything, rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    blocks = (transformer.layers, transformer.noise_refiner, transformer.context_refiner)
+    matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
+    others = [p for p in transformer.parameters() if not any(p is matrix for matrix in matrices)]
+    return [
+        torch.optim.Muon(matrices, rate, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def flow_matching_loss(denoiser: Denoiser, batch: Batch, shift: Shift) -> Tensor:
     """Mean squared error of the predicted velocity, from noise (sigma 1) to latents (sigma 0)."""
-    sigmas = sample_sigmas(batch.latents).view(-1, 1, 1, 1)
+    sigmas = sample_sigmas(batch.latents, shift).view(-1, 1, 1, 1)
     noise = torch.randn_like(batch.latents)
     noisy = (1 - sigmas) * batch.latents + sigmas * noise
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with mixed_precision():
         features = encode_captions(denoiser.text_encoder, batch.prompts)
         # Z-Image's pictures have a frame axis, and its timesteps run from 0 (noise) to 1.
         frames = list(noisy.unsqueeze(2).unbind(0))
@@ -124,13 +153,17 @@ def flow_matching_loss(denoiser: Denoiser, batch: Batch) -> Tensor:
     return F.mse_loss(torch.stack(velocity).squeeze(2).float(), batch.latents - noise)
 
 
-def sample_sigmas(latents: Tensor) -> Tensor:
+def sample_sigmas(latents: Tensor, shift: Shift) -> Tensor:
     """Logit-normal noise levels ``(n,)`` in 0..1, shifted towards noise as Z-Image's scheduler shifts them."""
-    count, _, height, width = latents.shape
-    tokens = height * width / 4
-    shift = BASE_SHIFT + (MAX_SHIFT - BASE_SHIFT) * (tokens - BASE_TOKENS) / (MAX_TOKENS - BASE_TOKENS)
-    uniform = torch.sigmoid(torch.randn(count))
-    return math.exp(shift) / (math.exp(shift) + (1 / uniform - 1))
+    lean = math.exp(shift.at(_tokens(latents)))
+    uniform = torch.sigmoid(torch.randn(len(latents)))
+    return lean / (lean + (1 / uniform - 1))
+
+
+def _tokens(latents: Tensor) -> int:
+    """Of one picture: a token stands for 2 × 2 latent elements."""
+    height, width = latents.shape[-2:]
+    return height * width // 4
 
 
 def encode_captions(text_encoder: Qwen3Model, prompts: list[Tensor]) -> list[Tensor]:

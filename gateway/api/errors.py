@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from gateway.service.interfaces import (
     DeadlineExceeded,
+    FaultyModel,
     GenerationFailed,
     ModelNotFound,
     NoCapacity,
@@ -95,7 +96,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def from_service(error: ServiceError) -> ApiError:
-    """Texts of failed attempts stay in the log: they may name paths and hosts."""
+    """Texts of failed attempts stay in the log, as they may name paths and hosts; only those made for clients pass."""
     match error:
         case ModelNotFound():
             return ApiError(str(error), code="model_not_found", param="model", status=404)
@@ -105,14 +106,8 @@ def from_service(error: ServiceError) -> ApiError:
             return ApiError(str(error), code="timeout", status=504, kind="server_error")
         case UnsupportedRequest():
             return ApiError(str(error), code="unsupported_value", param=error.param)
-        case OutOfDeviceMemory():
-            return ApiError(
-                "No server has enough memory for this request; ask for a smaller size.",
-                code="out_of_memory",
-                status=500,
-                kind="server_error",
-                headers={"x-should-retry": "false"},
-            )
+        case OutOfDeviceMemory() | FaultyModel():
+            return _hopeless(error)
         case UnknownServer():
             return ApiError(str(error), code="server_not_found", status=404)
         case NothingKnown():
@@ -123,6 +118,14 @@ def from_service(error: ServiceError) -> ApiError:
             return internal_error("The image could not be generated: every attempt failed.")
         case _:
             return internal_error()
+
+
+def _hopeless(error: OutOfDeviceMemory | FaultyModel) -> ApiError:
+    """500, and the same request would fail again."""
+    message, code = str(error), "server_error"
+    if isinstance(error, OutOfDeviceMemory):
+        message, code = "No server has enough memory for this request; ask for a smaller size.", "out_of_memory"
+    return ApiError(message, code=code, status=500, kind="server_error", headers={"x-should-retry": "false"})
 
 
 def internal_error(message: str = "The server had an error while processing the request.") -> ApiError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.service.interfaces import (
     DeadlineExceeded,
+    FaultyModel,
     GenerationFailed,
     NoCapacity,
     OutOfDeviceMemory,
@@ -35,6 +36,8 @@ def failed(action: Fail) -> ServiceError:
             return UnsupportedRequest(action.message)
         case Code.OUT_OF_MEMORY | Code.OUTPUT_TOO_LARGE:
             return OutOfDeviceMemory(action.message)
+        case Code.NON_FINITE | Code.WRONG_SIZE:
+            return FaultyModel(f"The image could not be generated: {action.message}.")
         case _:
             return GenerationFailed(f"{action.code}: {action.message}")
 

@@ -139,6 +139,10 @@ class OutOfDeviceMemory(ServiceError):
     """The request does not fit any server: 500, not to be retried."""
 
 
+class FaultyModel(ServiceError):
+    """What the model makes is no picture, or not the one asked for: 500, not to be retried. The text is for clients."""
+
+
 class GenerationFailed(ServiceError):
     """All attempts failed: 500."""
 

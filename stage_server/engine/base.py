@@ -36,6 +36,14 @@ class OutOfMemory(EngineError):
     """The device has not enough memory for this job."""
 
 
+class NonFinite(EngineError):
+    """An output, or the decoded picture, holds NaN or infinity. The text is for the client: no path or host in it."""
+
+
+class WrongSize(EngineError):
+    """The picture has another size than was asked for; retrying is useless. The text is for the client."""
+
+
 class LoadError(Exception):
     """A model or role could not be loaded; the text is for the operator."""
 

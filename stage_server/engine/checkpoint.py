@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
@@ -25,13 +26,24 @@ from huggingface_hub.errors import (
 )
 
 from stage_server.engine.base import LoadError
-from stage_server.engine.weights import element_counts, loaded_bytes
+from stage_server.engine.weights import DamagedFile, check_file, element_counts, loaded_bytes, read_json, unreadable
+from wire.bounded import Count, Positive
 from wire.values import DTYPE_BYTES
 
 BUNDLED = Path(__file__).parent.parent / "models"
 
+_INDICES = ("modular_model_index.json", "model_index.json")
 _WEIGHTS = ("diffusion_pytorch_model", "model")
 _FINGERPRINT_BYTES = 1 << 16
+
+
+class _ServingDefaults(msgspec.Struct):
+    """What ``serving.json`` may say, all of it optional."""
+
+    default_size: tuple[Positive, Positive] | None = None
+    default_steps: Positive | None = None
+    default_guidance: float | None = None
+    max_pixels: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,7 @@ class Checkpoint:
 
     def open_pipeline(self) -> ModularPipeline:
         """The modular pipeline with no component loaded. Code from the repository is never run."""
+        self._check_indices()
         try:
             return ModularPipeline.from_pretrained(
                 self.source,
@@ -71,10 +84,25 @@ class Checkpoint:
         except (OSError, ValueError, AttributeError, ImportError, TypeError) as error:
             raise LoadError(f"{self.name} has no modular pipeline that diffusers can build: {error}") from error
 
+    def _check_indices(self) -> None:
+        """diffusers says of an index that it cannot read that there is none."""
+        found = [path for path in (Path(self.source) / name for name in _INDICES) if path.is_file()]
+        for path in found:
+            read_json(path)
+        if Path(self.source).is_dir() and not found:
+            raise LoadError(f"{self.source} is no model: it has neither {' nor '.join(_INDICES)}")
+
     def serving_defaults(self) -> dict[str, Any]:
         """``serving.json`` of a folder: size, steps, guidance and pixel limit, as the operator wrote them."""
         path = Path(self.source) / "serving.json"
-        return _read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        defaults = read_json(path)
+        try:
+            msgspec.convert(defaults, _ServingDefaults)
+        except msgspec.ValidationError as error:
+            raise LoadError(f"{path} is not as docs/models.md describes: {error}") from error
+        return defaults
 
     def component_files(self, spec: Any) -> ComponentFiles:
         """The files of one component, which a modular index may take from another repository."""
@@ -107,7 +135,7 @@ class ComponentFiles:
         path = self._fetch(name)
         if path is None and self.is_module:
             raise LoadError(f"{self.repo} has no {self._relative(name)}")
-        return _read_json(path) if path else {}
+        return read_json(path) if path else {}
 
     def digest(self) -> str:
         """Identifies configuration and weights: by commit on the hub, by a sample of the files in a folder."""
@@ -117,6 +145,34 @@ class ComponentFiles:
         for path in self._local_weights():
             parts.update(_fingerprint(path))
         return parts.hexdigest()[:16]
+
+    def verify(self) -> None:
+        """Raises ``LoadError`` unless the weights are whole, as far as they are on this machine already."""
+        if not self.is_module:
+            return
+        is_local = Path(self.repo).is_dir()
+        for stem in _WEIGHTS:
+            paths = {name: self._fetch(name) for name in self._shards(stem)}
+            absent = [name for name, path in paths.items() if path is None]
+            index = self._fetch(f"{stem}.safetensors.index.json")
+            if is_local and index and absent:
+                raise DamagedFile(
+                    index, f"names {absent[0]}, which is not there ({len(absent)} of {len(paths)} missing)"
+                )
+            for path in filter(None, paths.values()):
+                check_file(path)
+        if is_local:
+            self._verify_others()
+
+    def _verify_others(self) -> None:
+        weights = list(self._local_weights())
+        if not weights:
+            folder = Path(self.repo) / self.subfolder
+            raise LoadError(f"{folder} holds no weights: neither {' nor '.join(f'{s}.safetensors' for s in _WEIGHTS)}; "
+                            "download them again")  # fmt: skip
+        for path in weights:
+            if path.suffix == ".bin":
+                check_file(path)
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of the weights once loaded as ``dtype``; 0 when nothing tells."""
@@ -128,7 +184,12 @@ class ComponentFiles:
 
     def _shards(self, stem: str) -> list[str]:
         index = self._fetch(f"{stem}.safetensors.index.json")
-        return sorted(set(_read_json(index)["weight_map"].values())) if index else [f"{stem}.safetensors"]
+        if index is None:
+            return [f"{stem}.safetensors"]
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise DamagedFile(index, "has no weight_map from tensors to files")
+        return sorted(set(shards.values()))
 
     def _counts(self, filename: str) -> dict[str, int]:
         """Elements per dtype of one weight file, read without downloading it; empty when there is none to read."""
@@ -150,7 +211,10 @@ class ComponentFiles:
         relative = self._relative(filename)
         if Path(self.repo).is_dir():
             path = Path(self.repo) / relative
-            return path if path.is_file() else None
+            try:
+                return path if path.is_file() else None
+            except OSError as error:  # the folder may not be entered
+                raise unreadable(path, error) from error
         return _from_hub(self.repo, relative, self.revision, self.local_files_only)
 
     def _local_weights(self) -> Iterator[Path]:
@@ -174,14 +238,6 @@ def _from_hub(repo: str, filename: str, revision: str | None, local_files_only: 
 
 def _bundled() -> str:
     return ", ".join(sorted(path.name for path in BUNDLED.iterdir() if path.is_dir()))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path} is not readable JSON: {error}") from error
-    return content
 
 
 def _fingerprint(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import ModularPipeline
+from diffusers.configuration_utils import ConfigMixin
 
 from stage_server.engine.base import LoadError
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
@@ -15,6 +16,11 @@ from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.weight_cache import WeightCache
 
 DENOISERS = ("transformer", "unet")
+
+ONE_REVISION = "download configuration and weights again, from one revision of the model"
+
+_LONGEST_CAUSE = 600
+"""Characters of what a library says; some list every weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +81,37 @@ class Components:
         self._cache.clear()
 
     def _load_one(self, name: str) -> Any:
-        """``ComponentSpec.load`` and not ``load_components``, which turns a failure into a warning and leaves None."""
-        spec = self._pipeline.get_component_spec(name)
         files = self.files[name]
-        options: dict[str, Any] = {"revision": files.revision, "local_files_only": files.local_files_only}
+        cannot = f"{name} of {self._checkpoint.name} cannot be loaded"
         try:
             kept = self._cache.take(name)
             if kept is not None:
                 return kept.to(self._options.device) if files.is_module else kept
-            if not files.is_module:
-                return spec.load(**options)
-            module = spec.load(dtype=self._options.dtype, **options).to(self._options.device)
-            return self._prepare_denoiser(module) if name in DENOISERS else module
+            return self._read(name, files)
         except torch.OutOfMemoryError as error:
             raise LoadError(f"{name} does not fit into the memory of {self._options.device}") from error
-        except (OSError, ValueError, RuntimeError, ImportError, TypeError, AttributeError) as error:
-            raise LoadError(f"{name} of {self._checkpoint.name} cannot be loaded: {error}") from error
+        except LoadError as error:
+            raise LoadError(f"{cannot}: {error}") from error
+        except Exception as error:  # libraries raise what they like about a broken file, safetensors a bare Exception
+            raise LoadError(f"{cannot}: {_cause(error, files)}") from error
+
+    def _read(self, name: str, files: ComponentFiles) -> Any:
+        """``from_pretrained`` itself: ``load_components`` turns a failure into a warning and leaves None, and
+        ``ComponentSpec.load`` does not tell which weights were not there and have been drawn at random."""
+        spec = self._pipeline.get_component_spec(name)
+        options: dict[str, Any] = {"revision": files.revision, "local_files_only": files.local_files_only}
+        if not files.is_module:
+            return spec.load(**options)
+        files.verify()
+        options |= {"subfolder": spec.subfolder, "variant": spec.variant, "dtype": self._options.dtype}
+        if not issubclass(files.type_hint, ConfigMixin):
+            options["ignore_mismatched_sizes"] = True  # transformers only logs which they are; they are refused below
+        module, report = files.type_hint.from_pretrained(files.repo, output_loading_info=True, **options)
+        _refuse_gaps(report, type(module).__name__)
+        spec.revision = files.revision
+        module._diffusers_load_id = spec.load_id  # as ``ComponentSpec.load`` notes it
+        module.to(self._options.device)
+        return self._prepare_denoiser(module) if name in DENOISERS else module
 
     def _prepare_denoiser(self, module: Any) -> Any:
         backend = self._options.attention_backend
@@ -107,6 +128,33 @@ class Components:
         for name in names:
             if self.files[name].is_module:
                 setattr(self._pipeline, name, ComponentStub(name, self.configs[name], self._options.dtype))
+
+
+def _refuse_gaps(report: Mapping[str, Any], kind: str) -> None:
+    """``report``: the library's own, which knows tied weights and those that a class may do without."""
+    missing, mismatched = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
+    if mismatched:
+        key, stored, expected = mismatched[0]
+        raise LoadError(
+            f"{len(mismatched)} weights do not fit config.json: {key} is {list(stored)} in the file, and "
+            f"{list(expected)} in a {kind} of this configuration; {ONE_REVISION}"
+        )
+    if missing:
+        raise LoadError(
+            f"{len(missing)} weights of a {kind} of this configuration are not in its files, {missing[0]} for one; "
+            f"{ONE_REVISION}"
+        )
+
+
+def _cause(error: Exception, files: ComponentFiles) -> str:
+    try:
+        files.verify()  # what was downloaded only now
+    except LoadError as damage:
+        return str(damage)
+    said, *_advice = " ".join(str(error).split()).partition(
+        " If you want to instead overwrite"
+    )  # to load it regardless
+    return f"{type(error).__name__}: {said[:_LONGEST_CAUSE].rstrip('.')}; {ONE_REVISION}"
 
 
 def _has_source(spec: Any) -> bool:

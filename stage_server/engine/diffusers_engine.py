@@ -77,8 +77,14 @@ class DiffusersEngine:
         _quiet_diffusers()
         self._dtype = dtype
         self._device = _device(device)
+        self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
+        self._roles: frozenset[Role] = frozenset()
+        self._peak_bytes = 0
         options = LoadOptions(self._device, _torch_dtype(dtype), compile, attention_backend, weight_cache_bytes)
-        checkpoint = Checkpoint.find(model, revision, local_files_only)
+        with _opening(model):
+            self._open(Checkpoint.find(model, revision, local_files_only), options)
+
+    def _open(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
         hook_loops(blocks)
@@ -94,11 +100,8 @@ class DiffusersEngine:
             )
         self._geometry = read_geometry(self._pipeline, family, self._components)
         self._info = read_info(
-            self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, dtype
+            self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
         )
-        self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
-        self._roles: frozenset[Role] = frozenset()
-        self._peak_bytes = 0
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -179,13 +182,14 @@ class DiffusersEngine:
         with _errors_translated(self._device):
             for index, task in enumerate(tasks):
                 step_done = partial(_report, control, index, len(tasks))
-                results.append(run_stage(self._pipeline, task, self._staging, step_done))
+                results.append(run_stage(self._pipeline, task, self._staging, step_done, self._dtype))
         self._note_peak()
         return tuple(results)
 
     def _task(self, job: StageJob, member: ImageParams, images: Mapping[str, bytes], inputs: NamedValues) -> StageTask:
         params = self._checked(job.role, member, images)
-        return StageTask(job.role, self._workflows[params.workflow], params, images, inputs)
+        workflow = self._workflows[params.workflow]
+        return StageTask(job.role, workflow, params, images, inputs, size_asked=(member.width, member.height))
 
     def _checked(self, role: Role, member: ImageParams, images: Mapping[str, bytes]) -> ImageParams:
         params = complete(member, self._info)
@@ -213,7 +217,7 @@ class DiffusersEngine:
             return
         try:
             with _errors_translated(self._device):
-                run_stage(self._pipeline, task, self._staging, lambda _step, _steps: None)
+                run_stage(self._pipeline, task, self._staging, lambda _step, _steps: None, self._dtype)
         except EngineError as error:
             raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
 
@@ -243,6 +247,17 @@ def _errors_translated(device: torch.device) -> Iterator[None]:
         if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
             raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
         raise EngineError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _opening(model: str) -> Iterator[None]:
+    """What reading configurations raises that nobody foresaw → ``LoadError``: they are the operator's to put right."""
+    try:
+        yield
+    except OSError as error:
+        raise LoadError(f"{error.filename or model} cannot be read: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise LoadError(f"the configuration of {model} cannot be used: {type(error).__name__}: {error}") from error
 
 
 def _device(name: str) -> torch.device:

@@ -54,6 +54,26 @@ def job_view(pipeline: ModularPipeline, guidance_scale: float | None, step_done:
     return view
 
 
+def watch_decoded(view: ModularPipeline, look: Callable[[Any], None]) -> None:
+    """Show ``look`` what the VAE decodes in this view, before it is rounded to 8 bits a channel.
+
+    The view gets a shallow copy of the VAE, with the same weights: other jobs decode unwatched. It has to be a module,
+    for blocks ask modules for the device.
+    """
+    original = getattr(view, "vae", None)
+    if original is None:  # of a family that denoises pixels
+        return
+    vae, decode = copy.copy(original), original.decode
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        decoded = decode(*arguments, **options)
+        look(decoded[0])  # of a tuple, or of a DecoderOutput
+        return decoded
+
+    vae.decode = watched
+    view.vae = vae
+
+
 def _guider(guider: Any, guidance_scale: float | None) -> Any:
     if guidance_scale is None:
         return guider.new()

@@ -11,8 +11,9 @@ from diffusers import ModularPipeline
 from diffusers.modular_pipelines import PipelineState
 
 from stage_server.engine import pictures
-from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outputs
-from stage_server.engine.job_view import StepDone, job_view
+from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outputs, WrongSize
+from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.job_view import StepDone, job_view, watch_decoded
 from stage_server.engine.split import GENERATOR, Part, WorkflowSplit
 from stage_server.engine.staging import Staging
 from stage_server.engine.tensors import from_wire, generator_from_state, to_wire
@@ -30,14 +31,18 @@ class StageTask:
     params: ImageParams
     images: Mapping[str, bytes]
     inputs: NamedValues
+    size_asked: tuple[int, int] = (0, 0)
+    """Width and height that the request itself names, in pixels; 0 where the model chooses."""
 
     @property
     def part(self) -> Part:
         return self.workflow.parts[self.role]
 
 
-def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, step_done: StepDone) -> Outputs:
+def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, step_done: StepDone, dtype: str) -> Outputs:
     """Compute one member. Deterministic; shares nothing with other jobs but weights.
+
+    ``dtype`` is that of the weights, for the message if the outputs are not finite.
 
     Raises whatever the blocks raise, ``EngineError``, ``BadJob``, or what ``step_done`` raises.
     """
@@ -47,13 +52,19 @@ def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, step
         fence.passed()
         step_done(step, steps)
 
+    check = FiniteCheck(task.role, dtype)
     view = job_view(pipeline, task.params.guidance_scale, finish_step)
+    if task.role is Role.DECODER:
+        watch_decoded(view, lambda decoded: check.look("picture", decoded))
     state = _state(task, staging)
     with torch.no_grad():  # per thread
         task.part.blocks(view, state)
     if task.role is Role.DECODER:
-        return {IMAGE_PORT: _picture(state, task.params)}
-    return _sent(state, task, staging)
+        check.settle()
+        return {IMAGE_PORT: _picture(state, task)}
+    outputs = _sent(state, task, staging, check)
+    check.settle()
+    return outputs
 
 
 def _state(task: StageTask, staging: Staging) -> PipelineState:
@@ -115,20 +126,27 @@ def _negative_prompt(task: StageTask) -> str | None:
     return "" if needs_one and params.negative_prompt is None else params.negative_prompt
 
 
-def _sent(state: PipelineState, task: StageTask, staging: Staging) -> dict[str, dict[str, Value]]:
-    """Port → values for each later role that reads any."""
+def _sent(state: PipelineState, task: StageTask, staging: Staging, check: FiniteCheck) -> dict[str, dict[str, Value]]:
+    """Port → values for each later role that reads any, all of which ``check`` has seen."""
     ports: dict[str, dict[str, Value]] = {}
     for target in list(Role)[list(Role).index(task.role) + 1 :]:
         made = {out.name: state.get(out.name) for out in task.workflow.crossing(task.role, target)}
+        for name, value in made.items():
+            check.look(name, value)
         values = {name: to_wire(name, value, staging.to_host) for name, value in made.items() if value is not None}
         if values:
             ports[target] = values
     return ports
 
 
-def _picture(state: PipelineState, params: ImageParams) -> dict[str, Value]:
-    images = state.get("images")
+def _picture(state: PipelineState, task: StageTask) -> dict[str, Value]:
+    images, params = state.get("images"), task.params
     if not isinstance(images, list) or len(images) != 1:
         raise EngineError(f"the decoder made {type(images).__name__}, not one picture")
+    for asked, drawn in zip(task.size_asked, images[0].size, strict=True):
+        if asked not in (0, drawn):
+            width, height = params.width, params.height
+            raise WrongSize(f"the picture is {images[0].width}x{images[0].height}, {width}x{height} was asked for; "
+                            "this model draws at sizes of its own choice")  # fmt: skip
     data = pictures.encode(images[0], params.output_format, params.output_compression)
     return {"image": data, "format": params.output_format, "width": images[0].width, "height": images[0].height}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from stage_server.engine.base import EngineError, LoadError
 from stage_server.profiling.document import Subject, render
@@ -13,6 +14,9 @@ from stage_server.profiling.shapes import read_shapes
 from stage_server.settings import InvalidSettings, ProfileSettings, read_profile_settings
 from stage_server.startup import largest_side, make_real_engine
 from wire.params import ModelInfo
+
+if TYPE_CHECKING:
+    from stage_server.engine.diffusers_engine import DiffusersEngine
 
 SMALLEST = 4
 """The smallest size by default, in the model's steps of width and height."""
@@ -43,11 +47,21 @@ def measure(settings: ProfileSettings) -> str:
         measured = Bench(engine, sizes, settings.repeats).run()
     except EngineError as error:
         raise LoadError(f"{info.name} cannot be timed: {error}") from error
-    subject = Subject(
-        info, engine.token_pixels, engine.device_class, engine.memory_bytes, engine.capable(), _versions()
-    )
+    subject = describe(engine, info, "files that the system had in its cache")
     engine.close()
     return render(subject, measured, read_shapes(measured))
+
+
+def describe(engine: DiffusersEngine, info: ModelInfo, loaded_from: str) -> Subject:
+    return Subject(
+        info,
+        engine.token_pixels,
+        engine.device_class,
+        engine.memory_bytes,
+        engine.capable(),
+        library_versions(),
+        loaded_from,
+    )
 
 
 def default_sizes(info: ModelInfo) -> tuple[Size, ...]:
@@ -66,7 +80,7 @@ def _check(sizes: Sequence[Size], info: ModelInfo) -> None:
             raise InvalidSettings(f"--sizes: {width}x{height}: {info.name} serves {info.max_pixels} pixels at most")
 
 
-def _versions() -> str:
+def library_versions() -> str:
     # Imported here: the options are read and explained without torch.
     import diffusers
     import torch

@@ -31,6 +31,8 @@ class Subject:
     memory_bytes: int
     capable: Mapping[Role, RoleInfo]
     versions: str
+    loaded_from: str
+    """What the measured load times hold for."""
 
 
 def render(subject: Subject, measured: Measured, shapes: Shapes) -> str:
@@ -72,7 +74,7 @@ def _head(subject: Subject, measured: Measured, accuracy: Mapping[Role, tuple[fl
     off = "; ".join(f"{role} {mean:.1%} on average, {most:.1%} at most" for role, (mean, most) in accuracy.items())
     text = (
         f"Measured by python -m stage_server profile with {subject.versions}, sizes {sizes}. "
-        f"The formulas miss the measured times by: {off}. Loading is from files that the system had in its cache."
+        f"The formulas miss the measured times by: {off}. Loading is from {subject.loaded_from}."
     )
     return f"schema = 1\nsource = {_quoted(text)}"
 

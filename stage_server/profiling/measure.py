@@ -106,7 +106,7 @@ class Bench:
         """Time every size; the largest that do not fit the device are left out."""
         results: dict[Size, Outputs] = {}
         for size in (size for size in self._sizes if all(size in source for source in sources)):
-            inputs = _inputs(role, [source[size] for source in sources])
+            inputs = inputs_of(role, [source[size] for source in sources])
             job = self._job(role, size, guidance=1.0 if role is Role.DIT else None)
             try:
                 results[size], times.seconds[size] = self._timed(job, inputs)
@@ -118,7 +118,7 @@ class Bench:
             times.peak_bytes = max(times.peak_bytes, self._engine.peak_bytes())
             log.info("%s of %dx%d: %.4g s", role, *size, times.seconds[size])
         for size in (min(results, key=_area), max(results, key=_area)):
-            inputs = _inputs(role, [source[size] for source in sources])
+            inputs = inputs_of(role, [source[size] for source in sources])
             times.batch_marginal[size] = self._marginal(self._job(role, size, guidance=1.0), inputs)
         return results
 
@@ -159,7 +159,7 @@ class Bench:
         """``guided``: made by the encoder for a job with guidance."""
         if not self._steerable:
             return 1
-        inputs = _inputs(Role.DIT, [guided])
+        inputs = inputs_of(Role.DIT, [guided])
         _, without = self._timed(self._job(Role.DIT, self._sizes[0], guidance=1.0), inputs)
         _, with_guidance = self._timed(self._job(Role.DIT, self._sizes[0], guidance=self._scale), inputs)
         return 2 if with_guidance > TWO_PASSES * without else 1
@@ -198,7 +198,7 @@ def _workflow(info: ModelInfo, name: str) -> Workflow:
     return found
 
 
-def _inputs(role: Role, sources: Sequence[Outputs]) -> NamedValues:
+def inputs_of(role: Role, sources: Sequence[Outputs]) -> NamedValues:
     return {name: value for outputs in sources for name, value in outputs.get(role, {}).items()}
 
 

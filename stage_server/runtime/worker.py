@@ -21,9 +21,11 @@ from stage_server.engine.base import (
     EngineError,
     JobCancelled,
     NamedValues,
+    NonFinite,
     OutOfMemory,
     Outputs,
     StageJob,
+    WrongSize,
 )
 from stage_server.runtime.baton import Baton, Ticket, Urgency
 from stage_server.runtime.events import (
@@ -121,6 +123,10 @@ class Worker:
             return Broke(self._key, Code.BAD_REQUEST, str(error), retryable=False)
         except OutOfMemory as error:
             return Broke(self._key, Code.OUT_OF_MEMORY, str(error), retryable=True)
+        except NonFinite as error:
+            return Broke(self._key, Code.NON_FINITE, str(error), retryable=True)
+        except WrongSize as error:
+            return Broke(self._key, Code.WRONG_SIZE, str(error), retryable=False)
         except (EngineError, TooManyFetches) as error:
             return Broke(self._key, Code.ENGINE, str(error), retryable=True)
         except WireError as error:

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.service.interfaces import (
     DeadlineExceeded,
+    FaultyModel,
     GenerationFailed,
     ModelNotFound,
     NoCapacity,
@@ -230,6 +231,7 @@ async def test_a_full_server(client, service, asked, told):
         (UnsupportedRequest("No.", param="size"), 400, "invalid_request_error", "unsupported_value"),
         (DeadlineExceeded("Too late."), 504, "server_error", "timeout"),
         (OutOfDeviceMemory("/secret"), 500, "server_error", "out_of_memory"),
+        (FaultyModel("The dit's latents hold NaN."), 500, "server_error", "server_error"),
         (GenerationFailed("at /secret/path.py"), 500, "server_error", "server_error"),
         (RuntimeError("at /secret/path.py"), 500, "server_error", "server_error"),
     ],
@@ -241,7 +243,10 @@ async def test_failures_of_the_pipeline(client, service, caplog, raised, status,
     assert (response.status_code, error["code"]) == (status, code)
     assert "secret" not in response.text
     assert "Traceback" not in response.text
-    assert (response.headers.get("x-should-retry") == "false") is (code == "out_of_memory")
+    is_hopeless = isinstance(raised, OutOfDeviceMemory | FaultyModel)
+    assert (response.headers.get("x-should-retry") == "false") is is_hopeless
+    if isinstance(raised, FaultyModel):
+        assert error["message"] == str(raised)
     assert any(response.headers["x-request-id"] in record.getMessage() for record in caplog.records)
 
 

@@ -39,7 +39,7 @@ def crossing(split: WorkflowSplit, source: Role, target: Role) -> set[str]:
 
 def test_the_bundled_model() -> None:
     info = DiffusersEngine("tiny-shapes").describe()
-    assert (info.name, info.family, info.dtype, info.size_multiple) == ("tiny-shapes", "z-image", "float32", 16)
+    assert (info.name, info.family, info.dtype, info.size_multiple) == ("tiny-shapes", "z-image", "float32", 32)
     assert info.key.startswith("tiny-shapes@")
     assert set(info.revisions) == {"scheduler", "text_encoder", "tokenizer", "transformer", "vae"}
     text = Workflow(

@@ -49,13 +49,13 @@ def test_the_bundled_model_measured(tmp_path: Path) -> None:
     shape = profile.model
     assert (shape.name, shape.default_steps) == ("tiny-shapes", 12)
     assert shape.guidance_passes in (1, 2)  # told from two times: a busy machine may mislead it
-    assert (shape.pixels_per_token, shape.latent_pixels, shape.size_multiple) == (16, 8, 16)
+    assert (shape.pixels_per_token, shape.latent_pixels, shape.size_multiple) == (32, 16, 32)
     assert (profile.device_class, profile.precision) == ("cpu-1", "float32")
     assert {role: part.weights_bytes > 1e6 for role, part in profile.roles.items()} == dict.fromkeys(Role, True)
     assert all(part.load_seconds > 0 for part in profile.roles.values())
     names = {(spec.port, spec.name, spec.shape) for role in Role for spec in profile.roles[role].outputs}
     assert (Role.DIT, "prompt_embeds", ("text_tokens", 128)) in names
-    assert (Role.DECODER, "latents", (1, 8, "latent_height", "latent_width")) in names
+    assert (Role.DECODER, "latents", (1, 16, "latent_height", "latent_width")) in names
     assert profile.roles[Role.ENCODER].coefficients[2] > 0  # uploaded pictures were encoded
     engine = EmulatedEngine(path)
     assert engine.capable()[Role.DIT].weight_bytes == profile.roles[Role.DIT].weights_bytes
@@ -82,8 +82,8 @@ def test_other_families(
     [
         ("64x64", "is no list of at least two sizes"),
         ("64x64,big", "is no list of at least two sizes"),
-        ("64x64,100x100", "100x100: tiny-shapes takes multiples of 16"),
-        ("64x64,4096x4096", "4096x4096: tiny-shapes serves 1048576 pixels at most"),
+        ("64x64,100x100", "100x100: tiny-shapes takes multiples of 32"),
+        ("64x64,4096x4096", "4096x4096: tiny-shapes serves 1572864 pixels at most"),
     ],
 )
 def test_sizes_that_cannot_be_timed(sizes: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +94,6 @@ def test_sizes_that_cannot_be_timed(sizes: str, complaint: str, capsys: pytest.C
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--device", "cpu", "--sizes", "64x64,80x80", "--repeats", "1", "--output", str(tmp_path / "no" / "such"))
+    options = ("--device", "cpu", "--sizes", "64x64,96x96", "--repeats", "1", "--output", str(tmp_path / "no" / "such"))
     assert main(["profile", "--model", "tiny-shapes", *options]) == 2
     assert "cannot be written: No such file or directory" in capsys.readouterr().err

@@ -20,12 +20,12 @@ Generate = Callable[..., Image.Image]
 
 def test_the_bundled_model_draws_what_the_prompt_says(split_engines: Engines, generate: Generate) -> None:
     prompt = "a large red circle in the center on a white background"
-    params = ImageParams(prompt=prompt, width=128, height=128, num_inference_steps=12, guidance_scale=3.0, seed=5)
+    params = ImageParams(prompt=prompt, width=256, height=256, num_inference_steps=12, guidance_scale=3.0, seed=5)
     picture = generate(split_engines("tiny-shapes"), params)
-    red, green, blue = picture.getpixel((64, 64))
+    red, green, blue = picture.getpixel((128, 128))
     assert red > 180
     assert max(green, blue) < 90
-    for corner in ((4, 4), (123, 4), (4, 123), (123, 123)):
+    for corner in ((4, 4), (251, 4), (4, 251), (251, 251)):
         assert min(picture.getpixel(corner)) > 220
 
 
@@ -46,18 +46,18 @@ def test_the_decoder_ends_with_an_encoded_picture(
     name: str, kind: str, split_engines: Engines, generate: Generate
 ) -> None:
     params = ImageParams(
-        prompt="a star", width=64, height=48, num_inference_steps=1, output_format=name, output_compression=60
+        prompt="a star", width=96, height=64, num_inference_steps=1, output_format=name, output_compression=60
     )
     picture = generate(split_engines("tiny-shapes"), params)
-    assert (picture.format, picture.size) == (kind, (64, 48))
+    assert (picture.format, picture.size) == (kind, (96, 64))
 
 
 @pytest.mark.parametrize(
     ("family", "asked", "message"),
     [
-        ("tiny-shapes", {"width": 72}, "width must be a positive multiple of 16 for tiny-shapes, not 72"),
-        ("tiny-shapes", {"height": -16}, "height must be a positive multiple of 16"),
-        ("tiny-shapes", {"width": 2048, "height": 1024}, "more than the 1048576 pixels"),
+        ("tiny-shapes", {"width": 72}, "width must be a positive multiple of 32 for tiny-shapes, not 72"),
+        ("tiny-shapes", {"height": -32}, "height must be a positive multiple of 32"),
+        ("tiny-shapes", {"width": 2048, "height": 1024}, "more than the 1572864 pixels"),
         ("z-image", {"width": 48}, "multiple of 32"),
         ("flux", {"width": 72}, "multiple of 16"),
         ("stable-diffusion-xl", {"width": 60}, "multiple of 8"),

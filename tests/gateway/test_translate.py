@@ -7,6 +7,7 @@ import pytest
 from gateway.service import failures, translate
 from gateway.service.interfaces import (
     DeadlineExceeded,
+    FaultyModel,
     GenerationFailed,
     NoCapacity,
     OutOfDeviceMemory,
@@ -92,6 +93,8 @@ def test_what_it_does_for_another_gateway_is_not_our_concern(hello):
         ("bad_request", UnsupportedRequest),
         ("out_of_memory", OutOfDeviceMemory),
         ("output_too_large", OutOfDeviceMemory),
+        ("non_finite", FaultyModel),
+        ("wrong_size", FaultyModel),
         ("poison", GenerationFailed),
         ("engine_error", GenerationFailed),
     ],

@@ -19,8 +19,8 @@ from examples.train_tiny_shapes.scenes import COLOURS
 
 pytestmark = pytest.mark.xdist_group("local")  # one such service is enough for two cores
 
-SIZE = 192
-CENTRE = (slice(80, 112), slice(80, 112))
+SIZE = 256
+CENTRE = (slice(112, 144), slice(112, 144))
 CORNERS = ((slice(0, 16), slice(0, 16)), (slice(-16, None), slice(-16, None)))
 
 
@@ -78,6 +78,15 @@ def test_things_are_where_the_prompt_puts_them(client):
     assert green
     assert orange
     assert max(green) < SIZE / 2 < min(orange)
+
+
+@pytest.mark.parametrize("size", ["1024x1024", "1536x1024", "1024x1536"])
+def test_openais_sizes_are_drawn(client, size):
+    answer = client.images.generate(
+        model="tiny-shapes", prompt="a red circle on white", size=size, extra_body={"steps": 1, "guidance_scale": 1.0}
+    )
+    height, width, _ = pixels(answer.data[0]).shape
+    assert f"{width}x{height}" == size
 
 
 async def test_eight_at_once_give_the_pictures_that_they_give_one_by_one(eager):

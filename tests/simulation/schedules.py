@@ -11,6 +11,7 @@ from scheduler import actions as do
 from scheduler import events as ev
 from scheduler import invariants
 from scheduler.actions import Action
+from scheduler.core import Scheduler
 from scheduler.cost.model import CostModel
 from scheduler.cost.profile import Profile, TensorSpec
 from scheduler.elastic.build import elastic_policies
@@ -227,6 +228,7 @@ def run(seed: int) -> Witness:
     witness = Witness(idle_is_wrong=not is_elastic)  # it may keep a job from a slow server
     simulation = Simulation(scenario, policies, seed, [witness])
     witness.simulation = simulation
+    spoil(simulation.scheduler)
     if not is_elastic:
         simulation.solve = unchanged
     simulation.run()
@@ -236,15 +238,28 @@ def run(seed: int) -> Witness:
     return witness
 
 
+def spoil(scheduler: Scheduler) -> None:
+    """Every other error that servers report is NaN."""
+    handle = scheduler.handle
+
+    def spoilt(event: ev.Event, now: float) -> list[Action]:
+        if isinstance(event, ev.JobFailed) and event.code == "engine_error" and event.epoch.counter % 2:
+            event = replace(event, code="non_finite")
+        return handle(event, now)
+
+    scheduler.handle = spoilt  # type: ignore[method-assign]
+
+
 def unchanged(problem: Problem) -> Plan:
     """The random policies make their own moves."""
     return Plan({}, 1.0, 1.0, 1.0, problem)
 
 
 def check_nobody_idles(view: View) -> None:
-    """No server without work while a job that it could run waits."""
+    """No server without work while a job that it could run waits, and none waits for another than that server."""
+    wary = {(job.request.spec.model, job.spec.role) for job in view.jobs.values() if job.queued_key and job.avoid}
     for (model, role), queue in view.queues.items():
-        if len(queue):
+        if len(queue) and (model, role) not in wary:
             idle = [s.id for s in view.serving(model, role).values() if not s.attempts and s.may_run(role)]
             assert not idle, f"{idle} have nothing to do while {len(queue)} {role} jobs wait"
 

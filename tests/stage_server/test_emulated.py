@@ -87,7 +87,7 @@ def test_costs_follow_size_guidance_strength_and_batch() -> None:
     profile = load_profile(find_profile("tiny-shapes-cpu", [PROFILES]))
     params = ImageParams(height=256, width=256, guidance_scale=3.0)
     single = profile.step_seconds(ImageParams(height=256, width=256, guidance_scale=1.0))
-    assert single == pytest.approx(0.0076954 + 7.19327e-5 * 256 + 6.52046e-8 * 256**2)
+    assert single == pytest.approx(0.0218347 + 1.505645e-4 * 64 + 4.83379e-8 * 64**2)
     assert profile.step_seconds(params) == pytest.approx(2 * single)
     assert [profile.steps(ImageParams(strength=strength)) for strength in (None, 0.5, 0.01)] == [12, 6, 1]
     assert [profile.dit.batch_factor(tokens, 3) for tokens in (1, 64, 160, 256, 999)] == pytest.approx(

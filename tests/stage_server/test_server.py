@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stage_server.engine.base import NonFinite, WrongSize
 from stage_server.runtime.baton import Baton
 from wire.errors import Code
 from wire.params import ImageParams
@@ -392,3 +393,23 @@ async def test_progress_is_reported_now_and_then(gateway: Any, make_bench: MakeB
     first, second = await gateway.expect(Progress), await gateway.expect(Progress)
     assert [(first.step, first.steps), (second.step, second.steps)] == [(1, 2), (2, 2)]
     assert first.step_seconds >= 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retryable"),
+    [
+        (NonFinite("the dit's latents holds NaN"), Code.NON_FINITE, True),
+        (WrongSize("the picture is 1024x1024, 64x64 was asked for"), Code.WRONG_SIZE, False),
+    ],
+)
+async def test_what_the_engine_found_wrong_with_its_result_is_reported(
+    error: Exception, code: Code, retryable: bool, gateway: Any, make_bench: MakeBench
+) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    bench.engine.error = error
+    bench.engine.open(1, 1)
+    await gateway.run(Role.DECODER, params=job(1, steps=1))
+    failed = await gateway.expect(StageFailed)
+    assert (failed.code, failed.message, failed.retryable) == (code, str(error), retryable)
+    assert empty(bench)

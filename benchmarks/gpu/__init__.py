@@ -1,0 +1,1 @@
+"""Models of full size on one GPU, with random weights: nothing is downloaded."""

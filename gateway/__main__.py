@@ -21,17 +21,19 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from gateway.api.app import create_app
 from gateway.api.http_protocol import HttpProtocol
-from gateway.settings import InvalidSettings, Settings, load_settings
+from gateway.settings import InvalidSettings, Settings, ignored_variables, load_settings
 from gateway.shell.assembly import Gateway
 from gateway.shell.garbage import spare_pauses
 from gateway.shell.local import BUNDLED_MODEL, LocalStageFailed, LocalStages
-from gateway.shell.telemetry import configure
 from gateway.stages.sockets import BindError
-
-USER_MISTAKE = 2
+from wire.errors import USER_MISTAKE
+from wire.telemetry import BadExporter, configure
 
 GRACE_SECONDS = 5
 """For requests under way when the gateway is told to end."""
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 # compared with, not bound
+"""Every address of this machine → one of them that can be called."""
 
 log = logging.getLogger("gateway")
 
@@ -46,10 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(**given)
         _log_to_stderr(settings)
+        for line in ignored_variables():
+            log.warning("%s", line)
         configure("gateway")
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
             runner.run(_serve(settings, local=local))
-    except* (InvalidSettings, BindError, LocalStageFailed) as group:
+    except* (InvalidSettings, BadExporter, BindError, LocalStageFailed) as group:
         _complain(group)
         status = USER_MISTAKE
     return status
@@ -58,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _serve(settings: Settings, *, local: bool) -> None:
     listener = _listen(settings)
     gateway = Gateway(settings)
-    url = f"http://{_authority(listener)}"
     stages = LocalStages(gateway.pool.endpoint) if local else None
     app = create_app(gateway.dispatcher, settings, operator=gateway.operator, storage=gateway.storage)
     server = _Server(
@@ -76,7 +79,7 @@ async def _serve(settings: Settings, *, local: bool) -> None:
     spare_pauses()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(gateway.run(), name="gateway")]
-        running.append(tasks.create_task(_announce(gateway, url), name="announcement"))
+        running.append(tasks.create_task(_announce(gateway, settings, listener), name="announcement"))
         if stages is not None:
             running.append(tasks.create_task(stages.run(), name="local stages"))
         await server.serve(sockets=[listener])
@@ -85,18 +88,24 @@ async def _serve(settings: Settings, *, local: bool) -> None:
             await asyncio.wait([task])
 
 
-async def _announce(gateway: Gateway, url: str) -> None:
-    log.info("listening at %s; stage servers connect to %s", url, gateway.pool.endpoint)
+async def _announce(gateway: Gateway, settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    log.info("listening at %s; stage servers connect to %s", _url(host, port), gateway.pool.endpoint)
     await gateway.dispatcher.until_ready()
-    body = '{"prompt": "a large red circle in the center on a white background", "response_format": "url"}'
     try:
-        print(  # noqa: T201 # for the person at the terminal
-            f"Ready at {url}. For example:\n"
-            f"  curl {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'",
-            flush=True,
-        )
+        # for the person at the terminal
+        print(example(_url(_WILDCARDS.get(host, host), port), keys=bool(settings.api_keys)), flush=True)  # noqa: T201
     except BrokenPipeError:  # whoever read our output has gone, which is no reason to stop serving
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def example(url: str, *, keys: bool) -> str:
+    """A first request to copy. A key is the reader's to fill in: what is printed ends up in logs."""
+    body = '{"prompt": "a large red circle in the center on a white background", "response_format": "url"}'
+    headers = "-H 'content-type: application/json'"
+    if keys:
+        headers += ' -H "authorization: Bearer $OPENAI_API_KEY"'
+    return f"Ready at {url}. For example:\n  curl {url}/v1/images/generations {headers} -d '{body}'"
 
 
 class _Server(uvicorn.Server):
@@ -120,9 +129,8 @@ def _listen(settings: Settings) -> socket.socket:
         raise BindError(f"cannot listen at {where}: {why}; choose another --host or --port") from error
 
 
-def _authority(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _complain(group: BaseExceptionGroup[BaseException]) -> None:

@@ -1,6 +1,7 @@
 """Every setting of the gateway, read once at start from ``DISAGFUSION_*`` variables and passed down.
 
-The only module of the gateway that looks at the environment. A bad value stops start-up with a message that names it.
+The only module of the gateway that looks at the environment, but for ``OTEL_*`` (``wire.telemetry``). A bad value stops
+start-up with a message that names it.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -220,21 +223,6 @@ class Settings(BaseSettings):
         return self
 
 
-class TelemetrySettings(BaseSettings):
-    """The part of OpenTelemetry's standard variables that decides whether and how spans leave the process."""
-
-    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="ignore")
-
-    sdk_disabled: bool = False
-    service_name: str = ""
-    resource_attributes: str = ""
-    traces_exporter: str = ""
-    exporter_otlp_endpoint: str = ""
-    exporter_otlp_traces_endpoint: str = ""
-    exporter_otlp_protocol: str = ""
-    exporter_otlp_traces_protocol: str = ""
-
-
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment, where ``overrides`` (from the command line) win. Raises ``InvalidSettings``."""
     try:
@@ -245,6 +233,11 @@ def load_settings(**overrides: object) -> Settings:
         raise InvalidSettings(
             "\n".join(_complaint(problem["loc"], problem["msg"]) for problem in error.errors())
         ) from None
+
+
+def ignored_variables() -> Iterator[str]:
+    """A warning about each variable that was probably meant as a setting. Stage servers see to their own."""
+    return complaints(os.environ, "DISAGFUSION_", Settings.model_fields, other="DISAGFUSION_STAGE_")
 
 
 def _complaint(location: tuple[int | str, ...], message: str) -> str:

@@ -101,6 +101,23 @@ class AssignRoles(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TryPeer(Action):
+    """Find out whether ``fetcher`` reaches ``holder``; answer with ``PeerReached`` or ``PeerUnreached``."""
+
+    fetcher: ServerId
+    """``scheduler.reach.GATEWAY`` for the gateway itself."""
+    holder: ServerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside(Action):
+    """From now on, ``server`` gets no job of these roles; none: all is well again. ``reason`` says who failed where."""
+
+    server: ServerId
+    roles: frozenset[Role]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SolvePlan(Action):
     """Solve this off the event loop and come back with ``PlanReady``."""
 

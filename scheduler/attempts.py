@@ -12,8 +12,9 @@ from scheduler.ledger import Ledger
 from scheduler.matcher import Matcher
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
-from scheduler.state import Attempt, Server
+from scheduler.state import Attempt, Job, Server
 from scheduler.transitions import COMMITTED, JobState
+from scheduler.trials import Trials
 from scheduler.view import View
 
 AttemptEvent = (
@@ -26,14 +27,20 @@ REFUSED = "draining"
 SPOILT = "non_finite"
 """NaN or infinity came out: of a device that miscalculates, or as it would anywhere. A second server tells which."""
 
+MAX_UNREACHED = 10
+"""Attempts of a job that may end because somebody could not be reached, before its request fails."""
+
 
 class Attempts:
-    def __init__(self, view: View, outbox: Outbox, policies: Policies, ledger: Ledger, matcher: Matcher):
+    def __init__(
+        self, view: View, outbox: Outbox, policies: Policies, ledger: Ledger, matcher: Matcher, trials: Trials
+    ):
         self._view = view
         self._outbox = outbox
         self._policies = policies
         self._ledger = ledger
         self._matcher = matcher
+        self._trials = trials
 
     def handle(self, event: AttemptEvent, now: float) -> None:
         server = self._view.servers.get(event.server)
@@ -72,6 +79,7 @@ class Attempts:
         match event:
             case ev.JobFetched() if job.state is JobState.FETCHING:
                 job.become(JobState.READY)
+                self._trials.fetched(job, attempt.server.id, now)
             case ev.JobStarted() if job.state is not JobState.RUNNING:
                 job.become(JobState.RUNNING)
                 attempt.resume(now)
@@ -122,17 +130,39 @@ class Attempts:
         if event.code == SPOILT:
             job.is_spoilt = True
             job.avoid.add(attempt.server.id)
-        if event.code != REFUSED or not _may_refuse(attempt):
+        if event.unreached:
+            job.unreached += 1
+            job.avoid.add(attempt.server.id)
+            is_beyond_hope |= job.unreached >= MAX_UNREACHED
+        elif event.code != REFUSED or not _may_refuse(attempt):
             job.failures += 1
             for observer in self._policies.observers:
                 observer.failed(attempt, is_fault=event.retryable and not event.lost_inputs, now=now)
         if is_beyond_hope or job.failures >= self._policies.max_failures:
             self._ledger.give_up(job, event.code, event.message)
             return
-        sources = [job.request.jobs[need] for need in job.spec.needs]
-        self._ledger.lost((s for s in sources if any(o.handle in event.lost_inputs for o in s.outputs)), now)
+        self._ledger.lost(self._gone(attempt, event, now), now)
         if job.attempt is attempt:  # the loss of an input may have requeued it
             self._ledger.requeue(job, now)
+
+    def _gone(self, attempt: Attempt, event: ev.JobFailed, now: float) -> list[Job]:
+        """Those whose outputs are to be made anew, elsewhere if possible, since they could not be fetched.
+
+        What its holder still has, as far as is known, is left to another server to fetch if there is one.
+        """
+        job, gone = attempt.job, []
+        for source in [job.request.jobs[need] for need in job.spec.needs]:
+            handles = {output.handle for output in source.outputs}.intersection(event.lost_inputs)
+            if not handles or source.holder is None:
+                continue
+            self._trials.suspect(attempt.server.id, source.holder, now)
+            if handles <= set(event.unreached):
+                able = self._view.serving(job.request.spec.model, job.spec.role).keys() - job.avoid
+                if able - self._view.reach.unable((source.holder,)):
+                    continue
+            source.avoid.add(source.holder)
+            gone.append(source)
+        return gone
 
     def _close(self, attempt: Attempt) -> None:
         del attempt.server.attempts[attempt.epoch]

@@ -1,4 +1,14 @@
-"""Brings waiting jobs and free slots together: one running and one prefetched batch per server, bound late."""
+"""Brings waiting jobs and free slots together: one running and one prefetched batch per server, bound late.
+
+Events only mark what they changed: a server (``touch``) or a station, a model's role with its queue (``enqueue``).
+``pump`` looks at each from its own side until nothing is marked: a server takes the best jobs of its roles
+(``_fill``), a station's best job looks for a server (``_serve``). Only where no server has a slot may a job take one
+from another (``_preempt``). If nothing gives way, that job is noted in ``_refused``, or every further arrival behind it
+would ask again; ``_reconsider`` asks again when a server's job has become one that may yield.
+
+A job that was let in keeps the device for its request (``scheduler.chain``): ``_chain`` remembers its attempt on the
+server, ``_go_on`` hands out what follows there before any queue is looked at, until nothing follows.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +25,8 @@ from scheduler.queue import StageQueue
 from scheduler.state import Attempt, Job, Server
 from scheduler.timers import Alarm, Timers
 from scheduler.transitions import JobState
-from scheduler.view import View
-from wire.types import Epoch, JobId, ModelKey, Role, ServerId
+from scheduler.view import Station, View
+from wire.types import Epoch, JobId, Role, ServerId
 
 SAMPLE = 8
 """Servers of one device class that are compared for a job: enough to choose well, few enough to stay fast."""
@@ -26,8 +36,6 @@ PASSED_OVER = 64
 
 SLOTS = 2
 """Batches on a server: one that computes, one whose inputs are fetched meanwhile."""
-
-Station = tuple[ModelKey, Role]
 
 
 class Matcher:
@@ -65,6 +73,8 @@ class Matcher:
         queue = self._view.queues.get(station)
         if queue is None:
             queue = self._view.queues[station] = self._policies.order.queue()
+        held = [job.request.jobs[need].holder for need in job.spec.needs]
+        job.avoid |= self._view.reach.unable(holder for holder in held if holder is not None)
         job.queued_key = self._policies.order.key(job, self._view, now)
         queue.push(job, job.queued_key, now)
         if job.avoid:
@@ -80,7 +90,8 @@ class Matcher:
         self._view.queues[station].discard(job)
         job.queued_key = None
         wary = self._wary.get(station)
-        if wary is not None:
+        if wary is not None and job.spec.id in wary:
+            self._dirty_stations[station] = None  # those behind it may have waited for a server that it avoids
             wary.discard(job.spec.id)
             if not wary:
                 del self._wary[station]

@@ -81,6 +81,12 @@ class Outbox:
     def assign_roles(self, server: ServerId, epoch: Epoch, roles: frozenset[Role], reason: str) -> None:
         self._add(actions.AssignRoles(cause=self.cause, reason=reason, server=server, epoch=epoch, roles=roles))
 
+    def try_peer(self, fetcher: ServerId, holder: ServerId, reason: str) -> None:
+        self._add(actions.TryPeer(cause=self.cause, reason=reason, fetcher=fetcher, holder=holder))
+
+    def set_aside(self, server: ServerId, roles: frozenset[Role], reason: str) -> None:
+        self._add(actions.SetAside(cause=self.cause, reason=reason, server=server, roles=roles))
+
     def solve_plan(self, problem: Problem, reason: str) -> None:
         self._add(actions.SolvePlan(cause=self.cause, reason=reason, problem=problem))
 

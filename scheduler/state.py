@@ -82,6 +82,8 @@ class Job:
     avoid: set[ServerId] = field(default_factory=set)
     """Servers on which it is not to run again while another server serves its role; it then runs alone, not in a batch.
     Changes only while it is in no queue."""
+    unreached: int = 0
+    """Attempts that ended because somebody could not be reached: nobody's failure."""
     losses: int = 0
     """Servers that died while they worked on it."""
     queued_key: tuple[float, ...] | None = None
@@ -138,8 +140,14 @@ class Server:
     spec: ServerSpec
     joined_at: float
     serving: frozenset[Role]
-    """Roles for which it gets new jobs; during a switch only those that stay."""
+    """Roles for which it gets new jobs: those that it offers, without those set aside."""
     limits: dict[Role, int]
+    offered: frozenset[Role] = frozenset()
+    """During a switch only those that stay; none when it leaves."""
+    unread: frozenset[Role] = frozenset()
+    """Set aside: those who would read what its jobs leave do not reach it."""
+    unfed: frozenset[Role] = frozenset()
+    """Set aside: it does not reach those from whom its jobs would read."""
     sent: dict[Role, int] = field(default_factory=dict)
     attempts: dict[Epoch, Attempt] = field(default_factory=dict)
     """Committed here and not yet known to be gone, cancelled ones included."""
@@ -157,6 +165,12 @@ class Server:
     @property
     def id(self) -> ServerId:
         return self.spec.id
+
+    why_aside: str = ""
+
+    @property
+    def aside(self) -> frozenset[Role]:
+        return self.unread | self.unfed
 
     def occupied(self) -> int:
         """Slots: members of a batch share one."""

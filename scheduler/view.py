@@ -9,11 +9,16 @@ from itertools import islice
 from scheduler.cost.model import CostModel
 from scheduler.cost.work import Target
 from scheduler.queue import StageQueue
+from scheduler.reach import Reach
 from scheduler.state import Job, Request, Server
 from wire.types import JobId, ModelKey, RequestId, Role, ServerId
 
 SAMPLE = 64
 """Servers that stand for all: an estimate must not take the longer the more there are."""
+
+
+Station = tuple[ModelKey, Role]
+"""Where jobs wait and servers serve."""
 
 
 @dataclass(slots=True)
@@ -24,11 +29,12 @@ class View:
     servers: dict[ServerId, Server] = field(default_factory=dict)
     live: dict[RequestId, Request] = field(default_factory=dict)
     jobs: dict[JobId, Job] = field(default_factory=dict)
-    queues: dict[tuple[ModelKey, Role], StageQueue] = field(default_factory=dict)
-    stations: dict[tuple[ModelKey, Role], dict[ServerId, Server]] = field(default_factory=dict)
+    queues: dict[Station, StageQueue] = field(default_factory=dict)
+    stations: dict[Station, dict[ServerId, Server]] = field(default_factory=dict)
     """Servers that serve a role now."""
     targets: dict[ModelKey, Target] = field(default_factory=dict)
     """The cost model by which a model's jobs are compared with each other."""
+    reach: Reach = field(default_factory=Reach)
 
     @property
     def requests(self) -> int:
@@ -40,6 +46,15 @@ class View:
 
     def serving(self, model: ModelKey, role: Role) -> Mapping[ServerId, Server]:
         return self.stations.get((model, role), {})
+
+    def serve(self, server: Server, offered: frozenset[Role]) -> None:
+        """It gets jobs of ``offered`` roles, as far as they are not set aside. Only the core calls this."""
+        roles, model = offered - server.aside, server.spec.model
+        for role in server.serving - roles:
+            del self.stations[(model, role)][server.id]
+        for role in roles - server.serving:
+            self.stations.setdefault((model, role), {})[server.id] = server
+        server.offered, server.serving = offered, roles
 
     def seconds(self, job: Job, server: Server) -> float:
         """Predicted for this job on this server."""

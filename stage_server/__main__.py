@@ -16,13 +16,15 @@ from collections.abc import Sequence
 
 from stage_server.data.holder import BindError
 from stage_server.engine.base import LoadError
+from stage_server.runtime.ask import Unwelcome
 from stage_server.runtime.control import BadEndpoint
 from stage_server.runtime.server import StageServer
-from stage_server.settings import InvalidSettings, Settings, read_settings
+from stage_server.settings import InvalidSettings, Settings, ignored_variables, read_settings
 from stage_server.startup import assembled
-from stage_server.telemetry import configure
+from wire.errors import USER_MISTAKE
+from wire.telemetry import BadExporter, configure
 
-USER_MISTAKE = 2
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,10 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _profile(given[1:])
         settings = read_settings(given)
         _log_to_stderr(settings)
+        for line in ignored_variables():
+            log.warning("%s", line)
         configure("stage_server")
         with assembled(settings) as server:
             return asyncio.run(_serve(server))
-    except (InvalidSettings, LoadError, BindError, BadEndpoint) as error:
+    except (InvalidSettings, BadExporter, LoadError, BindError, BadEndpoint, Unwelcome) as error:
         print(f"stage_server: {error}", file=sys.stderr)  # noqa: T201  # this is its way to speak to the operator
         return USER_MISTAKE
 

@@ -7,14 +7,16 @@ for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
 from wire.types import Role
 
@@ -164,19 +166,6 @@ class ProfileSettings(EngineSettings):
         return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
 
 
-class TelemetrySettings(BaseSettings):
-    """The part of OpenTelemetry's standard variables that decides whether and how spans leave the process."""
-
-    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="ignore")
-
-    sdk_disabled: bool = False
-    service_name: str = ""
-    resource_attributes: str = ""
-    traces_exporter: str = ""
-    exporter_otlp_endpoint: str = ""
-    exporter_otlp_traces_endpoint: str = ""
-
-
 AnySettings = TypeVar("AnySettings", bound=EngineSettings)
 
 
@@ -204,6 +193,11 @@ def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[
         return kind(**{name: value for name, value in parsed.items() if value is not None})
     except ValidationError as error:
         raise InvalidSettings("; ".join(_complaint(problem) for problem in error.errors())) from None
+
+
+def ignored_variables() -> Iterator[str]:
+    """A warning about each variable that was probably meant as an option."""
+    return complaints(os.environ, "DISAGFUSION_STAGE_", {**Settings.model_fields, **ProfileSettings.model_fields})
 
 
 def find_profile(name: str, folders: Sequence[Path]) -> Path:

@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stage_server.addresses import check_data_address
 from stage_server.data.consumer import Consumer
 from stage_server.data.holder import Holder
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.engine.base import Engine, EngineError, LoadError, StageJob
 from stage_server.engine.emulated import EmulatedEngine
+from stage_server.runtime.ask import ANSWER_SECONDS, ask_gateway
 from stage_server.runtime.control import Curve
 from stage_server.runtime.core import CoreTimes
 from stage_server.runtime.link import LinkTimes
 from stage_server.runtime.server import Equipment, StageServer
 from stage_server.settings import EngineSettings, InvalidSettings, Settings, find_profile
 from wire.params import ImageParams, ModelInfo
-from wire.to_gateway import Hello, RoleInfo
+from wire.to_gateway import Ask, Hello, RoleInfo
 from wire.types import Role
 from wire.version import PROTOCOL
 
@@ -48,26 +50,35 @@ log = logging.getLogger(__name__)
 def assembled(settings: Settings) -> Iterator[StageServer]:
     """A server whose roles are resident and whose data socket is open.
 
-    Raises ``InvalidSettings``, ``LoadError``, ``BindError`` or ``BadEndpoint``.
+    Raises ``InvalidSettings``, ``LoadError``, ``BindError``, ``BadEndpoint`` or ``Unwelcome``.
     """
     keys = settings.curve_keys()
+    check_data_address(settings)
+    curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
+    ask = question(settings)
+    ask_gateway(settings.gateway, ask, curve, min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS))
     engine = make_engine(settings)
     room = Condition()
     store = OutputStore(settings.store_bytes, on_room=lambda: _notify(room))
-    holder = Holder(settings.data_bind, store.get, keys=keys, allow_plaintext=settings.insecure)
+    holder = Holder(
+        settings.data_bind,
+        store.get,
+        keys=keys,
+        allow_plaintext=settings.insecure,
+        identity=f"{ask.name}/{ask.incarnation}",
+    )
     consumer = Consumer(keys=keys, local=store.get)
     try:
         endpoint = _advertised(settings, holder.endpoint)
         info = engine.describe()
-        equipment = Equipment(engine, store, consumer, room, largest_outputs(engine, info))
+        equipment = Equipment(engine, store, consumer, room, largest_outputs(engine, info), keys)
         measured = load_roles(engine, store, equipment.largest, settings.role)
-        hello = introduction(settings, engine, info, measured, endpoint)
-        curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
+        hello = introduction(settings, ask, engine, info, measured, endpoint)
         link = LinkTimes(give_up=settings.connect_timeout)
         times = CoreTimes(link=link, drain=settings.drain_timeout)
         server = StageServer(hello, settings.gateway, equipment, times, curve)
         yield server
-        if server.idle:
+        if server.idle:  # a thread that still computes would find its weights gone
             engine.close()
     finally:
         consumer.close()
@@ -171,13 +182,22 @@ def _with_guesses(capable: dict[Role, RoleInfo], held: frozenset[Role]) -> dict[
     }
 
 
-def introduction(
-    settings: Settings, engine: Engine, info: ModelInfo, capable: dict[Role, RoleInfo], endpoint: str
-) -> Hello:
-    return Hello(
+def question(settings: Settings) -> Ask:
+    return Ask(
         protocol=PROTOCOL,
         name=settings.name or f"{socket.gethostname()}-{os.getpid()}",
         incarnation=secrets.token_hex(8),
+        public_key=settings.curve_public_key,
+    )
+
+
+def introduction(
+    settings: Settings, ask: Ask, engine: Engine, info: ModelInfo, capable: dict[Role, RoleInfo], endpoint: str
+) -> Hello:
+    return Hello(
+        protocol=ask.protocol,
+        name=ask.name,
+        incarnation=ask.incarnation,
         model=msgspec.structs.replace(info, name=settings.served_model_name or info.name),
         device_class=engine.device_class,
         memory_bytes=engine.memory_bytes,
@@ -186,7 +206,7 @@ def introduction(
         data_endpoint=endpoint,
         pinned=settings.pin,
         engine=settings.engine,
-        public_key=settings.curve_public_key,
+        public_key=ask.public_key,
     )
 
 

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from wire.types import Handle
 
+USER_MISTAKE = 2
+"""Exit status of a process that its operator has to help: whoever starts it again changes nothing."""
+
 
 class Code(StrEnum):
     """Why an attempt failed, as a stage server reports it."""
@@ -59,6 +62,10 @@ class Loss(StrEnum):
     TOO_LARGE = "too_large"
     """More bytes than we may hold: producing it again is useless."""
     DEADLINE = "deadline"
+
+
+UNREACHED = frozenset({Loss.UNREACHABLE, Loss.STALLED, Loss.REFUSED})
+"""Nothing was learnt of the input itself."""
 
 
 class InputLost(Exception):

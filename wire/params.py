@@ -73,3 +73,6 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     default_steps: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     """``num_inference_steps`` when a request names none."""
     default_guidance: Guidance | None = None
+
+    def workflow(self, name: str) -> Workflow | None:
+        return next((workflow for workflow in self.workflows if workflow.name == name), None)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import Address, BoundedHandle, Count, Name, Positive, Seconds
+from wire.bounded import Address, BoundedHandle, Count, Detail, Name, Positive, Seconds
 from wire.params import ModelInfo
 from wire.types import Epoch, Role
 
@@ -59,6 +59,18 @@ class Hello(Message, frozen=True, kw_only=True):
     """Outputs in its store."""
     limits: dict[Role, Count] = {}
     """See ``Grant``."""
+
+
+class Ask(Message, frozen=True, kw_only=True):
+    """Would a ``Hello`` with these be welcome? Asked before minutes are spent on loading weights; nobody joins by it.
+
+    Answered by ``Fine`` or ``Refused``, and by a gateway that is older than the question with ``SayHello``.
+    """
+
+    protocol: tuple[int, int]
+    name: Name
+    incarnation: Name
+    public_key: Address = ""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
@@ -142,6 +154,8 @@ class StageFailed(Message, frozen=True, kw_only=True):
     retryable: bool
     lost_inputs: tuple[BoundedHandle, ...] = ()
     """Inputs that could not be fetched: their producers run again."""
+    unreached: tuple[BoundedHandle, ...] = ()
+    """Those of them whose holder gave no answer: the fault may be anybody's."""
 
 
 class StageCancelled(Message, frozen=True, kw_only=True):
@@ -164,6 +178,14 @@ class RolesFailed(Message, frozen=True, kw_only=True):
     message: str
 
 
+class PeerTried(Message, frozen=True, kw_only=True):
+    """The answer to ``TryPeer``."""
+
+    server: Name
+    detail: Detail = ""
+    """The address, and what happened there; empty: it was reached."""
+
+
 class Leaving(Message, frozen=True, kw_only=True):
     """SIGTERM: no new work please. The server stays until its work is done and its outputs are released."""
 
@@ -174,6 +196,7 @@ class Goodbye(Message, frozen=True, kw_only=True):
 
 ToGateway = (
     Hello
+    | Ask
     | Heartbeat
     | Grant
     | Fetched
@@ -185,6 +208,7 @@ ToGateway = (
     | StageCancelled
     | RolesReady
     | RolesFailed
+    | PeerTried
     | Leaving
     | Goodbye
 )

@@ -6,7 +6,7 @@ import msgspec
 
 from wire.bounded import KeepSeconds
 from wire.params import ImageParams
-from wire.types import Epoch, Handle, Role
+from wire.types import Epoch, Handle, Role, ServerId
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only=True):
@@ -23,8 +23,15 @@ class Welcome(Message, frozen=True, kw_only=True):
     """Silence after which either side counts the other as lost."""
 
 
+class Fine(Message, frozen=True, kw_only=True):
+    """The answer to an ``Ask``: as things stand, a ``Hello`` would be welcome."""
+
+    gateway: str
+    """Incarnation."""
+
+
 class Refused(Message, frozen=True, kw_only=True):
-    """The answer to a ``Hello`` that cannot be served; the server exits with this message."""
+    """The answer to a ``Hello`` that cannot be served, or to an ``Ask``; the server exits with this message."""
 
     code: str
     message: str
@@ -58,6 +65,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """W3C trace context of the stage's span."""
     images: dict[str, InputRef] = {}
     """Uploaded pictures held by the gateway: ``image``, ``mask_image``, …"""
+    request: str = ""
+    """Id of the request, as the gateway's log and its client know it."""
 
 
 class Run(Message, frozen=True, kw_only=True):
@@ -91,8 +100,37 @@ class AssignRoles(Message, frozen=True, kw_only=True):
     roles: tuple[Role, ...]
 
 
+class TryPeer(Message, frozen=True, kw_only=True):
+    """Find out whether ``server``'s data socket can be reached from here, and answer ``PeerTried``."""
+
+    server: ServerId
+    """Name/incarnation."""
+    endpoint: str
+    public_key: str = ""
+
+
+class SetAside(Message, frozen=True, kw_only=True):
+    """For whoever reads this server's log: it gets no work of these roles, and why; none: all is well again."""
+
+    roles: tuple[Role, ...] = ()
+    why: str = ""
+
+
 class Shutdown(Message, frozen=True, kw_only=True):
     """Finish as after SIGTERM."""
 
 
-ToStage = Welcome | Refused | SayHello | HeartbeatAck | Run | Cancel | Release | AssignRoles | Shutdown
+ToStage = (
+    Welcome
+    | Fine
+    | Refused
+    | SayHello
+    | HeartbeatAck
+    | Run
+    | Cancel
+    | Release
+    | AssignRoles
+    | TryPeer
+    | SetAside
+    | Shutdown
+)

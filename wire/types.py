@@ -1,6 +1,6 @@
 """Names shared by every process: roles, ids, epochs.
 
-Standard library only. The scheduler imports this module and nothing else of ``wire``.
+Standard library only: the scheduler imports it everywhere, and of ``wire`` little else.
 """
 
 from __future__ import annotations
@@ -37,3 +37,8 @@ class Epoch(NamedTuple):
 
     gateway: str
     counter: int
+
+
+def server_name(server: ServerId) -> str:
+    """The part that stays over restarts. Names may hold slashes, incarnations do not."""
+    return server.rpartition("/")[0]

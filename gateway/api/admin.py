@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import msgspec
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.body import read_json
+from gateway.api.body import json_answer, read_json
 from gateway.api.errors import ApiError
 from gateway.api.keys import check_key
 from gateway.api.state import api_of
@@ -44,7 +43,7 @@ router = APIRouter(prefix="/admin", tags=["admin"])
 @router.get("/servers")
 async def list_servers(operator: OperatorDep) -> Response:
     """Every stage server: roles, changes of roles, jobs, speed."""
-    return _json({"servers": operator.servers()})
+    return json_answer({"servers": operator.servers()})
 
 
 @router.get("/why")
@@ -52,30 +51,30 @@ async def explain(operator: OperatorDep, request: str = "", server: str = "") ->
     """The latest decisions about a request or a server, or all of them, each with its reason and its cause."""
     if request and server:
         raise ApiError("Name a request or a server, not both.", code="invalid_value", param="server")
-    return _json(operator.why(request, server))
+    return json_answer(operator.why(request, server))
 
 
 @router.get("/plan")
 async def explain_plan(operator: OperatorDep) -> Response:
     """What is asked of each role, the latest plan, and why roles move or do not."""
-    return _json(operator.plan())
+    return json_answer(operator.plan())
 
 
 @router.post("/servers/{name:path}/pin")
 async def pin(name: str, operator: OperatorDep) -> Response:
     """Keep the server's roles as they are."""
-    return _json(await operator.pin(name, pinned=True))
+    return json_answer(await operator.pin(name, pinned=True))
 
 
 @router.post("/servers/{name:path}/unpin")
 async def unpin(name: str, operator: OperatorDep) -> Response:
-    return _json(await operator.pin(name, pinned=False))
+    return json_answer(await operator.pin(name, pinned=False))
 
 
 @router.post("/servers/{name:path}/drain", status_code=202)
 async def drain(name: str, operator: OperatorDep) -> Response:
     """No new work; the server ends when what it has is done and handed over."""
-    return _json(await operator.drain(name), 202)
+    return json_answer(await operator.drain(name), 202)
 
 
 @router.post(
@@ -88,8 +87,4 @@ async def drain(name: str, operator: OperatorDep) -> Response:
 async def assign(name: str, request: Request, operator: OperatorDep) -> Response:
     """Give the server these roles, and no others. It is under way when this is answered: see ``GET /admin/servers``."""
     body = await read_json(request, RolesBody, api_of(request).settings)
-    return _json(await operator.assign(name, map(Role, body.roles)), 202)
-
-
-def _json(content: object, status_code: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status_code, media_type="application/json")
+    return json_answer(await operator.assign(name, map(Role, body.roles)), 202)

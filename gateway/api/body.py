@@ -1,10 +1,12 @@
-"""Reading request bodies, bounded in bytes, announced or not, and in time."""
+"""JSON bodies: those of requests, bounded in bytes, announced or not, and in time; those of short answers."""
 
 from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway.api.errors import ApiError
 from gateway.api.parsing import Body, parse
@@ -25,6 +27,10 @@ async def read_json(request: Request, schema: type[Body], settings: Settings) ->
     if not raw:
         raise ApiError("The body is empty; send a JSON object.", code="invalid_json")
     return parse(schema, raw)
+
+
+def json_answer(content: object, status_code: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status_code, media_type="application/json")
 
 
 def check_media_type(request: Request, wanted: str) -> None:

@@ -57,13 +57,6 @@ class RequestContext:
                 log.info('%s "%s" %d in %d ms', request_id, where, status, _elapsed_ms(began))
 
 
-def current_traceparent() -> str:
-    """W3C ``traceparent`` of the active span; empty without one."""
-    carrier: dict[str, str] = {}
-    propagator.inject(carrier)
-    return carrier.get("traceparent", "")
-
-
 def _elapsed_ms(began: float) -> int:
     return round((time.perf_counter() - began) * 1000)
 

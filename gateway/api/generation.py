@@ -164,9 +164,8 @@ def _refuse_unread(body: GenerationBody, model: ModelInfo) -> None:
 
 
 def _workflow(model: ModelInfo) -> Workflow:
-    for workflow in model.workflows:
-        if workflow.name == WORKFLOW:
-            return workflow
+    if (found := model.workflow(WORKFLOW)) is not None:
+        return found
     raise ApiError(
         f"The model '{model.name}' makes no pictures from text alone.", code="unsupported_value", param="model"
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from gateway.api.body import json_answer
 from gateway.api.state import ApiDep
 
 router = APIRouter(tags=["health"])
@@ -16,7 +16,7 @@ router = APIRouter(tags=["health"])
 @router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
 async def alive() -> Response:
     """The process answers."""
-    return _json({"status": "ok"})
+    return json_answer({"status": "ok"})
 
 
 @router.get("/readyz")
@@ -25,15 +25,11 @@ async def ready(api: ApiDep) -> Response:
     """200 when every role of some model is held by a live server; until then 503 and what is missing."""
     status = api.service.status()
     if api.service.ready():
-        return _json({"status": "ready", "models": status})
+        return json_answer({"status": "ready", "models": status})
     error = {
         "message": "Not every role of a model is held yet; see 'models'.",
         "type": "service_unavailable_error",
         "param": None,
         "code": "not_ready",
     }
-    return _json({"status": "not ready", "models": status, "error": error}, 503)
-
-
-def _json(content: object, status_code: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status_code, media_type="application/json")
+    return json_answer({"status": "not ready", "models": status, "error": error}, 503)

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api import answer
-from gateway.api.context import current_traceparent
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
 from gateway.api.generation import Generation
@@ -24,6 +23,7 @@ from gateway.api.priority import priority
 from gateway.api.state import Api
 from gateway.api.streaming import Events, EventStream
 from gateway.service.interfaces import DeadlineExceeded, Finished, ImageRequest, Listener, unheard
+from wire.trace import inject
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer("disagfusion.gateway")
@@ -67,7 +67,7 @@ async def _run(api: Api, generation: Generation, work: ImageRequest, listener: L
             span.set_attribute("gen_ai.input.messages", prompt)
         try:
             async with asyncio.timeout(work.deadline_seconds + api.settings.deadline_grace_seconds):
-                return await api.service.generate(replace(work, traceparent=current_traceparent()), listener)
+                return await api.service.generate(replace(work, traceparent=inject()), listener)
         except TimeoutError:
             raise DeadlineExceeded(f"Generation exceeded the deadline of {work.deadline_seconds:g} s.") from None
 

@@ -16,7 +16,7 @@ from gateway.service.graph import Graph, StageJob
 from gateway.service.interfaces import StageReport
 from wire.to_gateway import Timings
 from wire.trace import extract, inject
-from wire.types import Epoch, JobId, ServerId
+from wire.types import Epoch, JobId, ServerId, server_name
 
 tracer = trace.get_tracer("disagfusion.gateway")
 
@@ -72,7 +72,7 @@ class Attempts:
         record.reports[job.spec.id] = StageReport(
             role=job.spec.role,
             image=job.image,
-            server=_name(attempt.server),
+            server=server_name(attempt.server),
             attempts=record.attempts[job.spec.id],
             queue_seconds=attempt.queue_seconds + times.wait,
             fetch_seconds=times.fetch,
@@ -110,7 +110,7 @@ def _start_span(record: Record, job: StageJob, server: ServerId, queued: float) 
         kind=SpanKind.CLIENT,
         start_time=since,
         attributes={
-            "disagfusion.server": _name(server),
+            "disagfusion.server": server_name(server),
             "disagfusion.attempt": record.attempts[job.spec.id],
             "disagfusion.queue_seconds": queued,
             **({} if job.image is None else {"disagfusion.image": job.image}),
@@ -118,7 +118,3 @@ def _start_span(record: Record, job: StageJob, server: ServerId, queued: float) 
     )
     tracer.start_span("queue", context=trace.set_span_in_context(span), start_time=since).end(now)
     return span
-
-
-def _name(server: ServerId) -> str:
-    return server.rpartition("/")[0]

@@ -11,7 +11,7 @@ from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.spec import Output, RequestSpec, ServerSpec
 from scheduler.state import Job
-from wire.types import Epoch, RequestId, ServerId
+from wire.types import Epoch, RequestId, ServerId, server_name
 
 REMEMBERED = 4096
 MOST_SHOWN = 200
@@ -38,7 +38,7 @@ class Decision:
                 return getattr(action, "request", None) == request
 
     def concerns(self, server: str) -> bool:
-        return any(_name(named) == server for named in (_server_of(self.action), _server_of(self.event)))
+        return any(server_name(named) == server for named in (_server_of(self.action), _server_of(self.event)))
 
     def told(self) -> dict[str, object]:
         """For people, as JSON."""
@@ -56,7 +56,7 @@ class Decisions:
 
     def note(self, event: ev.Event, actions: Iterable[act.Action], at: float) -> None:
         """``actions`` are what was done about ``event``, at unix time ``at``."""
-        kept = [action for action in actions if not isinstance(action, act.Release | act.SolvePlan)]
+        kept = [action for action in actions if not isinstance(action, act.Release | act.SolvePlan | act.TryPeer)]
         if isinstance(event, ev.PlanReady):
             self.plan = (at, event, [action for action in kept if isinstance(action, act.AssignRoles)])
         self._log.extend(Decision(at, event, action) for action in kept)
@@ -101,13 +101,9 @@ def _request_of(job: str) -> str:
     return job.rpartition("/")[0]
 
 
-def _server_of(item: object) -> str:
-    server = getattr(item, "server", "")
+def _server_of(item: object) -> ServerId:
+    server = getattr(item, "server", ServerId(""))
     return server.id if isinstance(server, ServerSpec) else server
-
-
-def _name(server: str) -> str:
-    return ServerId(server).rpartition("/")[0]
 
 
 def _plain(item: object) -> dict[str, object]:

@@ -30,17 +30,23 @@ from gateway.stages.liveness import Heard, Joined, Lost, Report
 from gateway.stages.uploads import UploadsFull
 from scheduler import actions as act
 from scheduler import events as ev
+from scheduler.reach import GATEWAY
 from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import plan
 from wire import to_gateway, to_stage
 from wire.params import ModelInfo
-from wire.to_stage import InputRef, ToStage
+from wire.to_stage import InputRef, ToStage, TryPeer
 from wire.types import Handle, JobId, RequestId, Role, ServerId
 
 MAX_EVENTS = 100_000
 """Waiting to be handled. More mean that the scheduler has come to a standstill, which ends the process."""
 
 UPLOADS_RETRY_SECONDS = 5.0
+
+CURE = (
+    "Check --data-bind and --data-advertise of the server at that address, the firewalls between the two machines, and "
+    "CURVE keys; it is tried again now and then"
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +66,8 @@ class Outlets:
     send: Callable[[ServerId, ToStage], None]
     fetch: Callable[[InputRef], Awaitable[bytes]]
     """A finished picture; raises ``InputLost``."""
+    probe: Callable[[TryPeer], Awaitable[str]]
+    """What is in the way to a server's data socket; empty if nothing is."""
     hold: Callable[[bytes], InputRef]
     """Keep an uploaded picture for stage servers; raises ``UploadsFull``."""
     drop: Callable[[Handle], None]
@@ -171,7 +179,7 @@ class Dispatcher:
                 self._obey(event)
                 told = None
             case ev.RequestCancelled(request=request):
-                self._close(request)
+                self._close(request)  # first: nothing may be fetched of outputs that the scheduler is about to release
                 told = event
             case _:
                 told = event
@@ -263,6 +271,10 @@ class Dispatcher:
                 self._end(action.request, failures.failed(action))
             case act.FetchResult(job=job, source=source):
                 self._pictures.start(self._tasks, job, source, self._reference(source))
+            case act.TryPeer(fetcher=fetcher, holder=holder):
+                self._try(fetcher, holder)
+            case act.SetAside(server=server, roles=roles, reason=why):
+                self._set_aside(server, roles, why)
             case act.SolvePlan(problem=problem):
                 self._tasks.create_task(self._solve(problem), name="solve role plan")
             case _:
@@ -305,6 +317,7 @@ class Dispatcher:
             inputs=tuple(self._reference(source) for source in member.inputs),
             traceparent=traceparent,
             images=dict(job.uploads),
+            request=record.graph.spec.id,
         )
 
     def _reference(self, source: act.Input) -> InputRef:
@@ -312,6 +325,29 @@ class Dispatcher:
         return InputRef(
             handle=source.handle, endpoint=holder.data_endpoint, nbytes=source.nbytes, public_key=holder.public_key
         )
+
+    def _try(self, fetcher: ServerId, holder: ServerId) -> None:
+        hello = self._servers[holder]
+        peer = TryPeer(server=holder, endpoint=hello.data_endpoint, public_key=hello.public_key)
+        if fetcher == GATEWAY:
+            self._tasks.create_task(self._probe(peer), name=f"probe {holder}")
+        else:
+            self._outlets.send(fetcher, peer)
+
+    async def _probe(self, peer: TryPeer) -> None:
+        fault = await self._outlets.probe(peer)
+        reached, unreached = ev.PeerReached(GATEWAY, peer.server), ev.PeerUnreached(GATEWAY, peer.server, fault)
+        self._events.put_nowait(unreached if fault else reached)
+
+    def _set_aside(self, server: ServerId, roles: Iterable[Role], why: str) -> None:
+        ordered = tuple(role for role in Role if role in roles)
+        if ordered:
+            why = f"{why}. {CURE}"
+            log.warning("%s gets no %s work: %s", server, ", ".join(ordered), why)
+        else:
+            log.info("%s gets work of all its roles again: others reach it, and it reaches others", server)
+        self._catalogue.set_aside(server, ordered, why if ordered else "")
+        self._outlets.send(server, to_stage.SetAside(roles=ordered, why=why if ordered else ""))
 
     async def _solve(self, problem: Problem) -> None:
         try:

@@ -104,8 +104,7 @@ def _denoising(params: ImageParams, model: ModelInfo) -> Work:
 
 
 def _workflow(model: ModelInfo, name: str) -> Workflow:
-    for workflow in model.workflows:
-        if workflow.name == name:
-            return workflow
+    if (found := model.workflow(name)) is not None:
+        return found
     known = ", ".join(workflow.name for workflow in model.workflows) or "none"
     raise UnsupportedRequest(f"The model '{model.name}' does no {name}; it does {known}.")

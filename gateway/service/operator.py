@@ -14,7 +14,6 @@ from gateway.service.interfaces import NothingKnown, OrderRefused, UnknownServer
 from scheduler import events as ev
 from scheduler.elastic.roles import ElasticRoles
 from scheduler.elastic.suspects import Suspects
-from scheduler.policy import Policies
 from scheduler.roles.gate import Snapshot, utilisation
 from scheduler.state import Server
 from scheduler.view import View
@@ -38,10 +37,13 @@ class Levers:
 class Operator:
     """Implements ``gateway.service.interfaces.OperatorService``."""
 
-    def __init__(self, view: View, policies: Policies, decisions: Decisions, levers: Levers) -> None:
+    def __init__(
+        self, view: View, roles: ElasticRoles | None, suspects: Suspects, decisions: Decisions, levers: Levers
+    ) -> None:
+        """``roles`` and ``suspects`` are the scheduler's own; without ``roles`` they move by orders alone."""
         self._view = view
-        self._roles = policies.roles if isinstance(policies.roles, ElasticRoles) else None
-        self._suspects = next((one for one in policies.observers if isinstance(one, Suspects)), None)
+        self._roles = roles
+        self._suspects = suspects
         self._decisions = decisions
         self._levers = levers
 
@@ -137,7 +139,9 @@ class Operator:
             "switching_to": _ordered(server.switching[1]) if server.switching is not None else None,
             "pinned": server.pinned,
             "leaving": server.is_leaving,
-            "suspect": self._suspects is not None and self._suspects.is_suspect(server.id),
+            "set_aside": _ordered(server.aside),
+            "why_set_aside": server.why_aside,
+            "suspect": self._suspects.is_suspect(server.id),
             "speed_factor": round(self._view.cost.speed(spec.name), 3),
             "jobs": [job_told(attempt.job) for attempt in server.attempts.values()],
         }

@@ -48,7 +48,11 @@ def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:
             return ev.RolesReady(server, message.epoch, frozenset(message.roles), message.load_seconds)
         case wire.RolesFailed():
             return ev.RolesFailed(server, message.epoch, frozenset(message.roles), message.message)
-        case wire.Hello() | wire.Heartbeat() | wire.Goodbye():
+        case wire.PeerTried(server=peer, detail=""):
+            return ev.PeerReached(server, ServerId(peer))
+        case wire.PeerTried(server=peer, detail=detail):
+            return ev.PeerUnreached(server, ServerId(peer), detail)
+        case wire.Hello() | wire.Ask() | wire.Heartbeat() | wire.Goodbye():
             return None
         case _:
             return _of_attempt(server, message)
@@ -72,7 +76,7 @@ def _of_attempt(server: ServerId, message: Attempt) -> ev.Event:
         case wire.StageDone(epoch=epoch):
             return ev.JobDone(server, epoch, outputs(message), timings(message.timings))
         case wire.StageFailed(epoch=epoch, code=code, message=text, retryable=retryable, lost_inputs=lost):
-            return ev.JobFailed(server, epoch, code, text, retryable, lost)
+            return ev.JobFailed(server, epoch, code, text, retryable, lost, message.unreached)
         case wire.StageCancelled(epoch=epoch):
             return ev.JobCancelled(server, epoch)
 

@@ -1,1 +1,1 @@
-"""The process: how its parts are put together, local stage servers, traces, the garbage collector."""
+"""The process: how its parts are put together, local stage servers, the garbage collector."""

@@ -12,13 +12,14 @@ from gateway.service.operator import Levers, Operator
 from gateway.settings import InvalidSettings, Settings
 from gateway.stages.liveness import PoolRules, Roster
 from gateway.stages.pool import StagePool
+from gateway.stages.prober import Prober
 from gateway.stages.result_fetcher import ResultFetcher
 from gateway.stages.sockets import BindError, Sockets
 from gateway.stages.uploads import Uploads
 from gateway.storage.storage import open_storage
 from scheduler.core import Scheduler
 from scheduler.cost.profile import Profile, ProfileError, bundled, load
-from scheduler.elastic.build import elastic_policies
+from scheduler.elastic.build import Elastic, elastic
 from scheduler.elastic.settings import ElasticSettings, Ordering
 from scheduler.policy import Policies
 from scheduler.roles.gate import PolicySettings
@@ -31,7 +32,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ``BindError`` or ``InvalidSettings``."""
-        chosen = policies(settings)
+        chosen = elastic_parts(settings)
         self.storage = open_storage(settings)
         incarnation = secrets.token_hex(8)
         keys = settings.curve_keys()
@@ -46,7 +47,7 @@ class Gateway:
             raise
         advertised = settings.data_advertise or data.endpoint
         self._uploads = Uploads(data, advertised, settings.curve_public_key, settings.uploads_max_bytes)
-        scheduler = Scheduler(incarnation, chosen)
+        scheduler = Scheduler(incarnation, chosen.policies)
         decisions = Decisions()
         self.dispatcher = Dispatcher(
             scheduler,
@@ -54,6 +55,7 @@ class Gateway:
             Outlets(
                 send=lambda server, message: self.pool.send(server, message),
                 fetch=ResultFetcher(self._sockets).fetch,
+                probe=Prober(self._sockets).probe,
                 hold=self._uploads.hold,
                 drop=self._uploads.drop,
             ),
@@ -68,7 +70,7 @@ class Gateway:
         )
         self.pool = StagePool(control, Roster(rules), self.dispatcher.report)
         levers = Levers(self.dispatcher.order, self.pool.send, self.pool.vitals)
-        self.operator = Operator(scheduler.view, chosen, decisions, levers)
+        self.operator = Operator(scheduler.view, chosen.roles, chosen.suspects, decisions, levers)
 
     async def run(self) -> None:
         """Until cancelled. Any exception is a defect and must end the process."""
@@ -85,8 +87,13 @@ class Gateway:
 
 def policies(settings: Settings) -> Policies:
     """Raises ``InvalidSettings`` for a profile that cannot be used."""
-    chosen = elastic_policies(elastic_settings(settings), (*bundled(), *_profiles(settings)))
-    chosen.max_failures = settings.max_attempts
+    return elastic_parts(settings).policies
+
+
+def elastic_parts(settings: Settings) -> Elastic:
+    """Raises ``InvalidSettings`` for a profile that cannot be used."""
+    chosen = elastic(elastic_settings(settings), (*bundled(), *_profiles(settings)))
+    chosen.policies.max_failures = settings.max_attempts
     return chosen
 
 

@@ -10,6 +10,7 @@ from asyncio.subprocess import DEVNULL, Process
 from importlib.util import find_spec
 from typing import NoReturn
 
+from wire.errors import USER_MISTAKE
 from wire.types import Role
 
 BUNDLED_MODEL = "tiny-shapes"
@@ -22,9 +23,6 @@ FIRST_DELAY, LAST_DELAY = 0.5, 10.0
 
 SOUND_SECONDS = 30.0
 """… unless it had run for so long."""
-
-USER_MISTAKE = 2
-"""Exit status of a stage server that will not start, whatever is tried."""
 
 log = logging.getLogger(__name__)
 

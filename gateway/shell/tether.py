@@ -17,6 +17,7 @@ def main() -> None:
     parent, *command = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Asked after prctl: a parent that ended before it would send no signal.
     if os.getppid() != int(parent):
         sys.exit("gateway.shell.tether: the parent has ended already")
     os.execv(command[0], command)  # noqa: S606 # the point is to start a program without a shell

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wire.errors import ProtocolMismatch
-from wire.to_gateway import Goodbye, Heartbeat, Hello, ToGateway
-from wire.to_stage import HeartbeatAck, Refused, SayHello, ToStage, Welcome
+from wire.to_gateway import Ask, Goodbye, Heartbeat, Hello, ToGateway
+from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, ToStage, Welcome
 from wire.types import ServerId
 from wire.version import PROTOCOL, check_protocol
 
@@ -135,8 +135,8 @@ class Roster:
 
     def hear(self, server: ServerId, message: ToGateway, now: float, user: str = "") -> list[Effect]:
         """``server`` is the socket identity, ``user`` the name of the key that opened the connection."""
-        if isinstance(message, Hello):
-            return self._introduced(server, message, now, user)
+        if isinstance(message, Hello | Ask):
+            return self._greeted(server, message, now, user)
         peer = self._peers.get(server)
         if peer is None:
             return self.stranger(server, now)
@@ -189,25 +189,33 @@ class Roster:
             peer.heard = min(now, peer.heard + seconds + self._rules.heartbeat_seconds)
         return [Warn(f"the gateway stood still for {seconds:.1f} s; no server counts as silent for that")]
 
-    def _introduced(self, server: ServerId, hello: Hello, now: float, user: str) -> list[Effect]:
+    def _greeted(self, server: ServerId, greeting: Hello | Ask, now: float, user: str) -> list[Effect]:
         if not self._allowance.take(now):
             return [Warn(f"more than {HELLO_RATE:g} introductions per second: that of {server} is left unanswered")]
-        fault = self._fault(server, hello, user)
+        fault = self._fault(server, greeting, user)
         if fault is not None:
             code, message = fault
             return [Send(server, Refused(code=code, message=message)), Warn(f"refused {server}: {message}")]
+        if isinstance(greeting, Ask):
+            return [Send(server, Fine(gateway=self._rules.gateway))]
+        return self._introduced(server, greeting, now)
+
+    def _introduced(self, server: ServerId, hello: Hello, now: float) -> list[Effect]:
         effects: list[Effect] = []
         former = self._names.get(hello.name)
         if former is not None and former != server:
             self._superseded.note(former, now)
             effects += self.lose(former, f"{hello.name} has started anew")
-        self._names[hello.name] = server
+        self._names[hello.name] = server  # after ``lose``, which takes the name from the former
         self._peers[server] = _Peer(hello, now, Heartbeat(sequence=0))
         self._peers.move_to_end(server)
         return [*effects, Send(server, self._welcome()), Joined(server, hello)]
 
-    def _fault(self, server: ServerId, hello: Hello, user: str) -> tuple[str, str] | None:
-        """Code and text of why ``hello`` cannot be served, if so."""
+    def _fault(self, server: ServerId, hello: Hello | Ask, user: str) -> tuple[str, str] | None:
+        """Code and text of why ``hello`` cannot be served, if so.
+
+        That a live server has the name is no fault: whoever restarts a server that hangs comes before it is missed.
+        """
         try:
             check_protocol(hello.protocol)
         except ProtocolMismatch:
@@ -219,8 +227,9 @@ class Roster:
             )
         if server != f"{hello.name}/{hello.incarnation}":
             return "identity", f"the socket's identity is {server!r}, not the server's name and incarnation"
-        if not hello.roles or not set(hello.roles) <= set(hello.capable):
+        if isinstance(hello, Hello) and not (hello.roles and set(hello.roles) <= set(hello.capable)):
             return "roles", f"it holds {list(hello.roles)} and is capable of {list(hello.capable)}"
+        # Without this, two processes of one name would push each other out for ever.
         if server in self._superseded.times:
             return "name", f"another process named {hello.name!r} has joined since: give each server a name of its own"
         if self._rules.keys is not None and (user != hello.name or self._rules.keys.get(user) != hello.public_key):

@@ -55,7 +55,7 @@ class Uploads:
         while True:
             incoming = await self._router.receive()
             try:
-                answer = serve(incoming.frames, self._bundles.get)
+                answer = serve(incoming.frames, self._bundles.get, "gateway/")
             except WireError as error:
                 log.warning("a data request was dropped: %s", error)
                 continue

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from scheduler.cost.tables import ProfileError, Section
 from wire.types import Role
+from wire.values import DTYPE_BYTES
 
 __all__ = ["ModelShape", "Profile", "ProfileError", "RoleProfile", "TensorSpec", "bundled", "load", "parse"]
 
 SCHEMA = 1
 GIGABYTE = 10**9
-DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
 COEFFICIENTS: dict[Role, tuple[str, ...]] = {
     Role.ENCODER: ("fixed_seconds", "seconds_per_text_token", "seconds_per_image_pixel"),
     Role.DIT: ("fixed_seconds", "seconds_per_token", "seconds_per_token_squared"),

@@ -32,8 +32,6 @@ ENOUGH = 48
 MAX_TRACKERS = 1024
 QUEUEING = (1.5, 4.0)
 """Predicted time over service time at which predictions are told apart: the longer the queue, the less is known."""
-LONGEST_RETRY = 60.0
-"""Of ``Retry-After``; 1 s is the shortest."""
 MISSED_BY = 1.0
 ROUNDS = 6
 """Of the fixed point between waiting longer and being overtaken by more."""
@@ -109,6 +107,8 @@ class _Ahead:
         mine = self.stock + min(self.overtaking.within(wait), self.most)
         if not self.rivals:
             return mine
+        # Tenants get on together on a clock of device-seconds over share. By the time the request is served, its tenant
+        # has got on by all of ``mine`` and the request's own work; every rival, by then, to the same reading.
         virtual = (mine + self.work) / self.share
         return mine + sum(rival.turns(virtual, wait) for rival in self.rivals)
 
@@ -145,11 +145,11 @@ class PredictedCompletion(Observer):
         excess = now + max(usual, late) - request.spec.deadline
         if view.requests >= self._settings.max_requests:
             reason = f"{view.requests} requests are under way, as many as may be"
-            return Verdict(False, usual, _retry((usual - own) / 2), reason)
+            return Verdict(False, usual, (usual - own) / 2, reason)
         if excess > 0:
             allowed = request.spec.deadline - now
             reason = f"done in {usual:.1f} s, perhaps only in {late:.1f} s: its deadline is in {allowed:.1f} s"
-            return Verdict(False, usual, _retry(excess), reason)
+            return Verdict(False, usual, excess, reason)
         return Verdict(True, usual, reason=f"predicted {usual:.2f} s, of which {own:.2f} s are its own")
 
     def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
@@ -180,16 +180,22 @@ class PredictedCompletion(Observer):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _raw_seconds(self, stages: list[_Stage], request: Request, view: View, now: float) -> tuple[float, float]:
-        """Until its last picture, and what that would be with every server idle."""
+        """Until its last picture, and what that would be with every server idle.
+
+        The stages one after another, on a clock that begins now. A stage starts when the one before is through
+        (``total``), and not before its servers have done what goes before this request there. That work does not wait
+        for the request's earlier stages, so the two are compared and not added.
+        """
         capacity = Capacity(view, request.spec.model, now)
         ahead = {stage.role: self._ahead(stage, request, now) for stage in stages}
         starts: dict[tuple[Role, ...], float] = {}
+        """Of stages looked at together: with servers that hold every role, all stages ask for the same."""
         total = alone = 0.0
         for stage in stages:
-            for some in _sharing(stage, stages, view):
-                roles = tuple(other.role for other in some)
+            for together in _sharing(stage, stages, view):
+                roles = tuple(other.role for other in together)
                 if roles not in starts:
-                    pace = capacity.pace(other.jobs[0] for other in some)
+                    pace = capacity.pace(other.jobs[0] for other in together)
                     starts[roles] = _start([ahead[role] for role in roles], pace)
                 total = max(total, starts[roles])
             own = _own_seconds(stage, view, capacity)
@@ -252,7 +258,11 @@ class PredictedCompletion(Observer):
 
 
 def _start(ahead: list[_Ahead], pace: Pace) -> float:
-    """Seconds until stages that share servers have done what goes before the request."""
+    """Seconds until stages that share servers have done what goes before the request.
+
+    The longer it waits, the more comes that goes before it, and the longer it waits. From a wait of 0 upwards this ends
+    at the smallest wait that agrees with itself; it does end, because what may overtake is bounded.
+    """
     start = pace.level(sum(stage.work_before(0.0) for stage in ahead))
     for _ in range(ROUNDS):
         later = pace.level(sum(stage.work_before(start) for stage in ahead))
@@ -280,7 +290,3 @@ def _own_seconds(stage: _Stage, view: View, capacity: Capacity) -> float:
         return stage.work
     each = view.reference_seconds(longest) * len(holders.servers) * holders.scale
     return max(stage.work, each) / holders.speed
-
-
-def _retry(seconds: float) -> float:
-    return min(max(seconds, 1.0), LONGEST_RETRY)

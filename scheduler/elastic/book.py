@@ -13,7 +13,7 @@ from scheduler.elastic.lane import Rank
 from scheduler.elastic.order import StageOrder
 from scheduler.policy import Observer
 from scheduler.state import Attempt, Job, Request
-from scheduler.view import View
+from scheduler.view import Station, View
 from wire.types import JobId, ModelKey, Role
 
 
@@ -38,9 +38,6 @@ class Stock:
         if tree is None:
             tree = self.by_priority[rank.priority] = Fenwick()
         return tree, tree.add(rank.aged, rank.work)
-
-
-Station = tuple[ModelKey, Role]
 
 
 class Book(Observer):

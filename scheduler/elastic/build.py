@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from scheduler.cost.model import CostModel
 from scheduler.cost.profile import Profile, bundled
@@ -20,8 +21,23 @@ from scheduler.elastic.unknown import AdmitUnknown
 from scheduler.policy import Policies
 
 
+@dataclass(frozen=True, slots=True)
+class Elastic:
+    """The policies of one scheduler, and those of them that operators look into."""
+
+    policies: Policies
+    roles: ElasticRoles | None
+    """None where roles stay as servers announce them."""
+    suspects: Suspects
+
+
 def elastic_policies(settings: ElasticSettings | None = None, profiles: Iterable[Profile] | None = None) -> Policies:
     """New policies of one scheduler; they learn, so they are not shared. ``profiles``: the bundled ones by default."""
+    return elastic(settings, profiles).policies
+
+
+def elastic(settings: ElasticSettings | None = None, profiles: Iterable[Profile] | None = None) -> Elastic:
+    """``elastic_policies``, and what operators look into."""
     settings = settings or ElasticSettings()
     fairness = Fairness(settings.tenant_shares)
     suspects = Suspects(settings.suspect_failures, settings.probation_seconds)
@@ -29,14 +45,17 @@ def elastic_policies(settings: ElasticSettings | None = None, profiles: Iterable
     book = Book(order)
     admission = PredictedCompletion(settings, order, book, fairness)
     placement = Backpressure(settings, suspects)
-    return Policies(
+    roles = ElasticRoles(settings, book, suspects) if settings.elastic_roles else None
+    policies = Policies(
         admission=AdmitUnknown(admission),
         order=order,
         placement=placement,
         batching=SameWork(settings),
         preemption=ShortestRemaining(settings) if settings.preemption else None,
-        roles=ElasticRoles(settings, book, suspects) if settings.elastic_roles else None,
+        roles=roles,
         cost=CostModel(bundled() if profiles is None else profiles),
-        # Admission reads the book: what it predicts for a request must not count the request itself.
+        # In any order: each keeps its own record, and none reads another's while it is told. Admission does read the
+        # book, but before anybody is told of the request, or it would count the request as work ahead of itself.
         observers=(fairness, suspects, book, admission, placement),
     )
+    return Elastic(policies, roles, suspects)

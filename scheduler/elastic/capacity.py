@@ -30,6 +30,7 @@ class Pace:
 
     def level(self, work: float) -> float:
         """Seconds until so much work has been handed out, when whoever gets free takes of it."""
+        # Between two servers getting free the speed is constant, so it goes from one such moment to the next.
         left, speed, time = work / self.scale, 0.0, 0.0
         for free_at, its_speed in self.servers:
             done = speed * (free_at - time)
@@ -64,6 +65,7 @@ class Capacity:
         for job in sorted(jobs, key=self._view.reference_seconds, reverse=True):
             holders = self._view.serving(self._model, job.spec.role)
             count = max(count, len(holders))
+            # A server that holds several of the roles counts once, for the longest job, which comes first here.
             for server in islice(holders.values(), 0, None, 1 + len(holders) // (SAMPLE + 1)):
                 found.setdefault(server.id, (server, job))
         servers = [(self._remaining(server), self._speed(server, job)) for server, job in found.values()]

@@ -43,6 +43,7 @@ class Fairness(Observer):
 
     def next(self, tenants: Iterable[str]) -> str:
         """Who of these goes first; there is at least one."""
+        # By name where counters are equal: runs must repeat.
         return min(tenants, key=lambda tenant: (self.used(tenant), tenant))
 
     def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
@@ -51,6 +52,7 @@ class Fairness(Observer):
         self._live[tenant] += 1
 
     def committed(self, attempt: Attempt, view: View, now: float) -> None:  # noqa: ARG002
+        # The prediction is the whole batch's, and every member's attempt is on the server's record by now.
         members = sum(other.batch == attempt.batch for other in attempt.server.attempts.values())
         self._charge(attempt, attempt.predicted_seconds / members)
 
@@ -63,6 +65,7 @@ class Fairness(Observer):
         self._live[tenant] -= 1
         if not self._live[tenant]:
             del self._live[tenant]
+            # It never falls, or whoever comes when nobody is at work would start with time saved up.
             self._floor = max(self._floor, min((self._used[other] for other in self._live), default=self.used(tenant)))
             if len(self._used) > MAX_IDLE + len(self._live):
                 self._used = {t: used for t, used in self._used.items() if t in self._live or used > self._floor}

@@ -47,7 +47,7 @@ class Fenwick:
 
     def _change(self, cell: int, amount: int) -> None:
         while self._cells < cell:
-            self._cells *= 2
+            self._cells *= 2  # the new root's range is all that was there
             if self._total:
                 self._nodes[self._cells] = self._total
         self._total += amount
@@ -55,7 +55,7 @@ class Fenwick:
             value = self._nodes.get(cell, 0) + amount
             if value:
                 self._nodes[cell] = value
-            else:
+            else:  # keys grow with time for ever; nodes that stayed would too
                 self._nodes.pop(cell, None)
             cell += cell & -cell
 

@@ -61,5 +61,6 @@ class Inflow:
 
     def _per_second(self, now: float) -> float:
         fade = exp((self._at - now) / MEMORY_SECONDS)
+        # What a fading memory of that age weighs in all: by its full length, the first minute would look idle.
         span = MEMORY_SECONDS * (1 - exp((self._began - now) / MEMORY_SECONDS))
         return fade / max(span, LEAST_SECONDS)

@@ -98,6 +98,7 @@ class Lane:
     def _urgent(self, now: float) -> Job | None:
         """One that would miss its deadline if it didn't start soon; not one that will miss it anyway."""
         heap = self._by_start
+        # Time never falls, so what is hopeless now stays so and may be dropped for good.
         while heap and (heap[0][1] < now or heap[0][2] not in self._waiting):
             heappop(heap)
         return self._waiting[heap[0][2]].job if heap and heap[0][0] <= now else None

@@ -9,7 +9,7 @@ from itertools import islice
 
 from scheduler.elastic.suspects import Suspects
 from scheduler.state import Job, Server
-from scheduler.view import View
+from scheduler.view import Station, View
 from wire.types import ModelKey, Role, ServerId
 
 SAMPLE = 64
@@ -23,7 +23,7 @@ class SlowServers:
         """``ratio``: times slower than the fastest at which a server counts as slow."""
         self._ratio = ratio
         self._suspects = suspects
-        self._slow: dict[tuple[ModelKey, Role], tuple[float, frozenset[ServerId]]] = {}
+        self._slow: dict[Station, tuple[float, frozenset[ServerId]]] = {}
 
     def withholds(self, server: Server, role: Role, view: View, now: float) -> bool:
         """Whether the best waiting job of this role is done sooner if the server leaves it to faster ones."""

@@ -199,7 +199,7 @@ class RoleGate:
             leaves = state.roles - roles
             if any(warm[role] <= 1 for role in leaves & snapshot.demand.keys()):
                 continue
-            warm.subtract(leaves)
+            warm.subtract(leaves)  # two moves that are harmless one by one may take a role's last two holders
             moves.append(RoleMove(server, roles, _reason(plan, roles & urgent)))
         return tuple(moves)
 

@@ -17,7 +17,7 @@ from scheduler.cost.model import CostModel
 from scheduler.sim.setup import Scenario
 from scheduler.sim.workload import size_class
 from scheduler.spec import RequestSpec
-from wire.types import Epoch, JobId, RequestId, Role, ServerId
+from wire.types import Epoch, JobId, RequestId, Role, ServerId, server_name
 
 _SET = pattern(r"(?<=frozenset\(\{)[^}]*(?=\}\))")
 
@@ -224,7 +224,7 @@ class Recorder:
             case do.Run(role=role, members=members):
                 self._running |= {member.epoch: (member.job, role) for member in members}
             case do.AssignRoles(server=server, reason=reason):
-                self._moves.append((now, _name(server), reason))
+                self._moves.append((now, server_name(server), reason))
                 self._held(server, frozenset(), now)
 
     def _end(self, request: RequestId, end: End, now: float, code: str = "") -> None:
@@ -233,7 +233,7 @@ class Recorder:
             outcome.end, outcome.ended, outcome.code = end, now, code
 
     def _held(self, server: ServerId, roles: frozenset[Role], now: float) -> None:
-        self._roles.append(RoleChange(now, _name(server), roles))
+        self._roles.append(RoleChange(now, server_name(server), roles))
 
     def _record(self, spec: RequestSpec, now: float) -> Outcome:
         works = {job.role: job.work for job in spec.jobs}
@@ -282,10 +282,6 @@ def mean(values: Iterable[float]) -> float:
 
 def _overlap(a: float, b: float, since: float, until: float) -> float:
     return max(0.0, min(b, until) - max(a, since))
-
-
-def _name(server: ServerId) -> str:
-    return server.rpartition("/")[0]
 
 
 def _in_order(text: str) -> str:

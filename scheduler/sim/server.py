@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from scheduler import events as ev
@@ -38,8 +39,8 @@ class World(Protocol):
 
     def transfer_seconds(self, nbytes: int) -> float: ...
 
-    def unreachable(self, source: Input) -> float | None:
-        """None if the holder has it; otherwise the seconds until the consumer knows that it can't be had."""
+    def loss(self, reader: str, source: Input) -> Loss | None:
+        """None if the server named ``reader`` can have it."""
 
     def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
         """Port → size of what one job leaves."""
@@ -55,6 +56,16 @@ class World(Protocol):
 
     def gone(self, server: SimServer) -> None:
         """It has left of its own accord."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Of an input."""
+
+    seconds: float
+    """Until the reader knows."""
+    unreached: bool
+    """Its holder gave no answer."""
 
 
 class Stage(Enum):
@@ -228,14 +239,14 @@ class SimServer:
     def _fetched(self, job: Job, remote: tuple[Input, ...]) -> None:
         if job.stage is Stage.OVER:
             return
-        delays = {source.handle: self._world.unreachable(source) for source in remote}
-        lost = {handle: delay for handle, delay in delays.items() if delay is not None}
+        losses = {source.handle: self._world.loss(self.setup.name, source) for source in remote}
+        lost = {handle: loss for handle, loss in losses.items() if loss is not None}
         if lost:
-            self._later(max(lost.values()), self._fetch_failed, job, tuple(lost))
+            self._later(max(loss.seconds for loss in lost.values()), self._fetch_failed, job, lost)
         else:
             self._take_room(job)
 
-    def _fetch_failed(self, job: Job, lost: tuple[Handle, ...]) -> None:
+    def _fetch_failed(self, job: Job, lost: Mapping[Handle, Loss]) -> None:
         self._fail(job, "input_lost", f"{len(lost)} inputs could not be fetched", lost)
         self._settle()
 
@@ -278,11 +289,12 @@ class SimServer:
         else:
             self.stopped(job)
 
-    def _fail(self, job: Job, code: str, message: str, lost: tuple[Handle, ...] = ()) -> None:
+    def _fail(self, job: Job, code: str, message: str, lost: Mapping[Handle, Loss] = MappingProxyType({})) -> None:
         if job.stage is Stage.OVER:
             return
+        unreached = tuple(handle for handle, loss in lost.items() if loss.unreached)
         for epoch in self._over(job):
-            self._world.send(ev.JobFailed(self.id, epoch, code, message, retryable=True, lost_inputs=lost))
+            self._world.send(ev.JobFailed(self.id, epoch, code, message, True, tuple(lost), unreached))
         self._device.release(job)
 
     def _over(self, job: Job) -> tuple[Epoch, ...]:

@@ -9,7 +9,7 @@ from math import inf
 from wire.types import Handle, Role
 
 SLOTS = 2
-"""Batches of one role that may be here at once."""
+"""Batches of one role that may be here at once, as in ``stage_server.runtime.credits`` (not ours to import)."""
 
 LATER = {Role.ENCODER: (Role.DIT, Role.DECODER), Role.DIT: (Role.DECODER,), Role.DECODER: ()}
 

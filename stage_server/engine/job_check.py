@@ -33,7 +33,7 @@ def complete(params: ImageParams, info: ModelInfo) -> ImageParams:
 
 def find_workflow(params: ImageParams, info: ModelInfo) -> Workflow:
     """The workflow that ``params`` name. Raises ``BadJob``."""
-    found = next((workflow for workflow in info.workflows if workflow.name == params.workflow), None)
+    found = info.workflow(params.workflow)
     if found is None:
         names = ", ".join(workflow.name for workflow in info.workflows)
         raise BadJob(f"{info.name} cannot do {params.workflow!r}; it can do {names}")

@@ -47,6 +47,8 @@ class Credits:
         """
         raised = False
         for role in roles:
+            # Space is asked for all that may still want some: granted and not here yet, here without a reservation, and
+            # the one to be granted.
             awaited = unreserved.get(role, 0) + 1
             while (free := self._unused(role)) + active.get(role, 0) < SLOTS and room(role, free + awaited):
                 self._limits[role] = max(self._limits.get(role, 0), self._received[role]) + 1

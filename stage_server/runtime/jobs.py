@@ -184,7 +184,7 @@ class Jobs:
 
     def _stop(self, job: Job, last_word: LastWord) -> list[Effect]:
         if job.state is State.STOPPING:
-            return []
+            return []  # the first reason stands: its last word has been decided
         job.stopped_in, job.state, job.last_word = job.state, State.STOPPING, last_word
         return [Stop(job.key)]
 
@@ -206,7 +206,7 @@ class Jobs:
                         yield Send(StageDone(epoch=epoch, outputs=outputs, timings=event.timings))
             case Broke() if job.last_word is None:
                 for epoch in job.wanted():
-                    yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost))
+                    yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost, event.unreached))
                 for epoch in job.epochs:
                     if epoch in job.dropped:
                         yield from _unfinished(job, epoch)
@@ -241,5 +241,14 @@ def _unfinished(job: Job, epoch: Epoch) -> Iterator[Effect]:
         yield Send(StageCancelled(epoch=epoch))
 
 
-def _failure(epoch: Epoch, code: Code, message: str, retryable: bool, lost: tuple[Handle, ...] = ()) -> StageFailed:
-    return StageFailed(epoch=epoch, code=code, message=message, retryable=retryable, lost_inputs=lost)
+def _failure(
+    epoch: Epoch,
+    code: Code,
+    message: str,
+    retryable: bool,
+    lost: tuple[Handle, ...] = (),
+    unreached: tuple[Handle, ...] = (),
+) -> StageFailed:
+    return StageFailed(
+        epoch=epoch, code=code, message=message, retryable=retryable, lost_inputs=lost, unreached=unreached
+    )

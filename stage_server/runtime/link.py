@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stage_server.runtime.events import Effect, Exit, Reconnect, Send, Warn
+from stage_server.runtime.events import Effect, Exit, Inform, Reconnect, Send, Warn
 from wire.to_gateway import Heartbeat, Hello
 from wire.to_stage import Refused, Welcome
 
@@ -50,6 +50,8 @@ class Link:
         self._hello = hello
         self._heartbeat = heartbeat
         self._ever_welcomed = False
+        self._connected_to = ""
+        """Incarnation of the gateway that the log says we are connected to; empty once it says that we are not."""
         self._backoff = times.first_backoff
         self._welcome: Welcome | None = None
         self._sequence = 0
@@ -57,6 +59,8 @@ class Link:
         self._next_heartbeat = 0.0
         self._next_warning = 0.0
         self._greeted = 0.0
+        self._is_denied = False
+        """Somebody is there and does not let us in."""
 
     @property
     def welcomed(self) -> bool:
@@ -67,7 +71,12 @@ class Link:
         self._next_warning = now + self._times.first_warning
         return [Reconnect(0.0)]
 
+    def denied(self) -> list[Effect]:
+        self._is_denied = True
+        return []
+
     def connected(self, now: float) -> list[Effect]:
+        self._is_denied = False
         return self._greet(now) if self.state is LinkState.DIALLING else []
 
     def say_hello(self, now: float) -> list[Effect]:
@@ -83,14 +92,19 @@ class Link:
         return self._greet(now)
 
     def disconnected(self, now: float) -> list[Effect]:
-        return self._redial(now)
+        lost = [Warn(f"the connection to the gateway at {self._endpoint} was lost")] if self._connected_to else []
+        return [*lost, *self._redial(now)]
 
-    def welcome(self, message: Welcome, now: float) -> None:
+    def welcome(self, message: Welcome, now: float) -> list[Effect]:
         self.state, self.gateway, self._welcome = LinkState.WELCOMED, message.gateway, message
         self._ever_welcomed = True
         self._backoff = self._times.first_backoff
         self._heard = now
         self._next_heartbeat = now + message.heartbeat_seconds
+        if message.gateway == self._connected_to:
+            return []  # only introduced anew, for a change of roles perhaps
+        self._connected_to = message.gateway
+        return [Inform(f"connected to the gateway at {self._endpoint} (incarnation {message.gateway})")]
 
     def refused(self, message: Refused) -> list[Effect]:
         return [Exit(2, f"the gateway at {self._endpoint} refuses this server: {message.message} ({message.code})")]
@@ -118,7 +132,9 @@ class Link:
         effects: list[Effect] = []
         if now >= self._next_warning:
             self._next_warning = now + self._times.warn_every
-            effects.append(Warn(f"{self._complaint()} for {now - self.lost_since:.0f} s; still trying"))
+            is_unreached = self.state is LinkState.DIALLING and not self._is_denied
+            text = f"{self._complaint()} for {now - self.lost_since:.0f} s; still trying"
+            effects.append(Warn(text, self._endpoint if is_unreached else ""))
         if self.state is LinkState.GREETING and now >= self._greeted + self._times.greeting:
             effects += self._redial(now)
         return effects
@@ -139,6 +155,7 @@ class Link:
 
     def _redial(self, now: float) -> list[Effect]:
         self._lose(now)
+        self._connected_to = ""
         self.state = LinkState.DIALLING
         delay, self._backoff = self._backoff, min(2 * self._backoff, self._times.last_backoff)
         return [Reconnect(delay)]
@@ -154,5 +171,7 @@ class Link:
         return self.lost_since + self._times.give_up
 
     def _complaint(self) -> str:
-        what = "is reachable" if self.state is LinkState.DIALLING else "answers as one"
+        what = "lets this server in" if self._is_denied else "is reachable"
+        if self.state is LinkState.GREETING:
+            what = "answers as one"
         return f"no gateway {what} at {self._endpoint}"

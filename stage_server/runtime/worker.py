@@ -43,7 +43,7 @@ from stage_server.runtime.events import (
 from stage_server.runtime.phases import Phase, Phases, StepMeter
 from stage_server.runtime.spans import record_spans
 from wire.bundle import Bundle, pack, unpack
-from wire.errors import Code, InputLost, Loss, MalformedFrame, WireError
+from wire.errors import UNREACHED, Code, InputLost, Loss, MalformedFrame, WireError
 from wire.to_gateway import Output
 from wire.to_stage import InputRef, Run
 from wire.types import Handle
@@ -68,7 +68,7 @@ class Worker:
     """Also the ``JobControl`` of its job."""
 
     def __init__(self, begin: Begin, plant: Plant) -> None:
-        self.name = f"{begin.run.role}-{begin.job}"
+        self.name = _name(begin)
         self.phases = Phases()
         self._key = begin.job
         self._run: Run = begin.run
@@ -85,7 +85,7 @@ class Worker:
 
     def stop(self) -> None:
         """End at the next opportunity; at the end of a step at the latest, or of an encoding or decoding."""
-        self._stopped = True
+        self._stopped = True  # before anybody is woken: they look at it
         for fetch in tuple(self._fetches.values()):
             fetch.cancel()
         self._plant.baton.cancel(self._ticket)
@@ -107,7 +107,7 @@ class Worker:
         outcome = self._outcome()
         if not isinstance(outcome, Published):
             self._plant.baton.cancel(self._ticket)  # nothing of the request follows
-        self._plant.post(outcome)
+        self._plant.post(outcome)  # before the spans: nobody should wait for tracing
         record_spans(self._run, self.phases, outcome)
 
     def _outcome(self) -> JobEvent:
@@ -183,7 +183,7 @@ class Worker:
         return reservation
 
     def _compute(self, job: StageJob, inputs: tuple[NamedValues, ...]) -> tuple[Outputs, ...]:
-        keep_seconds = 0.0
+        keep_seconds = 0.0  # until it is computed: of a job that fails nothing follows for which to keep the device
         self._plant.baton.line_up(self._ticket)
         try:
             self._plant.post(InputsHere(self._key))
@@ -237,7 +237,8 @@ class Worker:
         if Loss.TOO_LARGE in reasons:
             return Broke(self._key, Code.INPUT_LOST, message, retryable=False)
         handles = tuple(loss.handle for loss in error.losses)
-        return Broke(self._key, Code.INPUT_LOST, message, retryable=True, lost=handles)
+        unreached = tuple(loss.handle for loss in error.losses if loss.reason in UNREACHED)
+        return Broke(self._key, Code.INPUT_LOST, message, retryable=True, lost=handles, unreached=unreached)
 
 
 class _InputsLost(Exception):
@@ -253,6 +254,12 @@ def _unpacked(handle: Handle, bundle: Bundle) -> dict[str, Value]:
         raise _InputsLost([InputLost(handle, Loss.MALFORMED, str(error))]) from error
     except WireError as error:
         raise _InputsLost([InputLost(handle, Loss.TOO_LARGE, str(error))]) from error
+
+
+def _name(begin: Begin) -> str:
+    """As the log shows it: the ids of the requests are those in the gateway's log."""
+    requests = (member.request for member in begin.run.members if member.request)
+    return " ".join((*dict.fromkeys(requests), f"{begin.run.role}-{begin.job}"))
 
 
 def _urgency(run: Run) -> Urgency:

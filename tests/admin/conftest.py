@@ -17,7 +17,7 @@ from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.core import Scheduler
 from scheduler.cost.work import Target, Work
-from scheduler.elastic.build import elastic_policies
+from scheduler.elastic.build import Elastic, elastic
 from scheduler.spec import JobSpec, RequestSpec, RoleCost, ServerSpec
 from wire.params import ModelInfo
 from wire.to_gateway import Heartbeat
@@ -45,15 +45,17 @@ class NoService:
 
 @dataclass
 class Desk:
-    scheduler: Scheduler = field(default_factory=lambda: Scheduler("g1", elastic_policies()))
+    chosen: Elastic = field(default_factory=elastic)
+    scheduler: Scheduler = field(init=False)
     decisions: Decisions = field(default_factory=Decisions)
     sent: list[tuple[ServerId, ToStage]] = field(default_factory=list)
     now: float = 0.0
     operator: Operator = field(init=False)
 
     def __post_init__(self) -> None:
+        self.scheduler = Scheduler("g1", self.chosen.policies)
         levers = Levers(self._order, lambda server, message: self.sent.append((server, message)), self._vitals)
-        self.operator = Operator(self.scheduler.view, self.scheduler.policies, self.decisions, levers)
+        self.operator = Operator(self.scheduler.view, self.chosen.roles, self.chosen.suspects, self.decisions, levers)
 
     async def _order(self, judge: Judge) -> None:
         event = judge()

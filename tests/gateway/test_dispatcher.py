@@ -20,6 +20,7 @@ from gateway.stages.liveness import Heard, Joined, Lost
 from gateway.stages.uploads import UploadsFull
 from scheduler import actions as act
 from scheduler import events as ev
+from scheduler.reach import GATEWAY
 from scheduler.roles.problem import Problem, RoleNeed, Server, ServerClass
 from wire import to_gateway, to_stage
 from wire.errors import InputLost, Loss
@@ -62,9 +63,11 @@ class Bench:
         self.sent: list[tuple[ServerId, to_stage.ToStage]] = []
         self.pictures: dict[Handle, bytes | InputLost] = {}
         self.held: dict[Handle, bytes] = {}
+        self.faults: dict[str, str] = {}
         outlets = Outlets(
             send=lambda server, message: self.sent.append((server, message)),
             fetch=self._fetch,
+            probe=self._probe,
             hold=self._hold,
             drop=lambda handle: self.held.pop(handle),
         )
@@ -98,6 +101,9 @@ class Bench:
         if isinstance(picture, InputLost):
             raise picture
         return picture
+
+    async def _probe(self, peer: to_stage.TryPeer) -> str:
+        return self.faults.get(peer.endpoint, "")
 
     def _hold(self, picture: bytes) -> InputRef:
         if len(self.held) >= 2:
@@ -158,6 +164,7 @@ async def test_run_names_parameters_and_where_inputs_lie(bench, request_for):
     assert message.remaining_seconds == pytest.approx(5, abs=1)
     (member,) = message.members
     assert member.params.prompt == ""
+    assert member.request == "r"
     assert member.inputs == (InputRef(handle=Handle("h"), endpoint="tcp://a:1", nbytes=77, public_key="key"),)
     task.cancel()
 
@@ -338,3 +345,37 @@ async def test_a_defect_of_the_scheduler_ends_the_dispatcher_loudly(hello):
     bench.dispatcher.report(Joined(A, hello()))
     with pytest.raises(BaseExceptionGroup, match="TaskGroup"):
         await bench.task
+
+
+async def test_trials_are_made_by_the_gateway_or_by_a_stage_server(bench):
+    bench.faults = {"tcp://a:1": "tcp://a:1: connection refused"}
+    bench.on(
+        ev.LimitsRaised,
+        act.TryPeer(**WHY, fetcher=GATEWAY, holder=A),
+        act.TryPeer(**WHY, fetcher=B, holder=A),
+    )
+    bench.dispatcher.report(Heard(A, to_gateway.Grant(limits={})))
+    await bench.settle()
+    assert bench.sent == [(B, to_stage.TryPeer(server=A, endpoint="tcp://a:1", public_key="key"))]
+    assert bench.scheduler.events[-1] == ev.PeerUnreached(GATEWAY, A, "tcp://a:1: connection refused")
+    bench.faults.clear()
+    bench.on(ev.LimitsRaised, act.TryPeer(**WHY, fetcher=GATEWAY, holder=A))
+    bench.dispatcher.report(Heard(A, to_gateway.Grant(limits={})))
+    await bench.settle()
+    assert bench.scheduler.events[-1] == ev.PeerReached(GATEWAY, A)
+
+
+async def test_roles_set_aside_are_not_held_until_they_are_back(bench, caplog):
+    why = {"cause": 1, "reason": "b cannot fetch from it: tcp://a:1: connection refused"}
+    assert bench.dispatcher.ready()
+    for roles in (frozenset({Role.DIT}), frozenset()):
+        bench.on(ev.LimitsRaised, act.SetAside(**why, server=A, roles=roles))
+        bench.dispatcher.report(Heard(A, to_gateway.Grant(limits={})))
+        await bench.settle()
+        assert bench.dispatcher.ready() == (not roles)
+        server, message = bench.sent[-1]
+        assert (server, message.roles) == (A, tuple(roles))
+        assert ("--data-advertise" in message.why) == bool(roles)
+    assert (
+        "a/1 gets no dit work: b cannot fetch from it: tcp://a:1: connection refused. Check --data-bind" in caplog.text
+    )

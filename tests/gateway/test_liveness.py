@@ -17,9 +17,10 @@ from gateway.stages.liveness import (
     Send,
     Warn,
 )
-from wire.to_gateway import Goodbye, Grant, Heartbeat
-from wire.to_stage import HeartbeatAck, Refused, SayHello, Welcome
+from wire.to_gateway import Ask, Goodbye, Grant, Heartbeat
+from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, Welcome
 from wire.types import Role, ServerId
+from wire.version import PROTOCOL
 
 A1, A2, B1 = ServerId("a/1"), ServerId("a/2"), ServerId("b/1")
 GRANT = Grant(limits={Role.DIT: 3})
@@ -134,9 +135,40 @@ def test_no_more_servers_than_allowed(hello):
     assert isinstance(join(roster, A2, hello)[-1], Joined), "a new life takes the old one's place"
 
 
+def ask(name="a", incarnation="1", **changes):
+    return Ask(**({"protocol": PROTOCOL, "name": name, "incarnation": incarnation} | changes))
+
+
+def test_whoever_asks_first_is_told_and_does_not_join(roster, hello):
+    assert roster.hear(A1, ask(), 0) == [Send(A1, Fine(gateway="g1"))]
+    assert roster.servers == ()
+    assert roster.hear(A1, GRANT, 1) == [Send(A1, SayHello())], "still a stranger"
+    assert join(roster, A1, hello, 2)[-1] == Joined(A1, hello())
+
+
+def test_a_restarted_server_may_ask_while_its_former_life_is_still_here(roster, hello):
+    join(roster, A1, hello)
+    assert roster.hear(A2, ask(incarnation="2"), 1) == [Send(A2, Fine(gateway="g1"))]
+    assert roster.hear(A1, GRANT, 1) == [Heard(A1, GRANT)], "it serves until the new one is loaded"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"), [({"protocol": (9, 3)}, "9.3"), ({"name": "other"}, "the socket's identity is 'a/1'")]
+)
+def test_whoever_asks_hears_what_a_hello_would_be_refused_for(roster, changes, text):
+    assert text in refusal(roster.hear(A1, ask(**changes), 0)).message
+
+
+def test_questions_count_as_introductions(roster):
+    answers = [roster.hear(A1, ask(), 0) for _ in range(HELLO_BURST + 1)]
+    assert isinstance(answers[-1][0], Warn)
+
+
 def test_with_encryption_name_and_key_must_belong_together(hello):
     roster = Roster(PoolRules("g1", 2, 10, keys={"a": "key-a", "b": "key-b"}))
     assert "registered for 'b'" in refusal(roster.hear(A1, hello(public_key="key-a"), 0, user="b")).message
+    assert "registered for 'b'" in refusal(roster.hear(A1, ask(public_key="key-a"), 0, user="b")).message
+    assert roster.hear(A1, ask(public_key="key-a"), 0, user="a") == [Send(A1, Fine(gateway="g1"))]
     assert refusal(roster.hear(A1, hello(public_key="key-b"), 0, user="a"))
     assert isinstance(roster.hear(A1, hello(public_key="key-a"), 0, user="a")[1], Joined)
 

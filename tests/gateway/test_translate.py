@@ -56,6 +56,7 @@ H = Handle("h")
             ev.RolesFailed(A, E, frozenset({Role.DIT}), "no room"),
         ),
         (wire.Heartbeat(sequence=1), None),
+        (wire.Ask(protocol=(1, 1), name="a", incarnation="1"), None),
         (wire.Goodbye(), None),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import signal
 import socket
@@ -13,6 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
+from tests.curve import generate_keys
 
 PROFILE = Path(__file__).with_name("slow.toml")
 MEGABYTE = 1 << 20
@@ -132,3 +136,60 @@ def test_a_stage_server_that_cannot_be_served_ends_with_the_gateways_reason(star
     assert "give each server a name of its own" in first.text()
     assert "Traceback" not in first.text()
     assert gateway.finish(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(("host", "callable_at"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]")])  # noqa: S104
+def test_the_example_it_prints_works_from_this_machine(start, listening, until, free_port, host, callable_at):
+    port, key = free_port(), "sk-never-to-be-printed"
+    arguments = ("--port", "0", "--host", host, "--control-bind", f"tcp://127.0.0.1:{port}")
+    gateway = start("-m", "gateway", *arguments, DISAGFUSION_API_KEYS=f'{{"me": "{key}"}}')
+    http_port = listening(gateway).rpartition(":")[2]
+    serve_all_roles(start, port)
+    line = until(lambda: re.search(r"^  curl .*$", gateway.text(), re.MULTILINE), "the example")[0]
+    assert f"http://{callable_at}:{http_port}/v1/" in line
+    assert key not in gateway.text()
+    body = r', "size": "64x64", "num_inference_steps": 1}'
+    command = line.replace("}'", body + "'")
+    answer = subprocess.run(["sh", "-c", command], env={**os.environ, "OPENAI_API_KEY": key}, capture_output=True)
+    assert b'"url"' in answer.stdout, answer
+
+
+def test_a_wrong_key_is_told_before_anything_is_loaded(start, listening, free_port):
+    port, ours, theirs, strange = free_port(), *(generate_keys() for _ in range(3))
+    gateway = start(
+        *("-m", "gateway", "--port", "0", "--control-bind", f"tcp://127.0.0.1:{port}"),
+        DISAGFUSION_CURVE_PUBLIC_KEY=ours.public,
+        DISAGFUSION_CURVE_SECRET_KEY=ours.secret,
+        DISAGFUSION_CURVE_ALLOWED_KEYS=json.dumps({"a": theirs.public}),
+    )
+    listening(gateway)
+    for name, keys, complaint in (("a", strange, "is not registered there"), ("b", theirs, "registered for 'a'")):
+        stage = serve_all_roles(
+            *(start, port, "--name", name, f"--curve-public-key={keys.public}", f"--curve-secret-key={keys.secret}"),
+            f"--curve-gateway-key={ours.public}",
+        )
+        assert stage.popen.wait(30) == 2
+        assert complaint in stage.text()
+        assert "loading" not in stage.text()
+    assert serve_all_roles(start, port).popen.wait(30) == 2, "one without keys"
+
+
+def test_the_two_logs_name_the_same_request(start, listening, until, is_ready, free_port):
+    port = free_port()
+    gateway = start("-m", "gateway", "--port", "0", "--control-bind", f"tcp://127.0.0.1:{port}")
+    url = listening(gateway)
+    stage = serve_all_roles(start, port, "--time-scale", "0.1")
+    until(lambda: is_ready(url), "ready")
+    answer = httpx.post(f"{url}/v1/images/generations", json=PICTURE)
+    request = answer.headers["x-request-id"]
+    for role in ("encoder", "dit", "decoder"):
+        until(lambda role=role: re.search(rf"{request} {role}-\d+: done; ", stage.text()), f"a line about {role}")
+    assert f"connected to the gateway at tcp://127.0.0.1:{port} (incarnation " in stage.text()
+
+
+def test_a_variable_with_a_slip_is_told_at_start(start, listening):
+    mine, theirs = {"DISAGFUSION_MAX_BATCHES": "8"}, {"DISAGFUSION_STAGE_ROEL": "dit"}
+    gateway = start("-m", "gateway", "--port", "0", "--control-bind", "tcp://127.0.0.1:*", **mine, **theirs)
+    listening(gateway)
+    assert "MAX_BATCHES is no setting and is ignored; did you mean DISAGFUSION_MAX_BATCH?" in gateway.text()
+    assert "ROEL" not in gateway.text()

@@ -31,12 +31,15 @@ class Game:
         self.epochs: dict[str, Epoch] = {}
         self.where: dict[str, ServerId] = {}
         self.handles: dict[str, tuple[Output, ...]] = {}
+        self.trials: list[tuple[ServerId, ServerId]] = []
+        """Asked for and not answered: fetcher, holder."""
         self._numbers = count(1)
         self._masked: set[str] = set()
 
     def post(self, event: ev.Event) -> list[Action]:
         actions = self.scheduler.handle(event, self.now)
         invariants.check(self.scheduler.view)
+        self.trials += [(trial.fetcher, trial.holder) for trial in of(do.TryPeer, actions)]
         for run in of(do.Run, actions):
             for member in run.members:
                 self.epochs[member.job] = member.epoch
@@ -124,10 +127,19 @@ class Game:
         return ev.JobDone(self.where[job], self.epochs[job], outputs, Timings(compute=0.1))
 
     def failed(
-        self, job: str, code: str = "engine_error", *, retryable: bool = True, lost: Iterable[Handle] = ()
+        self,
+        job: str,
+        code: str = "engine_error",
+        *,
+        retryable: bool = True,
+        lost: Iterable[Handle] = (),
+        unreached: bool = False,
     ) -> list[Action]:
+        """``unreached``: so were the holders of what is lost."""
+        handles = tuple(lost)
+        where, epoch = self.where[job], self.epochs[job]
         return self.post(
-            ev.JobFailed(self.where[job], self.epochs[job], code, "it broke", retryable, lost_inputs=tuple(lost))
+            ev.JobFailed(where, epoch, code, "it broke", retryable, handles, unreached=handles if unreached else ())
         )
 
     def cancelled(self, job: str) -> list[Action]:

@@ -42,7 +42,7 @@ def test_hand_off_sizes_are_those_of_the_models() -> None:
         ("[[0, 0.7]]", "[[5, 0.7], [4, 0.7]]", "sorted by rising tokens"),
         ("[[0, 0.7]]", "[]", "a list of \\[tokens, marginal cost\\]"),
         ('"text_tokens", 4096', '"depth", 4096', r"\[encoder.outputs.0\]: shape"),
-        ('dtype = "bfloat16", shape = [1, 768]', 'dtype = "float99", shape = [1, 768]', "one of bfloat16"),
+        ('dtype = "bfloat16", shape = [1, 768]', 'dtype = "float99", shape = [1, 768]', "one of bool, uint8"),
         ('precision = "bfloat16"', "precision = 16", r"\[device\]: precision is 16; it must be a text"),
         ("fixed_seconds = 0.0305", "fixed_seconds = 0.0\nseconds_per_image_pixel = 0.0", "not TOML"),
         ("[device]", "[device", "not TOML"),

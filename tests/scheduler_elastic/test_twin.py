@@ -52,3 +52,12 @@ def test_overload_admits_what_can_be_done_in_time_and_is_fair() -> None:
 def test_a_run_is_repeated_to_the_last_bit() -> None:
     scenario = replace(suite.bursts(60, 0.9), name="again")
     assert run(scenario, 3).requests == run(scenario, 3).requests
+
+
+def test_observers_may_be_told_in_any_order() -> None:
+    """As ``build`` says: none of them reads what another has written down of the same event."""
+    scenario = replace(suite.overload(60), name="any order")
+    known = [server.profile for server in scenario.servers]
+    policies = [elastic_policies(ElasticSettings(elastic_roles=False), known) for _ in range(2)]
+    policies[1].observers = tuple(reversed(tuple(policies[1].observers)))
+    assert len({str(simulate(scenario, chosen, 3).requests) for chosen in policies}) == 1

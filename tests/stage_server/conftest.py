@@ -27,8 +27,8 @@ from stage_server.runtime.server import Equipment, StageServer
 from wire.bundle import pack
 from wire.control_codec import decode_to_gateway, encode
 from wire.params import ImageParams, ModelInfo
-from wire.to_gateway import Hello, RoleInfo, StageCancelled, StageDone, ToGateway
-from wire.to_stage import Cancel, InputRef, Member, Run, ToStage, Welcome
+from wire.to_gateway import Ask, Hello, RoleInfo, StageCancelled, StageDone, ToGateway
+from wire.to_stage import Cancel, Fine, InputRef, Member, Run, ToStage, Welcome
 from wire.types import Epoch, Handle, Role
 from wire.values import Tensor
 from wire.version import PROTOCOL
@@ -53,6 +53,8 @@ class FakeGateway:
         self._router.bind(f"tcp://127.0.0.1:{port or '*'}")
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self.port = int(self.endpoint.rpartition(":")[2])
+        self.answer: ToStage = Fine(gateway=incarnation)
+        """To a server that asks before it loads."""
         self.peer = b""
         self.seen: list[ToGateway] = []
         self._epochs = count(1)
@@ -66,6 +68,8 @@ class FakeGateway:
     async def receive(self) -> ToGateway:
         self.peer, frame = await self._router.recv_multipart()
         message = decode_to_gateway(frame)
+        if isinstance(message, Ask):
+            await self.send(self.answer)
         self.seen.append(message)
         return message
 
@@ -89,7 +93,8 @@ class FakeGateway:
         """Send a job of one member with small parameters."""
         epoch = self.epoch()
         params = options.pop("params", ImageParams(prompt="a red circle", height=64, width=64, num_inference_steps=4))
-        member = Member(epoch=epoch, params=params, inputs=inputs, images=options.pop("images", {}))
+        extras = {name: options.pop(name) for name in ("images", "request") if name in options}
+        member = Member(epoch=epoch, params=params, inputs=inputs, **extras)
         await self.send(Run(role=role, members=(member,), remaining_seconds=seconds, **options))
         return epoch
 

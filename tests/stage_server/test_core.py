@@ -15,6 +15,7 @@ from stage_server.runtime.events import (
     Broke,
     Computed,
     Connected,
+    Denied,
     DeviceTaken,
     DeviceYielded,
     Disconnected,
@@ -22,6 +23,7 @@ from stage_server.runtime.events import (
     Effect,
     Event,
     Exit,
+    Inform,
     InputsHere,
     JobEvent,
     JobKey,
@@ -38,6 +40,8 @@ from stage_server.runtime.events import (
     Stopped,
     Terminate,
     Tick,
+    Tried,
+    Try,
     Warn,
 )
 from stage_server.runtime.jobs import TRANSITIONS, State
@@ -51,6 +55,7 @@ from wire.to_gateway import (
     Hello,
     Leaving,
     Output,
+    PeerTried,
     RoleInfo,
     RolesFailed,
     RolesReady,
@@ -68,11 +73,13 @@ from wire.to_stage import (
     Release,
     Run,
     SayHello,
+    SetAside,
     Shutdown,
     ToStage,
+    TryPeer,
     Welcome,
 )
-from wire.types import Epoch, Handle, Role
+from wire.types import Epoch, Handle, Role, ServerId
 
 HELLO = Hello(
     protocol=(1, 0),
@@ -166,11 +173,38 @@ class TestLink:
         assert world.effects == [Reconnect(0.0)]
         (hello,) = sent(world.on(Connected()), Hello)
         assert hello.limits == {Role.ENCODER: 2, Role.DIT: 2}
-        assert world.welcome() == []
+        assert world.welcome() == [Inform("connected to the gateway at tcp://gateway:1 (incarnation g1)")]
+
+    def test_tells_when_it_is_connected_and_when_no_longer(self, world: World) -> None:
+        said = [effect for effect in (*world.hear(SayHello()), *world.welcome()) if isinstance(effect, Inform | Warn)]
+        assert said == [], "only introduced anew"
+        lost = Warn("the connection to the gateway at tcp://gateway:1 was lost")
+        assert lost in world.on(Disconnected())
+        assert lost not in world.on(Disconnected()), "that it is not back yet is said now and then"
+        assert Inform("connected to the gateway at tcp://gateway:1 (incarnation g2)") in world.welcome("g2")
 
     def test_complains_now_and_then_while_nobody_is_there(self) -> None:
         warned = [effect.text for effect in World().at(25) if isinstance(effect, Warn)]
         assert warned == [f"no gateway is reachable at tcp://gateway:1 for {s} s; still trying" for s in (2, 12, 22)]
+
+    def test_who_hangs_up_is_not_called_unreachable(self) -> None:
+        world = World()
+        (first,) = [effect for effect in world.at(3) if isinstance(effect, Warn)]
+        assert first.dial == "tcp://gateway:1"
+        world.on(Denied())
+        (second,) = [effect for effect in world.at(13) if isinstance(effect, Warn)]
+        assert second == Warn("no gateway lets this server in at tcp://gateway:1 for 12 s; still trying")
+
+    def test_tries_a_peer_and_tells_what_the_gateway_says_of_others(self) -> None:
+        world = World()
+        world.on(Connected())
+        world.welcome()
+        peer = TryPeer(server=ServerId("b/1"), endpoint="tcp://b:1")
+        assert world.on(Received(peer)) == [Try(peer)]
+        tried = PeerTried(server="b/1", detail="tcp://b:1: connection refused")
+        assert world.on(Tried(tried)) == [Send(tried)]
+        aside = SetAside(roles=(Role.DIT,), why="nobody reaches tcp://a:1")
+        assert world.on(Received(aside)) == [Warn("this server gets no dit work: nobody reaches tcp://a:1")]
 
     def test_gives_up_only_where_told_and_only_at_the_start(self) -> None:
         patient = World(CoreTimes(link=LinkTimes(give_up=7)))

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+import pytest
 
 from stage_server.data.consumer import Consumer
 from tests.curve import generate_keys
 from wire.bundle import unpack
-from wire.to_gateway import Fetched, Goodbye, Hello, Leaving, StageDone, Started
+from wire.to_gateway import Ask, Fetched, Goodbye, Hello, Leaving, StageDone, Started
 from wire.to_stage import InputRef, Refused, Release, SayHello
 from wire.types import Role
 
@@ -131,6 +132,31 @@ async def test_an_emulated_server_is_light(gateway: Any, start: Start) -> None:
     assert running.memory_info().rss < 100e6
 
 
+async def test_a_refusal_comes_before_anything_is_loaded(gateway: Any, start: Start) -> None:
+    gateway.answer = Refused(code="name", message="take another name")
+    process = start("--role", "dit", "--name", "s")
+    ask = await gateway.expect(Ask)
+    assert (ask.name, gateway.peer.decode()) == ("s", f"s/{ask.incarnation}")
+    code, errors = await ended(process)
+    assert code == 2
+    assert errors == f"stage_server: the gateway at {gateway.endpoint} refuses this server: take another name (name)\n"
+
+
+async def test_an_older_gateway_that_knows_no_questions_is_served(gateway: Any, start: Start) -> None:
+    gateway.answer = SayHello()
+    start("--role", "dit")
+    assert (await gateway.welcome()).roles == (Role.DIT,)
+    (ask,) = (message for message in gateway.seen if isinstance(message, Ask))
+    assert gateway.peer.decode().endswith(f"/{ask.incarnation}"), "the one that asked is the one that comes"
+
+
+async def test_without_a_gateway_it_loads_all_the_same(start: Start) -> None:
+    code, errors = await ended(start("--role", "dit", "--gateway", "tcp://127.0.0.1:1", "--connect-timeout", "0.1"))
+    assert "asking the gateway at tcp://127.0.0.1:1: no answer; loading all the same" in errors
+    assert "dit is loaded" in errors
+    assert code == 2
+
+
 async def test_a_refused_version(gateway: Any, start: Start) -> None:
     process = start("--role", "dit")
     await gateway.expect(Hello)
@@ -145,6 +171,16 @@ async def test_a_mistake_takes_one_line_and_status_2(start: Start) -> None:
     code, errors = await ended(start("--role", "painter"))
     assert code == 2
     assert errors == "stage_server: --role: 'painter' is no role; encoder, dit, decoder are\n"
+
+
+async def test_an_exporter_that_is_not_built_in_is_a_mistake(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    code, errors = await ended(start("--role", "dit"))
+    assert (code, errors) == (
+        2,
+        "stage_server: OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'; only http/protobuf is built in\n",
+    )
 
 
 async def test_no_gateway_within_the_time_allowed(start: Start) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stage_server.engine.base import NonFinite, WrongSize
+from stage_server.engine.base import EngineError, NonFinite, WrongSize
 from stage_server.runtime.baton import Baton
 from wire.errors import Code
 from wire.params import ImageParams
@@ -207,6 +207,21 @@ async def test_a_running_job_ends_at_its_next_step(gateway: Any, make_bench: Mak
     await gateway.expect(StageCancelled)
     assert bench.engine.order == [(1, 1), (1, 2)]
     assert empty(bench)
+
+
+async def test_the_log_names_the_request(gateway: Any, make_bench: MakeBench, caplog: Any) -> None:
+    caplog.set_level("INFO", "stage_server")
+    bench = make_bench()
+    await gateway.welcome()
+    bench.engine.open(1, 1)
+    await gateway.done(await gateway.run(Role.DIT, params=job(1, steps=1), request="req_good"))
+    bench.engine.error = EngineError("no luck")
+    bench.engine.open(2, 1)
+    await gateway.run(Role.DIT, params=job(2, steps=1), request="req_bad")
+    await gateway.expect(StageFailed)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("req_good dit-1: done; fetch ") for line in lines), lines
+    assert "req_bad dit-2: engine_error: no luck" in lines
 
 
 async def test_members_of_a_batch_end_one_by_one(gateway: Any, make_bench: MakeBench) -> None:

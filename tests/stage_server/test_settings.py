@@ -7,12 +7,11 @@ import pytest
 from stage_server.data.holder import BindError
 from stage_server.engine.base import LoadError
 from stage_server.runtime.control import BadEndpoint
-from stage_server.settings import InvalidSettings, Settings, TelemetrySettings, read_settings
+from stage_server.settings import InvalidSettings, Settings, ignored_variables, read_settings
 from stage_server.startup import assembled
-from stage_server.telemetry import configure
 from wire.types import Role
 
-GATEWAY = ("--gateway", "tcp://127.0.0.1:5600")
+GATEWAY = ("--gateway", "tcp://127.0.0.1:5600", "--connect-timeout", "0.1")
 EMULATED = ("--engine", "emulated", "--profile", "tiny-shapes-cpu", "--time-scale", "0.001")
 
 
@@ -82,7 +81,8 @@ def test_what_cannot_be_done(options: tuple[str, ...], error: type[Exception], c
         pass
 
 
-def test_an_exporter_that_is_not_built_in_is_refused() -> None:
-    with pytest.raises(InvalidSettings, match="OTEL_TRACES_EXPORTER is 'zipkin'; it may be otlp, console or none"):
-        configure("stage_server", TelemetrySettings(traces_exporter="zipkin"))
-    assert configure("stage_server", TelemetrySettings()) is False
+def test_a_variable_with_a_slip_is_told_and_those_of_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISAGFUSION_STAGE_ROLES", "DISAGFUSION_STAGE_REPEATS", "DISAGFUSION_MAX_N"):
+        monkeypatch.setenv(name, "1")
+    slip = "DISAGFUSION_STAGE_ROLES is no setting and is ignored; did you mean DISAGFUSION_STAGE_ROLE?"
+    assert list(ignored_variables()) == [slip]

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from opentelemetry import trace
 
-from gateway.settings import InvalidSettings, TelemetrySettings
-from gateway.shell.telemetry import configure
+from wire.telemetry import BadExporter, configure
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Only what a test sets."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    return lambda variables: [monkeypatch.setenv(f"OTEL_{name}", value) for name, value in variables.items()]
 
 
 @pytest.fixture
@@ -44,15 +52,17 @@ def collector():
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "variables",
     [
-        TelemetrySettings(),
-        TelemetrySettings(traces_exporter="none", exporter_otlp_endpoint="http://x"),
-        TelemetrySettings(sdk_disabled=True, traces_exporter="otlp"),
+        {},
+        {"TRACES_EXPORTER": "none", "EXPORTER_OTLP_ENDPOINT": "http://x"},
+        {"SDK_DISABLED": "TRUE", "TRACES_EXPORTER": "zipkin"},
+        {"EXPORTER_OTLP_ENDPOINT": ""},
     ],
 )
-def test_off_unless_asked_for(installed, settings):
-    assert not configure("gateway", settings)
+def test_off_unless_asked_for(installed, environment, variables):
+    environment(variables)
+    assert not configure("gateway")
     assert installed == []
 
 
@@ -81,12 +91,14 @@ def test_the_operator_names_the_service(installed, monkeypatch, variable, value)
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("variables", "complaint"),
     [
-        TelemetrySettings(traces_exporter="zipkin"),
-        TelemetrySettings(traces_exporter="otlp", exporter_otlp_protocol="grpc"),
+        ({"TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'; it may be otlp, console or none"),
+        ({"TRACES_EXPORTER": "otlp", "EXPORTER_OTLP_PROTOCOL": "grpc"}, "PROTOCOL is 'grpc'; only http/protobuf"),
+        ({"EXPORTER_OTLP_ENDPOINT": "http://x", "EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "PROTOCOL is 'grpc'"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(settings):
-    with pytest.raises(InvalidSettings, match="OTEL_"):
-        configure("gateway", settings)
+def test_what_cannot_be_exported_is_refused(environment, variables, complaint):
+    environment(variables)
+    with pytest.raises(BadExporter, match=complaint):
+        configure("gateway")

@@ -1,0 +1,79 @@
+"""The question before the weights are loaded: would the gateway let this server in? Blocks; no event loop runs yet.
+
+Whoever does not answer is not waited for: stage servers may well be started before their gateway.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from stage_server.runtime.control import BadEndpoint, Curve
+from wire.control_codec import MAX_TO_STAGE_BYTES, decode_to_stage, encode
+from wire.errors import WireError
+from wire.to_gateway import Ask
+from wire.to_stage import Refused
+
+ANSWER_SECONDS = 3.0
+
+_DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+
+log = logging.getLogger(__name__)
+
+
+class Unwelcome(Exception):
+    """The gateway would refuse this server; the text is for the operator."""
+
+
+def ask_gateway(endpoint: str, ask: Ask, curve: Curve | None, seconds: float = ANSWER_SECONDS) -> None:
+    """Return when the gateway says yes, or nothing for so many seconds. Raises ``Unwelcome`` or ``BadEndpoint``."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.IDENTITY, f"{ask.name}/{ask.incarnation}".encode())
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.IPV6, 1)
+        dealer.setsockopt(zmq.MAXMSGSIZE, MAX_TO_STAGE_BYTES)
+        if curve is not None:
+            dealer.setsockopt(zmq.CURVE_SERVERKEY, curve.gateway_key.encode())
+            dealer.setsockopt(zmq.CURVE_PUBLICKEY, curve.own.public.encode())
+            dealer.setsockopt(zmq.CURVE_SECRETKEY, curve.own.secret.encode())
+        with dealer.get_monitor_socket(_DENIED) as monitor:
+            try:
+                dealer.connect(endpoint)
+                dealer.send(encode(ask))
+                fault = _fault(dealer, monitor, monotonic() + seconds)
+            except zmq.ZMQError as error:
+                raise BadEndpoint(f"{endpoint!r} is no address of a gateway: {error.strerror}") from error
+            except (TimeoutError, WireError) as silence:
+                log.warning("asking the gateway at %s: %s; loading all the same", endpoint, silence)
+                return
+            finally:
+                dealer.disable_monitor()
+    if fault:
+        raise Unwelcome(f"the gateway at {endpoint} refuses this server: {fault}")
+
+
+def _fault(dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], until: float) -> str:
+    """Why this server is refused; empty if it is not. Raises ``TimeoutError`` where nobody says."""
+    poller = zmq.Poller()
+    poller.register(dealer, zmq.POLLIN)
+    poller.register(monitor, zmq.POLLIN)
+    silence = "no answer"
+    while ready := dict(poller.poll(max(0, int((until - monotonic()) * 1000)))):
+        if monitor in ready:
+            event = parse_monitor_message(monitor.recv_multipart())
+            if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                return "its CURVE public key is not registered there (key)"
+            if event["value"] == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+                return "one of the two has CURVE keys, the other has none (key)"
+            # So does a gateway with another key than the one expected, but also a proxy in front of none.
+            silence = "whoever is there hangs up"
+        if dealer in ready:
+            match decode_to_stage(dealer.recv_multipart()[-1]):
+                case Refused(code=code, message=message):
+                    return f"{message} ({code})"
+                case _:  # ``Fine``, or ``SayHello`` of a gateway that is older than the question
+                    return ""
+    raise TimeoutError(silence)

@@ -12,9 +12,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.errors import ApiError, from_service, internal_error
+from gateway.api.errors import ApiError, from_service, internal_error, storage_unavailable
 from gateway.api.parsing import from_pydantic
 from gateway.service.interfaces import ServiceError
+from gateway.storage.objects import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,15 @@ def install_handlers(app: FastAPI) -> None:
         log.warning("%s: %s: %s", request.state.request_id, type(error).__name__, error)
         return render(from_service(error), request.scope["state"])
 
+    @app.exception_handler(StoreError)
+    async def store_error(request: Request, error: StoreError) -> Response:
+        log.error("%s: %s", request.state.request_id, error)
+        return render(storage_unavailable(), request.scope["state"])
+
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return render(from_pydantic(error.errors()), request.scope["state"])
+        problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]  # without "query", "path"
+        return render(from_pydantic(problems), request.scope["state"])
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -47,6 +47,14 @@ def parse(schema: type[Body], raw: bytes) -> Body:
         raise from_pydantic(error.errors(include_url=False)) from None
 
 
+def validate(schema: type[Body], given: Mapping[str, Any]) -> Body:
+    """What a form or a query holds, all of it text, as ``schema``. Raises ``ApiError``."""
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise from_pydantic(error.errors(include_url=False)) from None
+
+
 def from_pydantic(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first of pydantic's problems, with OpenAI's code for it."""
     problem = problems[0]

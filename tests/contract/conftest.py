@@ -142,13 +142,12 @@ async def connect(service: FakeService, settings: Settings) -> AsyncIterator[Con
     def open_client(**changes: object) -> httpx.AsyncClient:
         app = create_app(service, settings.model_copy(update=changes))
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test")
-        clients.append((client, app))
+        clients.append(client)
         return client
 
     yield open_client
-    for client, app in clients:
+    for client in clients:
         await client.aclose()
-        app.state.api.results.close()
 
 
 @pytest.fixture
@@ -160,7 +159,8 @@ def client(connect: Connect) -> httpx.AsyncClient:
 def live(service: FakeService, settings: Settings) -> Iterator[str]:
     """Base url of a real server."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(service, settings), log_level="warning", lifespan="on"))
+    app = create_app(service, settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", proxy_headers=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     # Limits of one request
     max_body_bytes: Count = 1 << 20
     body_timeout_seconds: Seconds = 60.0
-    """For a request's body to arrive."""
+    """For a JSON body to arrive."""
+    upload_timeout_seconds: Seconds = 600.0
+    """For a form with files to arrive."""
     max_n: int = Field(10, ge=1, le=10)
     max_pixels: Count = 3840 * 2160
     """For models that name no limit of their own, and an upper bound for those that do."""
@@ -107,7 +109,7 @@ class Settings(BaseSettings):
     """Silence after which a stage server counts as lost."""
     max_stage_servers: Count = 1024
     uploads_max_bytes: Count = 1 << 30
-    """Uploaded pictures of all requests under way."""
+    """Of all requests under way: once for bodies that are being read, once for pictures held for stage servers."""
 
     # Scheduling; docs/scheduling.md explains the parts
     order: Literal["shortest", "first-come"] = "shortest"

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway.api import admin, files, health, images, models
 from gateway.api.context import RequestContext
 from gateway.api.error_handlers import UnexpectedErrors, install_handlers
+from gateway.api.forms import FormReader
 from gateway.api.state import Api
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
@@ -66,7 +67,8 @@ def create_app(
         docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
         redoc_url=None,
     )
-    app.state.api = Api(service, settings, results, started=int(time.time()), operator=operator)
+    forms = FormReader(max_bytes=settings.uploads_max_bytes)
+    app.state.api = Api(service, settings, results, forms, started=int(time.time()), operator=operator)
     install_handlers(app)
     for concept in (health, files, images, models):
         app.include_router(concept.router)

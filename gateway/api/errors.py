@@ -62,6 +62,16 @@ def model_not_found(name: str) -> ApiError:
     return ApiError(f"The model '{name}' does not exist.", code="model_not_found", param="model", status=404)
 
 
+def storage_unavailable() -> ApiError:
+    """503: what should be kept cannot be. What is wrong with the disk or the store is in the log."""
+    return ApiError(
+        "Storage is unavailable; try again later.",
+        code="storage_unavailable",
+        status=503,
+        kind="service_unavailable_error",
+    )
+
+
 def milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 

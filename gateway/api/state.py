@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
+from gateway.api.forms import FormReader
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
 from gateway.storage.results import ResultStore
@@ -18,6 +19,7 @@ class Api:
     service: ImageService
     settings: Settings
     results: ResultStore
+    forms: FormReader
     started: int
     """Unix time of the start, the ``created`` of every model."""
     operator: OperatorService | None = None

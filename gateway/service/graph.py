@@ -16,6 +16,9 @@ from wire.types import JobId, ModelKey, RequestId, Role
 
 FALLBACK_STEPS = 50
 
+PICTURE, MASK = "image", "mask_image"
+"""Names of uploads; further pictures are ``image_1``, ``image_2``, …"""
+
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
@@ -71,13 +74,16 @@ def _jobs(
         yield dit
         needs = (encoder.spec.id,) if (Role.ENCODER, Role.DECODER) in workflow.edges else ()
         decoding = Work(Role.DECODER, height=params.height, width=params.width)
-        yield _job(request, index, blank, decoding, (*needs, dit.spec.id))
+        # What lies outside the mask is put back from the picture as it was sent.
+        originals = {name: uploads[name] for name in (PICTURE, MASK) if MASK in uploads}
+        yield _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
 
 
 def _encoder(
     request: ImageRequest, params: ImageParams, index: int | None, uploads: Mapping[str, InputRef]
 ) -> StageJob:
-    pixels = len(uploads) * params.height * params.width  # they are resized to the size of the picture
+    pictures = sum(name != MASK for name in uploads)
+    pixels = pictures * params.height * params.width  # they are resized to the size of the picture
     work = Work(Role.ENCODER, height=params.height, width=params.width, image_pixels=pixels)
     return _job(request, index, params, work, (), uploads)
 

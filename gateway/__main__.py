@@ -55,7 +55,7 @@ async def _serve(settings: Settings, *, local: bool) -> None:
     gateway = Gateway(settings)
     url = f"http://{_authority(listener)}"
     stages = LocalStages(gateway.pool.endpoint) if local else None
-    app = create_app(gateway.dispatcher, settings, operator=gateway.operator)
+    app = create_app(gateway.dispatcher, settings, operator=gateway.operator, room=gateway.room)
     server = _Server(
         uvicorn.Config(
             app,

@@ -8,10 +8,12 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
+from gateway.api.edit_pictures import PictureLoader
 from gateway.api.forms import FormReader
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
 from gateway.storage.results import ResultStore
+from gateway.storage.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,10 @@ class Api:
     service: ImageService
     settings: Settings
     results: ResultStore
+    room: Room
+    """For the uploads of all requests."""
     forms: FormReader
+    loader: PictureLoader
     started: int
     """Unix time of the start, the ``created`` of every model."""
     operator: OperatorService | None = None

@@ -15,6 +15,7 @@ from gateway.stages.pool import StagePool
 from gateway.stages.result_fetcher import ResultFetcher
 from gateway.stages.sockets import BindError, Sockets
 from gateway.stages.uploads import Uploads
+from gateway.storage.room import Room
 from scheduler.core import Scheduler
 from scheduler.cost.profile import Profile, ProfileError, bundled, load
 from scheduler.elastic.build import elastic_policies
@@ -43,7 +44,8 @@ class Gateway:
             self._sockets.close()
             raise
         advertised = settings.data_advertise or data.endpoint
-        self._uploads = Uploads(data, advertised, settings.curve_public_key, settings.uploads_max_bytes)
+        self.room = Room(settings.uploads_max_bytes)
+        self._uploads = Uploads(data, advertised, settings.curve_public_key, self.room)
         scheduler = Scheduler(incarnation, chosen)
         decisions = Decisions()
         self.dispatcher = Dispatcher(

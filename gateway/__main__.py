@@ -63,7 +63,9 @@ async def _serve(settings: Settings, *, local: bool) -> None:
     listener = _listen(settings)
     gateway = Gateway(settings)
     stages = LocalStages(gateway.pool.endpoint) if local else None
-    app = create_app(gateway.dispatcher, settings, operator=gateway.operator, storage=gateway.storage)
+    app = create_app(
+        gateway.dispatcher, settings, operator=gateway.operator, storage=gateway.storage, room=gateway.room
+    )
     server = _Server(
         uvicorn.Config(
             app,

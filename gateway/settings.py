@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     body_timeout_seconds: Seconds = 60.0
     """For a JSON body to arrive."""
     upload_timeout_seconds: Seconds = 600.0
-    """For a form with files to arrive."""
+    """For a form, or JSON with pictures, to arrive."""
     max_n: int = Field(10, ge=1, le=10)
     max_pixels: Count = 3840 * 2160
     """For models that name no limit of their own, and an upper bound for those that do."""
@@ -92,6 +92,22 @@ class Settings(BaseSettings):
     """Deadline of a request that names none, and the longest that it may name."""
     deadline_grace_seconds: Seconds = 5.0
     """How long past its deadline a request may take to end by itself before the API ends it."""
+
+    # Pictures that clients send
+    max_edit_body_bytes: Count = 850 << 20
+    """Of an edit: sixteen pictures and a mask."""
+    max_image_bytes: Count = 50 << 20
+    max_mask_bytes: Count = 4 << 20
+    max_image_pixels: int = Field(64_000_000, ge=1, le=150_000_000)
+    """Decoding takes up to 18 bytes of memory for each, for two pictures at a time."""
+    fetch_image_urls: bool = True
+    """Fetch pictures that are named by a link."""
+    image_url_timeout_seconds: Seconds = 20.0
+    """For one such picture to arrive."""
+    image_url_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
+    allow_private_image_urls: bool = False
+    """Let links lead to private, loopback and link-local addresses: whoever may send requests then reaches what the
+    gateway reaches."""
 
     # Models
     default_model: str | None = None
@@ -131,7 +147,7 @@ class Settings(BaseSettings):
     """Silence after which a stage server counts as lost."""
     max_stage_servers: Count = 1024
     uploads_max_bytes: Count = 1 << 30
-    """Of all requests under way: once for bodies that are being read, once for pictures held for stage servers."""
+    """Of all requests under way: bodies as they arrive, and pictures until their requests are over."""
 
     # Scheduling; docs/scheduling.md explains the parts
     order: Literal["shortest", "first-come"] = "shortest"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from gateway.api import admin, files, health, images, models, pictures
+from gateway.api import admin, edits, files, health, images, models, pictures
 from gateway.api.context import RequestContext
+from gateway.api.edit_pictures import PictureLoader
 from gateway.api.error_handlers import UnexpectedErrors, install_handlers
 from gateway.api.forms import FormReader
 from gateway.api.proxies import Proxies
+from gateway.api.remote_pictures import FetchRules, PictureFetcher
 from gateway.api.state import Api
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
+from gateway.storage.room import Room
 from gateway.storage.storage import Storage
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -40,17 +43,29 @@ def create_app(
     lifespan: Lifespan | None = None,
     operator: OperatorService | None = None,
     storage: Storage | None = None,
+    room: Room | None = None,
 ) -> FastAPI:
     """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
 
     ``operator`` is served below ``/admin`` if the settings name an admin key. Without ``storage`` files and pictures
-    are kept in memory.
+    are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them.
     """
     storage = storage or Storage(settings)
-    forms = FormReader(max_bytes=settings.uploads_max_bytes, folder=storage.spool)
+    room = room or Room(settings.uploads_max_bytes)
+    fetcher = PictureFetcher(FetchRules.of(settings)) if settings.fetch_image_urls else None
+    loader = PictureLoader(settings, fetcher, files.NamedFiles(storage))
+
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            async with lifespan(app) if lifespan else nullcontext():
+                yield
+        finally:
+            await loader.close()
+
     app = FastAPI(
         title="DisagFusion",
-        lifespan=lifespan,
+        lifespan=run,
         middleware=_middleware(settings),
         # RequestContext makes the request's span; FastAPI's own would double it and log what clients sent.
         telemetry={"tracing": False, "operation_spans": False, "metrics": False, "logs": False},
@@ -58,9 +73,10 @@ def create_app(
         docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
         redoc_url=None,
     )
-    app.state.api = Api(service, settings, storage, forms, started=int(time.time()), operator=operator)
+    reader = FormReader(room, storage.spool)
+    app.state.api = Api(service, settings, storage, reader, loader, room, started=int(time.time()), operator=operator)
     install_handlers(app)
-    for concept in (health, files, images, models, pictures):
+    for concept in (health, files, images, edits, models, pictures):
         app.include_router(concept.router)
     if operator is not None and settings.admin_key is not None:
         app.include_router(admin.router)

@@ -19,6 +19,7 @@ from gateway.api.state import Api, ApiDep
 from gateway.settings import Settings
 from gateway.storage.files import FileRecord, StoreFull
 from gateway.storage.objects import CHUNK_BYTES
+from gateway.storage.storage import Storage
 
 DAY = 86_400
 BATCH_SECONDS = 30 * DAY
@@ -148,6 +149,30 @@ async def file_content(file_id: str, api: ApiDep, tenant: Tenant) -> Response:
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(record.filename, safe='')}"
     headers = {"content-disposition": disposition, "content-length": str(download.nbytes), **DOWNLOAD_HEADERS}
     return StreamingResponse(download.chunks, media_type=record.content_type, headers=headers)
+
+
+class NamedFiles:
+    """The pictures that edits name by ``file_id``."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def file_bytes(self, tenant: str, file_id: str, max_bytes: int) -> bytes:
+        """Raises ``ApiError``: 404 for what is not the tenant's, 400 for more than ``max_bytes``; or ``StoreError``."""
+        await self._storage.ready()
+        record = self._storage.files.get(tenant, file_id)
+        if record is None:
+            raise _not_found(file_id[:80], "file_id")
+        if record.nbytes > max_bytes:
+            raise ApiError(
+                f"The file '{file_id}' has {record.nbytes} bytes; a picture may have {max_bytes}.",
+                code="invalid_image",
+                param="file_id",
+            )
+        download = await self._storage.files.open(record)
+        if download is None:
+            raise _not_found(file_id, "file_id")
+        return b"".join([bytes(chunk) async for chunk in download.chunks])
 
 
 def _limits(settings: Settings) -> FormLimits:

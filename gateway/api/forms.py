@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,16 +20,14 @@ from python_multipart.multipart import MultipartParser, MultipartState, parse_op
 from starlette.requests import Request
 
 from gateway.api.body import check_announced, check_media_type, too_large
-from gateway.api.errors import ApiError, overloaded, storage_unavailable
+from gateway.api.errors import ApiError, storage_unavailable
+from gateway.storage.room import Room
 
 SPOOL_BYTES = 1 << 20
 """A file up to this size stays in memory."""
 
 MAX_HEADERS = 8
 """Per part, of at most 4 KB each."""
-
-RETRY_SECONDS = 5.0
-"""For a client that finds the room for uploads taken."""
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +92,13 @@ class FormFile:
         if self._file is not None:
             await self.spool(at_most=0)
 
+    def view(self) -> memoryview:
+        """All of a settled file; where it lies on disk, without taking memory that could not be taken back."""
+        if self._file is None:
+            return memoryview(bytes(self._tail))
+        self._file.flush()
+        return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+
     def close(self) -> None:
         self._tail.clear()
         if self._file is not None:
@@ -108,37 +114,62 @@ class Form:
 
 
 class FormReader:
-    """Reads the forms of all requests, which share ``max_bytes`` while they are open."""
+    """Reads the large bodies of all requests, forms and JSON that holds files. They share ``room`` while open."""
 
-    def __init__(self, *, max_bytes: int, folder: Path | None = None) -> None:
+    def __init__(self, room: Room, folder: Path | None = None) -> None:
         """``folder`` takes large files, which have no name there; the system's temporary one when None."""
-        self.nbytes = 0
-        """Bytes of bodies under way, and of forms not yet closed."""
-        self._max_bytes = max_bytes
+        self._room = room
         self._folder = folder
 
     @asynccontextmanager
     async def read(self, request: Request, limits: FormLimits) -> AsyncIterator[Form]:
-        """The request's form, whose files are closed at the end. Raises ``ApiError``, or ``ClientDisconnect``."""
-        form, taken = Form(), 0
+        """The request's form, whose files are closed at the end.
+
+        Raises ``ApiError``, ``RoomTaken``, or ``ClientDisconnect``.
+        """
+        form = Form()
         parser = _Parser(_boundary(request), form, limits, self._folder)
-        check_announced(request, limits.body_bytes)
         try:
-            async with _in_time(limits.seconds):
-                async for chunk in request.stream():
-                    taken += len(chunk)
-                    self.nbytes += len(chunk)
-                    if taken > limits.body_bytes:
-                        raise too_large(limits.body_bytes)
-                    if self.nbytes > self._max_bytes:
-                        raise overloaded("Too many uploads are under way.", RETRY_SECONDS)
-                    await parser.feed(chunk)
-                await parser.finish()
-            yield form
+            with self._room.share() as share:
+                async with _in_time(limits.seconds):
+                    async for chunk in _bounded(request, limits.body_bytes):
+                        share.take(len(chunk))
+                        await parser.feed(chunk)
+                    await parser.finish()
+                yield form
         finally:
-            self.nbytes -= taken
             for file in form.files:
                 file.close()
+
+    @asynccontextmanager
+    async def read_json(self, request: Request, max_bytes: int, seconds: float) -> AsyncIterator[memoryview]:
+        """The bytes of a JSON body: on disk if there are many, and mapped from there. Raises as ``read``."""
+        check_media_type(request, "application/json")
+        body = FormFile("", "", "application/json", self._folder)
+        try:
+            with self._room.share() as share:
+                async with _in_time(seconds):
+                    async for chunk in _bounded(request, max_bytes):
+                        share.take(len(chunk))
+                        body.add(chunk)
+                        with _disk():
+                            await body.spool()
+                    with _disk():
+                        await body.settle()
+                        view = await asyncio.to_thread(body.view)
+                yield view
+        finally:
+            body.close()
+
+
+async def _bounded(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    check_announced(request, max_bytes)
+    nbytes = 0
+    async for chunk in request.stream():
+        nbytes += len(chunk)
+        if nbytes > max_bytes:
+            raise too_large(max_bytes)
+        yield chunk
 
 
 class _Parser:

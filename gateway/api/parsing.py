@@ -35,6 +35,7 @@ WORDINGS = {
     "string_too_short": Wording("Invalid '{param}': at least {min_length} characters.", "string_below_min_length"),
     "less_than_equal": Wording("Invalid '{param}': at most {le}.", "{number}_above_max_value"),
     "greater_than_equal": Wording("Invalid '{param}': at least {ge}.", "{number}_below_min_value"),
+    "greater_than": Wording("Invalid '{param}': above {gt}.", "{number}_below_min_value"),
 }
 """Pydantic's error type → ours."""
 
@@ -60,7 +61,7 @@ def from_pydantic(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     problem = problems[0]
     param = ".".join(str(part) for part in problem["loc"]) or None
     context = problem.get("ctx", {})
-    limit = context.get("le", context.get("ge"))
+    limit = context.get("le", context.get("ge", context.get("gt")))
     words = {
         **context,
         "param": param,

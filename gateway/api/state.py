@@ -8,9 +8,11 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
+from gateway.api.edit_pictures import PictureLoader
 from gateway.api.forms import FormReader
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
+from gateway.storage.room import Room
 from gateway.storage.storage import Storage
 
 
@@ -20,6 +22,9 @@ class Api:
     settings: Settings
     storage: Storage
     forms: FormReader
+    loader: PictureLoader
+    room: Room
+    """For the uploads of all requests."""
     started: int
     """Unix time of the start, the ``created`` of every model."""
     operator: OperatorService | None = None

@@ -29,7 +29,7 @@ from gateway.service.interfaces import (
 )
 from gateway.service.pictures import Picture, Pictures
 from gateway.stages.liveness import Heard, Joined, Lost, Report
-from gateway.stages.uploads import UploadsFull
+from gateway.storage.room import RoomTaken
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.reach import GATEWAY
@@ -72,7 +72,7 @@ class Outlets:
     probe: Callable[[TryPeer], Awaitable[str]]
     """What is in the way to a server's data socket; empty if nothing is."""
     hold: Callable[[bytes], InputRef]
-    """Keep an uploaded picture for stage servers; raises ``UploadsFull``."""
+    """Keep an uploaded picture for stage servers; raises ``RoomTaken``."""
     drop: Callable[[Handle], None]
 
 
@@ -418,7 +418,7 @@ class Dispatcher:
         try:
             for name, picture in pictures.items():
                 held[name] = self._outlets.hold(picture)
-        except UploadsFull as error:
+        except RoomTaken as error:
             self._drop(held.values())
             raise NoCapacity(str(error), retry_after_seconds=UPLOADS_RETRY_SECONDS) from error
         return held

@@ -16,6 +16,9 @@ from wire.types import JobId, ModelKey, RequestId, Role
 
 FALLBACK_STEPS = 50
 
+PICTURE, MASK = "image", "mask_image"
+"""Names of uploads; further pictures are ``image_1``, ``image_2``, …"""
+
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
@@ -78,7 +81,9 @@ def _jobs(
         shown = tuple(preview.spec for preview in previews)
         dit = replace(dit, spec=replace(dit.spec, previews=shown)) if shown else dit
         yield dit
-        yield _job(request, index, blank, decoding, (*needs, dit.spec.id))
+        # What lies outside the mask is put back from the picture as it was sent.
+        originals = {name: uploads[name] for name in (PICTURE, MASK) if MASK in uploads}
+        yield _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
 
 
 def _preview(
@@ -91,7 +96,8 @@ def _preview(
 def _encoder(
     request: ImageRequest, params: ImageParams, index: int | None, uploads: Mapping[str, InputRef]
 ) -> StageJob:
-    pixels = len(uploads) * params.height * params.width  # they are resized to the size of the picture
+    pictures = sum(name != MASK for name in uploads)
+    pixels = pictures * params.height * params.width  # they are resized to the size of the picture
     work = Work(Role.ENCODER, height=params.height, width=params.width, image_pixels=pixels)
     return _job(request, index, params, work, (), uploads)
 

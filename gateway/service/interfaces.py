@@ -26,7 +26,7 @@ class ImageRequest:
     seeded: bool = True
     """The caller named the seed, so that the pictures must not depend on the company they are made in."""
     uploads: Mapping[str, bytes] = field(default_factory=dict)
-    """Uploaded pictures by block input name (``image``, ``mask_image``)."""
+    """Uploaded pictures as PNG: ``image``, further ones ``image_1`` …, and ``mask_image`` (grey, 255 = edit)."""
     traceparent: str = ""
 
 

@@ -16,6 +16,7 @@ from gateway.stages.prober import Prober
 from gateway.stages.result_fetcher import ResultFetcher
 from gateway.stages.sockets import BindError, Sockets
 from gateway.stages.uploads import Uploads
+from gateway.storage.room import Room
 from gateway.storage.storage import open_storage
 from scheduler.core import Scheduler
 from scheduler.cost.profile import Profile, ProfileError, bundled, load
@@ -46,7 +47,8 @@ class Gateway:
             self._sockets.close()
             raise
         advertised = settings.data_advertise or data.endpoint
-        self._uploads = Uploads(data, advertised, settings.curve_public_key, settings.uploads_max_bytes)
+        self.room = Room(settings.uploads_max_bytes)
+        self._uploads = Uploads(data, advertised, settings.curve_public_key, self.room)
         scheduler = Scheduler(incarnation, chosen.policies)
         decisions = Decisions()
         self.dispatcher = Dispatcher(

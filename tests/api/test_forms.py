@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.errors import ApiError
 from gateway.api.forms import SPOOL_BYTES, Form, FormLimits, FormReader
+from gateway.storage.room import Room, RoomTaken
 
 LIMITS = FormLimits(body_bytes=8 << 20, file_bytes=4 << 20, fields_bytes=1 << 10, seconds=5, files=3, fields=5)
 HEADERS = {"content-type": "multipart/form-data; boundary=XX"}
@@ -48,9 +49,9 @@ def request(chunks: Sequence[bytes], headers: dict[str, str] = HEADERS, *, ends:
 
 @pytest.fixture
 def reader(tmp_path):
-    reader = FormReader(max_bytes=16 << 20, folder=tmp_path)
+    reader = FormReader(Room(16 << 20), tmp_path)
     yield reader
-    assert reader.nbytes == 0
+    assert reader._room.nbytes == 0
 
 
 async def read(reader: FormReader, *parts: bytes, limits: FormLimits = LIMITS) -> Form:
@@ -62,7 +63,7 @@ async def refusal(reader: FormReader, asked: Request, limits: FormLimits = LIMIT
     with pytest.raises(ApiError) as caught:
         async with reader.read(asked, limits):
             pass
-    assert reader.nbytes == 0
+    assert reader._room.nbytes == 0
     return caught.value
 
 
@@ -89,7 +90,7 @@ async def test_a_file_can_be_read_anywhere_wherever_it_lies(reader, size):
     pieces = [whole[start : start + 70_001] for start in range(0, len(whole), 70_001)]
     async with reader.read(request(pieces), LIMITS) as form:
         (file,) = form.files
-        assert reader.nbytes == len(whole)
+        assert reader._room.nbytes == len(whole)
         assert await file.read() == data
         assert await file.read(5, 7) == data[5:12]
         assert await file.read(size + 3, 1) == b""
@@ -162,15 +163,32 @@ async def test_files_and_fields_may_have_so_many_bytes(reader):
 
 
 async def test_all_requests_share_one_limit(tmp_path):
-    reader = FormReader(max_bytes=1000, folder=tmp_path)
+    reader = FormReader(Room(1000), tmp_path)
     whole = body(part("a", bytes(600), "x"))
     async with reader.read(request([whole]), LIMITS):
-        with pytest.raises(ApiError) as caught:
+        with pytest.raises(RoomTaken):
             async with reader.read(request([whole]), LIMITS):
                 pass
-        assert (caught.value.status, caught.value.code) == (503, "server_is_overloaded")
-        assert reader.nbytes == len(whole)
-    assert reader.nbytes == 0
+        assert reader._room.nbytes == len(whole)
+    assert reader._room.nbytes == 0
+
+
+@pytest.mark.parametrize("size", [0, 10, SPOOL_BYTES, 2 * SPOOL_BYTES + 1])
+async def test_json_lies_wherever_there_is_room(reader, size):
+    raw = bytes(index % 251 for index in range(size))
+    chunks = [raw[start : start + 70_001] for start in range(0, size, 70_001)]
+    async with reader.read_json(request(chunks, {"content-type": "application/json"}), 8 << 20, 5) as view:
+        assert bytes(view) == raw
+        assert reader._room.nbytes == size
+
+
+async def test_json_has_its_limits_too(reader):
+    for chunks, limit, status in (([b"{}"], 1, 413), ([], 10, 415)):
+        headers = {"content-type": "application/json" if status == 413 else "text/plain"}
+        with pytest.raises(ApiError) as caught:
+            async with reader.read_json(request(chunks, headers), limit, 5):
+                pass
+        assert caught.value.status == status
 
 
 async def test_a_body_that_never_ends_is_given_up(reader):
@@ -194,7 +212,7 @@ async def test_a_client_that_hangs_up_leaves_nothing(reader):
 
 
 async def test_a_disk_that_refuses_is_no_traceback(tmp_path, caplog):
-    reader = FormReader(max_bytes=16 << 20, folder=tmp_path / "gone")
+    reader = FormReader(Room(16 << 20), tmp_path / "gone")
     error = await refusal(reader, request([body(part("a", bytes(2 * SPOOL_BYTES), "x"))]))
     assert (error.status, error.code) == (503, "storage_unavailable")
     assert "gone" not in error.message
@@ -223,7 +241,7 @@ def test_every_form_is_read_however_it_is_cut(runner, parts, places):
     raw = body(*(part(name, data, "x" if is_file else None) for name, data, is_file in parts if b"--XX" not in data))
 
     async def check() -> None:
-        async with FormReader(max_bytes=1 << 20).read(request(cut(raw, places)), LIMITS) as form:
+        async with FormReader(Room(1 << 20)).read(request(cut(raw, places)), LIMITS) as form:
             assert form.fields == [(name, data.decode()) for name, data, is_file in parts if not is_file]
             files = [(file.name, await file.read()) for file in form.files]
             assert files == [(name, data) for name, data, is_file in parts if is_file]
@@ -238,7 +256,7 @@ HEADS = [b'Content-Disposition: form-data; name="a"', b'; filename="b"', b"Conte
 @given(st.lists(st.sampled_from(PIECES + HEADS) | st.binary(max_size=6), max_size=30), st.lists(st.integers(0, 3000)))
 @settings(deadline=None)
 def test_whatever_comes_is_a_form_or_refused(runner, pieces, places):
-    reader = FormReader(max_bytes=1 << 20)
+    reader = FormReader(Room(1 << 20))
     statuses = set()
 
     async def check() -> None:
@@ -247,7 +265,7 @@ def test_whatever_comes_is_a_form_or_refused(runner, pieces, places):
                 pass
         except ApiError as error:
             statuses.add(error.status)
-        assert reader.nbytes == 0
+        assert reader._room.nbytes == 0
 
     runner.run(check())
     assert statuses <= {400, 413}

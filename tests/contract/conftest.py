@@ -34,22 +34,29 @@ from wire.types import Role
 ALL_INPUTS = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "max_sequence_length")
 
 
-def _model(name: str, inputs: tuple[str, ...], **rules: object) -> ModelInfo:
+EDIT_WORKFLOWS = (
+    Workflow("image2image", (*ALL_INPUTS, "image", "strength")),
+    Workflow("inpainting", (*ALL_INPUTS, "image", "strength", "mask_image")),
+)
+
+
+def _model(name: str, workflows: tuple[Workflow, ...], **rules: object) -> ModelInfo:
     return ModelInfo(
         name=name,
         key=f"{name}@1",
         family="fake",
         dtype="float32",
-        workflows=(Workflow("text2image", inputs),),
+        workflows=workflows,
         default_size=(64, 64),
         **rules,
     )
 
 
 MODELS = (
-    _model("tiny", ALL_INPUTS),
-    _model("org/plain", ("prompt", "num_inference_steps"), max_pixels=256 * 256),
-    ModelInfo(name="editor", key="editor@1", family="fake", dtype="float32", workflows=(Workflow("inpainting", ()),)),
+    _model("tiny", (Workflow("text2image", ALL_INPUTS),)),
+    _model("org/plain", (Workflow("text2image", ("prompt", "num_inference_steps")),), max_pixels=256 * 256),
+    _model("editor", EDIT_WORKFLOWS, default_steps=8),
+    _model("instructor", (Workflow("image_conditioned", ("prompt", "image"), max_images=4),), max_pixels=512 * 512),
 )
 
 

@@ -21,7 +21,7 @@ from gateway.service.interfaces import (
     UnsupportedRequest,
 )
 from gateway.stages.liveness import Heard, Joined, Lost
-from gateway.stages.uploads import UploadsFull
+from gateway.storage.room import RoomTaken
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.reach import GATEWAY
@@ -112,7 +112,7 @@ class Bench:
 
     def _hold(self, picture: bytes) -> InputRef:
         if len(self.held) >= 2:
-            raise UploadsFull("full")
+            raise RoomTaken("full")
         handle = Handle(f"upload{len(self.held)}")
         self.held[handle] = picture
         return InputRef(handle=handle, endpoint="tcp://gateway:1")

@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 WORKERS ?= 2
 
-.PHONY: demo serve test test-nightly check format bench bench-scheduling clean
+.PHONY: demo serve test test-nightly test-clients check format bench bench-scheduling clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -17,6 +17,10 @@ test: $(STAMP)
 
 test-nightly: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) -m nightly
+
+# Real clients, installed into .clients (needs the network and npm); not part of CI. Writes docs/results/clients.md.
+test-clients: $(STAMP)
+	$(BIN)/python -m tests.client_matrix
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

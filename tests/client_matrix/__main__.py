@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -23,7 +24,7 @@ from tests.client_matrix.environments import CACHE, Client, NotInstalled, read_c
 from tests.client_matrix.service import DEFAULT_SIZE, DOORS, KEY, MODEL, BusyDoor, Service, busy_door, service
 from tests.client_matrix.table import Cell, Column, Verdict, failures, grid, page, summary
 
-CLIENT_SECONDS = 300.0
+CLIENT_SECONDS = 600.0
 IDLE_SECONDS = 60.0
 
 PAGE = Path("docs/results/clients.md")
@@ -40,8 +41,8 @@ def main() -> int:
         service(CACHE / "service.log") as running,
         busy_door(running.url) as door,
     ):
-        setup = _setup(Path(folder), running, door, cases)
-        columns = [_run(client, commands[client.name], Path(folder), setup, running, door, cases) for client in clients]
+        suite = Suite(running, door, cases, Path(folder))
+        columns = [suite.run(client, commands[client.name]) for client in clients]
     print(f"\n{grid(columns)}\n")
     for line in failures(columns):
         print(f"✗ {line}")
@@ -59,12 +60,45 @@ def _set_up(client: Client) -> tuple[str, ...] | NotInstalled:
         return error
 
 
-def _setup(folder: Path, running: Service, door: BusyDoor, cases: Sequence[Case]) -> dict[str, object]:
-    paths = _draw_inputs(folder)
-    doors = {name: door.url(name) for name in DOORS}
-    prompt = "a large red circle in the center on a white background"
-    names = [case.name for case in cases]
-    return {"url": f"{running.url}/v1", "key": KEY, "model": MODEL, "prompt": prompt, "cases": names, **doors, **paths}
+@dataclass(frozen=True, slots=True)
+class Suite:
+    service: Service
+    door: BusyDoor
+    cases: Sequence[Case]
+    folder: Path
+    """For what drivers read."""
+
+    def run(self, client: Client, command: tuple[str, ...] | NotInstalled) -> Column:
+        if isinstance(command, NotInstalled):
+            return Column(client, {}, not_installed=str(command))
+        self.door.reset()
+        began = time.monotonic()
+        mark = self.service.log.stat().st_size
+        lines, complaint = _drive([*command, str(self._setup(client))])
+        cancelled = self.service.falls_idle(IDLE_SECONDS) and self.service.has_cancelled(since=mark)
+        cells = {}
+        for case in self.cases:
+            line = lines.get(case.name, {"failed": complaint or "the driver said nothing"})
+            cells[case.name] = _judge(case, line, self.door.tries.get(case.name, 0), cancelled=cancelled)
+        marks = " ".join(cell.verdict for cell in cells.values())
+        print(f"{client.name:18} {marks}  {time.monotonic() - began:5.1f} s", flush=True)
+        return Column(client, cells)
+
+    def _setup(self, client: Client) -> Path:
+        """What the driver has to know, as a file."""
+        setup = {
+            "name": client.name,
+            "cases": [case.name for case in self.cases],
+            "url": f"{self.service.url}/v1",
+            "key": KEY,
+            "model": MODEL,
+            "prompt": "a large red circle in the center on a white background",
+            **{name: self.door.url(name) for name in DOORS},
+            **_draw_inputs(self.folder),
+        }
+        path = self.folder / "setup.json"
+        path.write_text(json.dumps(setup))
+        return path
 
 
 def _draw_inputs(folder: Path) -> dict[str, str]:
@@ -76,33 +110,6 @@ def _draw_inputs(folder: Path) -> dict[str, str]:
     ImageDraw.Draw(mask).rectangle((32, 32, 96, 96), fill=(0, 0, 0, 0))
     mask.save(paths["mask"])
     return paths
-
-
-def _run(
-    client: Client,
-    command: tuple[str, ...] | NotInstalled,
-    folder: Path,
-    setup: dict[str, object],
-    running: Service,
-    door: BusyDoor,
-    cases: Sequence[Case],
-) -> Column:
-    if isinstance(command, NotInstalled):
-        return Column(client, {}, not_installed=str(command))
-    door.reset()
-    began = time.monotonic()
-    mark = running.log.stat().st_size
-    path = folder / "setup.json"
-    path.write_text(json.dumps(setup | {"name": client.name}))
-    lines, complaint = _drive([*command, str(path)])
-    cancelled = running.has_cancelled(since=mark) and running.falls_idle(IDLE_SECONDS)
-    cells = {}
-    for case in cases:
-        line = lines.get(case.name, {"failed": complaint or "the driver said nothing"})
-        cells[case.name] = _judge(case, line, door.tries.get(case.name, 0), cancelled=cancelled)
-    column = Column(client, cells, seconds=time.monotonic() - began)
-    print(f"{client.name:18} {' '.join(cell.verdict for cell in cells.values())}  {column.seconds:5.1f} s", flush=True)
-    return column
 
 
 def _drive(command: list[str]) -> tuple[dict[str, dict], str]:

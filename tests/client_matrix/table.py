@@ -29,7 +29,6 @@ class Column:
     client: Client
     cells: Mapping[str, Cell]
     not_installed: str = ""
-    seconds: float = 0.0
 
     def having(self, verdict: Verdict) -> dict[str, str]:
         return {name: cell.reason for name, cell in self.cells.items() if cell.verdict is verdict}

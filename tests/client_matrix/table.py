@@ -69,7 +69,11 @@ def page(columns: Sequence[Column]) -> str:
     """The whole of ``docs/results/clients.md``."""
     versions = [f"| {column.client.name} | {column.client.versions or 'raw requests'} |" for column in columns]
     failed = [f"- {line}" for line in failures(columns)]
-    cannot = [f"| {column.client.name} | {_grouped(column.having(Verdict.CANNOT))} |" for column in columns]
+    cannot = [
+        f"| {column.client.name} | {_grouped(reasons)} |"
+        for column in columns
+        if (reasons := column.having(Verdict.CANNOT))
+    ]
     sections = [
         "# Clients",
         "Written by `make test-clients`: the clients of `tests/client_matrix/clients.toml`, run against a gateway\n"

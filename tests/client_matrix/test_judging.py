@@ -61,7 +61,7 @@ def test_what_is_right_passes(case, told):
         ("models", {"models": ["tiny-shapes"]}, "gpt-image-1"),
         ("files", {"id": "file-1", "sent": 3, "listed": False}, "lacks"),
         ("full", {"pictures": drawn("red")}, "0 tries"),
-        ("gives_up", {"error": FULL}, "0 tries"),
+        ("gives_up", {"error": FULL, "tries": 2}, "0 tries instead of 2"),
         ("abort", {"error": FULL}, "did not give up"),
         ("abort", {"gave_up": "TimeoutError"}, "still works"),
     ],

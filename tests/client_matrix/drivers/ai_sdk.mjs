@@ -64,7 +64,10 @@ await run({
   wrong_key: () => refused({ options: { apiKey: "sk-wrong" } }),
   full: async () => drawn([await generate({ options: { baseURL: setup.full } })]),
   limited: async () => drawn([await generate({ options: { baseURL: setup.limited } })]),
-  gives_up: () => refused({ options: { baseURL: setup.gives_up }, maxRetries: 1 }),
+  gives_up: async () => ({
+    ...(await refused({ options: { baseURL: setup.gives_up }, maxRetries: 1 })),
+    tries: 2,
+  }),
   concurrent: compatible
     ? async () => drawn([...(await Promise.all(seeds.map(quick))), ...(await oneByOne(seeds, quick))])
     : noSeed,

@@ -32,7 +32,7 @@ await run({
   wrong_key: () => refused({ apiKey: "sk-wrong" }),
   full: async () => drawn([await generate({ baseUrl: setup.full })]),
   limited: async () => drawn([await generate({ baseUrl: setup.limited })]),
-  gives_up: () => refused({ baseUrl: setup.gives_up }),
+  gives_up: async () => ({ ...(await refused({ baseUrl: setup.gives_up })), tries: 3 }),
   concurrent: noPassing,
   abort: "has neither a timeout nor a signal for its requests",
 });

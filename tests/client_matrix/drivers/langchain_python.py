@@ -44,7 +44,7 @@ for name, call in {
     "wrong_key": lambda: refused(api_key="sk-wrong"),
     "full": lambda: drawn(generate(base_url=SETUP["full"])),
     "limited": lambda: drawn(generate(base_url=SETUP["limited"])),
-    "gives_up": lambda: refused(base_url=SETUP["gives_up"], max_retries=1),
+    "gives_up": lambda: refused(base_url=SETUP["gives_up"], max_retries=1) | {"tries": 2},
 }.items():
     case(call, name)
 

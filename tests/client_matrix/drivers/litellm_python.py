@@ -108,7 +108,7 @@ for name, call in {
     "wrong_key": lambda: refused(lambda: generate(api_key="sk-wrong")),
     "full": lambda: drawn(generate(api_base=SETUP["full"])),
     "limited": lambda: drawn(generate(api_base=SETUP["limited"])),
-    "gives_up": lambda: refused(lambda: generate(api_base=SETUP["gives_up"])),
+    "gives_up": lambda: refused(lambda: generate(api_base=SETUP["gives_up"])) | {"tries": 3},
 }.items():
     case(call, name)
 

@@ -69,7 +69,10 @@ await run({
   wrong_key: () => refused(() => generate({}, connect({ apiKey: "sk-wrong" }))),
   full: async () => drawn([await generate({}, connect({ baseURL: setup.full }))]),
   limited: async () => drawn([await generate({}, connect({ baseURL: setup.limited }))]),
-  gives_up: () => refused(() => generate({}, connect({ baseURL: setup.gives_up, maxRetries: 1 }))),
+  gives_up: async () => ({
+    ...(await refused(() => generate({}, connect({ baseURL: setup.gives_up, maxRetries: 1 })))),
+    tries: 2,
+  }),
   concurrent: async () => drawn([...(await Promise.all(seeds.map(quick))), ...(await oneByOne(seeds, quick))]),
   abort: () =>
     gaveUp(() => generate({ n: 10, size: "512x512", steps: 50 }, connect({ timeout: 1000, maxRetries: 0 }))),

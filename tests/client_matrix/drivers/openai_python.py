@@ -106,7 +106,7 @@ for name, call in {
     "wrong_key": lambda: refused(lambda: generate(client.with_options(api_key="sk-wrong"))),
     "full": lambda: drawn(generate(at("full"))),
     "limited": lambda: drawn(generate(at("limited"))),
-    "gives_up": lambda: refused(lambda: generate(at("gives_up", max_retries=1))),
+    "gives_up": lambda: refused(lambda: generate(at("gives_up", max_retries=1))) | {"tries": 2},
 }.items():
     case(call, name)
 

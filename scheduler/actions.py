@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scheduler.roles.problem import Problem
+from scheduler.spec import Input
 from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 
@@ -29,13 +30,6 @@ class Reject(Action):
     request: RequestId
     retry_after_seconds: float
     predicted_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    handle: Handle
-    holder: ServerId
-    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ class Scheduler:
                 | ev.JobStarted()
                 | ev.JobPaused()
                 | ev.JobProgressed()
+                | ev.JobPreviewed()
                 | ev.JobDone()
                 | ev.JobFailed()
                 | ev.JobCancelled()
@@ -126,6 +127,9 @@ class Scheduler:
         if job is None or job.holder is None or all(output.handle != event.handle for output in job.outputs):
             return
         self._trials.suspect(GATEWAY, job.holder, now)
+        if job.spec.optional:
+            self._ledger.drop(job, "its picture could not be fetched")
+            return
         job.avoid.add(job.holder)
         if event.unreached:
             job.unreached += 1

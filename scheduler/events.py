@@ -138,6 +138,17 @@ class JobProgressed:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPreviewed:
+    """A running dit job has an intermediate picture ready to be decoded."""
+
+    server: ServerId
+    epoch: Epoch
+    index: int
+    """In ``JobSpec.previews``."""
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
 class JobDone:
     server: ServerId
     epoch: Epoch
@@ -217,6 +228,7 @@ Event = (
     | JobStarted
     | JobPaused
     | JobProgressed
+    | JobPreviewed
     | JobDone
     | JobFailed
     | JobCancelled

@@ -136,6 +136,12 @@ class Fleet:
         server.holds.clear()
         for job in gone:
             job.holder, job.outputs = None, ()
+        for preview in list(server.shown.values()):
+            if preview.state in (JobState.WAITING, JobState.FETCHING):
+                self._ledger.drop(preview, why)
+            else:
+                preview.shown = None  # it has been read
+        server.shown.clear()
         for attempt in list(server.attempts.values()):
             self._lost_attempt(server, attempt.epoch, why, now)
         self._ledger.lost(gone, now)
@@ -149,6 +155,9 @@ class Fleet:
         if job.state not in COMMITTED:
             job.become(JobState.CANCELLED)
             job.attempt = None
+            return
+        if job.spec.optional:
+            self._ledger.drop(job, why)
             return
         job.losses += job.state in COMPUTED
         if job.losses >= self._policies.max_losses:

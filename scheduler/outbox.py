@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler import actions
-from scheduler.actions import Action, Input, Member
+from scheduler.actions import Action, Member
 from scheduler.roles.problem import Problem
+from scheduler.spec import Input
 from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from scheduler.spec import JobSpec, Output, RequestSpec, ServerSpec
+from scheduler.spec import Input, JobSpec, Output, RequestSpec, ServerSpec
 from scheduler.transitions import COMMITTED, TRANSITIONS, JobState
 from wire.types import Epoch, JobId, Role, ServerId
 
@@ -86,6 +86,10 @@ class Job:
     """Attempts that ended because somebody could not be reached: nobody's failure."""
     losses: int = 0
     """Servers that died while they worked on it."""
+    preview_of: Job | None = None
+    """The dit job that showed what this one decodes, if it is a preview …"""
+    shown: Input | None = None
+    """… and where that lies, until it has been read."""
     queued_key: tuple[float, ...] | None = None
     """Its key while it is in a queue."""
     price: float = 0.0
@@ -108,7 +112,7 @@ class Job:
         if self.spec.is_final:
             return self.taken
         if self.spec.optional:
-            return self.state in (JobState.DONE, JobState.FAILED)
+            return self.taken
         return self.state is JobState.DONE and all(reader.is_settled for reader in self.readers)
 
     def output(self, port: str) -> Output | None:
@@ -153,6 +157,8 @@ class Server:
     """Committed here and not yet known to be gone, cancelled ones included."""
     holds: dict[str, Job] = field(default_factory=dict)
     """Handle → job whose output it is."""
+    shown: dict[str, Job] = field(default_factory=dict)
+    """Handle → preview that reads it."""
     roles: frozenset[Role] = frozenset()
     """Roles whose weights it holds, as far as it has said."""
     switching: tuple[Epoch, frozenset[Role]] | None = None

@@ -35,6 +35,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """``png``, ``jpeg`` or ``webp``."""
     output_compression: int = 100
     """0 to 100: JPEG and WebP quality; ignored for PNG."""
+    previews: Count = 0
+    """Intermediate pictures that are asked for; see ``wire.previews``."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,6 +51,8 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
         (Role.DIT, Role.DECODER),
     )
     """Which role's output some later role reads; (encoder, decoder) only where a value skips the dit."""
+    max_images: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    """Pictures that it takes, where it takes any; the mask not counted."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

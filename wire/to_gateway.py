@@ -125,6 +125,18 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     nbytes: Count
 
 
+class PreviewMade(Message, frozen=True, kw_only=True):
+    """An intermediate picture of a running dit job can be decoded. It lives until ``Release``, or until the attempt
+    ends without a result."""
+
+    epoch: Epoch
+    index: Count
+    """Of those asked for, from 0."""
+    step: Count
+    steps: Count
+    output: Output
+
+
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Seconds spent by one attempt on its server."""
 
@@ -203,6 +215,7 @@ ToGateway = (
     | Started
     | Paused
     | Progress
+    | PreviewMade
     | StageDone
     | StageFailed
     | StageCancelled

@@ -9,7 +9,7 @@ from itertools import islice
 
 from scheduler import actions as act
 from scheduler import events as ev
-from scheduler.spec import Output, RequestSpec, ServerSpec
+from scheduler.spec import Input, Output, RequestSpec, ServerSpec
 from scheduler.state import Job
 from wire.types import Epoch, RequestId, ServerId, server_name
 
@@ -118,7 +118,7 @@ def _short(value: object) -> object:
             return counter
         case RequestSpec(id=name) | ServerSpec(id=name) | act.Member(job=name) | Output(port=name):
             return name
-        case act.Input(holder=holder):
+        case Input(holder=holder):
             return holder
         case str() | bool() | int() | float():
             return value

@@ -21,22 +21,25 @@ from gateway.service.interfaces import (
     Listener,
     ModelNotFound,
     NoCapacity,
+    Partial,
+    Progress,
     Ready,
     ServiceError,
     unheard,
 )
 from gateway.service.pictures import Picture, Pictures
 from gateway.stages.liveness import Heard, Joined, Lost, Report
-from gateway.stages.uploads import UploadsFull
+from gateway.storage.room import RoomTaken
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.reach import GATEWAY
 from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import plan
+from scheduler.spec import Input
 from wire import to_gateway, to_stage
 from wire.params import ModelInfo
 from wire.to_stage import InputRef, ToStage, TryPeer
-from wire.types import Handle, JobId, RequestId, Role, ServerId
+from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 MAX_EVENTS = 100_000
 """Waiting to be handled. More mean that the scheduler has come to a standstill, which ends the process."""
@@ -69,7 +72,7 @@ class Outlets:
     probe: Callable[[TryPeer], Awaitable[str]]
     """What is in the way to a server's data socket; empty if nothing is."""
     hold: Callable[[bytes], InputRef]
-    """Keep an uploaded picture for stage servers; raises ``UploadsFull``."""
+    """Keep an uploaded picture for stage servers; raises ``RoomTaken``."""
     drop: Callable[[Handle], None]
 
 
@@ -231,6 +234,8 @@ class Dispatcher:
                 self._attempts.failed(server, message.epoch, message.code)
             case to_gateway.StageCancelled():
                 self._attempts.failed(server, message.epoch, "cancelled")
+            case to_gateway.Progress(epoch=epoch, step=step, steps=steps):
+                self._progressed(server, epoch, step, steps)
             case to_gateway.RolesReady():
                 log.info("%s holds %s after %.2f s of loading", server, ", ".join(message.roles), message.load_seconds)
                 self._catalogue.holds(server, message.roles)
@@ -238,6 +243,12 @@ class Dispatcher:
                 log.warning("%s keeps %s: %s", server, ", ".join(message.roles), message.message)
                 self._catalogue.holds(server, message.roles)
         return translate.event(server, message)
+
+    def _progressed(self, server: ServerId, epoch: Epoch, step: int, steps: int) -> None:
+        job = self._attempts.job(server, epoch)
+        entry = self._owners.get(job.spec.id) if job is not None else None
+        if job is not None and entry is not None:
+            entry.listener(Progress(job.image or 0, step, steps))
 
     def _forget(self, server: ServerId) -> None:
         """What it held and did is void; it may come back, with nothing."""
@@ -251,9 +262,13 @@ class Dispatcher:
         if not self._pictures.take(picture):
             return None
         entry = self._owners[picture.job]
-        image = entry.record.graph.jobs[picture.job].image or 0
-        entry.pictures[image] = picture.data
-        entry.listener(Ready(image, picture.data))
+        job = entry.record.graph.jobs[picture.job]
+        image = job.image or 0
+        if job.preview is None:
+            entry.pictures[image] = picture.data
+            entry.listener(Ready(image, picture.data))
+        else:
+            entry.listener(Partial(image, job.preview, picture.data))
         return ev.ResultTaken(picture.job)
 
     # --- actions ------------------------------------------------------------------------------------------------------
@@ -320,7 +335,7 @@ class Dispatcher:
             request=record.graph.spec.id,
         )
 
-    def _reference(self, source: act.Input) -> InputRef:
+    def _reference(self, source: Input) -> InputRef:
         holder = self._servers[source.holder]
         return InputRef(
             handle=source.handle, endpoint=holder.data_endpoint, nbytes=source.nbytes, public_key=holder.public_key
@@ -403,7 +418,7 @@ class Dispatcher:
         try:
             for name, picture in pictures.items():
                 held[name] = self._outlets.hold(picture)
-        except UploadsFull as error:
+        except RoomTaken as error:
             self._drop(held.values())
             raise NoCapacity(str(error), retry_after_seconds=UPLOADS_RETRY_SECONDS) from error
         return held

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from scheduler.actions import Input
 from scheduler.events import ResultLost
+from scheduler.spec import Input
 from wire.errors import UNREACHED, InputLost
 from wire.to_stage import InputRef
 from wire.types import Handle, JobId, ServerId

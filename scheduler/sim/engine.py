@@ -16,7 +16,7 @@ from typing import Protocol
 
 from scheduler import actions as do
 from scheduler import events as ev
-from scheduler.actions import Action, Input, Run
+from scheduler.actions import Action, Run
 from scheduler.core import Scheduler
 from scheduler.cost.model import CostModel
 from scheduler.cost.work import Work
@@ -40,7 +40,7 @@ from scheduler.sim.setup import (
     Unreachable,
 )
 from scheduler.sim.workload import Arrival, Kind, Phase
-from scheduler.spec import IMAGE_PORT
+from scheduler.spec import IMAGE_PORT, Input
 from wire.types import Handle, JobId, RequestId, Role, ServerId
 
 PICTURE_BYTES_PER_PIXEL = 1.5
@@ -73,6 +73,7 @@ class Simulation:
         self._watchers = list(watchers)
         self._truth = CostModel(server.profile for server in scenario.servers)
         self._works: dict[JobId, Work] = {}
+        self._previews: dict[JobId, int] = {}
         self._kinds: dict[RequestId, Kind] = {}
         """Of requests whose end is not known yet."""
         self._jobs: dict[RequestId, tuple[JobId, ...]] = {}
@@ -212,8 +213,10 @@ class Simulation:
         self._names += 1
         spec = kind.request(f"r{self._names}", self.scenario.model, self.clock.now, masks=self._masks)
         self._kinds[spec.id] = kind
-        self._jobs[spec.id] = tuple(job.id for job in spec.jobs)
-        self._works |= {job.id: job.work for job in spec.jobs}
+        jobs = [each for job in spec.jobs for each in (job, *job.previews)]
+        self._jobs[spec.id] = tuple(job.id for job in jobs)
+        self._works |= {job.id: job.work for job in jobs}
+        self._previews |= {job.id: len(job.previews) for job in jobs}
         if kind.patience < kind.deadline:
             self.clock.after(kind.patience, self._hang_up, spec.id)
         self.post(ev.RequestArrived(spec))
@@ -227,7 +230,7 @@ class Simulation:
         if self._kinds.pop(request, None) is None:
             return
         for job in self._jobs.pop(request):
-            del self._works[job]
+            del self._works[job], self._previews[job]
         if self._phase is not None and self.clock.now < self._phase[0]:
             self.clock.after(0.0, self._ask, self._phase[1].kind(self._mixes))
 
@@ -297,6 +300,9 @@ class Simulation:
             work = replace(work, batch=len(job.members))
         factor = Random(f"{self._seed}/{first}").lognormvariate(0.0, self.scenario.noise)
         return work, factor * self._truth.seconds(work, setup.target)
+
+    def previews(self, job: JobId) -> int:
+        return self._previews.get(job, 0)
 
     def transfer_seconds(self, nbytes: int) -> float:
         network = self.scenario.network

@@ -14,15 +14,16 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from scheduler import events as ev
-from scheduler.actions import Action, AssignRoles, Cancel, Input, Member, Release, Run
+from scheduler.actions import Action, AssignRoles, Cancel, Member, Release, Run
 from scheduler.cost.work import Work
 from scheduler.sim.clock import Clock
 from scheduler.sim.device import Device, Task
 from scheduler.sim.roles import Roles
 from scheduler.sim.setup import ServerSetup
 from scheduler.sim.store import Credits, Store
-from scheduler.spec import Output, ServerSpec, Timings
-from wire.types import Epoch, Handle, ModelKey, Role, ServerId
+from scheduler.spec import Input, Output, ServerSpec, Timings
+from wire.previews import preview_steps
+from wire.types import Epoch, Handle, JobId, ModelKey, Role, ServerId
 
 
 class World(Protocol):
@@ -36,6 +37,9 @@ class World(Protocol):
 
     def cost(self, job: Run, setup: ServerSetup) -> tuple[Work, float]:
         """A batch's work and its true seconds on the device."""
+
+    def previews(self, job: JobId) -> int:
+        """Intermediate pictures that are asked of a dit job."""
 
     def transfer_seconds(self, nbytes: int) -> float: ...
 
@@ -88,6 +92,7 @@ class Job(Task):
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Port → bytes of what one member leaves."""
     reserved: int = 0
+    shown: dict[Epoch, list[Handle]] = field(default_factory=dict)
     here_at: float = 0.0
     ready_at: float = 0.0
 
@@ -228,6 +233,7 @@ class SimServer:
         steps = work.steps
         job = Job(steps=steps, step_seconds=seconds / steps, urgent=run.preempt, run=run, work=work, live=live)
         job.keep_seconds = run.keep_seconds
+        job.shows = preview_steps(steps, max(self._world.previews(member.job) for member in run.members))
         job.here_at = self._world.clock.now
         self._jobs[job] = None
         self._by_epoch |= dict.fromkeys(live, job)
@@ -278,6 +284,7 @@ class SimServer:
                 self._stop(job)
                 return
             del job.live[epoch], self._by_epoch[epoch]
+            self.store.release(job.shown.pop(epoch, ()))
         self._world.send(ev.JobCancelled(self.id, epoch))
 
     def _stop(self, job: Job) -> None:
@@ -294,6 +301,7 @@ class SimServer:
             return
         unreached = tuple(handle for handle, loss in lost.items() if loss.unreached)
         for epoch in self._over(job):
+            self.store.release(job.shown.pop(epoch, ()))
             self._world.send(ev.JobFailed(self.id, epoch, code, message, True, tuple(lost), unreached))
         self._device.release(job)
 
@@ -345,9 +353,24 @@ class SimServer:
             for epoch in task.live:
                 self._world.send(ev.JobProgressed(self.id, epoch, task.step, task.steps, step_seconds))
 
+    def showed(self, task: Task) -> None:
+        """What finds no room is not shown."""
+        if not isinstance(task, Job) or task.is_stopping:
+            return
+        nbytes, index = task.sizes.get(Role.DECODER, 0), task.shows.index(task.step)
+        for epoch, member in task.live.items():
+            asked = index < self._world.previews(member.job)
+            if asked and self.store.reserve(task.run.role, nbytes, self._roles.held):
+                self.store.unreserve(nbytes)
+                handle = self._world.handle()
+                self.store.keep(handle, nbytes)
+                task.shown.setdefault(epoch, []).append(handle)
+                self._world.send(ev.JobPreviewed(self.id, epoch, index, Output(Role.DECODER, handle, nbytes)))
+
     def stopped(self, task: Task) -> None:
         if isinstance(task, Job) and task.stage is not Stage.OVER:
             for epoch in self._over(task):
+                self.store.release(task.shown.pop(epoch, ()))
                 self._world.send(ev.JobCancelled(self.id, epoch))
             self._settle()
 

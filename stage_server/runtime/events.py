@@ -75,6 +75,18 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
+class Previewed:
+    """An intermediate picture of a member lies in the store, ready to be decoded."""
+
+    job: JobKey
+    member: int
+    index: int
+    step: int
+    steps: int
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
 class Computed:
     """The device is free again; the outputs are on their way into the store."""
 
@@ -134,7 +146,7 @@ class Tried:
     result: PeerTried
 
 
-JobEvent = InputsHere | DeviceTaken | DeviceYielded | Stepped | Computed | Published | Broke | Stopped
+JobEvent = InputsHere | DeviceTaken | DeviceYielded | Stepped | Previewed | Computed | Published | Broke | Stopped
 Event = (
     Connected
     | Disconnected

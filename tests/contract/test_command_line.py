@@ -25,7 +25,7 @@ def test_pictures_with_previews_and_their_seeds(live, service, tmp_path: Path, c
     assert made["first_partial_seconds"] is not None
     assert all(Image.open(file["path"]).format == "WEBP" for file in made["files"])
     assert len(list(tmp_path.iterdir())) == 2
-    assert service.requests[0].partial_images == 1
+    assert service.requests[0].images[0].previews == 1
 
 
 def test_refusals_in_the_servers_words(live, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -89,17 +89,20 @@ class Game:
         steps: int = 20,
         priority: int = 0,
         masks: bool = False,
+        previews: int = 0,
     ) -> list[Action]:
         """With ``masks``, the decoder reads an output of the encoder as well."""
         encoder = JobSpec(JobId(f"{name}/e"), E, Work(E))
         self._masked |= {encoder.id} if masks else set()
         jobs = [encoder]
         for i in range(images):
-            dit = JobSpec(JobId(f"{name}/d{i}"), D, Work(D, height=64, width=64, steps=steps), (encoder.id,))
-            jobs += [
-                dit,
-                JobSpec(JobId(f"{name}/v{i}"), V, Work(V, height=64, width=64), (*(encoder.id,) * masks, dit.id)),
-            ]
+            decoding, shared = Work(V, height=64, width=64), (encoder.id,) * masks
+            shown = tuple(
+                JobSpec(JobId(f"{name}/v{i}.preview.{k}"), V, decoding, shared, optional=True) for k in range(previews)
+            )
+            denoising = Work(D, height=64, width=64, steps=steps)
+            dit = JobSpec(JobId(f"{name}/d{i}"), D, denoising, (encoder.id,), previews=shown)
+            jobs += [dit, JobSpec(JobId(f"{name}/v{i}"), V, decoding, (*shared, dit.id))]
         spec = RequestSpec(RequestId(name), MODEL, tuple(jobs), self.now + deadline, priority=priority)
         return self.post(ev.RequestArrived(spec))
 
@@ -113,6 +116,11 @@ class Game:
 
     def progressed(self, job: str, step: int, steps: int, step_seconds: float) -> list[Action]:
         return self.post(ev.JobProgressed(self.where[job], self.epochs[job], step, steps, step_seconds))
+
+    def shows(self, job: str, index: int) -> list[Action]:
+        """An intermediate picture lies on the server under the handle "JOB:shown:INDEX"."""
+        output = Output(V, Handle(f"{job}:shown:{index}"), 10)
+        return self.post(ev.JobPreviewed(self.where[job], self.epochs[job], index, output))
 
     def done(self, job: str) -> list[Action]:
         """Leaves an output at every later role's port, or a picture."""

@@ -103,6 +103,7 @@ def _kind(index: int, rng: Random) -> Kind:
         side,
         steps=rng.randint(1, 12),
         images=rng.choice((1, 1, 2, 3)),
+        previews=rng.choice((0, 0, 1, 3)),
         tenant=rng.choice(("", "a")),
         priority=rng.choice((0, 0, 1)),
         deadline=rng.choice((0.5, 5.0, 30.0)),
@@ -151,6 +152,9 @@ class Impatient:
 
     def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
         return self.victim(job, view, now) is server
+
+    def lets_in(self, server: Server, preview: Job, view: View, now: float) -> bool:
+        return server.running() is not None and server.may_run(preview.spec.role)
 
     @staticmethod
     def _runs(server: Server) -> bool:

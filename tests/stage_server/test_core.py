@@ -28,6 +28,7 @@ from stage_server.runtime.events import (
     JobEvent,
     JobKey,
     LoadRoles,
+    Previewed,
     Published,
     Received,
     Reconnect,
@@ -56,6 +57,7 @@ from wire.to_gateway import (
     Leaving,
     Output,
     PeerTried,
+    PreviewMade,
     RoleInfo,
     RolesFailed,
     RolesReady,
@@ -284,6 +286,19 @@ class TestJobs:
         effects = finished(world, 1, run)
         assert effects[:2] == [Drop(("h1",)), Send(StageCancelled(epoch=run.members[0].epoch))]
 
+    def test_what_a_job_shows_goes_with_an_attempt_that_has_no_result(self, world: World) -> None:
+        run = world.run(members=2)
+        world.hear(run)
+        world.on(InputsHere(JobKey(1)), DeviceTaken(JobKey(1)))
+        shown = [Output(port="decoder", handle=Handle(f"s{number}"), nbytes=1) for number in range(2)]
+        (made,) = sent(world.on(Previewed(JobKey(1), 1, 0, 2, 4, shown[0])), PreviewMade)
+        assert (made.epoch, made.index, made.step, made.steps, made.output) == (run.members[1].epoch, 0, 2, 4, shown[0])
+        assert world.hear(Cancel(epochs=(run.members[1].epoch,))) == [Drop(("s0",))]
+        assert world.on(Previewed(JobKey(1), 1, 1, 3, 4, shown[1])) == [Drop(("s1",))]
+        world.on(Previewed(JobKey(1), 0, 0, 3, 4, shown[0]))
+        broke = world.on(Broke(JobKey(1), Code.ENGINE, "no", retryable=True))
+        assert broke[0] == Drop(("s0",))
+
     def test_the_deadline_stops_a_job_and_says_where_it_was(self, world: World) -> None:
         run = world.run(seconds=1.5)
         world.hear(run)
@@ -424,10 +439,10 @@ class TestLeaving:
 NEXT: dict[State, tuple[type[JobEvent], ...]] = {
     State.FETCHING: (InputsHere, Broke),
     State.READY: (DeviceTaken, Broke),
-    State.RUNNING: (Stepped, DeviceYielded, Computed, Broke),
+    State.RUNNING: (Stepped, Previewed, DeviceYielded, Computed, Broke),
     State.PAUSED: (DeviceTaken,),
     State.PUBLISHING: (Published, Broke),
-    State.STOPPING: (Stopped, Published, Broke),
+    State.STOPPING: (Previewed, Stopped, Published, Broke),
 }
 
 
@@ -443,6 +458,7 @@ class Chaos:
         self.begun: dict[JobKey, Run] = {}
         self.store: set[Handle] = set()
         self.gateway = "g1"
+        self.shown = 0
 
     def step(self) -> None:
         kinds = (self.ask, self.ask, self.advance, self.advance, self.advance, self.cancel, self.release, self.relink)
@@ -490,6 +506,13 @@ class Chaos:
             return Broke(job, Code.ENGINE, "chance", retryable=True)
         if kind is Stepped:
             return Stepped(job, 1, 4, 0.1)
+        if kind is Previewed:
+            self.shown += 1
+            self.store.add(Handle(f"shown{self.shown}"))
+            member = self.random.randrange(len(self.begun[job].members))
+            return Previewed(
+                job, member, 0, 1, 4, Output(port="decoder", handle=Handle(f"shown{self.shown}"), nbytes=1)
+            )
         return DeviceYielded(job, 1) if kind is DeviceYielded else kind(job)  # type: ignore[call-arg]
 
     def cancel(self) -> None:

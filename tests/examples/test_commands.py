@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from clients.load import command as load
 from gateway.__main__ import _announce
+from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SCENARIO = "scheduler/sim/scenarios/backlog.toml"
@@ -52,9 +54,9 @@ def test_a_reader_that_has_gone_ends_it_without_a_word(arguments: tuple[str, ...
 async def test_the_gateway_serves_on_when_nobody_reads_its_announcement(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w") as gone:
+    with os.fdopen(writing, "w") as gone, socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setattr(sys, "stdout", gone)
-        await _announce(AsyncMock(), "http://127.0.0.1:8000")
+        await _announce(AsyncMock(), Settings(), listener)
         gone.flush()  # as the interpreter does at its end
 
 

@@ -49,6 +49,8 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
         (Role.DIT, Role.DECODER),
     )
     """Which role's output some later role reads; (encoder, decoder) only where a value skips the dit."""
+    max_images: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    """Pictures that it takes, where it takes any; the mask not counted."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -25,6 +25,7 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components, LoadOptions
+from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import hook_loops
 from stage_server.engine.model_info import read_geometry, read_info
@@ -89,7 +90,10 @@ class DiffusersEngine:
         blocks = self._pipeline.blocks  # a copy, ours from here on
         hook_loops(blocks)
         self._components = Components(self._pipeline, checkpoint, options)
-        self._workflows = split_workflows(blocks, self._components.declared)
+        scheduler = self._components.files.get("scheduler")
+        self._workflows = with_inpainting(
+            split_workflows(blocks, self._components.declared), scheduler.type_hint if scheduler else None
+        )
         family = blocks.model_name or type(blocks).__name__
         if family not in TESTED_FAMILIES:
             _log.warning(

@@ -57,7 +57,8 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
                 f"{name} has no effect on {info.name} in {workflow.name}; it reads {', '.join(workflow.inputs)}"
             )
     needed = {"image", "mask_image"} & set(workflow.inputs)
-    if role is Role.ENCODER and needed - images.keys():
+    puts_back = role is Role.DECODER and "mask_image" in needed
+    if (role is Role.ENCODER or puts_back) and needed - images.keys():
         raise BadJob(f"{workflow.name} needs {' and '.join(sorted(needed - images.keys()))}")
 
 

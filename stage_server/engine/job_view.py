@@ -29,12 +29,16 @@ class ReportStep(ModularPipelineBlocks):  # type: ignore[misc]  # diffusers publ
 
 def hook_loops(blocks: ModularPipelineBlocks) -> None:
     """Add ``ReportStep`` to every denoising loop of the tree, and silence its progress bar. Raises ``LoadError``."""
-    loops = [block for block in walk(blocks) if isinstance(block, LoopSequentialPipelineBlocks)]
+    loops = [block for block in walk(blocks) if is_loop(block)]
     if not loops:
         raise LoadError(f"{type(blocks).__name__} has no denoising loop to report steps from")
     for loop in loops:
         loop.sub_blocks["report_step"] = ReportStep()
         loop.set_progress_bar_config(disable=True)
+
+
+def is_loop(block: ModularPipelineBlocks) -> bool:
+    return isinstance(block, LoopSequentialPipelineBlocks)
 
 
 def job_view(pipeline: ModularPipeline, guidance_scale: float | None, step_done: StepDone) -> ModularPipeline:

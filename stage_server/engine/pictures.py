@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,6 +25,19 @@ def open_upload(name: str, data: bytes) -> Image.Image:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadJob(f"{name} is not a readable picture: {error}") from error
     return ImageOps.exif_transpose(picture).convert(_MODES.get(name, "RGB"))
+
+
+def put_back(drawn: Image.Image, uploads: Mapping[str, bytes]) -> Image.Image:
+    """``drawn`` where the mask is white, the uploaded picture where it is black, blended between. Raises ``BadJob``.
+
+    At the size of the upload the pixels under black are the upload's own.
+    """
+    original, mask = (open_upload(name, uploads[name]) for name in ("image", "mask_image"))
+    if original.size != drawn.size:
+        original = original.resize(drawn.size, Image.Resampling.LANCZOS)
+    if mask.size != drawn.size:
+        mask = mask.resize(drawn.size, Image.Resampling.BILINEAR)
+    return Image.composite(drawn, original, mask)
 
 
 def upload_pixels(data: bytes) -> int:

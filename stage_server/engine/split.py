@@ -103,6 +103,10 @@ class WorkflowSplit:
         return Workflow(self.name, inputs, self.edges)
 
     @property
+    def masked(self) -> bool:
+        return "mask_image" in self.parts[Role.ENCODER].reads
+
+    @property
     def guider_chooses_negative(self) -> bool:
         """Whether the text encoder asks the guider about a negative prompt (Stable Diffusion 3's does not)."""
         return "guider" in self.parts[Role.ENCODER].components
@@ -154,10 +158,11 @@ def _parts(workflow: SequentialPipelineBlocks, groups: Mapping[str, Role]) -> di
     empty = [role for role, blocks in chosen.items() if not blocks]
     if empty:
         raise LoadError(f"no blocks for {', '.join(empty)} among {', '.join(workflow.sub_blocks)}")
-    return {role: _part(role, SequentialPipelineBlocks.from_blocks_dict(blocks)) for role, blocks in chosen.items()}
+    return {role: make_part(role, SequentialPipelineBlocks.from_blocks_dict(blocks)) for role, blocks in chosen.items()}
 
 
-def _part(role: Role, blocks: SequentialPipelineBlocks) -> Part:
+def make_part(role: Role, blocks: SequentialPipelineBlocks) -> Part:
+    """With what the blocks say that they read and make."""
     inputs = tuple(blocks.inputs)
     outputs: dict[str, Any] = {
         out.name: out for block in blocks.sub_blocks.values() for out in block.intermediate_outputs

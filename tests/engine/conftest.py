@@ -131,7 +131,9 @@ def generate() -> Callable[..., PilImage.Image]:
     ) -> PilImage.Image:
         inbox: dict[str, dict[str, Value]] = {role: {} for role in Role} | {"image": {}}
         for role in Role:
-            job = StageJob(role, (params,), (images or {},) if role is Role.ENCODER else ())
+            uploads = images or {}
+            seen = uploads if role is Role.ENCODER or (role is Role.DECODER and "mask_image" in uploads) else {}
+            job = StageJob(role, (params,), (seen,))
             before = flat_bytes(inbox[role])
             (outputs,) = engines[role].run(job, (inbox[role],), Steps())
             assert flat_bytes(inbox[role]) == before  # received buffers are shared, so blocks must not write to them

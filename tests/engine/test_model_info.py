@@ -48,17 +48,17 @@ def test_the_bundled_model() -> None:
         (ENCODER_DIT, DIT_DECODER),
     )
     assert info.workflows[0] == text
-    assert [workflow.name for workflow in info.workflows] == ["text2image", "image2image"]
+    assert [workflow.name for workflow in info.workflows] == ["text2image", "image2image", "inpainting"]
 
 
 @pytest.mark.parametrize(
     ("family", "workflows", "multiple", "steps", "guidance"),
     [
-        ("z-image", ["text2image", "image2image"], 32, 8, None),
-        ("flux", ["text2image", "image2image"], 16, 50, 3.5),
+        ("z-image", ["text2image", "image2image", "inpainting"], 32, 8, None),
+        ("flux", ["text2image", "image2image", "inpainting"], 16, 50, 3.5),
         ("flux2-klein", ["text2image", "image_conditioned"], 16, 50, None),
         ("flux2-klein-base", ["text2image", "image_conditioned"], 16, 50, 4.0),
-        ("stable-diffusion-3", ["text2image", "image2image"], 16, 50, 7.0),
+        ("stable-diffusion-3", ["text2image", "image2image", "inpainting"], 16, 50, 7.0),
         ("stable-diffusion-xl", ["text2image", "image2image", "inpainting"], 8, 50, 7.5),
         ("qwen-image", ["text2image", "image2image", "inpainting"], 16, 50, 4.0),
     ],

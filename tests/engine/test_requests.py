@@ -70,7 +70,11 @@ def test_the_decoder_ends_with_an_encoded_picture(
             {"workflow": "image2image", "num_inference_steps": 3, "images": ["image"]},
             "3 × 0.3 leaves no step",
         ),
-        ("tiny-shapes", {"workflow": "inpainting"}, "cannot do 'inpainting'; it can do text2image, image2image"),
+        (
+            "flux2-klein",
+            {"workflow": "inpainting"},
+            "cannot do 'inpainting'; it can do text2image, image_conditioned",
+        ),
         ("tiny-shapes", {"max_sequence_length": 0}, "max_sequence_length must be from 1 to 1024, not 0"),
         ("flux", {"negative_prompt": "blur"}, "negative_prompt has no effect"),
         ("flux2-klein", {"guidance_scale": 3.0}, "guidance_scale has no effect"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,8 @@ class Components:
             raise LoadError(f"{name} does not fit into the memory of {self._options.device}") from error
         except LoadError as error:
             raise LoadError(f"{cannot}: {error}") from error
+        except ImportError as error:
+            raise LoadError(f"{cannot}: {_missing_package(error)}") from error
         except Exception as error:  # libraries raise what they like about a broken file, safetensors a bare Exception
             raise LoadError(f"{cannot}: {_cause(error, files)}") from error
 
@@ -144,6 +147,14 @@ def _refuse_gaps(report: Mapping[str, Any], kind: str) -> None:
             f"{len(missing)} weights of a {kind} of this configuration are not in its files, {missing[0]} for one; "
             f"{ONE_REVISION}"
         )
+
+
+def _missing_package(error: ImportError) -> str:
+    named = re.search(r"requires the (\S+) library", str(error))  # as transformers words it
+    package = error.name or (named[1].lower() if named else None)
+    if package is None:
+        return f"a package is missing: {' '.join(str(error).split())[:_LONGEST_CAUSE]}"
+    return f"it needs the package {package}, which is not installed here; pip install {package}"
 
 
 def _cause(error: Exception, files: ComponentFiles) -> str:

@@ -41,7 +41,18 @@ from wire.types import Role
 from wire.values import DTYPE_BYTES
 
 TESTED_FAMILIES = frozenset(
-    {"z-image", "flux", "flux2-klein", "stable-diffusion-3", "stable-diffusion-xl", "qwenimage"}
+    {
+        "z-image",
+        "flux",
+        "flux-kontext",
+        "flux2",
+        "flux2-klein",
+        "stable-diffusion-3",
+        "stable-diffusion-xl",
+        "qwenimage",
+        "qwenimage-edit",
+        "qwenimage-edit-plus",
+    }
 )
 
 _log = logging.getLogger(__name__)

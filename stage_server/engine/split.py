@@ -94,13 +94,13 @@ class WorkflowSplit:
         pairs = [(a, b) for i, a in enumerate(roles) for b in roles[i + 1 :]]
         return tuple(pair for pair in pairs if self.crossing(*pair))
 
-    def describe(self, ignored: frozenset[str]) -> Workflow:
+    def describe(self, ignored: frozenset[str], max_images: int) -> Workflow:
         """The workflow for the gateway, without the inputs that this model reads and ignores."""
         read = {name for part in self.parts.values() for name in part.reads}
         if any("guider" in part.components for part in self.parts.values()):
             read.add("guidance_scale")
         inputs = tuple(public for name, public in _PARAMS.items() if name in read - ignored)
-        return Workflow(self.name, inputs, self.edges)
+        return Workflow(self.name, inputs, self.edges, max_images)
 
     @property
     def masked(self) -> bool:
@@ -127,11 +127,10 @@ def split_workflows(blocks: ModularPipelineBlocks, available: frozenset[str]) ->
     Raises ``LoadError`` when the blocks do not group into encoder, dit and decoder.
     """
     groups = _group(list(blocks.sub_blocks))
-    workflow_map: Mapping[str, Any] = getattr(blocks, "_workflow_map", None) or {}
     found = {}
-    for name, triggers in workflow_map.items():
+    for name, triggers in _workflow_map(blocks).items():
         if isinstance(triggers, dict) and set(triggers) <= _TRIGGERS and "prompt" in triggers:
-            split = WorkflowSplit(name, _parts(blocks.get_workflow(name), groups))
+            split = WorkflowSplit(name, _parts(blocks.get_execution_blocks(**triggers), groups))
             has_components = all(part.components <= available for part in split.parts.values())
             if has_components and "images" in split.parts[Role.DECODER].outputs:
                 found[name] = split
@@ -140,6 +139,16 @@ def split_workflows(blocks: ModularPipelineBlocks, available: frozenset[str]) ->
             f"{type(blocks).__name__} has no workflow from a prompt (and pictures) to a picture with these components"
         )
     return found
+
+
+def _workflow_map(blocks: ModularPipelineBlocks) -> Mapping[str, Any]:
+    """Workflow → what starts it. Blocks that do not say so have one, with a picture if they read any."""
+    declared: Mapping[str, Any] | None = getattr(blocks, "_workflow_map", None)
+    if declared is not None:
+        return declared
+    if any(param.name == "image" for param in blocks.inputs):
+        return {"image_conditioned": {"prompt": True, "image": True}}
+    return {"text2image": {"prompt": True}}
 
 
 def _group(names: list[str]) -> dict[str, Role]:

@@ -112,12 +112,13 @@ def _parameters(task: StageTask) -> dict[str, Any]:
         "guidance_scale": params.guidance_scale,
         "strength": params.strength,
         "max_sequence_length": params.max_sequence_length,
+        "max_area": params.width * params.height,
         "output_type": "pil",
     }
     if GENERATOR in task.part.reads:
         values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
-    read = {name: data for name, data in task.images.items() if name in task.part.reads}
-    return values | {name: pictures.open_upload(name, data) for name, data in read.items()}
+    uploads = pictures.open_uploads(task.images, task.part.reads)
+    return values | uploads
 
 
 def _negative_prompt(task: StageTask) -> str | None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tests.engine.torchvision_operators  # noqa: F401  # before anything imports transformers
+
+# isort: split
+
 import importlib.util
 import io
 from collections.abc import Callable, Mapping
@@ -67,6 +71,8 @@ def model_folder(families: ModuleType, tmp_path_factory: pytest.TempPathFactory)
     built: dict[str, str] = {BUNDLED: BUNDLED}
 
     def folder(family: str) -> str:
+        if family in families.NEED_TORCHVISION:
+            pytest.importorskip("torchvision")
         if family not in built:
             built[family] = str(families.build(family, tmp_path_factory.mktemp(family)))
         return built[family]

@@ -56,6 +56,8 @@ def test_the_bundled_model() -> None:
     [
         ("z-image", ["text2image", "image2image", "inpainting"], 32, 8, None),
         ("flux", ["text2image", "image2image", "inpainting"], 16, 50, 3.5),
+        ("flux-kontext", ["image_conditioned", "text2image"], 32, 50, 3.5),
+        ("flux2-dev", ["text2image", "image_conditioned"], 16, 50, 4.0),
         ("flux2-klein", ["text2image", "image_conditioned"], 16, 50, None),
         ("flux2-klein-base", ["text2image", "image_conditioned"], 16, 50, 4.0),
         ("stable-diffusion-3", ["text2image", "image2image", "inpainting"], 16, 50, 7.0),
@@ -74,11 +76,24 @@ def test_the_families(
     info = split_engines(family)[Role.DIT].describe()
     assert [workflow.name for workflow in info.workflows] == workflows
     assert (info.size_multiple, info.default_steps, info.default_guidance) == (multiple, steps, guidance)
-    text, image, *_ = info.workflows
+    text, image, *_ = sorted(info.workflows, key=lambda workflow: workflow.name != "text2image")
     assert ("guidance_scale" in text.inputs) == (guidance is not None or family == "z-image")
     assert ("negative_prompt" in text.inputs) == (not family.startswith("flux"))
     assert "image" not in text.inputs
     assert "image" in image.inputs
+
+
+@pytest.mark.parametrize(
+    ("family", "pictures"),
+    [("flux-kontext", 1), ("flux2-dev", 6), ("flux2-klein-base", 4), ("qwen-image-edit-plus", 3)],
+)
+def test_how_many_pictures_a_family_takes(
+    family: str, pictures: int, split_engines: Callable[[str], Mapping[Role, DiffusersEngine]]
+) -> None:
+    info = split_engines(family)[Role.DIT].describe()
+    limits = {workflow.name: workflow.max_images for workflow in info.workflows}
+    assert limits.pop("image_conditioned") == pictures
+    assert set(limits.values()) <= {1}
 
 
 def test_values_cross_where_blocks_read_them(

@@ -124,6 +124,18 @@ def test_unreadable_and_unexpected_pictures_are_refused(split_engines: Engines, 
         encoder.run(StageJob(Role.ENCODER, (edit,), ({"image": png, "mask_image": png},)), ({},), steps())
 
 
+@pytest.mark.parametrize(
+    ("family", "workflow"), [("tiny-shapes", "image2image"), ("flux-kontext", "image_conditioned")]
+)
+def test_more_pictures_than_a_family_takes_are_refused(
+    family: str, workflow: str, split_engines: Engines, png: bytes
+) -> None:
+    edit = ImageParams(workflow=workflow, prompt="a star", width=64, height=64)
+    pictures = {"image": png, "image_1": png}
+    with pytest.raises(BadJob, match=f"{workflow} with .* takes 1 of the 2 pictures"):
+        split_engines(family)[Role.ENCODER].output_bound(StageJob(Role.ENCODER, (edit,), (pictures,)))
+
+
 def test_an_unknown_format_is_refused(split_engines: Engines, generate: Generate) -> None:
     params = ImageParams(prompt="a star", width=64, height=64, num_inference_steps=1, output_format="gif")
     with pytest.raises(BadJob, match="'gif' is not one of png, jpeg, webp"):

@@ -23,6 +23,9 @@ ONE_REVISION = "download configuration and weights again, from one revision of t
 _LONGEST_CAUSE = 600
 """Characters of what a library says; some list every weight."""
 
+_MISSING_PACKAGE = re.compile(r"requires the (\S+) library")
+"""As transformers words it, and diffusers quotes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
@@ -93,8 +96,6 @@ class Components:
             raise LoadError(f"{name} does not fit into the memory of {self._options.device}") from error
         except LoadError as error:
             raise LoadError(f"{cannot}: {error}") from error
-        except ImportError as error:
-            raise LoadError(f"{cannot}: {_missing_package(error)}") from error
         except Exception as error:  # libraries raise what they like about a broken file, safetensors a bare Exception
             raise LoadError(f"{cannot}: {_cause(error, files)}") from error
 
@@ -149,19 +150,15 @@ def _refuse_gaps(report: Mapping[str, Any], kind: str) -> None:
         )
 
 
-def _missing_package(error: ImportError) -> str:
-    named = re.search(r"requires the (\S+) library", str(error))  # as transformers words it
-    package = error.name or (named[1].lower() if named else None)
-    if package is None:
-        return f"a package is missing: {' '.join(str(error).split())[:_LONGEST_CAUSE]}"
-    return f"it needs the package {package}, which is not installed here; pip install {package}"
-
-
 def _cause(error: Exception, files: ComponentFiles) -> str:
     try:
         files.verify()  # what was downloaded only now
     except LoadError as damage:
         return str(damage)
+    package = _MISSING_PACKAGE.search(str(error))
+    if package is not None:
+        name = package[1].lower()
+        return f"it needs the package {name}, which is not installed here; pip install {name}"
     said, *_advice = " ".join(str(error).split()).partition(
         " If you want to instead overwrite"
     )  # to load it regardless

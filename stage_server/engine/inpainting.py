@@ -1,7 +1,7 @@
-"""Inpainting for families whose blocks only know image-to-image.
+"""Inpainting for families whose blocks only know image-to-image, and at the size asked for where they know it.
 
-The workflow has image-to-image's blocks and three more: the encoder makes a mask of the size of the latents; the
-denoiser sets what is kept back to the picture after every step, as noisy as that step left the rest.
+The derived workflow has image-to-image's blocks and three more: the encoder makes a mask of the size of the latents;
+the denoiser sets what is kept back to the picture after every step, as noisy as that step left the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.modular_pipelines import ModularPipelineBlocks, SequentialPipelineBlocks
 from diffusers.modular_pipelines.modular_pipeline_utils import InputParam, InsertableDict, OutputParam
+from PIL import Image
 
 from stage_server.engine.base import EngineError
 from stage_server.engine.job_view import is_loop
@@ -29,15 +30,33 @@ DEFAULT_STRENGTH = 1.0
 """image-to-image's own default is for pictures that shine through; here the rest of the picture is kept anyway."""
 
 _KEEP, _NOISE = "keep_mask", "kept_noise"
+_RESIZED = "resized_image"
 
 
 def with_inpainting(workflows: Mapping[str, WorkflowSplit], scheduler: type | None) -> dict[str, WorkflowSplit]:
     """``workflows``, and inpainting made of image-to-image where it is missing and ``scheduler`` is one whose noise is
     understood."""
+    if INPAINTING in workflows:
+        return {**workflows, INPAINTING: _at_asked_size(workflows[INPAINTING])}
     source = workflows.get(SOURCE)
-    if source is None or INPAINTING in workflows or scheduler is not FlowMatchEulerDiscreteScheduler:
+    if source is None or scheduler is not FlowMatchEulerDiscreteScheduler:
         return dict(workflows)
     return {**workflows, INPAINTING: _derived(source)}
+
+
+def _at_asked_size(split: WorkflowSplit) -> WorkflowSplit:
+    """Qwen-Image-Edit would encode the picture at a size of its own, which latents of the size asked for do not fit."""
+    encoder = split.parts[Role.ENCODER]
+    blocks = {
+        name: ResizeToAsked() if name.startswith("vae_encoder.") and _makes(block, _RESIZED) else block
+        for name, block in encoder.blocks.sub_blocks.items()
+    }
+    part = make_part(Role.ENCODER, SequentialPipelineBlocks.from_blocks_dict(blocks))
+    return WorkflowSplit(split.name, {**split.parts, Role.ENCODER: part})
+
+
+def _makes(block: ModularPipelineBlocks, name: str) -> bool:
+    return any(output.name == name for output in block.intermediate_outputs)
 
 
 def _derived(source: WorkflowSplit) -> WorkflowSplit:
@@ -79,7 +98,24 @@ def _with_strength(part: Part) -> Part:
     return dataclasses.replace(part, inputs=tuple(inputs))
 
 
-class MakeKeepMask(ModularPipelineBlocks):  # type: ignore[misc]  # diffusers publishes no types
+class ResizeToAsked(ModularPipelineBlocks):  # type: ignore[misc]  # diffusers publishes no types
+    """The picture at the size of the result."""
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [InputParam(name, required=True) for name in ("image", "width", "height")]
+
+    @property
+    def intermediate_outputs(self) -> list[Any]:
+        return [OutputParam(_RESIZED, type_hint=list[Image.Image])]
+
+    def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
+        size = state.get("width"), state.get("height")
+        state.set(_RESIZED, [state.get("image").resize(size, Image.Resampling.LANCZOS)])
+        return components, state
+
+
+class MakeKeepMask(ModularPipelineBlocks):  # type: ignore[misc]
     """The mask, averaged to the size of the latents: 1 where the picture is kept, 0 where it is drawn anew."""
 
     @property

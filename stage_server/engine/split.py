@@ -26,6 +26,8 @@ FOREIGN: Mapping[Role, frozenset[str]] = {
 """Components whose configuration some blocks of the role read, and whose weights belong to other roles."""
 
 _TRIGGERS = {"prompt", "image", "mask_image"}
+_PUBLIC_NAMES = {"image_conditioned_inpainting": "inpainting"}
+"""Workflows that other families call otherwise."""
 _PARAMS = {
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
@@ -145,7 +147,7 @@ def _workflow_map(blocks: ModularPipelineBlocks) -> Mapping[str, Any]:
     """Workflow → what starts it. Blocks that do not say so have one, with a picture if they read any."""
     declared: Mapping[str, Any] | None = getattr(blocks, "_workflow_map", None)
     if declared is not None:
-        return declared
+        return {_PUBLIC_NAMES.get(name, name): triggers for name, triggers in declared.items()}
     if any(param.name == "image" for param in blocks.inputs):
         return {"image_conditioned": {"prompt": True, "image": True}}
     return {"text2image": {"prompt": True}}

@@ -154,6 +154,22 @@ def test_split_equals_monolith(
     assert ours.tobytes() == theirs.tobytes()
 
 
+def test_qwen_image_edit_inpaints_as_the_monolith_at_the_size_that_it_would_choose(
+    split_engines: Callable[[str], Mapping[Role, DiffusersEngine]],
+    monolith: Callable[[str], ModularPipeline],
+    generate: Callable[..., Image.Image],
+) -> None:
+    params = ImageParams(
+        workflow="inpainting", prompt=PROMPT, width=1248, height=832, num_inference_steps=2, strength=0.7, **UNGUIDED
+    )
+    images = {"image": picture("RGB").resize((1248, 832)), "mask_image": picture("L").resize((1248, 832))}
+
+    ours = generate(split_engines("qwen-image-edit"), params, {name: as_png(image) for name, image in images.items()})
+
+    theirs = reference(monolith("qwen-image-edit"), params, images)
+    assert ours.tobytes() == Image.composite(theirs, images["image"], images["mask_image"]).tobytes()
+
+
 @pytest.mark.parametrize(
     ("family", "guidance"),
     [("flux2-dev", {"guidance_scale": 3.0}), ("flux2-klein", {}), ("qwen-image-edit-plus", GUIDED)],

@@ -33,6 +33,7 @@ EVERY_FAMILY = [
     "stable-diffusion-3-t5",
     "stable-diffusion-xl",
     "qwen-image",
+    "qwen-image-edit",
 ]
 
 

@@ -47,6 +47,9 @@ ENTRYPOINT ["python", "-m", "stage_server"]
 CMD ["--help"]
 
 FROM runtime AS gateway
+# Files and pictures behind urls; mount a volume here to keep them.
+ENV DISAGFUSION_STATE_DIR=/state
+RUN install --directory --mode=0700 --owner=disagfusion --group=disagfusion /state
 COPY --from=gateway-build /opt/venv /opt/venv
 USER 10001
 EXPOSE 8000 5600 5601

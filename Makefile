@@ -7,7 +7,7 @@ WORKERS ?= 2
 PIP_INSTALL = $(BIN)/pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check --constraint constraints.txt
 OUT ?= out/bench-gpu
 
-.PHONY: demo serve test test-services test-nightly check format bench bench-gpu bench-scheduling clean
+.PHONY: demo serve test test-services test-nightly test-clients check format bench bench-gpu bench-scheduling clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -24,6 +24,10 @@ test-services: $(STAMP)
 
 test-nightly: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) -m nightly
+
+# Real clients, installed into .clients (needs the network and npm); not part of CI. Writes docs/results/clients.md.
+test-clients: $(STAMP)
+	$(BIN)/python -m tests.client_matrix
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,13 +1,15 @@
-"""``python -m clients generate …`` makes pictures, ``python -m clients load …`` measures a service under load."""
+"""``generate`` and ``edit`` make pictures, ``load`` measures a service under load."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from clients import generate, load
+from clients import edit, generate
+from clients.load import command as load
+from clients.making import INTERRUPTED
 
-COMMANDS = {"generate": generate.main, "load": load.main}
+COMMANDS = {"generate": generate.main, "edit": edit.main, "load": load.main}
 
 PIPE_CLOSED = 141
 """What a shell sees of a program that SIGPIPE ended."""
@@ -30,6 +32,8 @@ def _main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
         return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -63,13 +63,16 @@ async def _serve(settings: Settings, *, local: bool) -> None:
     listener = _listen(settings)
     gateway = Gateway(settings)
     stages = LocalStages(gateway.pool.endpoint) if local else None
-    app = create_app(gateway.dispatcher, settings, operator=gateway.operator)
+    app = create_app(
+        gateway.dispatcher, settings, operator=gateway.operator, storage=gateway.storage, room=gateway.room
+    )
     server = _Server(
         uvicorn.Config(
             app,
             http=HttpProtocol,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # ``gateway.api.proxies`` reads them, from those who are trusted
             lifespan="on",
             log_config=None,
             timeout_graceful_shutdown=GRACE_SECONDS,

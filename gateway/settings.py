@@ -35,6 +35,13 @@ def _http_url(given: str) -> str:
     return given
 
 
+def _network(given: str) -> str:
+    try:
+        return str(ipaddress.ip_network(given))
+    except ValueError as error:
+        raise ValueError(f"{error}; write an address or a network, as in 10.0.0.7 or 10.0.0.0/24") from None
+
+
 TcpEndpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
@@ -54,6 +61,8 @@ class Settings(BaseSettings):
     """0 lets the system choose."""
     public_url: HttpUrl | None = None
     """What clients call this server, for urls in answers; the request's own base url when unset."""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    """Addresses and networks of reverse proxies, whose ``Forwarded`` or ``X-Forwarded-…`` headers count."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API; ``["*"]`` for any, nothing for none."""
     api_keys: dict[str, SecretStr] = {}
@@ -71,7 +80,9 @@ class Settings(BaseSettings):
     # Limits of one request
     max_body_bytes: Count = 1 << 20
     body_timeout_seconds: Seconds = 60.0
-    """For a request's body to arrive."""
+    """For a JSON body to arrive."""
+    upload_timeout_seconds: Seconds = 600.0
+    """For a form, or JSON with pictures, to arrive."""
     max_n: int = Field(10, ge=1, le=10)
     max_pixels: Count = 3840 * 2160
     """For models that name no limit of their own, and an upper bound for those that do."""
@@ -82,16 +93,41 @@ class Settings(BaseSettings):
     deadline_grace_seconds: Seconds = 5.0
     """How long past its deadline a request may take to end by itself before the API ends it."""
 
+    # Pictures that clients send
+    max_edit_body_bytes: Count = 850 << 20
+    """Of an edit: sixteen pictures and a mask."""
+    max_image_bytes: Count = 50 << 20
+    max_mask_bytes: Count = 4 << 20
+    max_image_pixels: int = Field(64_000_000, ge=1, le=150_000_000)
+    """Decoding takes up to 18 bytes of memory for each, for two pictures at a time."""
+    fetch_image_urls: bool = True
+    """Fetch pictures that are named by a link."""
+    image_url_timeout_seconds: Seconds = 20.0
+    """For one such picture to arrive."""
+    image_url_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
+    allow_private_image_urls: bool = False
+    """Let links lead to private, loopback and link-local addresses: whoever may send requests then reaches what the
+    gateway reaches."""
+
     # Models
     default_model: str | None = None
     """For requests that name none; the first model served when unset."""
     model_aliases: dict[str, str] = {}
     """Name that clients use → served model."""
 
-    # Pictures behind urls
-    results_dir: Path | None = None
-    """A folder under the system's temporary one when unset."""
+    # Files and pictures behind urls
+    state_dir: Path | None = None
+    """Where everything lies that outlives the process; see ``state_folder``."""
+    file_store: str | None = None
+    """Url of the store for files and pictures (``s3://bucket/prefix``); a folder of ``state_dir`` when unset."""
+    storage_max_bytes: int = Field(10 << 30, ge=64 << 20)
+    """Of files and pictures together."""
+    file_max_bytes: Count = 512 << 20
+    """Of one uploaded file."""
+    files_max_age_seconds: Seconds | None = None
+    """For files whose upload names no expiry; kept until deleted when unset, but batch files for 30 days."""
     results_max_bytes: int = Field(1 << 30, ge=64 << 20)
+    """Of pictures behind urls."""
     results_max_age_seconds: Seconds = 3600.0
 
     # Pipeline
@@ -111,7 +147,7 @@ class Settings(BaseSettings):
     """Silence after which a stage server counts as lost."""
     max_stage_servers: Count = 1024
     uploads_max_bytes: Count = 1 << 30
-    """Uploaded pictures of all requests under way."""
+    """Of all requests under way: bodies as they arrive, and pictures until their requests are over."""
 
     # Scheduling; docs/scheduling.md explains the parts
     order: Literal["shortest", "first-come"] = "shortest"
@@ -139,6 +175,18 @@ class Settings(BaseSettings):
     """Admitted and not finished; more are turned away with 503."""
     max_attempts: Count = 3
     """Of one stage job, for errors that a server reports."""
+
+    def state_folder(self) -> Path:
+        """``state_dir``, or the user's own by the XDG rules. Raises ``InvalidSettings`` where there is no home."""
+        if self.state_dir is not None:
+            return self.state_dir.absolute()
+        base = Path(os.environ.get("XDG_STATE_HOME", ""))
+        if base.is_absolute():
+            return base / "disagfusion"
+        try:
+            return Path.home() / ".local" / "state" / "disagfusion"
+        except RuntimeError:
+            raise InvalidSettings("DISAGFUSION_STATE_DIR: set it, as this user has no home directory") from None
 
     @field_validator("api_keys")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scheduler.roles.problem import Problem
+from scheduler.spec import Input
 from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 
@@ -29,13 +30,6 @@ class Reject(Action):
     request: RequestId
     retry_after_seconds: float
     predicted_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    handle: Handle
-    holder: ServerId
-    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +91,23 @@ class Fail(Action):
 class AssignRoles(Action):
     server: ServerId
     epoch: Epoch
+    roles: frozenset[Role]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryPeer(Action):
+    """Find out whether ``fetcher`` reaches ``holder``; answer with ``PeerReached`` or ``PeerUnreached``."""
+
+    fetcher: ServerId
+    """``scheduler.reach.GATEWAY`` for the gateway itself."""
+    holder: ServerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside(Action):
+    """From now on, ``server`` gets no job of these roles; none: all is well again. ``reason`` says who failed where."""
+
+    server: ServerId
     roles: frozenset[Role]
 
 

@@ -12,12 +12,21 @@ from scheduler.ledger import Ledger
 from scheduler.matcher import Matcher
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
-from scheduler.state import Attempt, Server
+from scheduler.spec import Input
+from scheduler.state import Attempt, Job, Server
 from scheduler.transitions import COMMITTED, JobState
+from scheduler.trials import Trials
 from scheduler.view import View
 
 AttemptEvent = (
-    ev.JobFetched | ev.JobStarted | ev.JobPaused | ev.JobProgressed | ev.JobDone | ev.JobFailed | ev.JobCancelled
+    ev.JobFetched
+    | ev.JobStarted
+    | ev.JobPaused
+    | ev.JobProgressed
+    | ev.JobPreviewed
+    | ev.JobDone
+    | ev.JobFailed
+    | ev.JobCancelled
 )
 
 REFUSED = "draining"
@@ -26,14 +35,20 @@ REFUSED = "draining"
 SPOILT = "non_finite"
 """NaN or infinity came out: of a device that miscalculates, or as it would anywhere. A second server tells which."""
 
+MAX_UNREACHED = 10
+"""Attempts of a job that may end because somebody could not be reached, before its request fails."""
+
 
 class Attempts:
-    def __init__(self, view: View, outbox: Outbox, policies: Policies, ledger: Ledger, matcher: Matcher):
+    def __init__(
+        self, view: View, outbox: Outbox, policies: Policies, ledger: Ledger, matcher: Matcher, trials: Trials
+    ):
         self._view = view
         self._outbox = outbox
         self._policies = policies
         self._ledger = ledger
         self._matcher = matcher
+        self._trials = trials
 
     def handle(self, event: AttemptEvent, now: float) -> None:
         server = self._view.servers.get(event.server)
@@ -72,6 +87,7 @@ class Attempts:
         match event:
             case ev.JobFetched() if job.state is JobState.FETCHING:
                 job.become(JobState.READY)
+                self._trials.fetched(job, attempt.server.id, now)
             case ev.JobStarted() if job.state is not JobState.RUNNING:
                 job.become(JobState.RUNNING)
                 attempt.resume(now)
@@ -80,12 +96,14 @@ class Attempts:
                 attempt.pause(now)
             case ev.JobProgressed():
                 self._progressed(attempt, event, now)
-            case ev.JobDone() if _repeats_a_handle(event, attempt.server):
-                self._failed(attempt, _failure(event, "a stage server used a handle twice"), now)
-            case ev.JobDone(outputs=()) if not job.spec.is_final:
-                self._failed(attempt, _failure(event, "a stage server left no output"), now)
+            case ev.JobPreviewed():
+                self._shown(attempt, event, now)
             case ev.JobDone():
-                self._done(attempt, event, now)
+                fault = _fault(attempt, event)
+                if fault:
+                    self._failed(attempt, _failure(event, fault), now)
+                else:
+                    self._done(attempt, event, now)
             case ev.JobFailed():
                 self._failed(attempt, event, now)
             case ev.JobCancelled():
@@ -99,6 +117,16 @@ class Attempts:
         if since > 0:
             members = sum(other.batch == attempt.batch for other in attempt.server.attempts.values())
             self._observe(attempt, event.step_seconds * since, members, steps=since)
+
+    def _shown(self, attempt: Attempt, event: ev.JobPreviewed, now: float) -> None:
+        """What nobody asked for, or has already, is dropped where it lies."""
+        server, output = attempt.server, event.output
+        asked = attempt.job.spec.previews[event.index : event.index + 1]
+        known = output.handle in server.holds or output.handle in server.shown
+        if not asked or asked[0].id in self._view.jobs or known:
+            self._outbox.release(server.id, (output.handle,), "nobody asked for it")
+        else:
+            self._ledger.add_preview(asked[0], attempt.job, Input(output.handle, server.id, output.nbytes), now)
 
     def _done(self, attempt: Attempt, event: ev.JobDone, now: float) -> None:
         self._close(attempt)
@@ -122,17 +150,42 @@ class Attempts:
         if event.code == SPOILT:
             job.is_spoilt = True
             job.avoid.add(attempt.server.id)
-        if event.code != REFUSED or not _may_refuse(attempt):
+        if event.unreached:
+            job.unreached += 1
+            job.avoid.add(attempt.server.id)
+            is_beyond_hope |= job.unreached >= MAX_UNREACHED
+        elif event.code != REFUSED or not _may_refuse(attempt):
             job.failures += 1
             for observer in self._policies.observers:
                 observer.failed(attempt, is_fault=event.retryable and not event.lost_inputs, now=now)
+        if job.spec.optional:
+            self._ledger.drop(job, event.message)
+            return
         if is_beyond_hope or job.failures >= self._policies.max_failures:
             self._ledger.give_up(job, event.code, event.message)
             return
-        sources = [job.request.jobs[need] for need in job.spec.needs]
-        self._ledger.lost((s for s in sources if any(o.handle in event.lost_inputs for o in s.outputs)), now)
+        self._ledger.lost(self._gone(attempt, event, now), now)
         if job.attempt is attempt:  # the loss of an input may have requeued it
             self._ledger.requeue(job, now)
+
+    def _gone(self, attempt: Attempt, event: ev.JobFailed, now: float) -> list[Job]:
+        """Those whose outputs are to be made anew, elsewhere if possible, since they could not be fetched.
+
+        What its holder still has, as far as is known, is left to another server to fetch if there is one.
+        """
+        job, gone = attempt.job, []
+        for source in [job.request.jobs[need] for need in job.spec.needs]:
+            handles = {output.handle for output in source.outputs}.intersection(event.lost_inputs)
+            if not handles or source.holder is None:
+                continue
+            self._trials.suspect(attempt.server.id, source.holder, now)
+            if handles <= set(event.unreached):
+                able = self._view.serving(job.request.spec.model, job.spec.role).keys() - job.avoid
+                if able - self._view.reach.unable((source.holder,)):
+                    continue
+            source.avoid.add(source.holder)
+            gone.append(source)
+        return gone
 
     def _close(self, attempt: Attempt) -> None:
         del attempt.server.attempts[attempt.epoch]
@@ -144,9 +197,12 @@ def _may_refuse(attempt: Attempt) -> bool:
     return server.is_leaving or server.switching is not None or attempt.job.spec.role not in server.serving
 
 
-def _repeats_a_handle(event: ev.JobDone, server: Server) -> bool:
-    handles = [output.handle for output in event.outputs]
-    return len(set(handles)) < len(handles) or any(handle in server.holds for handle in handles)
+def _fault(attempt: Attempt, event: ev.JobDone) -> str:
+    """Why what a server says it made cannot be; empty if it can."""
+    server, handles = attempt.server, [output.handle for output in event.outputs]
+    if len(set(handles)) < len(handles) or any(handle in server.holds or handle in server.shown for handle in handles):
+        return "a stage server used a handle twice"
+    return "" if handles or attempt.job.spec.is_final else "a stage server left no output"
 
 
 def _failure(event: ev.JobDone | ev.JobCancelled, message: str) -> ev.JobFailed:

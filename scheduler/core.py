@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from scheduler import events as ev
 from scheduler.actions import Action
-from scheduler.attempts import Attempts
+from scheduler.attempts import MAX_UNREACHED, Attempts
 from scheduler.fleet import Fleet
 from scheduler.ledger import Ledger
 from scheduler.matcher import Matcher
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
+from scheduler.reach import GATEWAY
 from scheduler.spec import RequestSpec
 from scheduler.state import Request
 from scheduler.timers import Alarm, Timers
+from scheduler.trials import Trials
 from scheduler.view import View
-from wire.types import Epoch, Handle, JobId, RequestId
+from wire.types import Epoch, JobId, RequestId
 
 
 class Scheduler:
@@ -34,9 +36,17 @@ class Scheduler:
         self._matcher = Matcher(self.view, self._outbox, self.policies, self._timers, self._next_epoch)
         self._ledger = Ledger(self.view, self._outbox, self._matcher, self.policies)
         self._matcher.read_inputs_with(self._ledger.inputs)
-        self._attempts = Attempts(self.view, self._outbox, self.policies, self._ledger, self._matcher)
+        self._trials = Trials(self.view, self._outbox, self._ledger, self._matcher, self._timers)
+        self._attempts = Attempts(self.view, self._outbox, self.policies, self._ledger, self._matcher, self._trials)
         self._fleet = Fleet(
-            self.view, self._outbox, self.policies, self._ledger, self._matcher, self._timers, self._next_epoch
+            self.view,
+            self._outbox,
+            self.policies,
+            self._ledger,
+            self._matcher,
+            self._timers,
+            self._trials,
+            self._next_epoch,
         )
 
     def handle(self, event: ev.Event, now: float) -> list[Action]:
@@ -61,9 +71,11 @@ class Scheduler:
             case ev.RequestCancelled(request=request_id):
                 self._cancelled(request_id)
             case ev.ResultTaken(job=job_id):
-                self._taken(job_id)
-            case ev.ResultLost(job=job_id, handle=handle):
-                self._result_lost(job_id, handle, now)
+                self._taken(job_id, now)
+            case ev.ResultLost():
+                self._result_lost(event, now)
+            case ev.PeerReached() | ev.PeerUnreached():
+                self._trials.handle(event, now)
             case ev.Tick():
                 pass  # the alarms have been served
             case (
@@ -71,6 +83,7 @@ class Scheduler:
                 | ev.JobStarted()
                 | ev.JobPaused()
                 | ev.JobProgressed()
+                | ev.JobPreviewed()
                 | ev.JobDone()
                 | ev.JobFailed()
                 | ev.JobCancelled()
@@ -101,18 +114,28 @@ class Scheduler:
         if request is not None:
             self._ledger.end(request, "the client is gone")
 
-    def _taken(self, job_id: JobId) -> None:
+    def _taken(self, job_id: JobId, now: float) -> None:
         job = self.view.jobs.get(job_id)
         if job is not None and job.holder is not None and not job.taken:
+            holder = job.holder
             self._ledger.taken(job)
+            self._trials.reached(GATEWAY, holder, now)
 
-    def _result_lost(self, job_id: JobId, handle: Handle, now: float) -> None:
+    def _result_lost(self, event: ev.ResultLost, now: float) -> None:
         """Its holder lives and does not give it: that may be as true of the next one."""
-        job = self.view.jobs.get(job_id)
-        if job is None or all(output.handle != handle for output in job.outputs):
+        job = self.view.jobs.get(event.job)
+        if job is None or job.holder is None or all(output.handle != event.handle for output in job.outputs):
             return
-        job.failures += 1
-        if job.failures >= self.policies.max_failures:
+        self._trials.suspect(GATEWAY, job.holder, now)
+        if job.spec.optional:
+            self._ledger.drop(job, "its picture could not be fetched")
+            return
+        job.avoid.add(job.holder)
+        if event.unreached:
+            job.unreached += 1
+        else:
+            job.failures += 1
+        if job.failures >= self.policies.max_failures or job.unreached >= MAX_UNREACHED:
             self._ledger.fail(job.request, "engine_error", "finished pictures could not be fetched from their servers")
         else:
             self._ledger.lost((job,), now)
@@ -124,6 +147,8 @@ class Scheduler:
             match alarm:
                 case Alarm.DEADLINE:
                     self._expire(RequestId(subject))
+                case Alarm.REACH:
+                    self._trials.alarm(now)
                 case Alarm.LEAD | Alarm.ROLES:
                     self._fleet.alarm(alarm, subject, now)
 

@@ -33,10 +33,12 @@ class ResultTaken:
 
 @dataclass(frozen=True, slots=True)
 class ResultLost:
-    """The gateway could not fetch the picture: its holder no longer has it."""
+    """The gateway could not fetch the picture."""
 
     job: JobId
     handle: Handle
+    unreached: bool = False
+    """Its holder gave no answer, rather than another one."""
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------
@@ -136,6 +138,17 @@ class JobProgressed:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPreviewed:
+    """A running dit job has an intermediate picture ready to be decoded."""
+
+    server: ServerId
+    epoch: Epoch
+    index: int
+    """In ``JobSpec.previews``."""
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
 class JobDone:
     server: ServerId
     epoch: Epoch
@@ -151,12 +164,36 @@ class JobFailed:
     message: str
     retryable: bool
     lost_inputs: tuple[Handle, ...] = ()
+    unreached: tuple[Handle, ...] = ()
+    """Those of them whose holder could not be reached from the server; the others it did not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobCancelled:
     server: ServerId
     epoch: Epoch
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReached:
+    """An answer to ``TryPeer``."""
+
+    fetcher: ServerId
+    """``scheduler.reach.GATEWAY`` for the gateway itself."""
+    holder: ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUnreached:
+    """An answer to ``TryPeer``."""
+
+    fetcher: ServerId
+    holder: ServerId
+    detail: str
+    """The address, and what happened there."""
 
 
 # --- time and plans ---------------------------------------------------------------------------------------------------
@@ -191,9 +228,12 @@ Event = (
     | JobStarted
     | JobPaused
     | JobProgressed
+    | JobPreviewed
     | JobDone
     | JobFailed
     | JobCancelled
+    | PeerReached
+    | PeerUnreached
     | Tick
     | PlanReady
 )

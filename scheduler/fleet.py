@@ -13,6 +13,7 @@ from scheduler.roles.solver import Plan
 from scheduler.state import Server
 from scheduler.timers import Alarm, Timers
 from scheduler.transitions import COMMITTED, JobState
+from scheduler.trials import Trials
 from scheduler.view import View
 from wire.types import Epoch, Role, ServerId
 
@@ -40,6 +41,7 @@ class Fleet:
         ledger: Ledger,
         matcher: Matcher,
         timers: Timers,
+        trials: Trials,
         next_epoch: Callable[[], Epoch],
     ):
         self._view = view
@@ -48,6 +50,7 @@ class Fleet:
         self._ledger = ledger
         self._matcher = matcher
         self._timers = timers
+        self._trials = trials
         self._next_epoch = next_epoch
         self._orders: dict[ServerId, Epoch] = {}
         """The last one that each server has not answered: it may join anew meanwhile, and answer then."""
@@ -80,7 +83,7 @@ class Fleet:
                 return
             case ev.ServerLeaving():
                 server.is_leaving = True
-                self._serve(server, frozenset())
+                self._view.serve(server, frozenset())
             case ev.LimitsRaised(limits=limits):
                 for role, limit in limits.items():
                     server.limits[role] = max(limit, server.limits.get(role, 0))
@@ -119,22 +122,30 @@ class Fleet:
         )
         self._view.servers[spec.id] = server
         self._view.targets.setdefault(spec.model, spec.target)
-        self._serve(server, spec.roles)
+        self._view.serve(server, spec.roles)
         self._matcher.touch(server)
+        self._trials.met(server, now)
         if self._policies.roles is not None:
             self._timers.set(Alarm.ROLES, "", now)
 
     def _lost(self, server: Server, why: str, now: float) -> None:
-        self._serve(server, frozenset())
+        self._view.serve(server, frozenset())
         del self._view.servers[server.id]
         self._matcher.forget(server)
         gone = list(server.holds.values())
         server.holds.clear()
         for job in gone:
             job.holder, job.outputs = None, ()
+        for preview in list(server.shown.values()):
+            if preview.state in (JobState.WAITING, JobState.FETCHING):
+                self._ledger.drop(preview, why)
+            else:
+                preview.shown = None  # it has been read
+        server.shown.clear()
         for attempt in list(server.attempts.values()):
             self._lost_attempt(server, attempt.epoch, why, now)
         self._ledger.lost(gone, now)
+        self._trials.forget(server.id, now)
 
     def _lost_attempt(self, server: Server, epoch: Epoch, why: str, now: float) -> None:
         attempt = server.attempts.pop(epoch)
@@ -144,6 +155,9 @@ class Fleet:
         if job.state not in COMMITTED:
             job.become(JobState.CANCELLED)
             job.attempt = None
+            return
+        if job.spec.optional:
+            self._ledger.drop(job, why)
             return
         job.losses += job.state in COMPUTED
         if job.losses >= self._policies.max_losses:
@@ -188,7 +202,7 @@ class Fleet:
         epoch = self._next_epoch()
         server.switching = (epoch, roles)
         self._orders[server.id] = epoch
-        self._serve(server, server.serving & roles)
+        self._view.serve(server, server.offered & roles)
         self._outbox.assign_roles(server.id, epoch, roles, reason)
         self._matcher.touch(server)
 
@@ -201,13 +215,7 @@ class Fleet:
             server.switching = None
             server.roles_since = now
             if not server.is_leaving:
-                self._serve(server, roles)
+                self._view.serve(server, roles)
+        if added:
+            self._trials.met(server, now)
         return added
-
-    def _serve(self, server: Server, roles: frozenset[Role]) -> None:
-        model = server.spec.model
-        for role in server.serving - roles:
-            del self._view.stations[(model, role)][server.id]
-        for role in roles - server.serving:
-            self._view.stations.setdefault((model, role), {})[server.id] = server
-        server.serving = roles

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from scheduler.matcher import SLOTS
 from scheduler.state import Job, Server
 from scheduler.transitions import COMMITTED, JobState
+from scheduler.trials import is_in_vain
 from scheduler.view import View
 from wire.types import ServerId
 
@@ -88,6 +89,16 @@ def _about_server(view: View, server: Server) -> Iterator[str]:
     for role in server.serving:
         if server.id not in view.serving(server.spec.model, role):
             yield f"{name} serves {role} but is not listed"
+    yield from _about_what_is_set_aside(server)
+
+
+def _about_what_is_set_aside(server: Server) -> Iterator[str]:
+    for attempt in server.attempts.values():
+        job = attempt.job
+        if job.attempt is attempt and job.state in COMMITTED and is_in_vain(job, server):
+            yield f"server {server.id} works on {_name(job)}, whose role is set aside there"
+    if server.serving & server.aside:
+        yield f"server {server.id} serves {sorted(server.serving)}, of which {sorted(server.aside)} are set aside"
 
 
 def _name(job: Job) -> str:

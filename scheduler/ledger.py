@@ -6,17 +6,16 @@ It knows requests, jobs and outputs. Which server runs what is the matcher's aff
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from scheduler.actions import Input
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
-from scheduler.spec import IMAGE_PORT, Output, RequestSpec
+from scheduler.spec import IMAGE_PORT, Input, JobSpec, Output, RequestSpec
 from scheduler.state import Attempt, Job, Request
 from scheduler.transitions import JobState
 from scheduler.view import View
-from wire.types import Epoch, Handle, ServerId
+from wire.types import Epoch, Handle, Role, ServerId
 
 
 class Waiting(Protocol):
@@ -69,27 +68,32 @@ class Ledger:
         for job in request.jobs.values():
             del self._view.jobs[job.spec.id]
             self._waiting.dequeue(job)
+            for holder, handles in self._left_behind(job):
+                releases[holder] += handles
             if job.attempt is not None:
                 cancels[job.attempt.server.id].append(job.attempt.epoch)
                 job.become(JobState.CANCELLING)
-            else:
-                if job.holder is not None:
-                    releases[job.holder] += self._forget_outputs(job)
-                if job.state is not JobState.FAILED:
-                    job.become(JobState.CANCELLED)
-        for server, epochs in cancels.items():
-            if server in self._view.servers:  # not so while the loss of one is being worked off
-                self._outbox.cancel(server, epochs, reason)
-        for server, handles in releases.items():
-            self._outbox.release(server, handles, reason)
+            elif job.state is not JobState.FAILED:
+                job.become(JobState.CANCELLED)
+        here = self._view.servers  # not all are while the loss of one is being worked off
+        for server in [server for server in cancels if server in here]:
+            self._outbox.cancel(server, cancels[server], reason)
+        for server in [server for server in releases if server in here]:
+            self._outbox.release(server, releases[server], reason)
         request.dissolve()
 
+    def _left_behind(self, job: Job) -> Iterator[tuple[ServerId, list[Handle]]]:
+        """Outputs of it, and of what it reads besides, which are forgotten here."""
+        if job.shown is not None:
+            yield job.shown.holder, self._forget_shown(job)
+        if job.holder is not None:
+            yield job.holder, self._forget_outputs(job)
+
     def give_up(self, job: Job, code: str, message: str) -> None:
-        """No further attempt of a committed job: its request fails, unless it was only a preview."""
+        """No further attempt of a committed job: its request fails."""
         job.attempt = None
         job.become(JobState.FAILED)
-        if not job.spec.optional:
-            self.fail(job.request, code, message)
+        self.fail(job.request, code, message)
 
     def fail(self, request: Request, code: str, message: str) -> None:
         self._outbox.fail(request.spec.id, code, message)
@@ -106,13 +110,19 @@ class Ledger:
             server.holds[output.handle] = job
         for reader in job.readers:
             self._supplied(reader, job, now)
-        if job.spec.is_final:
+        if job.shown is not None:
+            shown_by = job.shown.holder
+            self._outbox.release(shown_by, self._forget_shown(job), "it was decoded")
+        if job.spec.role is Role.DECODER:
             self._offer(job)
 
     def taken(self, job: Job) -> None:
         """The gateway has the picture: nothing that only led to it is kept."""
         job.taken = True
         request = job.request
+        if job.spec.optional:
+            self.drop(job, "it was taken")
+            return
         if request.untaken == 0:
             self._outbox.finish(request.spec.id)
             self.end(request, "finished")
@@ -130,7 +140,7 @@ class Ledger:
             output = source.output(job.spec.role)
             if output is not None and source.holder is not None:
                 found.append(Input(output.handle, source.holder, output.nbytes))
-        return tuple(found)
+        return tuple(found) if job.shown is None else (*found, job.shown)
 
     def lost(self, jobs: Iterable[Job], now: float) -> None:
         """The outputs of these jobs are gone: run again those that somebody still needs, and nothing else.
@@ -147,7 +157,9 @@ class Ledger:
                 self._run_again(job, now)
 
     def requeue(self, job: Job, now: float) -> None:
-        """Its attempt is over without a result."""
+        """Its attempt is over without a result, and with it what it has shown."""
+        for preview in [other for other in job.request.jobs.values() if other.preview_of is job]:
+            self.drop(preview, "the denoising starts over")
         job.attempt = None
         job.become(JobState.WAITING)
         self._require(job, now)
@@ -158,6 +170,40 @@ class Ledger:
         if attempt is not None and attempt.epoch in attempt.server.attempts and attempt.server.id in self._view.servers:
             self._outbox.cancel(attempt.server.id, (attempt.epoch,), reason)
         self.requeue(job, now)
+
+    # --- previews -----------------------------------------------------------------------------------------------------
+
+    def add_preview(self, spec: JobSpec, source: Job, shown: Input, now: float) -> None:
+        """A job that decodes what ``source`` has shown on its way: it comes into being with its input, and goes at the
+        first obstacle (``drop``)."""
+        request = source.request
+        needs = [request.jobs[need] for need in spec.needs]
+        if any(need.holder is None for need in needs):
+            self._outbox.release(shown.holder, (shown.handle,), "what its decoding needs besides is lost")
+            return
+        job = Job(spec, request, preview_of=source, shown=shown)
+        request.jobs[spec.id] = self._view.jobs[spec.id] = job
+        self._view.servers[shown.holder].shown[shown.handle] = job
+        for need in needs:
+            need.readers.append(job)
+        self._waiting.enqueue(job, now)
+
+    def drop(self, job: Job, reason: str) -> None:
+        """Leave nothing of a preview."""
+        self._waiting.dequeue(job)
+        for need in job.spec.needs:
+            job.request.jobs[need].readers.remove(job)
+        for holder, handles in self._left_behind(job):
+            if holder in self._view.servers:
+                self._outbox.release(holder, handles, reason)
+        attempt = job.attempt
+        if attempt is not None and attempt.epoch in attempt.server.attempts:
+            self._outbox.cancel(attempt.server.id, (attempt.epoch,), reason)
+            job.become(JobState.CANCELLING)
+        else:
+            job.become(JobState.CANCELLED)
+            job.attempt = None
+        del job.request.jobs[job.spec.id], self._view.jobs[job.spec.id]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -174,6 +220,8 @@ class Ledger:
 
     def _run_again(self, job: Job, now: float) -> None:
         job.become(JobState.WAITING)
+        for reader in [reader for reader in job.readers if reader.spec.optional]:
+            self.drop(reader, "an input was lost")
         for reader in job.readers:
             if reader.state is JobState.WAITING:
                 self._waiting.dequeue(reader)
@@ -186,7 +234,8 @@ class Ledger:
     def _is_wanted(self, job: Job) -> bool:
         if job.spec.is_final:
             return not job.taken
-        return any(reader.state in (JobState.WAITING, JobState.FETCHING) for reader in job.readers)
+        promised = (reader for reader in job.readers if not reader.spec.optional)
+        return any(reader.state in (JobState.WAITING, JobState.FETCHING) for reader in promised)
 
     def _supplied(self, reader: Job, source: Job, now: float) -> None:
         reader.missing.discard(source.spec.id)
@@ -196,9 +245,21 @@ class Ledger:
     def _offer(self, job: Job) -> None:
         picture = job.output(IMAGE_PORT)
         if picture is None or job.holder is None:
+            if job.spec.optional:
+                self.drop(job, "the decoder finished without a picture")
+                return
             self.fail(job.request, "engine_error", "the decoder finished without a picture")
             return
         self._outbox.fetch_result(job.request.spec.id, job.spec.id, Input(picture.handle, job.holder, picture.nbytes))
+
+    def _forget_shown(self, job: Job) -> list[Handle]:
+        shown, job.shown = job.shown, None
+        if shown is None:
+            return []
+        server = self._view.servers.get(shown.holder)
+        if server is not None:
+            server.shown.pop(shown.handle, None)
+        return [shown.handle]
 
     def _forget_outputs(self, job: Job) -> list[Handle]:
         handles = [output.handle for output in job.outputs]

@@ -18,10 +18,11 @@ from itertools import islice
 from math import inf
 
 from scheduler import chain
-from scheduler.actions import Input, Member
+from scheduler.actions import Member
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
 from scheduler.queue import StageQueue
+from scheduler.spec import Input
 from scheduler.state import Attempt, Job, Server
 from scheduler.timers import Alarm, Timers
 from scheduler.transitions import JobState
@@ -73,6 +74,8 @@ class Matcher:
         queue = self._view.queues.get(station)
         if queue is None:
             queue = self._view.queues[station] = self._policies.order.queue()
+        held = [job.request.jobs[need].holder for need in job.spec.needs]
+        job.avoid |= self._view.reach.unable(holder for holder in held if holder is not None)
         job.queued_key = self._policies.order.key(job, self._view, now)
         queue.push(job, job.queued_key, now)
         if job.avoid:
@@ -88,7 +91,8 @@ class Matcher:
         self._view.queues[station].discard(job)
         job.queued_key = None
         wary = self._wary.get(station)
-        if wary is not None:
+        if wary is not None and job.spec.id in wary:
+            self._dirty_stations[station] = None  # those behind it may have waited for a server that it avoids
             wary.discard(job.spec.id)
             if not wary:
                 del self._wary[station]
@@ -126,7 +130,8 @@ class Matcher:
         for role in Role:
             queue = self._view.queues.get((server.spec.model, role)) if role in server.serving else None
             job = queue.best(now) if queue is not None else None
-            if job is not None and policy.may_yield(server, job, self._view, now):
+            may = policy.lets_in if job is not None and job.spec.optional else policy.may_yield
+            if job is not None and may(server, job, self._view, now):
                 self._refused.pop((server.spec.model, role), None)
                 self._dirty_stations[(server.spec.model, role)] = None
 
@@ -165,6 +170,8 @@ class Matcher:
         role, withholds = job.spec.role, self._policies.placement.withholds
         if self._avoids(job, server):
             return False
+        if job.spec.optional and server.attempts:
+            return False  # a preview that waited for another job's end would mostly come too late
         if not withholds(server, role, self._view, now):
             return True
         if not job.avoid or server.id in job.avoid:
@@ -222,7 +229,7 @@ class Matcher:
         members = tuple(Member(a.job.spec.id, a.epoch, self._inputs(a.job)) for a in attempts)
         reason = f"best of {len(queue) + len(jobs)} waiting {role} jobs, {waited:.3f} s after arrival"
         deadline = min(job.request.spec.deadline for job in jobs)
-        keep = self._chain(attempts[0]) if preempt else 0.0
+        keep = self._chain(attempts[0]) if preempt and not best.spec.optional else 0.0
         self._outbox.run(server.id, role, members, deadline, reason, preempt=preempt, keep_seconds=keep)
         self._place(server, now)
 
@@ -243,12 +250,27 @@ class Matcher:
         policy, station = self._policies.preemption, (job.request.spec.model, job.spec.role)
         if policy is None or self._refused.get(station) == job.spec.id:
             return False
+        if job.spec.optional:
+            return self._slip_in(job, now)
         victim = policy.victim(job, self._view, now)
         if victim is None or not victim.may_run(job.spec.role) or self._avoids(job, victim):
             self._refused[station] = job.spec.id
             return False
         self._commit(job, victim, now, preempt=True)
         return True
+
+    def _slip_in(self, preview: Job, now: float) -> bool:
+        """Let it have the device between two steps of a running job, first of all of the one that showed it."""
+        policy = self._policies.preemption
+        serving = self._view.serving(preview.request.spec.model, preview.spec.role)
+        source = preview.preview_of.attempt if preview.preview_of is not None else None
+        first = [source.server] if source is not None and source.server.id in serving else []
+        for server in (*first, *islice(serving.values(), SAMPLE)):
+            if policy is not None and policy.lets_in(server, preview, self._view, now):
+                self._commit(preview, server, now, preempt=True)
+                return True
+        self._refused[(preview.request.spec.model, preview.spec.role)] = preview.spec.id
+        return False
 
     def _go_on(self, server: Server, now: float) -> bool:
         """Commit what follows in the request for which a job was paused here; whether anything does."""

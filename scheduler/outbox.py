@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler import actions
-from scheduler.actions import Action, Input, Member
+from scheduler.actions import Action, Member
 from scheduler.roles.problem import Problem
+from scheduler.spec import Input
 from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 
@@ -80,6 +81,12 @@ class Outbox:
 
     def assign_roles(self, server: ServerId, epoch: Epoch, roles: frozenset[Role], reason: str) -> None:
         self._add(actions.AssignRoles(cause=self.cause, reason=reason, server=server, epoch=epoch, roles=roles))
+
+    def try_peer(self, fetcher: ServerId, holder: ServerId, reason: str) -> None:
+        self._add(actions.TryPeer(cause=self.cause, reason=reason, fetcher=fetcher, holder=holder))
+
+    def set_aside(self, server: ServerId, roles: frozenset[Role], reason: str) -> None:
+        self._add(actions.SetAside(cause=self.cause, reason=reason, server=server, roles=roles))
 
     def solve_plan(self, problem: Problem, reason: str) -> None:
         self._add(actions.SolvePlan(cause=self.cause, reason=reason, problem=problem))

@@ -73,6 +73,9 @@ class Preemption(Protocol):
     def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
         """Whether this server could be the one. Asked whenever something happened there, so quick to tell."""
 
+    def lets_in(self, server: Server, preview: Job, view: View, now: float) -> bool:
+        """Whether the job that runs there gives way to an intermediate picture, which would otherwise come too late."""
+
 
 class RolePolicy(Protocol):
     """Called every ``period_seconds``; the solver in between runs off the event loop."""
@@ -125,10 +128,13 @@ class AdmitUpTo:
 
 
 class FirstCome:
-    """By priority, then in order of arrival; later stages of an older request go before a younger one's."""
+    """By priority, then in order of arrival; later stages of an older request go before a younger one's.
+
+    What nobody was promised goes last.
+    """
 
     def key(self, job: Job, view: View, now: float) -> Key:  # noqa: ARG002
-        return (-job.request.spec.priority, job.request.index)
+        return (job.spec.optional, -job.request.spec.priority, job.request.index)
 
     def queue(self) -> StageQueue:
         return KeyQueue()
@@ -141,6 +147,7 @@ class Downstream:
         self._lead_seconds = lead_seconds
 
     def role(self, server: Server, heads: Mapping[Role, Job], view: View, now: float) -> Role:  # noqa: ARG002
+        heads = {role: job for role, job in heads.items() if not job.spec.optional} or heads
         return next(role for role in (Role.DECODER, Role.DIT, Role.ENCODER) if role in heads)
 
     def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:

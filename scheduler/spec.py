@@ -23,6 +23,8 @@ class JobSpec:
     """Jobs of the same request whose outputs at port ``role`` this job reads."""
     optional: bool = False
     """A preview: outside the exactly-once promise, dropped at the first obstacle."""
+    previews: tuple[JobSpec, ...] = ()
+    """Of a dit job: the optional jobs that decode what it shows on its way, one per intermediate picture asked for."""
 
     @property
     def is_final(self) -> bool:
@@ -97,6 +99,15 @@ class Output:
 
     port: str
     handle: Handle
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Where an output lies that a job reads."""
+
+    handle: Handle
+    holder: ServerId
     nbytes: int
 
 

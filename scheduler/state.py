@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from scheduler.spec import JobSpec, Output, RequestSpec, ServerSpec
+from scheduler.spec import Input, JobSpec, Output, RequestSpec, ServerSpec
 from scheduler.transitions import COMMITTED, TRANSITIONS, JobState
 from wire.types import Epoch, JobId, Role, ServerId
 
@@ -82,8 +82,14 @@ class Job:
     avoid: set[ServerId] = field(default_factory=set)
     """Servers on which it is not to run again while another server serves its role; it then runs alone, not in a batch.
     Changes only while it is in no queue."""
+    unreached: int = 0
+    """Attempts that ended because somebody could not be reached: nobody's failure."""
     losses: int = 0
     """Servers that died while they worked on it."""
+    preview_of: Job | None = None
+    """The dit job that showed what this one decodes, if it is a preview …"""
+    shown: Input | None = None
+    """… and where that lies, until it has been read."""
     queued_key: tuple[float, ...] | None = None
     """Its key while it is in a queue."""
     price: float = 0.0
@@ -106,7 +112,7 @@ class Job:
         if self.spec.is_final:
             return self.taken
         if self.spec.optional:
-            return self.state in (JobState.DONE, JobState.FAILED)
+            return self.taken
         return self.state is JobState.DONE and all(reader.is_settled for reader in self.readers)
 
     def output(self, port: str) -> Output | None:
@@ -138,13 +144,21 @@ class Server:
     spec: ServerSpec
     joined_at: float
     serving: frozenset[Role]
-    """Roles for which it gets new jobs; during a switch only those that stay."""
+    """Roles for which it gets new jobs: those that it offers, without those set aside."""
     limits: dict[Role, int]
+    offered: frozenset[Role] = frozenset()
+    """During a switch only those that stay; none when it leaves."""
+    unread: frozenset[Role] = frozenset()
+    """Set aside: those who would read what its jobs leave do not reach it."""
+    unfed: frozenset[Role] = frozenset()
+    """Set aside: it does not reach those from whom its jobs would read."""
     sent: dict[Role, int] = field(default_factory=dict)
     attempts: dict[Epoch, Attempt] = field(default_factory=dict)
     """Committed here and not yet known to be gone, cancelled ones included."""
     holds: dict[str, Job] = field(default_factory=dict)
     """Handle → job whose output it is."""
+    shown: dict[str, Job] = field(default_factory=dict)
+    """Handle → preview that reads it."""
     roles: frozenset[Role] = frozenset()
     """Roles whose weights it holds, as far as it has said."""
     switching: tuple[Epoch, frozenset[Role]] | None = None
@@ -157,6 +171,12 @@ class Server:
     @property
     def id(self) -> ServerId:
         return self.spec.id
+
+    why_aside: str = ""
+
+    @property
+    def aside(self) -> frozenset[Role]:
+        return self.unread | self.unfed
 
     def occupied(self) -> int:
         """Slots: members of a batch share one."""

@@ -12,6 +12,8 @@ class Alarm(IntEnum):
     LEAD = auto()
     """A server comes within reach of its next job."""
     ROLES = auto()
+    REACH = auto()
+    """A server that could not be reached is tried again, or a trial has not been answered."""
 
 
 Name = tuple[Alarm, str]

@@ -9,6 +9,7 @@ from itertools import islice
 from scheduler.cost.model import CostModel
 from scheduler.cost.work import Target
 from scheduler.queue import StageQueue
+from scheduler.reach import Reach
 from scheduler.state import Job, Request, Server
 from wire.types import JobId, ModelKey, RequestId, Role, ServerId
 
@@ -33,6 +34,7 @@ class View:
     """Servers that serve a role now."""
     targets: dict[ModelKey, Target] = field(default_factory=dict)
     """The cost model by which a model's jobs are compared with each other."""
+    reach: Reach = field(default_factory=Reach)
 
     @property
     def requests(self) -> int:
@@ -44,6 +46,15 @@ class View:
 
     def serving(self, model: ModelKey, role: Role) -> Mapping[ServerId, Server]:
         return self.stations.get((model, role), {})
+
+    def serve(self, server: Server, offered: frozenset[Role]) -> None:
+        """It gets jobs of ``offered`` roles, as far as they are not set aside. Only the core calls this."""
+        roles, model = offered - server.aside, server.spec.model
+        for role in server.serving - roles:
+            del self.stations[(model, role)][server.id]
+        for role in roles - server.serving:
+            self.stations.setdefault((model, role), {})[server.id] = server
+        server.offered, server.serving = offered, roles
 
     def seconds(self, job: Job, server: Server) -> float:
         """Predicted for this job on this server."""

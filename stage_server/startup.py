@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stage_server.addresses import check_data_address
 from stage_server.data.consumer import Consumer
 from stage_server.data.holder import Holder
 from stage_server.data.store import OutputStore, OutputTooLarge
@@ -52,18 +53,25 @@ def assembled(settings: Settings) -> Iterator[StageServer]:
     Raises ``InvalidSettings``, ``LoadError``, ``BindError``, ``BadEndpoint`` or ``Unwelcome``.
     """
     keys = settings.curve_keys()
+    check_data_address(settings)
     curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
     ask = question(settings)
     ask_gateway(settings.gateway, ask, curve, min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS))
     engine = make_engine(settings)
     room = Condition()
     store = OutputStore(settings.store_bytes, on_room=lambda: _notify(room))
-    holder = Holder(settings.data_bind, store.get, keys=keys, allow_plaintext=settings.insecure)
+    holder = Holder(
+        settings.data_bind,
+        store.get,
+        keys=keys,
+        allow_plaintext=settings.insecure,
+        identity=f"{ask.name}/{ask.incarnation}",
+    )
     consumer = Consumer(keys=keys, local=store.get)
     try:
         endpoint = _advertised(settings, holder.endpoint)
         info = engine.describe()
-        equipment = Equipment(engine, store, consumer, room, largest_outputs(engine, info))
+        equipment = Equipment(engine, store, consumer, room, largest_outputs(engine, info), keys)
         measured = load_roles(engine, store, equipment.largest, settings.role)
         hello = introduction(settings, ask, engine, info, measured, endpoint)
         link = LinkTimes(give_up=settings.connect_timeout)

@@ -19,5 +19,6 @@ Guidance = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """One line: names appear in logs."""
 
+Detail = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Address = Annotated[str, msgspec.Meta(max_length=256)]
 BoundedHandle = Annotated[Handle, msgspec.Meta(min_length=1, max_length=64)]

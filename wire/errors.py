@@ -64,6 +64,10 @@ class Loss(StrEnum):
     DEADLINE = "deadline"
 
 
+UNREACHED = frozenset({Loss.UNREACHABLE, Loss.STALLED, Loss.REFUSED})
+"""Nothing was learnt of the input itself."""
+
+
 class InputLost(Exception):
     """The output ``handle`` cannot be had from its holder."""
 

@@ -35,6 +35,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """``png``, ``jpeg`` or ``webp``."""
     output_compression: int = 100
     """0 to 100: JPEG and WebP quality; ignored for PNG."""
+    previews: Count = 0
+    """Intermediate pictures that are asked for; see ``wire.previews``."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -30,9 +30,14 @@ def valid_key(key: str) -> bool:
     return _Z85_KEY.fullmatch(key) is not None
 
 
+def is_loopback(endpoint: str) -> bool:
+    """Whether only processes of the same machine can reach it."""
+    return _LOOPBACK.match(endpoint) is not None
+
+
 def check_bind(endpoint: str, keys: CurveKeys | None, *, allow_plaintext: bool) -> None:
     """Raise ``ValueError`` where ``endpoint`` would offer an unencrypted socket to other machines."""
-    if keys is None and not allow_plaintext and not _LOOPBACK.match(endpoint):
+    if keys is None and not allow_plaintext and not is_loopback(endpoint):
         raise ValueError(
             f"{endpoint} can be reached from other machines and there are no CURVE keys: configure keys, bind a "
             "loopback address, or allow plaintext explicitly"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import Address, BoundedHandle, Count, Name, Positive, Seconds
+from wire.bounded import Address, BoundedHandle, Count, Detail, Name, Positive, Seconds
 from wire.params import ModelInfo
 from wire.types import Epoch, Role
 
@@ -125,6 +125,18 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     nbytes: Count
 
 
+class PreviewMade(Message, frozen=True, kw_only=True):
+    """An intermediate picture of a running dit job can be decoded. It lives until ``Release``, or until the attempt
+    ends without a result."""
+
+    epoch: Epoch
+    index: Count
+    """Of those asked for, from 0."""
+    step: Count
+    steps: Count
+    output: Output
+
+
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Seconds spent by one attempt on its server."""
 
@@ -154,6 +166,8 @@ class StageFailed(Message, frozen=True, kw_only=True):
     retryable: bool
     lost_inputs: tuple[BoundedHandle, ...] = ()
     """Inputs that could not be fetched: their producers run again."""
+    unreached: tuple[BoundedHandle, ...] = ()
+    """Those of them whose holder gave no answer: the fault may be anybody's."""
 
 
 class StageCancelled(Message, frozen=True, kw_only=True):
@@ -176,6 +190,14 @@ class RolesFailed(Message, frozen=True, kw_only=True):
     message: str
 
 
+class PeerTried(Message, frozen=True, kw_only=True):
+    """The answer to ``TryPeer``."""
+
+    server: Name
+    detail: Detail = ""
+    """The address, and what happened there; empty: it was reached."""
+
+
 class Leaving(Message, frozen=True, kw_only=True):
     """SIGTERM: no new work please. The server stays until its work is done and its outputs are released."""
 
@@ -193,11 +215,13 @@ ToGateway = (
     | Started
     | Paused
     | Progress
+    | PreviewMade
     | StageDone
     | StageFailed
     | StageCancelled
     | RolesReady
     | RolesFailed
+    | PeerTried
     | Leaving
     | Goodbye
 )

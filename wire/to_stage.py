@@ -6,7 +6,7 @@ import msgspec
 
 from wire.bounded import KeepSeconds
 from wire.params import ImageParams
-from wire.types import Epoch, Handle, Role
+from wire.types import Epoch, Handle, Role, ServerId
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only=True):
@@ -100,8 +100,37 @@ class AssignRoles(Message, frozen=True, kw_only=True):
     roles: tuple[Role, ...]
 
 
+class TryPeer(Message, frozen=True, kw_only=True):
+    """Find out whether ``server``'s data socket can be reached from here, and answer ``PeerTried``."""
+
+    server: ServerId
+    """Name/incarnation."""
+    endpoint: str
+    public_key: str = ""
+
+
+class SetAside(Message, frozen=True, kw_only=True):
+    """For whoever reads this server's log: it gets no work of these roles, and why; none: all is well again."""
+
+    roles: tuple[Role, ...] = ()
+    why: str = ""
+
+
 class Shutdown(Message, frozen=True, kw_only=True):
     """Finish as after SIGTERM."""
 
 
-ToStage = Welcome | Fine | Refused | SayHello | HeartbeatAck | Run | Cancel | Release | AssignRoles | Shutdown
+ToStage = (
+    Welcome
+    | Fine
+    | Refused
+    | SayHello
+    | HeartbeatAck
+    | Run
+    | Cancel
+    | Release
+    | AssignRoles
+    | TryPeer
+    | SetAside
+    | Shutdown
+)

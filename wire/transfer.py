@@ -76,6 +76,19 @@ class Pull(_Fields, frozen=True, kw_only=True):
     length: int
 
 
+class Probe(_Fields, frozen=True, kw_only=True):
+    """Is ``server`` (name/incarnation) here? Answered by ``Here``."""
+
+    server: str
+
+
+class Here(_Fields, frozen=True, kw_only=True):
+    name: str
+    """Of whoever answers."""
+    expected: bool
+    """It is the one asked for."""
+
+
 class Header(_Fields, frozen=True, kw_only=True):
     """A second frame holds the bundle's header."""
 
@@ -95,19 +108,37 @@ class Refused(_Fields, frozen=True, kw_only=True):
     message: str
 
 
-Request = Get | Pull
-Answer = Header | Chunk | Missing | Refused
+Request = Get | Pull | Probe
+Answer = Header | Chunk | Missing | Refused | Here
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _answer_decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 
-def serve(frames: Frames, lookup: Lookup) -> list[Buffer]:
-    """The frames that answer one request. Raises ``WireError`` where it cannot be read, so nobody can be answered."""
+def probe(transfer: int, server: str) -> list[Buffer]:
+    """Ask whether ``server`` is there."""
+    return [_encoder.encode(Probe(transfer=transfer, server=server))]
+
+
+def recognised(answer: Answer) -> str:
+    """Why the answer to a ``Probe`` is not that of the server asked for; empty if it is."""
+    if not isinstance(answer, Here):
+        return "it does not answer as a stage server does"
+    return "" if answer.expected else f"another server answers there: {answer.name!r}"
+
+
+def serve(frames: Frames, lookup: Lookup, identity: str = "") -> list[Buffer]:
+    """The frames that answer one request; ``identity`` is who does, name/incarnation.
+
+    Raises ``WireError`` where it cannot be read, so nobody can be answered.
+    """
     if len(frames) != 1:
         raise MalformedFrame(f"a data request has one frame, not {len(frames)}")
     request = decode(_request_decoder.decode, frames[0], MAX_FIELDS_BYTES, "data request")
+    if isinstance(request, Probe):
+        name = identity.rpartition("/")[0]  # the incarnation would open the server's control connection to others
+        return [_encoder.encode(Here(transfer=request.transfer, name=name, expected=request.server == identity))]
     bundle = lookup(request.handle)
     if bundle is None:
         return [_encoder.encode(Missing(transfer=request.transfer))]
@@ -223,6 +254,8 @@ class Fetch:
                 raise InputLost(self.handle, Loss.MISSING)
             case Refused(message=message):
                 raise InputLost(self.handle, Loss.REFUSED, message)
+            case Here():
+                raise MalformedFrame("the answer to another question")
 
     def _offered(self, body: Buffer) -> list[list[Buffer]]:
         if self.state is State.ASKED:

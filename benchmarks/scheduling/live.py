@@ -31,8 +31,11 @@ from benchmarks.scheduling.results import Goal, Report, Row, table, write_json
 from benchmarks.scheduling.statistics import Estimate
 from benchmarks.scheduling.twin import patient
 from benchmarks.scheduling.writing import goals
-from clients.load import Outcome, Planned
-from clients.load import run as send_load
+from clients.api import Call
+from clients.load.arrivals import Planned
+from clients.load.kinds import Kind
+from clients.load.sending import Outcome
+from clients.load.sending import run as send_load
 from gateway.settings import Settings
 from gateway.shell.assembly import policies
 from scheduler.cost.profile import Profile, load
@@ -110,7 +113,7 @@ def live(whole: Scenario, profile: Path, folder: Path) -> Figures:
             stack.enter_context(_stage_server(server, profile, control, folder))
         _await_ready(url, sum(len(server.roles) for server in whole.servers))
         outcomes = asyncio.run(send_load(f"{url}/v1", list(_plan(whole)), timeout_seconds=600.0))
-    took = [outcome.seconds for outcome in outcomes if outcome.status == 200]
+    took = [outcome.seconds for outcome in outcomes if outcome.succeeded]
     return _figures(took, _duration(outcomes))
 
 
@@ -119,7 +122,8 @@ def _plan(whole: Scenario) -> Iterator[Planned]:
     for index, arrival in enumerate(whole.workload.trace):
         kind = arrival.kind
         body = {"prompt": "a red circle", "size": f"{kind.width}x{kind.height}", "num_inference_steps": kind.steps}
-        yield Planned(arrival.at - first, body | {"guidance_scale": 1.0, "seed": index})
+        call = Call(body | {"guidance_scale": 1.0, "seed": index})
+        yield Planned(arrival.at - first, Kind(str(body["size"]), call))
 
 
 def _stage_server(

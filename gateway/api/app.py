@@ -10,13 +10,18 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from gateway.api import admin, files, health, images, models
+from gateway.api import admin, edits, files, health, images, models, pictures
 from gateway.api.context import RequestContext
+from gateway.api.edit_pictures import PictureLoader
 from gateway.api.error_handlers import UnexpectedErrors, install_handlers
+from gateway.api.forms import FormReader
+from gateway.api.proxies import Proxies
+from gateway.api.remote_pictures import FetchRules, PictureFetcher
 from gateway.api.state import Api
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
-from gateway.storage.results import ResultStore
+from gateway.storage.room import Room
+from gateway.storage.storage import Storage
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -37,16 +42,18 @@ def create_app(
     *,
     lifespan: Lifespan | None = None,
     operator: OperatorService | None = None,
+    storage: Storage | None = None,
+    room: Room | None = None,
 ) -> FastAPI:
     """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
 
-    ``operator`` is served below ``/admin`` if the settings name an admin key.
+    ``operator`` is served below ``/admin`` if the settings name an admin key. Without ``storage`` files and pictures
+    are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them.
     """
-    results = ResultStore(
-        directory=settings.results_dir,
-        max_bytes=settings.results_max_bytes,
-        max_age_seconds=settings.results_max_age_seconds,
-    )
+    storage = storage or Storage(settings)
+    room = room or Room(settings.uploads_max_bytes)
+    fetcher = PictureFetcher(FetchRules.of(settings)) if settings.fetch_image_urls else None
+    loader = PictureLoader(settings, fetcher, files.NamedFiles(storage))
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -54,7 +61,7 @@ def create_app(
             async with lifespan(app) if lifespan else nullcontext():
                 yield
         finally:
-            results.close()
+            await loader.close()
 
     app = FastAPI(
         title="DisagFusion",
@@ -66,9 +73,10 @@ def create_app(
         docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
         redoc_url=None,
     )
-    app.state.api = Api(service, settings, results, started=int(time.time()), operator=operator)
+    reader = FormReader(room, storage.spool)
+    app.state.api = Api(service, settings, storage, reader, loader, room, started=int(time.time()), operator=operator)
     install_handlers(app)
-    for concept in (health, files, images, models):
+    for concept in (health, files, images, edits, models, pictures):
         app.include_router(concept.router)
     if operator is not None and settings.admin_key is not None:
         app.include_router(admin.router)
@@ -78,12 +86,14 @@ def create_app(
 def _middleware(settings: Settings) -> list[Middleware]:
     """Outermost first: even the answer to a preflight, or to a crash, gets its id and its line in the log."""
     layers = [Middleware(RequestContext)]
+    if settings.trusted_proxies:
+        layers.insert(0, Middleware(Proxies, trusted=settings.trusted_proxies))
     if settings.cors_origins:
         layers.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=EXPOSED_HEADERS,
             )

@@ -15,7 +15,8 @@ from gateway.settings import Settings
 
 async def read_json(request: Request, schema: type[Body], settings: Settings) -> Body:
     """The request's JSON object as ``schema``. Raises ``ApiError``, or ``ClientDisconnect`` while reading."""
-    _check_media_type(request)
+    check_media_type(request, "application/json")
+    check_announced(request, settings.max_body_bytes)
     try:
         async with asyncio.timeout(settings.body_timeout_seconds):
             raw = await _read(request, settings.max_body_bytes)
@@ -32,31 +33,35 @@ def json_answer(content: object, status_code: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status_code, media_type="application/json")
 
 
-def _check_media_type(request: Request) -> None:
-    """A body must say that it is JSON: browsers send other types across origins without asking first."""
+def check_media_type(request: Request, wanted: str) -> None:
+    """Raises ``ApiError`` 415. JSON must say that it is: browsers send other types across origins without asking."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if media_type != "application/json":
-        raise _unsupported(f"Content-Type must be application/json, not '{media_type}'.")
+    if media_type != wanted:
+        raise _unsupported(f"Content-Type must be {wanted}, not '{media_type}'.")
     if encoding != "identity":
         raise _unsupported(f"Content-Encoding '{encoding}' is not supported; send the body as it is.")
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+def check_announced(request: Request, max_bytes: int) -> None:
+    """Refuse a body that is too large before any of it is read. Raises ``ApiError`` 413."""
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     nbytes = 0
     async for chunk in request.stream():
         nbytes += len(chunk)
         if nbytes > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _too_large(max_bytes: int) -> ApiError:
+def too_large(max_bytes: int) -> ApiError:
     return ApiError(f"Request body too large: at most {max_bytes} bytes.", code="request_too_large", status=413)
 
 

@@ -12,14 +12,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.errors import ApiError, from_service, internal_error
+from gateway.api.errors import ApiError, from_service, internal_error, overloaded, storage_unavailable
 from gateway.api.parsing import from_pydantic
 from gateway.service.interfaces import ServiceError
+from gateway.storage.objects import StoreError
+from gateway.storage.room import RoomTaken
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """Status in logs and spans of a request whose client went away; nobody receives it."""
+
+ROOM_RETRY_SECONDS = 5.0
+"""For a client that finds the room for uploads taken."""
 
 
 def from_http(request: Request, error: HTTPException) -> ApiError:
@@ -54,9 +59,21 @@ def install_handlers(app: FastAPI) -> None:
         log.warning("%s: %s: %s", request.state.request_id, type(error).__name__, error)
         return render(from_service(error), request.scope["state"])
 
+    @app.exception_handler(StoreError)
+    async def store_error(request: Request, error: StoreError) -> Response:
+        log.error("%s: %s", request.state.request_id, error)
+        return render(storage_unavailable(), request.scope["state"])
+
+    @app.exception_handler(RoomTaken)
+    async def room_taken(request: Request, error: RoomTaken) -> Response:
+        log.warning("%s: %s", request.state.request_id, error)
+        told = overloaded("Uploads of other requests take all the room there is.", ROOM_RETRY_SECONDS)
+        return render(told, request.scope["state"])
+
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return render(from_pydantic(error.errors()), request.scope["state"])
+        problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]  # without "query", "path"
+        return render(from_pydantic(problems), request.scope["state"])
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

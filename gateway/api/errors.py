@@ -24,6 +24,8 @@ from gateway.service.interfaces import (
 
 INVALID_REQUEST = "invalid_request_error"
 
+STORAGE_RETRY_SECONDS = 5
+
 
 class ApiError(Exception):
     """An answer that is not a picture. ``kind`` is the envelope's ``type``; bad requests are the default."""
@@ -53,14 +55,40 @@ class ApiError(Exception):
 def overloaded(message: str, retry_after_seconds: float, predicted_wait_seconds: float | None = None) -> ApiError:
     """503. SDKs obey ``Retry-After`` only between 1 and 60 seconds; the uncapped figure goes beside it."""
     seconds = min(max(math.ceil(retry_after_seconds), 1), 60)
-    headers = {"retry-after": str(seconds), "retry-after-ms": str(seconds * 1000)}
+    headers = _retry_after(seconds)
     if predicted_wait_seconds is not None:
         headers["x-predicted-wait-ms"] = milliseconds(predicted_wait_seconds)
     return ApiError(message, code="server_is_overloaded", status=503, kind="service_unavailable_error", headers=headers)
 
 
+def _retry_after(seconds: int) -> dict[str, str]:
+    return {"retry-after": str(seconds), "retry-after-ms": str(seconds * 1000)}
+
+
 def model_not_found(name: str) -> ApiError:
     return ApiError(f"The model '{name}' does not exist.", code="model_not_found", param="model", status=404)
+
+
+def storage_unavailable() -> ApiError:
+    """503: what should be kept cannot be. What is wrong with the disk or the store is in the log."""
+    return ApiError(
+        "Storage is unavailable; try again later.",
+        code="storage_unavailable",
+        status=503,
+        kind="service_unavailable_error",
+        headers=_retry_after(STORAGE_RETRY_SECONDS),
+    )
+
+
+def storage_full() -> ApiError:
+    """507. Asking again does not help: somebody has to delete files."""
+    return ApiError(
+        "There is no room for this file; delete files that are no longer needed.",
+        code="storage_full",
+        status=507,
+        kind="server_error",
+        headers={"x-should-retry": "false"},
+    )
 
 
 def milliseconds(seconds: float) -> str:

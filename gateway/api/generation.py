@@ -6,11 +6,13 @@ import secrets
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from gateway.api.errors import ApiError
 from gateway.api.schema import MAX_SEED, GenerationBody
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
-from wire.params import ImageParams, ModelInfo, Workflow
+from wire.params import ImageParams, ModelInfo
 
 WORKFLOW = "text2image"
 STEPS = ("num_inference_steps", "steps", "step")
@@ -40,8 +42,6 @@ class Generation:
     """As the caller named it."""
     safety_identifier: str | None = None
     stream: bool = False
-    partial_images: int = 0
-    """Of each image, in a stream."""
 
     @property
     def seed(self) -> int:
@@ -51,41 +51,71 @@ class Generation:
 
 def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generation:
     """One set of parameters per image, with seeds counted up from the request's. Raises ``ApiError``."""
+    check_answer(body, settings)
+    if model.workflows and WORKFLOW not in {workflow.name for workflow in model.workflows}:
+        raise ApiError(
+            f"The model '{model.name}' makes no pictures from text alone.", code="unsupported_value", param="model"
+        )
+    refuse_unread(body, model, WORKFLOW)
+    size = SizeRules.of(model, settings).choose(body.size, body.width, body.height)
+    return compose(body, model, size, WORKFLOW)
+
+
+def check_answer(body: GenerationBody, settings: Settings) -> None:
+    """What no model could answer. Raises ``ApiError``."""
     _refuse_half_streams(body)
     _refuse_appearance(body)
-    _refuse_unread(body, model)
-    count = body.n or 1
-    if count > settings.max_n:
+    if (body.n or 1) > settings.max_n:
         raise ApiError(f"Invalid 'n': at most {settings.max_n} is allowed.", code="integer_above_max_value", param="n")
-    size = SizeRules.of(model, settings).choose(body.size, body.width, body.height)
-    return Generation(
-        model=model.name,
-        images=tuple(_image(body, size, seed) for seed in _seeds(body.seed, count)),
-        size=size,
-        output_format=body.output_format or "png",
-        as_url=_wants_url(body),
-        seeded=body.seed is not None,
-        requested_model=body.model,
-        quality=body.quality,
-        safety_identifier=body.safety_identifier,
-        stream=bool(body.stream),
-        partial_images=body.partial_images or 0,
-    )
 
 
-def _image(body: GenerationBody, size: Size, seed: int) -> ImageParams:
-    return ImageParams(
-        workflow=WORKFLOW,
+def refuse_unread(body: GenerationBody, model: ModelInfo, workflow: str) -> None:
+    """A parameter that the model's blocks do not read would silently change nothing. Raises ``ApiError``."""
+    for reads in (candidate.inputs for candidate in model.workflows if candidate.name == workflow):
+        for names in (("negative_prompt",), ("max_sequence_length",), STEPS, GUIDANCE):
+            sent = _sent(body, names)
+            if sent and names[0] not in reads:
+                raise ApiError(
+                    f"The model '{model.name}' takes no '{sent[0]}'.", code="unsupported_parameter", param=sent[0]
+                )
+
+
+def compose(
+    body: GenerationBody,
+    model: ModelInfo,
+    size: Size,
+    workflow: str,
+    *,
+    kind: str = "image_generation",
+    strength: float | None = None,
+) -> Generation:
+    """What ``body`` asks for, once it is known to be possible. Raises ``ApiError``."""
+    params = ImageParams(
+        workflow=workflow,
         prompt=body.prompt,
         negative_prompt=body.negative_prompt or None,
         width=size.width,
         height=size.height,
-        num_inference_steps=_agreed(body, STEPS, int),
-        guidance_scale=_agreed(body, GUIDANCE, float),
+        num_inference_steps=agreed(body, STEPS, int),
+        guidance_scale=agreed(body, GUIDANCE, float),
+        strength=strength,
         max_sequence_length=body.max_sequence_length,
-        seed=seed,
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
+        previews=body.partial_images or 0,
+    )
+    return Generation(
+        model=model.name,
+        images=tuple(msgspec.structs.replace(params, seed=seed) for seed in _seeds(body.seed, body.n or 1)),
+        size=size,
+        output_format=params.output_format,
+        as_url=_wants_url(body),
+        seeded=body.seed is not None,
+        kind=kind,
+        requested_model=body.model,
+        quality=body.quality,
+        safety_identifier=body.safety_identifier,
+        stream=bool(body.stream),
     )
 
 
@@ -100,7 +130,7 @@ def _sent(body: GenerationBody, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if getattr(body, name) not in (None, "")]
 
 
-def _agreed(body: GenerationBody, names: tuple[str, ...], kind: type[Number]) -> Number | None:
+def agreed(body: GenerationBody, names: tuple[str, ...], kind: type[Number]) -> Number | None:
     """The one value that the client sent under any of ``names``, which are synonyms."""
     sent = _sent(body, names)
     values = {kind(getattr(body, name)) for name in sent}
@@ -148,24 +178,3 @@ def _refuse_appearance(body: GenerationBody) -> None:
             code="invalid_value",
             param="output_compression",
         )
-
-
-def _refuse_unread(body: GenerationBody, model: ModelInfo) -> None:
-    """A parameter that the model's blocks do not read would silently change nothing."""
-    if not model.workflows:
-        return
-    reads = _workflow(model).inputs
-    for names in (("negative_prompt",), ("max_sequence_length",), STEPS, GUIDANCE):
-        sent = _sent(body, names)
-        if sent and names[0] not in reads:
-            raise ApiError(
-                f"The model '{model.name}' takes no '{sent[0]}'.", code="unsupported_parameter", param=sent[0]
-            )
-
-
-def _workflow(model: ModelInfo) -> Workflow:
-    if (found := model.workflow(WORKFLOW)) is not None:
-        return found
-    raise ApiError(
-        f"The model '{model.name}' makes no pictures from text alone.", code="unsupported_value", param="model"
-    )

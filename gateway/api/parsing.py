@@ -35,6 +35,7 @@ WORDINGS = {
     "string_too_short": Wording("Invalid '{param}': at least {min_length} characters.", "string_below_min_length"),
     "less_than_equal": Wording("Invalid '{param}': at most {le}.", "{number}_above_max_value"),
     "greater_than_equal": Wording("Invalid '{param}': at least {ge}.", "{number}_below_min_value"),
+    "greater_than": Wording("Invalid '{param}': above {gt}.", "{number}_below_min_value"),
 }
 """Pydantic's error type → ours."""
 
@@ -47,12 +48,20 @@ def parse(schema: type[Body], raw: bytes) -> Body:
         raise from_pydantic(error.errors(include_url=False)) from None
 
 
+def validate(schema: type[Body], given: Mapping[str, Any]) -> Body:
+    """What a form or a query holds, all of it text, as ``schema``. Raises ``ApiError``."""
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise from_pydantic(error.errors(include_url=False)) from None
+
+
 def from_pydantic(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first of pydantic's problems, with OpenAI's code for it."""
     problem = problems[0]
     param = ".".join(str(part) for part in problem["loc"]) or None
     context = problem.get("ctx", {})
-    limit = context.get("le", context.get("ge"))
+    limit = context.get("le", context.get("ge", context.get("gt")))
     words = {
         **context,
         "param": param,

@@ -22,6 +22,7 @@ NOT_SERVED = frozenset(
         "frame_duration_ms",
         "image_loras",
         "lora",
+        "markup",
         "scheduler",
         "strength",
         "svg",

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from gateway.api import answer
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
-from gateway.api.files import url_of
 from gateway.api.generation import Generation
+from gateway.api.pictures import url_of
 from gateway.api.priority import priority
 from gateway.api.state import Api
 from gateway.api.streaming import Events, EventStream
@@ -42,7 +42,6 @@ async def serve(
         priority=priority(request.headers),
         seeded=generation.seeded,
         uploads=uploads or {},
-        partial_images=generation.partial_images,
     )
     run = partial(_run, api, generation, work)
     if generation.stream:
@@ -75,7 +74,7 @@ async def _run(api: Api, generation: Generation, work: ImageRequest, listener: L
 async def _items(request: Request, api: Api, generation: Generation, finished: Finished) -> list[answer.Item]:
     if not generation.as_url:
         return answer.b64_items(finished.images)
-    names = [await api.results.put(image, generation.output_format) for image in finished.images]
+    names = [await api.storage.pictures.put(image, generation.output_format) for image in finished.images]
     return answer.url_items(url_of(request, api, name) for name in names)
 
 

@@ -1,4 +1,5 @@
-"""Which pixel sizes a model makes. Nothing is rounded: a size that does not fit is refused with the nearest that do."""
+"""Which pixel sizes a model makes. No size that a client names is rounded: one that does not fit is refused with the
+nearest that do. Only where a picture's own size is wanted, the nearest is taken."""
 
 from __future__ import annotations
 
@@ -49,6 +50,19 @@ class SizeRules:
             return self.default
         self._check(wanted)
         return wanted
+
+    def fit(self, size: Size) -> Size:
+        """The size nearest to that of a picture, with its aspect ratio but for rounding. Raises ``ApiError``."""
+        if max(size) > min(size) * self.max_aspect:
+            raise _invalid(
+                f"The picture has {size} pixels: its longer edge may be {self.max_aspect:g} times the shorter one, "
+                "unless 'size' names another size."
+            )
+        scale = min(1.0, math.sqrt(self.max_pixels / (size.width * size.height)))
+        fitted = Size(*(max(round(edge * scale / self.multiple), 1) * self.multiple for edge in size))
+        if fitted.width * fitted.height <= self.max_pixels:
+            return fitted
+        return Size(*(max(int(edge * scale) // self.multiple, 1) * self.multiple for edge in size))
 
     def _check(self, size: Size) -> None:
         if size.width * size.height > self.max_pixels:

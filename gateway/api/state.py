@@ -8,16 +8,23 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
+from gateway.api.edit_pictures import PictureLoader
+from gateway.api.forms import FormReader
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
-from gateway.storage.results import ResultStore
+from gateway.storage.room import Room
+from gateway.storage.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
     service: ImageService
     settings: Settings
-    results: ResultStore
+    storage: Storage
+    forms: FormReader
+    loader: PictureLoader
+    room: Room
+    """For the uploads of all requests."""
     started: int
     """Unix time of the start, the ``created`` of every model."""
     operator: OperatorService | None = None

@@ -55,7 +55,7 @@ class Events:
                 yield f": admitted, predicted {seconds:.2f} s\n\n".encode()
             case Progress(image, step, steps):
                 yield f": image {image} step {step}/{steps}\n\n".encode()
-            case Partial(image, index, data=data):
+            case Partial(image, index, data):
                 yield self._event("partial_image", image, data, partial_image_index=index)
             case Ready(image, data):
                 seed = self.generation.images[image].seed

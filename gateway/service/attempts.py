@@ -63,11 +63,20 @@ class Attempts:
         self._under_way[epoch] = _Attempt(record, job, server, queued, span)
         return inject(trace.set_span_in_context(span))
 
+    def job(self, server: ServerId, epoch: Epoch) -> StageJob | None:
+        """What the server works on under this epoch, if it does."""
+        attempt = self._under_way.get(epoch)
+        return attempt.job if attempt is not None and attempt.server == server else None
+
     def done(self, server: ServerId, epoch: Epoch, times: Timings, now: float) -> None:
         attempt = self._take(server, epoch)
         if attempt is None:
             return
         record, job = attempt.record, attempt.job
+        attempt.span.set_attribute("disagfusion.steps", times.steps)
+        attempt.span.end()
+        if job.preview is not None:
+            return
         record.done[job.spec.id] = now
         record.reports[job.spec.id] = StageReport(
             role=job.spec.role,
@@ -80,8 +89,6 @@ class Attempts:
             publish_seconds=times.publish,
             steps=times.steps,
         )
-        attempt.span.set_attribute("disagfusion.steps", times.steps)
-        attempt.span.end()
 
     def failed(self, server: ServerId, epoch: Epoch, why: str) -> None:
         attempt = self._take(server, epoch)

@@ -17,6 +17,9 @@ MAX_MODELS = 256
 class _Member:
     key: ModelKey
     roles: frozenset[Role]
+    aside: frozenset[Role] = frozenset()
+    """Of no use: somebody is not reached."""
+    why: str = ""
 
 
 class Catalogue:
@@ -36,6 +39,12 @@ class Catalogue:
 
     def holds(self, server: ServerId, roles: Iterable[Role]) -> None:
         self._members[server].roles = frozenset(roles)
+
+    def set_aside(self, server: ServerId, roles: Iterable[Role], why: str) -> None:
+        """These do not count as held by it, none from now on if there are none."""
+        member = self._members.get(server)
+        if member is not None:
+            member.aside, member.why = frozenset(roles), why
 
     def lost(self, server: ServerId) -> None:
         del self._members[server]
@@ -66,10 +75,14 @@ class Catalogue:
 
     def _status(self, key: ModelKey) -> dict[str, object]:
         held = self._held(key)
-        return {"key": key, "roles": {role: held[role] for role in Role}, "missing": self.missing(key)}
+        told: dict[str, object] = {"key": key, "roles": {role: held[role] for role in Role}}
+        told["missing"] = self.missing(key)
+        aside = {server: member.why for server, member in self._members.items() if member.key == key and member.aside}
+        return told | ({"set_aside": aside} if aside else {})
 
     def _held(self, key: ModelKey) -> Counter[Role]:
-        return Counter(role for member in self._members.values() if member.key == key for role in member.roles)
+        members = (member for member in self._members.values() if member.key == key)
+        return Counter(role for member in members for role in member.roles - member.aside)
 
     def _forget_surplus(self) -> None:
         served = {member.key for member in self._members.values()}

@@ -9,7 +9,7 @@ from itertools import islice
 
 from scheduler import actions as act
 from scheduler import events as ev
-from scheduler.spec import Output, RequestSpec, ServerSpec
+from scheduler.spec import Input, Output, RequestSpec, ServerSpec
 from scheduler.state import Job
 from wire.types import Epoch, RequestId, ServerId, server_name
 
@@ -56,7 +56,7 @@ class Decisions:
 
     def note(self, event: ev.Event, actions: Iterable[act.Action], at: float) -> None:
         """``actions`` are what was done about ``event``, at unix time ``at``."""
-        kept = [action for action in actions if not isinstance(action, act.Release | act.SolvePlan)]
+        kept = [action for action in actions if not isinstance(action, act.Release | act.SolvePlan | act.TryPeer)]
         if isinstance(event, ev.PlanReady):
             self.plan = (at, event, [action for action in kept if isinstance(action, act.AssignRoles)])
         self._log.extend(Decision(at, event, action) for action in kept)
@@ -118,7 +118,7 @@ def _short(value: object) -> object:
             return counter
         case RequestSpec(id=name) | ServerSpec(id=name) | act.Member(job=name) | Output(port=name):
             return name
-        case act.Input(holder=holder):
+        case Input(holder=holder):
             return holder
         case str() | bool() | int() | float():
             return value

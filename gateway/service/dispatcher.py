@@ -21,26 +21,35 @@ from gateway.service.interfaces import (
     Listener,
     ModelNotFound,
     NoCapacity,
+    Partial,
+    Progress,
     Ready,
     ServiceError,
     unheard,
 )
 from gateway.service.pictures import Picture, Pictures
 from gateway.stages.liveness import Heard, Joined, Lost, Report
-from gateway.stages.uploads import UploadsFull
+from gateway.storage.room import RoomTaken
 from scheduler import actions as act
 from scheduler import events as ev
+from scheduler.reach import GATEWAY
 from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import plan
+from scheduler.spec import Input
 from wire import to_gateway, to_stage
 from wire.params import ModelInfo
-from wire.to_stage import InputRef, ToStage
-from wire.types import Handle, JobId, RequestId, Role, ServerId
+from wire.to_stage import InputRef, ToStage, TryPeer
+from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 MAX_EVENTS = 100_000
 """Waiting to be handled. More mean that the scheduler has come to a standstill, which ends the process."""
 
 UPLOADS_RETRY_SECONDS = 5.0
+
+CURE = (
+    "Check --data-bind and --data-advertise of the server at that address, the firewalls between the two machines, and "
+    "CURVE keys; it is tried again now and then"
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +69,10 @@ class Outlets:
     send: Callable[[ServerId, ToStage], None]
     fetch: Callable[[InputRef], Awaitable[bytes]]
     """A finished picture; raises ``InputLost``."""
+    probe: Callable[[TryPeer], Awaitable[str]]
+    """What is in the way to a server's data socket; empty if nothing is."""
     hold: Callable[[bytes], InputRef]
-    """Keep an uploaded picture for stage servers; raises ``UploadsFull``."""
+    """Keep an uploaded picture for stage servers; raises ``RoomTaken``."""
     drop: Callable[[Handle], None]
 
 
@@ -223,6 +234,8 @@ class Dispatcher:
                 self._attempts.failed(server, message.epoch, message.code)
             case to_gateway.StageCancelled():
                 self._attempts.failed(server, message.epoch, "cancelled")
+            case to_gateway.Progress(epoch=epoch, step=step, steps=steps):
+                self._progressed(server, epoch, step, steps)
             case to_gateway.RolesReady():
                 log.info("%s holds %s after %.2f s of loading", server, ", ".join(message.roles), message.load_seconds)
                 self._catalogue.holds(server, message.roles)
@@ -230,6 +243,12 @@ class Dispatcher:
                 log.warning("%s keeps %s: %s", server, ", ".join(message.roles), message.message)
                 self._catalogue.holds(server, message.roles)
         return translate.event(server, message)
+
+    def _progressed(self, server: ServerId, epoch: Epoch, step: int, steps: int) -> None:
+        job = self._attempts.job(server, epoch)
+        entry = self._owners.get(job.spec.id) if job is not None else None
+        if job is not None and entry is not None:
+            entry.listener(Progress(job.image or 0, step, steps))
 
     def _forget(self, server: ServerId) -> None:
         """What it held and did is void; it may come back, with nothing."""
@@ -243,9 +262,13 @@ class Dispatcher:
         if not self._pictures.take(picture):
             return None
         entry = self._owners[picture.job]
-        image = entry.record.graph.jobs[picture.job].image or 0
-        entry.pictures[image] = picture.data
-        entry.listener(Ready(image, picture.data))
+        job = entry.record.graph.jobs[picture.job]
+        image = job.image or 0
+        if job.preview is None:
+            entry.pictures[image] = picture.data
+            entry.listener(Ready(image, picture.data))
+        else:
+            entry.listener(Partial(image, job.preview, picture.data))
         return ev.ResultTaken(picture.job)
 
     # --- actions ------------------------------------------------------------------------------------------------------
@@ -263,6 +286,10 @@ class Dispatcher:
                 self._end(action.request, failures.failed(action))
             case act.FetchResult(job=job, source=source):
                 self._pictures.start(self._tasks, job, source, self._reference(source))
+            case act.TryPeer(fetcher=fetcher, holder=holder):
+                self._try(fetcher, holder)
+            case act.SetAside(server=server, roles=roles, reason=why):
+                self._set_aside(server, roles, why)
             case act.SolvePlan(problem=problem):
                 self._tasks.create_task(self._solve(problem), name="solve role plan")
             case _:
@@ -308,11 +335,34 @@ class Dispatcher:
             request=record.graph.spec.id,
         )
 
-    def _reference(self, source: act.Input) -> InputRef:
+    def _reference(self, source: Input) -> InputRef:
         holder = self._servers[source.holder]
         return InputRef(
             handle=source.handle, endpoint=holder.data_endpoint, nbytes=source.nbytes, public_key=holder.public_key
         )
+
+    def _try(self, fetcher: ServerId, holder: ServerId) -> None:
+        hello = self._servers[holder]
+        peer = TryPeer(server=holder, endpoint=hello.data_endpoint, public_key=hello.public_key)
+        if fetcher == GATEWAY:
+            self._tasks.create_task(self._probe(peer), name=f"probe {holder}")
+        else:
+            self._outlets.send(fetcher, peer)
+
+    async def _probe(self, peer: TryPeer) -> None:
+        fault = await self._outlets.probe(peer)
+        reached, unreached = ev.PeerReached(GATEWAY, peer.server), ev.PeerUnreached(GATEWAY, peer.server, fault)
+        self._events.put_nowait(unreached if fault else reached)
+
+    def _set_aside(self, server: ServerId, roles: Iterable[Role], why: str) -> None:
+        ordered = tuple(role for role in Role if role in roles)
+        if ordered:
+            why = f"{why}. {CURE}"
+            log.warning("%s gets no %s work: %s", server, ", ".join(ordered), why)
+        else:
+            log.info("%s gets work of all its roles again: others reach it, and it reaches others", server)
+        self._catalogue.set_aside(server, ordered, why if ordered else "")
+        self._outlets.send(server, to_stage.SetAside(roles=ordered, why=why if ordered else ""))
 
     async def _solve(self, problem: Problem) -> None:
         try:
@@ -368,7 +418,7 @@ class Dispatcher:
         try:
             for name, picture in pictures.items():
                 held[name] = self._outlets.hold(picture)
-        except UploadsFull as error:
+        except RoomTaken as error:
             self._drop(held.values())
             raise NoCapacity(str(error), retry_after_seconds=UPLOADS_RETRY_SECONDS) from error
         return held

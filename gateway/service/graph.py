@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -16,6 +16,9 @@ from wire.types import JobId, ModelKey, RequestId, Role
 
 FALLBACK_STEPS = 50
 
+PICTURE, MASK = "image", "mask_image"
+"""Names of uploads; further pictures are ``image_1``, ``image_2``, …"""
+
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
@@ -26,12 +29,15 @@ class StageJob:
     """Index of the image; None when all images share the job."""
     params: ImageParams
     uploads: Mapping[str, InputRef] = field(default_factory=dict)
+    preview: int | None = None
+    """Index of the intermediate picture that it decodes; None for a job that was promised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     spec: RequestSpec
     jobs: Mapping[JobId, StageJob]
+    """Those of previews too, which may never come into being."""
 
 
 def build(
@@ -46,7 +52,7 @@ def build(
     spec = RequestSpec(
         RequestId(request.request_id),
         ModelKey(model.key),
-        tuple(job.spec for job in jobs.values()),
+        tuple(job.spec for job in jobs.values() if job.preview is None),
         deadline,
         tenant=request.tenant,
         priority=request.priority,
@@ -67,17 +73,31 @@ def _jobs(
         if encoder is not shared:
             yield encoder
         blank = msgspec.structs.replace(params, prompt="", negative_prompt=None)
-        dit = _job(request, index, blank, _denoising(params, model), (encoder.spec.id,))
-        yield dit
         needs = (encoder.spec.id,) if (Role.ENCODER, Role.DECODER) in workflow.edges else ()
         decoding = Work(Role.DECODER, height=params.height, width=params.width)
-        yield _job(request, index, blank, decoding, (*needs, dit.spec.id))
+        previews = [_preview(request, index, number, blank, decoding, needs) for number in range(params.previews)]
+        yield from previews
+        dit = _job(request, index, blank, _denoising(params, model), (encoder.spec.id,))
+        shown = tuple(preview.spec for preview in previews)
+        dit = replace(dit, spec=replace(dit.spec, previews=shown)) if shown else dit
+        yield dit
+        # What lies outside the mask is put back from the picture as it was sent.
+        originals = {name: uploads[name] for name in (PICTURE, MASK) if MASK in uploads}
+        yield _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
+
+
+def _preview(
+    request: ImageRequest, index: int, number: int, params: ImageParams, work: Work, needs: tuple[JobId, ...]
+) -> StageJob:
+    name = f"{request.request_id}/{work.role}.{index}.preview.{number}"
+    return StageJob(JobSpec(JobId(name), work.role, work, needs, optional=True), index, params, preview=number)
 
 
 def _encoder(
     request: ImageRequest, params: ImageParams, index: int | None, uploads: Mapping[str, InputRef]
 ) -> StageJob:
-    pixels = len(uploads) * params.height * params.width  # they are resized to the size of the picture
+    pictures = sum(name != MASK for name in uploads)
+    pixels = pictures * params.height * params.width  # they are resized to the size of the picture
     work = Work(Role.ENCODER, height=params.height, width=params.width, image_pixels=pixels)
     return _job(request, index, params, work, (), uploads)
 

@@ -26,10 +26,8 @@ class ImageRequest:
     seeded: bool = True
     """The caller named the seed, so that the pictures must not depend on the company they are made in."""
     uploads: Mapping[str, bytes] = field(default_factory=dict)
-    """Uploaded pictures by block input name (``image``, ``mask_image``)."""
+    """Uploaded pictures as PNG: ``image``, further ones ``image_1`` …, and ``mask_image`` (grey, 255 = edit)."""
     traceparent: str = ""
-    partial_images: int = 0
-    """Intermediate pictures that the caller would like to see of each image, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +49,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """An intermediate picture: what the denoiser took for the final one after ``step``, encoded."""
+    """An intermediate picture: what the denoiser took for the final one after some steps, encoded."""
 
     image: int
     index: int
     """Counts up from 0 for each image; some may be left out."""
-    step: int
-    steps: int
     data: bytes
 
 

@@ -139,6 +139,8 @@ class Operator:
             "switching_to": _ordered(server.switching[1]) if server.switching is not None else None,
             "pinned": server.pinned,
             "leaving": server.is_leaving,
+            "set_aside": _ordered(server.aside),
+            "why_set_aside": server.why_aside,
             "suspect": self._suspects.is_suspect(server.id),
             "speed_factor": round(self._view.cost.speed(spec.name), 3),
             "jobs": [job_told(attempt.job) for attempt in server.attempts.values()],

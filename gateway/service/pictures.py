@@ -7,9 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from scheduler.actions import Input
 from scheduler.events import ResultLost
-from wire.errors import InputLost
+from scheduler.spec import Input
+from wire.errors import UNREACHED, InputLost
 from wire.to_stage import InputRef
 from wire.types import Handle, JobId, ServerId
 
@@ -66,6 +66,6 @@ class Pictures:
             data = await self._fetch(ref)
         except InputLost as lost:
             log.warning("the picture of %s cannot be fetched: %s", job, lost)
-            self._tell(ResultLost(job, ref.handle))
+            self._tell(ResultLost(job, ref.handle, lost.reason in UNREACHED))
         else:
             self._tell(Picture(job, ref.handle, data))

@@ -48,6 +48,10 @@ def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:
             return ev.RolesReady(server, message.epoch, frozenset(message.roles), message.load_seconds)
         case wire.RolesFailed():
             return ev.RolesFailed(server, message.epoch, frozenset(message.roles), message.message)
+        case wire.PeerTried(server=peer, detail=""):
+            return ev.PeerReached(server, ServerId(peer))
+        case wire.PeerTried(server=peer, detail=detail):
+            return ev.PeerUnreached(server, ServerId(peer), detail)
         case wire.Hello() | wire.Ask() | wire.Heartbeat() | wire.Goodbye():
             return None
         case _:
@@ -55,7 +59,14 @@ def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:
 
 
 Attempt = (
-    wire.Fetched | wire.Started | wire.Paused | wire.Progress | wire.StageDone | wire.StageFailed | wire.StageCancelled
+    wire.Fetched
+    | wire.Started
+    | wire.Paused
+    | wire.Progress
+    | wire.PreviewMade
+    | wire.StageDone
+    | wire.StageFailed
+    | wire.StageCancelled
 )
 
 
@@ -69,10 +80,12 @@ def _of_attempt(server: ServerId, message: Attempt) -> ev.Event:
             return ev.JobPaused(server, epoch, step)
         case wire.Progress(epoch=epoch, step=step, steps=steps, step_seconds=seconds):
             return ev.JobProgressed(server, epoch, step, steps, seconds)
+        case wire.PreviewMade(epoch=epoch, index=index, output=output):
+            return ev.JobPreviewed(server, epoch, index, Output(output.port, output.handle, output.nbytes))
         case wire.StageDone(epoch=epoch):
             return ev.JobDone(server, epoch, outputs(message), timings(message.timings))
         case wire.StageFailed(epoch=epoch, code=code, message=text, retryable=retryable, lost_inputs=lost):
-            return ev.JobFailed(server, epoch, code, text, retryable, lost)
+            return ev.JobFailed(server, epoch, code, text, retryable, lost, message.unreached)
         case wire.StageCancelled(epoch=epoch):
             return ev.JobCancelled(server, epoch)
 

@@ -1,4 +1,4 @@
-"""Puts the gateway together from its settings: sockets, stage pool, data plane, scheduler, dispatcher."""
+"""Puts the gateway together from its settings: sockets, stage pool, data plane, scheduler, dispatcher, storage."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from gateway.service.operator import Levers, Operator
 from gateway.settings import InvalidSettings, Settings
 from gateway.stages.liveness import PoolRules, Roster
 from gateway.stages.pool import StagePool
+from gateway.stages.prober import Prober
 from gateway.stages.result_fetcher import ResultFetcher
 from gateway.stages.sockets import BindError, Sockets
 from gateway.stages.uploads import Uploads
+from gateway.storage.room import Room
+from gateway.storage.storage import open_storage
 from scheduler.core import Scheduler
 from scheduler.cost.profile import Profile, ProfileError, bundled, load
 from scheduler.elastic.build import Elastic, elastic
@@ -31,6 +34,7 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         """Raises ``BindError`` or ``InvalidSettings``."""
         chosen = elastic_parts(settings)
+        self.storage = open_storage(settings)
         incarnation = secrets.token_hex(8)
         keys = settings.curve_keys()
         self._sockets = Sockets(
@@ -43,7 +47,8 @@ class Gateway:
             self._sockets.close()
             raise
         advertised = settings.data_advertise or data.endpoint
-        self._uploads = Uploads(data, advertised, settings.curve_public_key, settings.uploads_max_bytes)
+        self.room = Room(settings.uploads_max_bytes)
+        self._uploads = Uploads(data, advertised, settings.curve_public_key, self.room)
         scheduler = Scheduler(incarnation, chosen.policies)
         decisions = Decisions()
         self.dispatcher = Dispatcher(
@@ -52,6 +57,7 @@ class Gateway:
             Outlets(
                 send=lambda server, message: self.pool.send(server, message),
                 fetch=ResultFetcher(self._sockets).fetch,
+                probe=Prober(self._sockets).probe,
                 hold=self._uploads.hold,
                 drop=self._uploads.drop,
             ),
@@ -75,6 +81,7 @@ class Gateway:
                 tasks.create_task(self._sockets.authenticate(), name="authentication")
                 tasks.create_task(self._uploads.run(), name="uploads")
                 tasks.create_task(self.pool.run(), name="stage pool")
+                tasks.create_task(self.storage.run(), name="storage")
                 tasks.create_task(self.dispatcher.run(), name="dispatcher")
         finally:
             self._sockets.close()

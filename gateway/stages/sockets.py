@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,19 @@ SEND_QUEUE = 1000
 CLOSED_AFTER_SECONDS = 0.05
 """ZeroMQ announces a lost connection a moment before it forgets the peer behind it."""
 
+WARN_EVERY = 1.0
+"""Seconds between two lines about connections that were refused."""
+
+_HUNG_UP = (
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+
+
+log = logging.getLogger(__name__)
 
 
 class BindError(Exception):
@@ -78,8 +91,9 @@ class Router:
 class Dealer:
     """A socket connected to one peer."""
 
-    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+    def __init__(self, socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket | None) -> None:
         self._socket = socket
+        self._monitor = monitor
 
     async def receive(self) -> list[Buffer]:
         await _let_others_run()
@@ -89,7 +103,16 @@ class Dealer:
         """Send at once, or not at all: False where too much waits already."""
         return _send_now(self._socket, frames)
 
+    async def hung_up(self) -> None:
+        """Until the peer has closed the connection, perhaps in the handshake; only of a ``watched`` one."""
+        if self._monitor is None:
+            raise RuntimeError("this connection is not watched")
+        await self._monitor.recv_multipart()
+
     def close(self) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
         self._socket.close(linger=0)
 
 
@@ -104,6 +127,7 @@ class Sockets:
         self._allow_plaintext = allow_plaintext
         self._context = zmq.asyncio.Context()
         self._zap: zmq.asyncio.Socket | None = None
+        self._warned_at = -WARN_EVERY
         if keys is not None:  # bound before any other socket, or those would let everybody in
             self._zap = self._context.socket(zmq.REP)
             self._zap.bind(_ZAP_ENDPOINT)
@@ -131,11 +155,13 @@ class Sockets:
         port = socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
         return Router(socket, f"{bind.rpartition(':')[0]}:{port}", encrypted=self._keys is not None)
 
-    def dealer(self, endpoint: str, public_key: str, max_bytes: int) -> Dealer:
+    def dealer(self, endpoint: str, public_key: str, max_bytes: int, *, watched: bool = False) -> Dealer:
         """Connect to ``endpoint``, whose owner has ``public_key``. Raises ``Unreachable``."""
         if bool(public_key) != (self._keys is not None):
             raise Unreachable(f"{endpoint}: either both sides need CURVE keys, or neither")
         socket = self._socket(zmq.DEALER, max_bytes)
+        monitor = socket.get_monitor_socket(_HUNG_UP) if watched else None
+        dealer = Dealer(socket, monitor)
         try:
             if self._keys is not None:
                 socket.setsockopt(zmq.CURVE_SERVERKEY, public_key.encode())
@@ -143,18 +169,28 @@ class Sockets:
                 socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
             socket.connect(endpoint)
         except zmq.ZMQError as error:
-            socket.close(linger=0)
+            dealer.close()
             raise Unreachable(f"{endpoint!r} is no address that can be reached: {_why(error)}") from error
-        return Dealer(socket)
+        return dealer
 
     async def authenticate(self) -> None:
         """Decide who may connect (ZAP, RFC 27), for ever; returns at once without keys."""
         while self._zap is not None:
-            version, request, _domain, _address, _identity, mechanism, *credentials = await self._zap.recv_multipart()
+            version, request, _domain, address, _identity, mechanism, *credentials = await self._zap.recv_multipart()
             key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
             name = self._names.get(key)
+            if name is None:
+                self._warn(address.decode(errors="replace").removeprefix("::ffff:"), key)
             status, text = (b"200", b"OK") if name is not None else (b"400", b"key not registered")
             await self._zap.send_multipart([version, request, status, text, (name or "").encode(), b""])
+
+    def _warn(self, address: str, key: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._warned_at >= WARN_EVERY:
+            self._warned_at = now
+            log.warning(
+                "a connection from %s was refused: its CURVE key %s is not registered", address, key or "(none)"
+            )
 
     def close(self) -> None:
         """Also closes what is still open."""

@@ -7,6 +7,7 @@ import secrets
 from typing import NoReturn
 
 from gateway.stages.sockets import Router
+from gateway.storage.room import Room
 from wire.bundle import Bundle, pack
 from wire.errors import WireError
 from wire.to_stage import InputRef
@@ -19,43 +20,36 @@ PICTURE = "image"
 log = logging.getLogger(__name__)
 
 
-class UploadsFull(Exception):
-    """Uploaded pictures of the requests under way take all the room there is."""
-
-
 class Uploads:
     """Serves uploaded pictures until they are dropped."""
 
-    def __init__(self, router: Router, advertise: str, public_key: str, max_bytes: int) -> None:
+    def __init__(self, router: Router, advertise: str, public_key: str, room: Room) -> None:
         """``advertise``: the address under which stage servers reach ``router``."""
-        self.nbytes = 0
         self._router = router
         self._endpoint = advertise
         self._public_key = public_key
-        self._max_bytes = max_bytes
+        self._room = room
         self._bundles: dict[Handle, Bundle] = {}
 
     def hold(self, picture: bytes) -> InputRef:
-        """Keep ``picture`` and say where it lies. Raises ``UploadsFull``."""
+        """Keep ``picture`` and say where it lies. Raises ``RoomTaken``."""
         bundle = pack({PICTURE: picture})
-        if self.nbytes + bundle.total_bytes > self._max_bytes:
-            raise UploadsFull(f"uploaded pictures take {self.nbytes} of {self._max_bytes} bytes")
+        self._room.take(bundle.total_bytes)
         handle = Handle(secrets.token_hex(16))
         self._bundles[handle] = bundle
-        self.nbytes += bundle.total_bytes
         return InputRef(handle=handle, endpoint=self._endpoint, nbytes=bundle.total_bytes, public_key=self._public_key)
 
     def drop(self, handle: Handle) -> None:
         bundle = self._bundles.pop(handle, None)
         if bundle is not None:
-            self.nbytes -= bundle.total_bytes
+            self._room.give_back(bundle.total_bytes)
 
     async def run(self) -> NoReturn:
         """Serve for ever."""
         while True:
             incoming = await self._router.receive()
             try:
-                answer = serve(incoming.frames, self._bundles.get)
+                answer = serve(incoming.frames, self._bundles.get, "gateway/")
             except WireError as error:
                 log.warning("a data request was dropped: %s", error)
                 continue

@@ -39,6 +39,7 @@ class Backpressure(Observer):
         """Server name → usual seconds."""
 
     def role(self, server: Server, heads: Mapping[Role, Job], view: View, now: float) -> Role:  # noqa: ARG002
+        heads = {role: job for role, job in heads.items() if not job.spec.optional} or heads
         if len(heads) == 1:
             return next(iter(heads))
         downstream_first = sorted(heads, key=list(Role).index, reverse=True)

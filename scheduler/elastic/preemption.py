@@ -12,6 +12,9 @@ from scheduler.view import View
 SAMPLE = 32
 """Holders that are looked at: in a larger fleet some device is always about to be free."""
 
+PREVIEW_SHARE = 0.01
+"""Of a job's own time that each of its intermediate pictures may cost while others wait."""
+
 
 class ShortestRemaining:
     """At most one job is paused per server, and each at most ``max_preemptions`` times: no job is starved by it.
@@ -45,6 +48,15 @@ class ShortestRemaining:
         if its.tenant != spec.tenant or its.priority > spec.priority:
             return False
         return running.preemptions < self._settings.max_preemptions and self._is_worth_it(running, job, view, now)
+
+    def lets_in(self, server: Server, preview: Job, view: View, now: float) -> bool:  # noqa: ARG002
+        """Where nobody waits for the server; otherwise only what hardly delays anybody."""
+        running = server.running()
+        if running is None or not server.may_run(preview.spec.role):
+            return False
+        if not any(view.waiting(server.spec.model, role) for role in server.serving - {preview.spec.role}):
+            return True
+        return view.seconds(preview, server) < PREVIEW_SHARE * running.predicted_seconds
 
     def _is_worth_it(self, running: Attempt, job: Job, view: View, now: float) -> bool:
         server, left = running.server, running.remaining(now)

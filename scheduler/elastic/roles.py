@@ -138,7 +138,10 @@ class ElasticRoles:
         servers = [
             server
             for server in view.servers.values()
-            if server.spec.model == key and not server.is_leaving and not self._suspects.is_suspect(server.id)
+            if server.spec.model == key
+            and not server.is_leaving
+            and not self._suspects.is_suspect(server.id)
+            and not (server.aside and server.roles <= server.aside)
         ]
         names = {server.id: _class_name(server, view) for server in servers}
         examples = {names[server.id]: server for server in servers}
@@ -157,9 +160,9 @@ class ElasticRoles:
         return ServerState(
             server.id,
             cls,
-            server.roles if server.switching is None else server.serving,
+            server.roles - server.aside if server.switching is None else server.serving,
             server.switching[1] if server.switching is not None else None,
-            pinned=server.pinned or refused,
+            pinned=server.pinned or refused or bool(server.aside),
             changed_at=server.roles_since if server.roles_since > server.joined_at else -inf,
             drain_seconds=server.remaining(now),
         )

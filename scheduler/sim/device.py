@@ -19,6 +19,8 @@ class Task:
     step_seconds: float
     """At the device's usual speed."""
     urgent: bool = False
+    shows: tuple[int, ...] = ()
+    """Steps after which there is something to show."""
     step: int = 0
     keep_seconds: float = 0.0
     """Once it has ended, only urgent tasks get the device for so long."""
@@ -39,6 +41,9 @@ class Listener(Protocol):
     def paused(self, task: Task) -> None: ...
 
     def progressed(self, task: Task, step_seconds: float) -> None: ...
+
+    def showed(self, task: Task) -> None:
+        """It has reached one of the steps that it shows."""
 
     def stopped(self, task: Task) -> None:
         """Before its end, as ``Device.stop`` asked for."""
@@ -124,7 +129,8 @@ class Device:
         pace = task.step_seconds * self._slowness
         until_report = ceil(REPORT_SECONDS / pace) if pace > 0 else task.steps
         interrupted = task.is_stopping or self._is_wanted(task)
-        steps = 1 if interrupted else min(task.steps - task.step, max(1, until_report))
+        until_shown = min((step - task.step for step in task.shows if step > task.step), default=task.steps)
+        steps = 1 if interrupted else min(task.steps - task.step, until_shown, max(1, until_report))
         self._stretch = _Stretch(self._clock.now, steps, pace)
         self._later(steps * pace, self._reached, self._stretch)
 
@@ -153,6 +159,8 @@ class Device:
             self._end(task)
             self._next()
             return
+        if task.step in task.shows:
+            self._listener.showed(task)
         if now - task.reported_at >= REPORT_SECONDS:
             since = task.step - task.reported_step
             self._listener.progressed(task, (now - task.reported_at) / since)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from scheduler import actions as do
 from scheduler import events as ev
-from scheduler.actions import Action, Input, Run
+from scheduler.actions import Action, Run
 from scheduler.core import Scheduler
 from scheduler.cost.model import CostModel
 from scheduler.cost.work import Work
@@ -26,13 +26,26 @@ from scheduler.roles.solver import Plan
 from scheduler.roles.solver import plan as best_plan
 from scheduler.sim.clock import Clock
 from scheduler.sim.metrics import Recorder, Result
-from scheduler.sim.server import SimServer
-from scheduler.sim.setup import Fault, Freeze, Kill, Leave, Scenario, ServerSetup, SlowDown
+from scheduler.sim.server import Loss, SimServer
+from scheduler.sim.setup import (
+    EVERYBODY,
+    GATEWAY,
+    Fault,
+    Freeze,
+    Kill,
+    Leave,
+    Scenario,
+    ServerSetup,
+    SlowDown,
+    Unreachable,
+)
 from scheduler.sim.workload import Arrival, Kind, Phase
-from scheduler.spec import IMAGE_PORT
+from scheduler.spec import IMAGE_PORT, Input
 from wire.types import Handle, JobId, RequestId, Role, ServerId
 
 PICTURE_BYTES_PER_PIXEL = 1.5
+TRIAL_SECONDS = 3.0
+"""After which a trial counts as failed."""
 LARGEST_SIDE = 2048
 """Of pictures that stores keep room for."""
 
@@ -60,6 +73,7 @@ class Simulation:
         self._watchers = list(watchers)
         self._truth = CostModel(server.profile for server in scenario.servers)
         self._works: dict[JobId, Work] = {}
+        self._previews: dict[JobId, int] = {}
         self._kinds: dict[RequestId, Kind] = {}
         """Of requests whose end is not known yet."""
         self._jobs: dict[RequestId, tuple[JobId, ...]] = {}
@@ -70,6 +84,7 @@ class Simulation:
         self._mishaps = Random(f"{seed}/mishaps")
         outputs = scenario.servers[0].profile.roles[Role.ENCODER].outputs
         self._masks = any(tensor.port is Role.DECODER for tensor in outputs)
+        self._partitions = [fault for fault in scenario.faults if isinstance(fault, Unreachable)]
         self._largest = _largest_outputs(scenario)
         self._counter = 0
         self._names = 0
@@ -122,6 +137,8 @@ class Simulation:
                 self.clock.after(self.transfer_seconds(source.nbytes), self._fetched, job, source)
             case do.Finish(request=request) | do.Fail(request=request) | do.Reject(request=request):
                 self._ended(request)
+            case do.TryPeer():
+                self.clock.after(self.scenario.network.control, self._try, action)
             case do.SolvePlan(problem=problem):
                 self.clock.after(self.scenario.solver_seconds, self._solved, problem)
 
@@ -131,11 +148,33 @@ class Simulation:
             server.hear(action)
 
     def _fetched(self, job: JobId, source: Input) -> None:
-        delay = self.unreachable(source)
-        if delay is None and not self.mishap("result_lost"):
+        loss = self.loss(GATEWAY, source)
+        if loss is None and not self.mishap("result_lost"):
             self.post(ev.ResultTaken(job))
         else:
-            self.clock.after(delay or 0.0, self.post, ev.ResultLost(job, source.handle))
+            loss = loss or Loss(0.0, unreached=False)
+            self.clock.after(loss.seconds, self.post, ev.ResultLost(job, source.handle, loss.unreached))
+
+    def _try(self, trial: do.TryPeer) -> None:
+        network = self.scenario.network
+        is_silent = not self._is_reached(trial)
+        self.clock.after(
+            min(TRIAL_SECONDS, network.fetch_timeout) if is_silent else network.latency, self._tried, trial
+        )
+
+    def _tried(self, trial: do.TryPeer) -> None:
+        fetcher = self.servers.get(trial.fetcher)
+        if trial.fetcher and (fetcher is None or fetcher.is_frozen):
+            return
+        if self._is_reached(trial):
+            self.post(ev.PeerReached(trial.fetcher, trial.holder))
+        else:
+            self.post(ev.PeerUnreached(trial.fetcher, trial.holder, f"{trial.holder}: no answer"))
+
+    def _is_reached(self, trial: do.TryPeer) -> bool:
+        fetcher, holder = self.servers.get(trial.fetcher), self.servers.get(trial.holder)
+        name = fetcher.setup.name if fetcher is not None else GATEWAY
+        return holder is not None and not holder.is_frozen and not self._is_cut_off(name, holder.setup.name)
 
     def _solved(self, problem: Problem) -> None:
         found: Plan | None
@@ -174,8 +213,10 @@ class Simulation:
         self._names += 1
         spec = kind.request(f"r{self._names}", self.scenario.model, self.clock.now, masks=self._masks)
         self._kinds[spec.id] = kind
-        self._jobs[spec.id] = tuple(job.id for job in spec.jobs)
-        self._works |= {job.id: job.work for job in spec.jobs}
+        jobs = [each for job in spec.jobs for each in (job, *job.previews)]
+        self._jobs[spec.id] = tuple(job.id for job in jobs)
+        self._works |= {job.id: job.work for job in jobs}
+        self._previews |= {job.id: len(job.previews) for job in jobs}
         if kind.patience < kind.deadline:
             self.clock.after(kind.patience, self._hang_up, spec.id)
         self.post(ev.RequestArrived(spec))
@@ -189,7 +230,7 @@ class Simulation:
         if self._kinds.pop(request, None) is None:
             return
         for job in self._jobs.pop(request):
-            del self._works[job]
+            del self._works[job], self._previews[job]
         if self._phase is not None and self.clock.now < self._phase[0]:
             self.clock.after(0.0, self._ask, self._phase[1].kind(self._mixes))
 
@@ -260,17 +301,29 @@ class Simulation:
         factor = Random(f"{self._seed}/{first}").lognormvariate(0.0, self.scenario.noise)
         return work, factor * self._truth.seconds(work, setup.target)
 
+    def previews(self, job: JobId) -> int:
+        return self._previews.get(job, 0)
+
     def transfer_seconds(self, nbytes: int) -> float:
         network = self.scenario.network
         return (network.latency + nbytes / network.bandwidth) * (1 + network.jitter * self._network.random())
 
-    def unreachable(self, source: Input) -> float | None:
+    def loss(self, reader: str, source: Input) -> Loss | None:
         holder = self.servers.get(source.holder)
         if holder is None:
-            return self.scenario.network.detection
-        if holder.is_frozen:
-            return self.scenario.network.fetch_timeout
-        return None if source.handle in holder.store and not self.mishap("input_lost") else 0.0
+            return Loss(self.scenario.network.detection, unreached=True)
+        if holder.is_frozen or self._is_cut_off(reader, holder.setup.name):
+            return Loss(self.scenario.network.fetch_timeout, unreached=True)
+        is_there = source.handle in holder.store and not self.mishap("input_lost")
+        return None if is_there else Loss(0.0, unreached=False)
+
+    def _is_cut_off(self, fetcher: str, holder: str) -> bool:
+        return any(
+            fault.server == holder
+            and fault.at <= self.clock.now < fault.until
+            and not fault.fetchers.isdisjoint((fetcher, EVERYBODY))
+            for fault in self._partitions
+        )
 
     def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
         return _output_bytes(role, work, setup)

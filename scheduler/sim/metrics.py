@@ -192,7 +192,7 @@ class Recorder:
         match event:
             case ev.RequestArrived(request=spec):
                 self._requests[spec.id] = self._record(spec, now)
-                self._tenant_of |= {job.id: spec.tenant for job in spec.jobs}
+                self._tenant_of |= {each.id: spec.tenant for job in spec.jobs for each in (job, *job.previews)}
             case ev.RequestCancelled(request=request):
                 self._end(request, End.CANCELLED, now)
             case ev.ServerJoined(server=server):

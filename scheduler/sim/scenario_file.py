@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from inspect import signature
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,18 @@ import msgspec
 from scheduler.cost.profile import Profile, ProfileError, load
 from scheduler.sim import suite
 from scheduler.sim.bound import at_load, with_best_roles
-from scheduler.sim.setup import Chances, Fault, Freeze, Kill, Leave, Network, Scenario, ServerSetup, SlowDown
+from scheduler.sim.setup import (
+    Chances,
+    Fault,
+    Freeze,
+    Kill,
+    Leave,
+    Network,
+    Scenario,
+    ServerSetup,
+    SlowDown,
+    Unreachable,
+)
 from scheduler.sim.workload import Kind, Phase, Workload
 from wire.types import Role
 
@@ -56,13 +68,16 @@ class PhaseTable(Table, frozen=True, kw_only=True):
     period: float = 0.0
 
 
-class FaultTable(Table, frozen=True, kw_only=True):
+class FaultTable(Table, frozen=True, kw_only=True, rename={"sources": "from"}):
     kind: str
     at: float
     server: str
     factor: float = 1.0
     seconds: float = 0.0
     restart_after: float | None = None
+    sources: list[str] = []
+    """Who cannot fetch from it."""
+    until: float = inf
 
 
 class ScenarioTable(Table, frozen=True, kw_only=True):
@@ -174,7 +189,11 @@ def _fault(table: FaultTable) -> Fault:
             return SlowDown(table.at, table.server, table.factor)
         case "leave":
             return Leave(table.at, table.server)
-    raise ScenarioError(f"a fault's kind is kill, freeze, slow or leave, not {table.kind!r}")
+        case "unreachable" if table.sources:
+            return Unreachable(table.at, table.server, frozenset(table.sources), table.until)
+        case "unreachable":
+            raise ScenarioError('unreachable needs from = ["SERVER", "gateway", …], or ["everybody"]')
+    raise ScenarioError(f"a fault's kind is kill, freeze, slow, leave or unreachable, not {table.kind!r}")
 
 
 def _bytes(gigabytes: float | None) -> int | None:

@@ -10,18 +10,20 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from scheduler import events as ev
-from scheduler.actions import Action, AssignRoles, Cancel, Input, Member, Release, Run
+from scheduler.actions import Action, AssignRoles, Cancel, Member, Release, Run
 from scheduler.cost.work import Work
 from scheduler.sim.clock import Clock
 from scheduler.sim.device import Device, Task
 from scheduler.sim.roles import Roles
 from scheduler.sim.setup import ServerSetup
 from scheduler.sim.store import Credits, Store
-from scheduler.spec import Output, ServerSpec, Timings
-from wire.types import Epoch, Handle, ModelKey, Role, ServerId
+from scheduler.spec import Input, Output, ServerSpec, Timings
+from wire.previews import preview_steps
+from wire.types import Epoch, Handle, JobId, ModelKey, Role, ServerId
 
 
 class World(Protocol):
@@ -36,10 +38,13 @@ class World(Protocol):
     def cost(self, job: Run, setup: ServerSetup) -> tuple[Work, float]:
         """A batch's work and its true seconds on the device."""
 
+    def previews(self, job: JobId) -> int:
+        """Intermediate pictures that are asked of a dit job."""
+
     def transfer_seconds(self, nbytes: int) -> float: ...
 
-    def unreachable(self, source: Input) -> float | None:
-        """None if the holder has it; otherwise the seconds until the consumer knows that it can't be had."""
+    def loss(self, reader: str, source: Input) -> Loss | None:
+        """None if the server named ``reader`` can have it."""
 
     def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
         """Port → size of what one job leaves."""
@@ -55,6 +60,16 @@ class World(Protocol):
 
     def gone(self, server: SimServer) -> None:
         """It has left of its own accord."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Of an input."""
+
+    seconds: float
+    """Until the reader knows."""
+    unreached: bool
+    """Its holder gave no answer."""
 
 
 class Stage(Enum):
@@ -77,6 +92,7 @@ class Job(Task):
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Port → bytes of what one member leaves."""
     reserved: int = 0
+    shown: dict[Epoch, list[Handle]] = field(default_factory=dict)
     here_at: float = 0.0
     ready_at: float = 0.0
 
@@ -217,6 +233,7 @@ class SimServer:
         steps = work.steps
         job = Job(steps=steps, step_seconds=seconds / steps, urgent=run.preempt, run=run, work=work, live=live)
         job.keep_seconds = run.keep_seconds
+        job.shows = preview_steps(steps, max(self._world.previews(member.job) for member in run.members))
         job.here_at = self._world.clock.now
         self._jobs[job] = None
         self._by_epoch |= dict.fromkeys(live, job)
@@ -228,14 +245,14 @@ class SimServer:
     def _fetched(self, job: Job, remote: tuple[Input, ...]) -> None:
         if job.stage is Stage.OVER:
             return
-        delays = {source.handle: self._world.unreachable(source) for source in remote}
-        lost = {handle: delay for handle, delay in delays.items() if delay is not None}
+        losses = {source.handle: self._world.loss(self.setup.name, source) for source in remote}
+        lost = {handle: loss for handle, loss in losses.items() if loss is not None}
         if lost:
-            self._later(max(lost.values()), self._fetch_failed, job, tuple(lost))
+            self._later(max(loss.seconds for loss in lost.values()), self._fetch_failed, job, lost)
         else:
             self._take_room(job)
 
-    def _fetch_failed(self, job: Job, lost: tuple[Handle, ...]) -> None:
+    def _fetch_failed(self, job: Job, lost: Mapping[Handle, Loss]) -> None:
         self._fail(job, "input_lost", f"{len(lost)} inputs could not be fetched", lost)
         self._settle()
 
@@ -267,6 +284,7 @@ class SimServer:
                 self._stop(job)
                 return
             del job.live[epoch], self._by_epoch[epoch]
+            self.store.release(job.shown.pop(epoch, ()))
         self._world.send(ev.JobCancelled(self.id, epoch))
 
     def _stop(self, job: Job) -> None:
@@ -278,11 +296,13 @@ class SimServer:
         else:
             self.stopped(job)
 
-    def _fail(self, job: Job, code: str, message: str, lost: tuple[Handle, ...] = ()) -> None:
+    def _fail(self, job: Job, code: str, message: str, lost: Mapping[Handle, Loss] = MappingProxyType({})) -> None:
         if job.stage is Stage.OVER:
             return
+        unreached = tuple(handle for handle, loss in lost.items() if loss.unreached)
         for epoch in self._over(job):
-            self._world.send(ev.JobFailed(self.id, epoch, code, message, retryable=True, lost_inputs=lost))
+            self.store.release(job.shown.pop(epoch, ()))
+            self._world.send(ev.JobFailed(self.id, epoch, code, message, True, tuple(lost), unreached))
         self._device.release(job)
 
     def _over(self, job: Job) -> tuple[Epoch, ...]:
@@ -333,9 +353,24 @@ class SimServer:
             for epoch in task.live:
                 self._world.send(ev.JobProgressed(self.id, epoch, task.step, task.steps, step_seconds))
 
+    def showed(self, task: Task) -> None:
+        """What finds no room is not shown."""
+        if not isinstance(task, Job) or task.is_stopping:
+            return
+        nbytes, index = task.sizes.get(Role.DECODER, 0), task.shows.index(task.step)
+        for epoch, member in task.live.items():
+            asked = index < self._world.previews(member.job)
+            if asked and self.store.reserve(task.run.role, nbytes, self._roles.held):
+                self.store.unreserve(nbytes)
+                handle = self._world.handle()
+                self.store.keep(handle, nbytes)
+                task.shown.setdefault(epoch, []).append(handle)
+                self._world.send(ev.JobPreviewed(self.id, epoch, index, Output(Role.DECODER, handle, nbytes)))
+
     def stopped(self, task: Task) -> None:
         if isinstance(task, Job) and task.stage is not Stage.OVER:
             for epoch in self._over(task):
+                self.store.release(task.shown.pop(epoch, ()))
                 self._world.send(ev.JobCancelled(self.id, epoch))
             self._settle()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from scheduler.cost.profile import Profile
 from scheduler.cost.work import Target
@@ -105,6 +106,19 @@ class Leave(Fault):
     """It is told to stop: finishes its work, and goes."""
 
 
+EVERYBODY = "everybody"
+GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable(Fault):
+    """What it holds cannot be fetched; whatever it does itself is not disturbed."""
+
+    fetchers: frozenset[str]
+    """Names of servers, ``GATEWAY``, ``EVERYBODY``."""
+    until: float = inf
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     name: str
@@ -128,7 +142,8 @@ class Scenario:
         names = [server.name for server in self.servers]
         if len(set(names)) < len(names):
             raise ValueError("two servers of the scenario have the same name")
-        strangers = {fault.server for fault in self.faults} - set(names)
+        cut_off = {name for fault in self.faults if isinstance(fault, Unreachable) for name in fault.fetchers}
+        strangers = ({fault.server for fault in self.faults} | cut_off - {GATEWAY, EVERYBODY}) - set(names)
         if strangers:
             raise ValueError(f"faults of servers that the scenario does not have: {', '.join(sorted(strangers))}")
         for server in self.servers:

@@ -35,6 +35,8 @@ class Kind:
     tenant: str = ""
     priority: int = 0
     seeded: bool = False
+    previews: int = 0
+    """Intermediate pictures asked for, of each image."""
     deadline: float = 600.0
     """Seconds after arrival."""
     patience: float = inf
@@ -51,7 +53,11 @@ class Kind:
         shared = (encoder.id,) if masks else ()
         jobs = [encoder]
         for i in range(self.images):
-            dit = JobSpec(JobId(f"{name}/dit.{i}"), Role.DIT, denoising, (encoder.id,))
+            previews = tuple(
+                JobSpec(JobId(f"{name}/decoder.{i}.preview.{k}"), Role.DECODER, decoding, shared, optional=True)
+                for k in range(self.previews)
+            )
+            dit = JobSpec(JobId(f"{name}/dit.{i}"), Role.DIT, denoising, (encoder.id,), previews=previews)
             jobs += [dit, JobSpec(JobId(f"{name}/decoder.{i}"), Role.DECODER, decoding, (*shared, dit.id))]
         return RequestSpec(
             RequestId(name),

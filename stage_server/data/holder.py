@@ -66,8 +66,11 @@ class Holder:
         allow: Allow | None = None,
         allow_plaintext: bool = False,
         max_connections: int = MAX_CONNECTIONS,
+        identity: str = "",
     ) -> None:
-        """With ``keys`` every connection is encrypted; with ``allow``, only public keys that it accepts get in.
+        """``identity``: name/incarnation of this server, by which others recognise it.
+
+        With ``keys`` every connection is encrypted; with ``allow``, only public keys that it accepts get in.
 
         ``lookup`` and ``allow`` are called on the holder's thread. Raises ``BindError``.
         """
@@ -76,6 +79,7 @@ class Holder:
         self.statistics = HolderStatistics()
         self._lookup = lookup
         self._allow = allow
+        self._identity = identity
         self._max_connections = max_connections
         self._connections: set[int] = set()
         """File descriptors."""
@@ -148,7 +152,7 @@ class Holder:
     def _answer(self) -> None:
         peer, *frames = self._router.recv_multipart()
         try:
-            answer = serve(frames, self._lookup)
+            answer = serve(frames, self._lookup, self._identity)
         except WireError as error:
             self.statistics.unreadable += 1
             log.debug("data request dropped: %s", error)

@@ -52,8 +52,24 @@ class JobCancelled(Exception):
     """Raised by ``JobControl.step_done`` on the compute thread; engines let it pass."""
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a denoising job has so far of one member's picture."""
+
+    member: int
+    index: int
+    """Of those asked for, counted from 0; some may be left out."""
+    step: int
+    steps: int
+    values: NamedValues
+    """For the decoder, as the finished job would send them."""
+
+
 class JobControl(Protocol):
     """How the running job talks to its server; called on the compute thread only."""
+
+    def preview(self, preview: Preview) -> None:
+        """Let others decode an intermediate picture while the job goes on. It may be dropped for want of room."""
 
     def step_done(self, step: int, steps: int) -> None:
         """Report the end of denoising step ``step`` (1-based) of ``steps``.

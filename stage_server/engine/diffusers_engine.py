@@ -9,7 +9,8 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -21,6 +22,7 @@ from stage_server.engine.base import (
     NamedValues,
     OutOfMemory,
     Outputs,
+    Preview,
     StageJob,
 )
 from stage_server.engine.checkpoint import Checkpoint
@@ -196,8 +198,8 @@ class DiffusersEngine:
         results = []
         with _errors_translated(self._device):
             for index, task in enumerate(tasks):
-                step_done = partial(_report, control, index, len(tasks))
-                results.append(run_stage(self._pipeline, task, self._staging, step_done, self._dtype))
+                progress = _MemberProgress(control, index, len(tasks))
+                results.append(run_stage(self._pipeline, task, self._staging, progress, self._dtype))
         self._note_peak()
         return tuple(results)
 
@@ -232,7 +234,7 @@ class DiffusersEngine:
             return
         try:
             with _errors_translated(self._device):
-                run_stage(self._pipeline, task, self._staging, lambda _step, _steps: None, self._dtype)
+                run_stage(self._pipeline, task, self._staging, _Unwatched(), self._dtype)
         except EngineError as error:
             raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
 
@@ -246,9 +248,29 @@ def _images(job: StageJob) -> tuple[Mapping[str, bytes], ...]:
     return job.images or ({},) * len(job.members)
 
 
-def _report(control: JobControl, index: int, members: int, step: int, steps: int) -> None:
-    """Steps of a batch count through, member after member."""
-    control.step_done(index * steps + step, members * steps)
+@dataclass(frozen=True, slots=True)
+class _MemberProgress:
+    """Of one member of a batch: its steps count through, after those of the members before."""
+
+    control: JobControl
+    member: int
+    members: int
+
+    def step_done(self, step: int, steps: int) -> None:
+        self.control.step_done(self.member * steps + step, self.members * steps)
+
+    def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None:
+        self.control.preview(Preview(self.member, index, step, steps, values))
+
+
+class _Unwatched:
+    """A warm-up reports to nobody."""
+
+    def step_done(self, step: int, steps: int) -> None:
+        pass
+
+    def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None:
+        pass
 
 
 @contextmanager

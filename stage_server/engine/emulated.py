@@ -21,10 +21,12 @@ from stage_server.engine.base import (
     NamedValues,
     OutOfMemory,
     Outputs,
+    Preview,
     StageJob,
 )
 from stage_server.engine.profile import GIGABYTE, TensorSpec, load_profile
 from wire.params import ImageParams, ModelInfo, Workflow
+from wire.previews import preview_steps
 from wire.to_gateway import RoleInfo
 from wire.types import Role
 from wire.values import Tensor, Value
@@ -103,7 +105,7 @@ class EmulatedEngine:
             case Role.ENCODER:
                 self._wait(factor * self._profile.encode_seconds(self._uploaded_pixels(job)))
             case Role.DIT:
-                self._denoise(self._profile.steps(first), factor * self._profile.step_seconds(first), control)
+                self._denoise(job, self._profile.steps(first), factor * self._profile.step_seconds(first), control)
             case Role.DECODER:
                 self._wait(factor * self._profile.decode_seconds(first))
         return tuple(self._outputs(job.role, params) for params in job.members)
@@ -120,15 +122,23 @@ class EmulatedEngine:
     def _wait(self, seconds: float) -> None:
         self._closed.wait(seconds * self._scale)
 
-    def _denoise(self, steps: int, step_seconds: float, control: JobControl) -> None:
+    def _denoise(self, job: StageJob, steps: int, step_seconds: float, control: JobControl) -> None:
         """Steps end on a grid, so that late wake-ups do not add up; pauses shift the grid."""
         due = perf_counter()
         for step in range(1, steps + 1):
             due += step_seconds * self._scale
             self._closed.wait(max(0.0, due - perf_counter()))
             reported = perf_counter()
+            self._show(job, step, steps, control)
             control.step_done(step, steps)
             due += perf_counter() - reported
+
+    def _show(self, job: StageJob, step: int, steps: int, control: JobControl) -> None:
+        for member, params in enumerate(job.members):
+            wanted = preview_steps(steps, params.previews)
+            values = self._outputs(Role.DIT, params).get(Role.DECODER)
+            if step in wanted and values:
+                control.preview(Preview(member, wanted.index(step), step, steps, values))
 
     def _batch_factor(self, job: StageJob) -> float:
         tokens = self._profile.model.tokens(job.members[0])

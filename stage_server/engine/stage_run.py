@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import ModularPipeline
@@ -12,12 +13,14 @@ from diffusers.modular_pipelines import PipelineState
 
 from stage_server.engine import pictures
 from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outputs, WrongSize
+from stage_server.engine.estimate import Estimator
 from stage_server.engine.finite import FiniteCheck
-from stage_server.engine.job_view import StepDone, job_view, watch_decoded
+from stage_server.engine.job_view import is_loop, job_view, watch_decoded
 from stage_server.engine.split import GENERATOR, Part, WorkflowSplit
 from stage_server.engine.staging import Staging
 from stage_server.engine.tensors import from_wire, generator_from_state, to_wire
 from wire.params import ImageParams
+from wire.previews import preview_steps
 from wire.types import Role
 from wire.values import Value
 
@@ -39,23 +42,42 @@ class StageTask:
         return self.workflow.parts[self.role]
 
 
-def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, step_done: StepDone, dtype: str) -> Outputs:
+class Progress(Protocol):
+    """What is told of a member on its way; may raise to end it."""
+
+    def step_done(self, step: int, steps: int) -> None: ...
+
+    def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None: ...
+
+
+def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, progress: Progress, dtype: str) -> Outputs:
     """Compute one member. Deterministic; shares nothing with other jobs but weights.
 
     ``dtype`` is that of the weights, for the message if the outputs are not finite.
 
-    Raises whatever the blocks raise, ``EngineError``, ``BadJob``, or what ``step_done`` raises.
+    Raises whatever the blocks raise, ``EngineError``, ``BadJob``, or what ``progress`` raises.
     """
     fence = staging.step_fence()
 
     def finish_step(step: int, steps: int) -> None:
         fence.passed()
-        step_done(step, steps)
+        wanted = preview_steps(steps, task.params.previews)
+        if step in wanted:
+            _show(wanted.index(step), step, steps)
+        progress.step_done(step, steps)
+
+    def _show(index: int, step: int, steps: int) -> None:
+        latents = estimator.latents() if estimator is not None else None
+        if latents is not None:
+            values = _sent(_finished_as_of_now(view, task, state, latents), task, staging).get(Role.DECODER)
+            if values:
+                progress.preview(index, step, steps, values)
 
     check = FiniteCheck(task.role, dtype)
     view = job_view(pipeline, task.params.guidance_scale, finish_step)
     if task.role is Role.DECODER:
         watch_decoded(view, lambda decoded: check.look("picture", decoded))
+    estimator = Estimator(view.scheduler) if task.role is Role.DIT and task.params.previews else None
     state = _state(task, staging)
     with torch.no_grad():  # per thread
         task.part.blocks(view, state)
@@ -65,6 +87,24 @@ def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, step
     outputs = _sent(state, task, staging, check)
     check.settle()
     return outputs
+
+
+def _finished_as_of_now(
+    view: ModularPipeline, task: StageTask, state: PipelineState, latents: torch.Tensor
+) -> PipelineState:
+    """The state that there would be if these were the final latents: what follows the loop is run on a copy.
+
+    Some families unpack their latents there.
+    """
+    blocks = list(task.part.blocks.sub_blocks.values())
+    loop = max(index for index, block in enumerate(blocks) if is_loop(block))
+    ended = copy.copy(state)
+    ended.values = dict(state.values)
+    ended.kwargs_mapping = {kind: list(names) for kind, names in state.kwargs_mapping.items()}
+    ended.set("latents", latents.to(state.get("latents").dtype))
+    for block in blocks[loop + 1 :]:
+        block(view, ended)
+    return ended
 
 
 def _state(task: StageTask, staging: Staging) -> PipelineState:
@@ -128,13 +168,16 @@ def _negative_prompt(task: StageTask) -> str | None:
     return "" if needs_one and params.negative_prompt is None else params.negative_prompt
 
 
-def _sent(state: PipelineState, task: StageTask, staging: Staging, check: FiniteCheck) -> dict[str, dict[str, Value]]:
+def _sent(
+    state: PipelineState, task: StageTask, staging: Staging, check: FiniteCheck | None = None
+) -> dict[str, dict[str, Value]]:
     """Port → values for each later role that reads any, all of which ``check`` has seen."""
     ports: dict[str, dict[str, Value]] = {}
     for target in list(Role)[list(Role).index(task.role) + 1 :]:
         made = {out.name: state.get(out.name) for out in task.workflow.crossing(task.role, target)}
-        for name, value in made.items():
-            check.look(name, value)
+        if check is not None:
+            for name, value in made.items():
+                check.look(name, value)
         values = {name: to_wire(name, value, staging.to_host) for name, value in made.items() if value is not None}
         if values:
             ports[target] = values

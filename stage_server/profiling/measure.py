@@ -13,7 +13,7 @@ from time import perf_counter
 import msgspec
 from PIL import Image
 
-from stage_server.engine.base import Engine, EngineError, NamedValues, Outputs, StageJob
+from stage_server.engine.base import Engine, EngineError, NamedValues, Outputs, Preview, StageJob
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Role
 
@@ -65,6 +65,9 @@ class Stopwatch:
 
     def step_done(self, step: int, steps: int) -> None:  # noqa: ARG002
         self.ticks.append(perf_counter())
+
+    def preview(self, preview: Preview) -> None:
+        """Nothing timed asks for one."""
 
 
 class Bench:

@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
-from stage_server.runtime.events import Connected, Disconnected, Received
+from stage_server.runtime.events import Connected, Denied, Disconnected, Received
 from wire.control_codec import MAX_TO_STAGE_BYTES, decode_to_stage, encode
 from wire.errors import WireError
 from wire.security import CurveKeys
@@ -25,7 +25,7 @@ _WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _DENIED
 
 log = logging.getLogger(__name__)
 
-LinkEvent = Connected | Disconnected | Received
+LinkEvent = Connected | Disconnected | Denied | Received
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,7 @@ class ControlSocket:
                 tell(Disconnected())
             elif event & _DENIED and not self._complained:
                 self._complained = True
+                tell(Denied())
                 log.warning(
                     "%s answers and hangs up: no gateway is there, or one that does not accept %s",
                     self._endpoint,

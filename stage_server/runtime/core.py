@@ -5,6 +5,7 @@ What it must not know: how a job computes, where bytes lie. The shell around it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import msgspec
 from stage_server.runtime.credits import MAX_MEMBERS, Credits
 from stage_server.runtime.events import (
     Connected,
+    Denied,
     Disconnected,
     Effect,
     Event,
@@ -25,6 +27,8 @@ from stage_server.runtime.events import (
     Send,
     Terminate,
     Tick,
+    Tried,
+    Try,
     Warn,
 )
 from stage_server.runtime.jobs import Jobs, State
@@ -53,8 +57,10 @@ from wire.to_stage import (
     Release,
     Run,
     SayHello,
+    SetAside,
     Shutdown,
     ToStage,
+    TryPeer,
     Welcome,
 )
 from wire.types import Epoch, Role
@@ -119,12 +125,12 @@ class StageCore:
 
     def _on(self, event: Event, now: float) -> list[Effect]:
         match event:
-            case Connected():
-                return self._link.connected(now)
+            case Connected() | Disconnected() | Denied():
+                return self._about_link(event, now)
             case RoomFreed():
                 return []
-            case Disconnected():
-                return self._link.disconnected(now)
+            case Tried(result):
+                return [Send(result)]
             case Received(message):
                 self._link.heard(now)
                 return self._hear(message, now)
@@ -139,6 +145,15 @@ class StageCore:
             case _:
                 return self._jobs.on(event)
 
+    def _about_link(self, event: Connected | Disconnected | Denied, now: float) -> list[Effect]:
+        match event:
+            case Connected():
+                return self._link.connected(now)
+            case Disconnected():
+                return self._link.disconnected(now)
+            case Denied():
+                return self._link.denied()
+
     def _hear(self, message: ToStage, now: float) -> list[Effect]:
         match message:
             case Welcome():
@@ -147,8 +162,6 @@ class StageCore:
                 return self._link.refused(message)
             case SayHello():
                 return self._link.say_hello(now)
-            case HeartbeatAck() | Fine():  # Fine answers a question that was asked before this connection
-                return []
             case Run():
                 return self._run(message, now)
             case Cancel(epochs=epochs):
@@ -157,6 +170,8 @@ class StageCore:
                 return self._jobs.release(handles)
             case AssignRoles():
                 return self._assign(message)
+            case HeartbeatAck() | Fine() | TryPeer() | SetAside():
+                return list(_about_others(message))
             case Shutdown():
                 return self._terminate(now) if self._leave_by is None else []
 
@@ -293,3 +308,19 @@ class StageCore:
     def jobs(self) -> dict[JobKey, State]:
         """Jobs whose threads have not ended."""
         return self._jobs.states()
+
+
+def _about_others(message: HeartbeatAck | Fine | TryPeer | SetAside) -> Iterator[Effect]:
+    match message:
+        case TryPeer():
+            yield Try(message)
+        case SetAside():
+            yield Warn(_told(message))
+        case HeartbeatAck() | Fine():
+            pass  # Fine answers a question that was asked before this connection
+
+
+def _told(message: SetAside) -> str:
+    if not message.roles:
+        return "others reach this server's data socket, and it theirs: it gets work of all its roles again"
+    return f"this server gets no {', '.join(message.roles)} work: {message.why}"

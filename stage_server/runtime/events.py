@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import NewType
 
 from wire.errors import Code
-from wire.to_gateway import Output, Timings, ToGateway
-from wire.to_stage import Run, ToStage
+from wire.to_gateway import Output, PeerTried, Timings, ToGateway
+from wire.to_stage import Run, ToStage, TryPeer
 from wire.types import Handle, Role
 
 JobKey = NewType("JobKey", int)
@@ -24,6 +24,11 @@ class Connected:
 @dataclass(frozen=True, slots=True)
 class Disconnected:
     """The control socket lost its peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Somebody answers at the gateway's address, and hangs up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,18 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
+class Previewed:
+    """An intermediate picture of a member lies in the store, ready to be decoded."""
+
+    job: JobKey
+    member: int
+    index: int
+    step: int
+    steps: int
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
 class Computed:
     """The device is free again; the outputs are on their way into the store."""
 
@@ -94,6 +111,7 @@ class Broke:
     message: str
     retryable: bool
     lost: tuple[Handle, ...] = ()
+    unreached: tuple[Handle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +139,27 @@ class RoomFreed:
     """Outputs have left the store."""
 
 
-JobEvent = InputsHere | DeviceTaken | DeviceYielded | Stepped | Computed | Published | Broke | Stopped
-Event = Connected | Disconnected | Received | Terminate | Tick | JobEvent | RolesLoaded | RolesBroke | RoomFreed
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The outcome of ``Try``."""
+
+    result: PeerTried
+
+
+JobEvent = InputsHere | DeviceTaken | DeviceYielded | Stepped | Previewed | Computed | Published | Broke | Stopped
+Event = (
+    Connected
+    | Disconnected
+    | Denied
+    | Received
+    | Terminate
+    | Tick
+    | JobEvent
+    | RolesLoaded
+    | RolesBroke
+    | RoomFreed
+    | Tried
+)
 
 # --- effects ----------------------------------------------------------------------------------------------------------
 
@@ -177,6 +214,15 @@ class Inform:
 @dataclass(frozen=True, slots=True)
 class Warn:
     text: str
+    dial: str = ""
+    """An address; what happens there now completes the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Find out whether ``peer`` can be reached; answered by ``Tried``."""
+
+    peer: TryPeer
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,4 +231,4 @@ class Exit:
     message: str
 
 
-Effect = Send | Begin | Stop | Drop | LoadRoles | Reconnect | Inform | Warn | Exit
+Effect = Send | Begin | Stop | Drop | LoadRoles | Reconnect | Inform | Warn | Try | Exit

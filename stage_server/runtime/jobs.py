@@ -21,6 +21,7 @@ from stage_server.runtime.events import (
     InputsHere,
     JobEvent,
     JobKey,
+    Previewed,
     Published,
     Send,
     Stepped,
@@ -28,7 +29,7 @@ from stage_server.runtime.events import (
     Stopped,
 )
 from wire.errors import Code
-from wire.to_gateway import Fetched, Paused, Progress, StageCancelled, StageDone, StageFailed, Started
+from wire.to_gateway import Fetched, Paused, PreviewMade, Progress, StageCancelled, StageDone, StageFailed, Started
 from wire.to_stage import Run
 from wire.types import Epoch, Handle, Role
 
@@ -49,6 +50,7 @@ TRANSITIONS: dict[State, dict[type[JobEvent], State]] = {
     State.READY: {DeviceTaken: State.RUNNING, Broke: State.GONE},
     State.RUNNING: {
         Stepped: State.RUNNING,
+        Previewed: State.RUNNING,
         DeviceYielded: State.PAUSED,
         Computed: State.PUBLISHING,
         Broke: State.GONE,
@@ -60,6 +62,7 @@ TRANSITIONS: dict[State, dict[type[JobEvent], State]] = {
         DeviceTaken: State.STOPPING,
         DeviceYielded: State.STOPPING,
         Stepped: State.STOPPING,
+        Previewed: State.STOPPING,
         Computed: State.STOPPING,
         Published: State.GONE,
         Broke: State.GONE,
@@ -170,23 +173,36 @@ class Jobs:
         if following is State.GONE:
             del self._jobs[job.key]
             return list(self._last_word(job, event))
+        if isinstance(event, Previewed):
+            return self._previewed(job, event)
         return [] if following is State.STOPPING else list(_news(job, event))
 
     # --- inside ---
 
+    def _previewed(self, job: Job, event: Previewed) -> list[Effect]:
+        epoch, output = job.epochs[event.member], event.output
+        if job.state is State.STOPPING or epoch in job.dropped:
+            return [Drop((output.handle,))]
+        self._keep(epoch, (*self._outputs.get(epoch, ()), output.handle))
+        return [Send(PreviewMade(epoch=epoch, index=event.index, step=event.step, steps=event.steps, output=output))]
+
     def _cancel_one(self, epoch: Epoch) -> list[Effect]:
         job = next((job for job in self._jobs.values() if epoch in job.epochs), None)
         if job is None:
-            handles = self._outputs.pop(epoch, ())
-            return [*([Drop(handles)] if handles else []), Send(StageCancelled(epoch=epoch))]
+            return [*self._drop_outputs(epoch), Send(StageCancelled(epoch=epoch))]
         job.dropped.add(epoch)
-        return [] if job.wanted() else self._stop(job, LastWord.CANCELLED)
+        return [*self._drop_outputs(epoch), *([] if job.wanted() else self._stop(job, LastWord.CANCELLED))]
 
     def _stop(self, job: Job, last_word: LastWord) -> list[Effect]:
         if job.state is State.STOPPING:
             return []  # the first reason stands: its last word has been decided
         job.stopped_in, job.state, job.last_word = job.state, State.STOPPING, last_word
-        return [Stop(job.key)]
+        return [*(drop for epoch in job.epochs for drop in self._drop_outputs(epoch)), Stop(job.key)]
+
+    def _drop_outputs(self, epoch: Epoch) -> list[Effect]:
+        """All that an attempt has left so far, previews and results."""
+        handles = self._outputs.pop(epoch, ())
+        return [Drop(handles)] if handles else []
 
     def _keep(self, epoch: Epoch, handles: tuple[Handle, ...]) -> None:
         self._outputs[epoch] = handles
@@ -202,11 +218,12 @@ class Jobs:
                         yield Drop(handles)
                         yield from _unfinished(job, epoch)
                     else:
-                        self._keep(epoch, handles)
+                        self._keep(epoch, (*self._outputs.get(epoch, ()), *handles))
                         yield Send(StageDone(epoch=epoch, outputs=outputs, timings=event.timings))
             case Broke() if job.last_word is None:
                 for epoch in job.wanted():
-                    yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost))
+                    yield from self._drop_outputs(epoch)
+                    yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost, event.unreached))
                 for epoch in job.epochs:
                     if epoch in job.dropped:
                         yield from _unfinished(job, epoch)
@@ -241,5 +258,14 @@ def _unfinished(job: Job, epoch: Epoch) -> Iterator[Effect]:
         yield Send(StageCancelled(epoch=epoch))
 
 
-def _failure(epoch: Epoch, code: Code, message: str, retryable: bool, lost: tuple[Handle, ...] = ()) -> StageFailed:
-    return StageFailed(epoch=epoch, code=code, message=message, retryable=retryable, lost_inputs=lost)
+def _failure(
+    epoch: Epoch,
+    code: Code,
+    message: str,
+    retryable: bool,
+    lost: tuple[Handle, ...] = (),
+    unreached: tuple[Handle, ...] = (),
+) -> StageFailed:
+    return StageFailed(
+        epoch=epoch, code=code, message=message, retryable=retryable, lost_inputs=lost, unreached=unreached
+    )

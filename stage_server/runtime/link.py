@@ -59,6 +59,8 @@ class Link:
         self._next_heartbeat = 0.0
         self._next_warning = 0.0
         self._greeted = 0.0
+        self._is_denied = False
+        """Somebody is there and does not let us in."""
 
     @property
     def welcomed(self) -> bool:
@@ -69,7 +71,12 @@ class Link:
         self._next_warning = now + self._times.first_warning
         return [Reconnect(0.0)]
 
+    def denied(self) -> list[Effect]:
+        self._is_denied = True
+        return []
+
     def connected(self, now: float) -> list[Effect]:
+        self._is_denied = False
         return self._greet(now) if self.state is LinkState.DIALLING else []
 
     def say_hello(self, now: float) -> list[Effect]:
@@ -125,7 +132,9 @@ class Link:
         effects: list[Effect] = []
         if now >= self._next_warning:
             self._next_warning = now + self._times.warn_every
-            effects.append(Warn(f"{self._complaint()} for {now - self.lost_since:.0f} s; still trying"))
+            is_unreached = self.state is LinkState.DIALLING and not self._is_denied
+            text = f"{self._complaint()} for {now - self.lost_since:.0f} s; still trying"
+            effects.append(Warn(text, self._endpoint if is_unreached else ""))
         if self.state is LinkState.GREETING and now >= self._greeted + self._times.greeting:
             effects += self._redial(now)
         return effects
@@ -162,5 +171,7 @@ class Link:
         return self.lost_since + self._times.give_up
 
     def _complaint(self) -> str:
-        what = "is reachable" if self.state is LinkState.DIALLING else "answers as one"
+        what = "lets this server in" if self._is_denied else "is reachable"
+        if self.state is LinkState.GREETING:
+            what = "answers as one"
         return f"no gateway {what} at {self._endpoint}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from stage_server.data.consumer import Consumer
+from stage_server.data.prober import try_peer
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.engine.base import Engine, LoadError
 from stage_server.runtime.baton import Baton, Ticket
@@ -36,10 +37,15 @@ from stage_server.runtime.events import (
     Stopped,
     Terminate,
     Tick,
+    Tried,
+    Try,
     Warn,
 )
 from stage_server.runtime.worker import Plant, Worker
-from wire.to_gateway import Heartbeat, Hello, RolesFailed, RolesReady, ToGateway
+from wire.dial import MUTE, dial
+from wire.security import CurveKeys
+from wire.to_gateway import Heartbeat, Hello, PeerTried, RolesFailed, RolesReady, ToGateway
+from wire.to_stage import TryPeer
 from wire.types import Role
 
 FAREWELL_SECONDS = 1.0
@@ -58,6 +64,7 @@ class Equipment:
     """Notified by the store's ``on_room``."""
     largest: Mapping[Role, int]
     """Bytes of the largest output that a job of each role can have."""
+    keys: CurveKeys | None = None
 
 
 class StageServer:
@@ -168,11 +175,23 @@ class StageServer:
                 threading.Thread(target=self._load, args=(roles,), name="roles", daemon=True).start()
             case Reconnect(delay):
                 self._control.reopen(self._tasks, delay)
-            case Inform(text) | Warn(text):
-                log.log(logging.WARNING if isinstance(effect, Warn) else logging.INFO, "%s", text)
+            case Inform() | Warn() | Try():
+                self._look_into(effect)
             case Exit():
                 if not self._ended.done():
                     self._ended.set_result(effect)
+
+    def _look_into(self, effect: Inform | Warn | Try) -> None:
+        """To dial takes seconds, so a thread does it."""
+        match effect:
+            case Inform(text):
+                log.info("%s", text)
+            case Warn(text, ""):
+                log.warning("%s", text)
+            case Warn():
+                threading.Thread(target=self._warn_of, args=(effect,), name="dial", daemon=True).start()
+            case Try(peer):
+                threading.Thread(target=self._try, args=(peer,), name="trial", daemon=True).start()
 
     def _send(self, message: ToGateway) -> None:
         self._control.send(message)
@@ -210,6 +229,15 @@ class StageServer:
                 log.debug("%s", type(event).__name__)
 
     # --- other threads ---
+
+    def _warn_of(self, warning: Warn) -> None:
+        log.warning("%s: %s", warning.text, dial(warning.dial) or MUTE)
+
+    def _try(self, peer: TryPeer) -> None:
+        fault = try_peer(peer, self._equipment.keys)
+        if fault:
+            log.warning("%s cannot be reached from here: %s", peer.server, fault)
+        self._post(Tried(PeerTried(server=peer.server, detail=fault)))
 
     def _load(self, roles: frozenset[Role]) -> None:
         """Change the roles with the device in hand, after the jobs that are here already."""

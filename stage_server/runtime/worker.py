@@ -24,6 +24,7 @@ from stage_server.engine.base import (
     NonFinite,
     OutOfMemory,
     Outputs,
+    Preview,
     StageJob,
     WrongSize,
 )
@@ -36,6 +37,7 @@ from stage_server.runtime.events import (
     DeviceYielded,
     InputsHere,
     JobEvent,
+    Previewed,
     Published,
     Stepped,
     Stopped,
@@ -43,10 +45,10 @@ from stage_server.runtime.events import (
 from stage_server.runtime.phases import Phase, Phases, StepMeter
 from stage_server.runtime.spans import record_spans
 from wire.bundle import Bundle, pack, unpack
-from wire.errors import Code, InputLost, Loss, MalformedFrame, WireError
+from wire.errors import UNREACHED, Code, InputLost, Loss, MalformedFrame, WireError
 from wire.to_gateway import Output
 from wire.to_stage import InputRef, Run
-from wire.types import Handle
+from wire.types import Handle, Role
 from wire.values import Value
 
 
@@ -100,6 +102,21 @@ class Worker:
         self.phases.steps = step
         if step < steps and self._plant.baton.wanted(self._ticket):
             self._pause(step)
+
+    def preview(self, preview: Preview) -> None:
+        """Where the store has no room it is left out: nobody was promised one."""
+        self._check()
+        bundle = pack(preview.values)
+        try:
+            reservation = self._plant.store.reserve(self._run.role, bundle.total_bytes)
+        except OutputTooLarge:
+            return
+        if reservation is None:
+            return
+        handle = self._plant.store.publish(reservation, bundle)
+        self._plant.store.close(reservation)
+        output = Output(port=Role.DECODER, handle=handle, nbytes=bundle.total_bytes)
+        self._plant.post(Previewed(self._key, preview.member, preview.index, preview.step, preview.steps, output))
 
     # --- the thread ---
 
@@ -237,7 +254,8 @@ class Worker:
         if Loss.TOO_LARGE in reasons:
             return Broke(self._key, Code.INPUT_LOST, message, retryable=False)
         handles = tuple(loss.handle for loss in error.losses)
-        return Broke(self._key, Code.INPUT_LOST, message, retryable=True, lost=handles)
+        unreached = tuple(loss.handle for loss in error.losses if loss.reason in UNREACHED)
+        return Broke(self._key, Code.INPUT_LOST, message, retryable=True, lost=handles, unreached=unreached)
 
 
 class _InputsLost(Exception):

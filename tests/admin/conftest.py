@@ -116,15 +116,12 @@ async def connect(desk: Desk) -> AsyncIterator[Connect]:
     def client(shown: str = KEY, **settings: object) -> httpx.AsyncClient:
         app = create_app(NoService(), Settings(**({"admin_key": KEY} | settings)), operator=desk.operator)
         headers = {"authorization": f"Bearer {shown}"} if shown else {}
-        opened.append(
-            (app, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://g", headers=headers))
-        )
-        return opened[-1][1]
+        opened.append(httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://g", headers=headers))
+        return opened[-1]
 
     yield client
-    for app, client_ in opened:
+    for client_ in opened:
         await client_.aclose()
-        app.state.api.results.close()
 
 
 @pytest.fixture

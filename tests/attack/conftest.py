@@ -105,7 +105,9 @@ class Impostor:
     async def hand_out(self) -> None:
         while True:
             peer, *frames = await self._data.recv_multipart()
-            await self._data.send_multipart([peer, *serve(frames, self.store.get)])
+            await self._data.send_multipart(
+                [peer, *serve(frames, self.store.get, f"{self.hello.name}/{self.hello.incarnation}")]
+            )
 
     def close(self) -> None:
         self._control.close(linger=0)

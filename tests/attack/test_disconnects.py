@@ -28,6 +28,7 @@ HEAD = (
 @contextmanager
 def process(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
+    clean["DISAGFUSION_STATE_DIR"] = str(log.parent / "state")
     with log.open("wb") as output:
         started = subprocess.Popen([sys.executable, "-m", *arguments], env=clean, stdout=output, stderr=output)
     try:

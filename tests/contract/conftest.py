@@ -34,22 +34,29 @@ from wire.types import Role
 ALL_INPUTS = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "max_sequence_length")
 
 
-def _model(name: str, inputs: tuple[str, ...], **rules: object) -> ModelInfo:
+EDIT_WORKFLOWS = (
+    Workflow("image2image", (*ALL_INPUTS, "image", "strength")),
+    Workflow("inpainting", (*ALL_INPUTS, "image", "strength", "mask_image")),
+)
+
+
+def _model(name: str, workflows: tuple[Workflow, ...], **rules: object) -> ModelInfo:
     return ModelInfo(
         name=name,
         key=f"{name}@1",
         family="fake",
         dtype="float32",
-        workflows=(Workflow("text2image", inputs),),
+        workflows=workflows,
         default_size=(64, 64),
         **rules,
     )
 
 
 MODELS = (
-    _model("tiny", ALL_INPUTS),
-    _model("org/plain", ("prompt", "num_inference_steps"), max_pixels=256 * 256),
-    ModelInfo(name="editor", key="editor@1", family="fake", dtype="float32", workflows=(Workflow("inpainting", ()),)),
+    _model("tiny", (Workflow("text2image", ALL_INPUTS),)),
+    _model("org/plain", (Workflow("text2image", ("prompt", "num_inference_steps")),), max_pixels=256 * 256),
+    _model("editor", EDIT_WORKFLOWS, default_steps=8),
+    _model("instructor", (Workflow("image_conditioned", ("prompt", "image"), max_images=4),), max_pixels=512 * 512),
 )
 
 
@@ -108,8 +115,8 @@ class FakeService:
         listener(Admitted(1.25))
         for image, picture in enumerate(pictures):
             listener(Progress(image, 1, 8))
-            for index in range(request.partial_images):
-                listener(Partial(image, index, 2 * index + 2, 8, picture))
+            for index in range(request.images[image].previews):
+                listener(Partial(image, index, picture))
             listener(Ready(image, picture))
             if self.late_error is not None:
                 raise self.late_error
@@ -142,13 +149,12 @@ async def connect(service: FakeService, settings: Settings) -> AsyncIterator[Con
     def open_client(**changes: object) -> httpx.AsyncClient:
         app = create_app(service, settings.model_copy(update=changes))
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test")
-        clients.append((client, app))
+        clients.append(client)
         return client
 
     yield open_client
-    for client, app in clients:
+    for client in clients:
         await client.aclose()
-        app.state.api.results.close()
 
 
 @pytest.fixture
@@ -160,7 +166,8 @@ def client(connect: Connect) -> httpx.AsyncClient:
 def live(service: FakeService, settings: Settings) -> Iterator[str]:
     """Base url of a real server."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(service, settings), log_level="warning", lifespan="on"))
+    app = create_app(service, settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", proxy_headers=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -59,7 +59,7 @@ async def test_partial_pictures_come_in_order_and_then_the_finished_one(client, 
         "output_format": "jpeg",
         "seed": 5,
     }
-    assert service.requests[0].partial_images == 2
+    assert service.requests[0].images[0].previews == 2
 
 
 @pytest.mark.parametrize("asked", [{}, {"partial_images": 0}, {"partial_images": None}])

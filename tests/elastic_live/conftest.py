@@ -127,4 +127,3 @@ async def site(
     assert not task.done(), task
     task.cancel()
     await asyncio.wait([task])
-    app.state.api.results.close()

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image as PilImage
 
-from stage_server.engine.base import StageJob
+from stage_server.engine.base import Preview, StageJob
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from wire.params import ImageParams
 from wire.types import Role
@@ -31,7 +31,11 @@ class Steps:
 
     def __init__(self, then: Callable[[int], None] = lambda _step: None) -> None:
         self.seen: list[tuple[int, int]] = []
+        self.previews: list[Preview] = []
         self._then = then
+
+    def preview(self, preview: Preview) -> None:
+        self.previews.append(preview)
 
     def step_done(self, step: int, steps: int) -> None:
         self.seen.append((step, steps))

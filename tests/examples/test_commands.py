@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from clients import load
+from clients.load import command as load
 from gateway.__main__ import _announce
 
 ROOT = Path(__file__).parents[2]
@@ -96,15 +96,15 @@ def test_a_load_of_which_nothing_succeeds_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = httpx.AsyncClient
-    full = httpx.MockTransport(lambda _: httpx.Response(503, json={"error": {"code": "full"}}))
+    full = httpx.MockTransport(lambda _: httpx.Response(503, json={"error": {"message": "Full.", "code": "full"}}))
     monkeypatch.setattr(httpx, "AsyncClient", lambda **_: client(transport=full))
-    assert load.main(["--requests", "2", "--rate", "1000"]) == 1
+    assert load.main(["--requests", "2", "--rate", "1000", "--json", "-"]) == 1
     told = capsys.readouterr()
-    assert json.loads(told.out)["others"] == {"503 full": 2}
+    assert json.loads(told.out)["summary"]["errors"] == {"503 full": 2}
     assert told.err == "none of the 2 requests succeeded\n"
 
 
-@pytest.mark.parametrize("command", ["generate", "load"])
+@pytest.mark.parametrize("command", ["generate", "edit", "load"])
 def test_help_names_the_environment_of_the_clients(command: str) -> None:
     said, _ = start("-m", "clients", command, "--help").communicate(timeout=60)
     assert "OPENAI_API_KEY" in said

@@ -48,8 +48,9 @@ def make_hello(name: str = "a", incarnation: str = "1", **changes: object) -> He
     return Hello(**(fields | changes))
 
 
-def make_request(n: int = 1, *, request_id: str = "r", **changes: object) -> ImageRequest:
+def make_request(n: int = 1, *, request_id: str = "r", previews: int = 0, **changes: object) -> ImageRequest:
     fields: dict[str, object] = {"prompt": "a red circle", "width": 64, "height": 48, "negative_prompt": "blue"}
+    fields["previews"] = previews
     images = tuple(ImageParams(**(fields | {"seed": 7 + index})) for index in range(n))
     given: dict[str, object] = {"model": "tiny", "images": images, "deadline_seconds": 10.0}
     return ImageRequest(request_id=request_id, **(given | changes))

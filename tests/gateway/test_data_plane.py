@@ -9,7 +9,8 @@ import zmq
 
 from gateway.stages.result_fetcher import ResultFetcher
 from gateway.stages.sockets import Sockets
-from gateway.stages.uploads import Uploads, UploadsFull
+from gateway.stages.uploads import Uploads
+from gateway.storage.room import Room, RoomTaken
 from stage_server.data.consumer import Consumer
 from stage_server.data.holder import Holder
 from tests.curve import generate_keys
@@ -127,7 +128,7 @@ async def test_encrypted_fetches():
 @pytest.fixture
 async def uploads(sockets):
     router = sockets.router("tcp://127.0.0.1:*", "data", MAX_FIELDS_BYTES)
-    uploads = Uploads(router, router.endpoint, "", max_bytes=3_000_000)
+    uploads = Uploads(router, router.endpoint, "", Room(3_000_000))
     serving = asyncio.create_task(uploads.run())
     yield uploads
     assert not serving.done(), serving
@@ -146,12 +147,12 @@ async def test_stage_servers_fetch_uploads_until_they_are_dropped(uploads):
     finally:
         consumer.close()
     assert lost.value.reason is Loss.MISSING
-    assert uploads.nbytes == 0
+    assert uploads._room.nbytes == 0
 
 
 async def test_uploads_take_no_more_room_than_allowed(uploads):
     first = uploads.hold(PICTURE)
-    with pytest.raises(UploadsFull):
+    with pytest.raises(RoomTaken):
         uploads.hold(PICTURE)
     uploads.drop(first.handle)
     uploads.drop(first.handle)

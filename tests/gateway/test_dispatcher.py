@@ -10,17 +10,23 @@ import pytest
 
 from gateway.service.dispatcher import Dispatcher, Outlets
 from gateway.service.interfaces import (
+    Admitted,
     DeadlineExceeded,
     GenerationFailed,
     ModelNotFound,
     NoCapacity,
+    Partial,
+    Progress,
+    Ready,
     UnsupportedRequest,
 )
 from gateway.stages.liveness import Heard, Joined, Lost
-from gateway.stages.uploads import UploadsFull
+from gateway.storage.room import RoomTaken
 from scheduler import actions as act
 from scheduler import events as ev
+from scheduler.reach import GATEWAY
 from scheduler.roles.problem import Problem, RoleNeed, Server, ServerClass
+from scheduler.spec import Input
 from wire import to_gateway, to_stage
 from wire.errors import InputLost, Loss
 from wire.params import ImageParams
@@ -62,9 +68,11 @@ class Bench:
         self.sent: list[tuple[ServerId, to_stage.ToStage]] = []
         self.pictures: dict[Handle, bytes | InputLost] = {}
         self.held: dict[Handle, bytes] = {}
+        self.faults: dict[str, str] = {}
         outlets = Outlets(
             send=lambda server, message: self.sent.append((server, message)),
             fetch=self._fetch,
+            probe=self._probe,
             hold=self._hold,
             drop=lambda handle: self.held.pop(handle),
         )
@@ -99,9 +107,12 @@ class Bench:
             raise picture
         return picture
 
+    async def _probe(self, peer: to_stage.TryPeer) -> str:
+        return self.faults.get(peer.endpoint, "")
+
     def _hold(self, picture: bytes) -> InputRef:
         if len(self.held) >= 2:
-            raise UploadsFull("full")
+            raise RoomTaken("full")
         handle = Handle(f"upload{len(self.held)}")
         self.held[handle] = picture
         return InputRef(handle=handle, endpoint="tcp://gateway:1")
@@ -118,7 +129,7 @@ async def bench(hello):
     await asyncio.wait([bench.task])
 
 
-def run(job: str, role: Role, *inputs: act.Input, counter: int = 1, server: ServerId = A) -> act.Run:
+def run(job: str, role: Role, *inputs: Input, counter: int = 1, server: ServerId = A) -> act.Run:
     member = act.Member(JobId(f"r/{job}"), Epoch("g1", counter), inputs)
     deadline = asyncio.get_running_loop().time() + 5
     return act.Run(
@@ -127,9 +138,7 @@ def run(job: str, role: Role, *inputs: act.Input, counter: int = 1, server: Serv
 
 
 def fetch_result(image: int, handle: str, server: ServerId = A) -> act.FetchResult:
-    return act.FetchResult(
-        **WHY, request=R, job=JobId(f"r/decoder.{image}"), source=act.Input(Handle(handle), server, 9)
-    )
+    return act.FetchResult(**WHY, request=R, job=JobId(f"r/decoder.{image}"), source=Input(Handle(handle), server, 9))
 
 
 def done(counter: int, **times: float) -> to_gateway.StageDone:
@@ -148,7 +157,7 @@ async def test_a_request_goes_to_the_scheduler_as_a_graph(bench, request_for):
 
 
 async def test_run_names_parameters_and_where_inputs_lie(bench, request_for):
-    bench.on(ev.RequestArrived, run("dit.0", Role.DIT, act.Input(Handle("h"), A, 77)))
+    bench.on(ev.RequestArrived, run("dit.0", Role.DIT, Input(Handle("h"), A, 77)))
     task = bench.generate(request_for())
     await bench.settle()
     ((server, message),) = bench.sent
@@ -184,6 +193,22 @@ async def test_pictures_are_fetched_taken_and_returned_in_order_with_what_stages
     (stage,) = finished.stages
     assert (stage.role, stage.image, stage.server, stage.attempts, stage.steps) == ("encoder", None, "a", 1, 5)
     assert (stage.queue_seconds, stage.compute_seconds) == (pytest.approx(1.0, abs=0.5), 3.0)
+
+
+async def test_the_caller_hears_how_it_goes(bench, request_for):
+    bench.pictures = {Handle("p"): b"finished", Handle("s"): b"sketch"}
+    sketch = act.FetchResult(**WHY, request=R, job=JobId("r/decoder.0.preview.1"), source=Input(Handle("s"), A, 9))
+    bench.on(ev.RequestArrived, act.Admit(**WHY, request=R, predicted_seconds=1.5), run("dit.0", Role.DIT), sketch)
+    heard = []
+    request = request_for(previews=2)
+    task = asyncio.create_task(bench.dispatcher.generate(request, heard.append))
+    await bench.settle()
+    bench.dispatcher.report(Heard(A, to_gateway.Progress(epoch=Epoch("g1", 1), step=3, steps=12, step_seconds=0.1)))
+    bench.on(ev.JobProgressed, fetch_result(0, "p"))
+    await bench.settle()
+    assert heard == [Admitted(1.5), Partial(0, 1, b"sketch"), Progress(0, 3, 12), Ready(0, b"finished")]
+    task.cancel()
+    await bench.settle()
 
 
 @pytest.mark.parametrize(
@@ -339,3 +364,37 @@ async def test_a_defect_of_the_scheduler_ends_the_dispatcher_loudly(hello):
     bench.dispatcher.report(Joined(A, hello()))
     with pytest.raises(BaseExceptionGroup, match="TaskGroup"):
         await bench.task
+
+
+async def test_trials_are_made_by_the_gateway_or_by_a_stage_server(bench):
+    bench.faults = {"tcp://a:1": "tcp://a:1: connection refused"}
+    bench.on(
+        ev.LimitsRaised,
+        act.TryPeer(**WHY, fetcher=GATEWAY, holder=A),
+        act.TryPeer(**WHY, fetcher=B, holder=A),
+    )
+    bench.dispatcher.report(Heard(A, to_gateway.Grant(limits={})))
+    await bench.settle()
+    assert bench.sent == [(B, to_stage.TryPeer(server=A, endpoint="tcp://a:1", public_key="key"))]
+    assert bench.scheduler.events[-1] == ev.PeerUnreached(GATEWAY, A, "tcp://a:1: connection refused")
+    bench.faults.clear()
+    bench.on(ev.LimitsRaised, act.TryPeer(**WHY, fetcher=GATEWAY, holder=A))
+    bench.dispatcher.report(Heard(A, to_gateway.Grant(limits={})))
+    await bench.settle()
+    assert bench.scheduler.events[-1] == ev.PeerReached(GATEWAY, A)
+
+
+async def test_roles_set_aside_are_not_held_until_they_are_back(bench, caplog):
+    why = {"cause": 1, "reason": "b cannot fetch from it: tcp://a:1: connection refused"}
+    assert bench.dispatcher.ready()
+    for roles in (frozenset({Role.DIT}), frozenset()):
+        bench.on(ev.LimitsRaised, act.SetAside(**why, server=A, roles=roles))
+        bench.dispatcher.report(Heard(A, to_gateway.Grant(limits={})))
+        await bench.settle()
+        assert bench.dispatcher.ready() == (not roles)
+        server, message = bench.sent[-1]
+        assert (server, message.roles) == (A, tuple(roles))
+        assert ("--data-advertise" in message.why) == bool(roles)
+    assert (
+        "a/1 gets no dit work: b cannot fetch from it: tcp://a:1: connection refused. Check --data-bind" in caplog.text
+    )

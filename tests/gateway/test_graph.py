@@ -41,6 +41,26 @@ def test_uploaded_pictures_are_encoded_for_each_image(request_for, model):
     assert built.jobs["r/encoder.0"].spec.work.image_pixels == 64 * 64
 
 
+def test_with_a_mask_the_decoder_gets_picture_and_mask_too(request_for, model):
+    uploads = {name: InputRef(handle=Handle(name), endpoint="tcp://127.0.0.1:1") for name in ("image", "mask_image")}
+    images = tuple(ImageParams(workflow="inpainting", width=64, height=32, seed=seed) for seed in (1, 2))
+    built = graph.build(request_for(images=images), model(), 1.0, uploads)
+    for index in range(2):
+        assert built.jobs[f"r/encoder.{index}"].uploads == uploads
+        assert built.jobs[f"r/dit.{index}"].uploads == {}
+        assert built.jobs[f"r/decoder.{index}"].uploads == uploads
+    assert built.jobs["r/encoder.0"].spec.work.image_pixels == 64 * 32  # a mask is not encoded
+
+
+def test_every_reference_is_encoded_and_none_decoded(request_for, model):
+    names = ("image", "image_1", "image_2")
+    uploads = {name: InputRef(handle=Handle(name), endpoint="tcp://127.0.0.1:1") for name in names}
+    images = (ImageParams(workflow="image2image", width=64, height=32),)
+    built = graph.build(request_for(images=images), model(), 1.0, uploads)
+    assert built.jobs["r/encoder.0"].spec.work.image_pixels == 3 * 64 * 32
+    assert built.jobs["r/decoder.0"].uploads == {}
+
+
 def test_the_decoder_reads_the_encoder_where_the_workflow_says_so(request_for, model):
     images = (ImageParams(workflow="inpainting", width=64, height=64),)
     assert edges(graph.build(request_for(images=images), model(), 1.0))["r/decoder.0"] == ("r/encoder", "r/dit.0")

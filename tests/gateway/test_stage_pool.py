@@ -167,11 +167,15 @@ async def test_a_message_to_a_peer_that_is_gone_is_a_loss(pool, hello):
     assert pool.reports.empty()
 
 
-async def test_with_keys_only_registered_servers_get_in(start, hello):
+async def test_with_keys_only_registered_servers_get_in(start, hello, caplog):
     ours, theirs, strange = (generate_keys() for _ in range(3))
     pool = start(keys=ours, allowed={"a": theirs.public})
     stranger = pool.peer(ServerId("b/1"), strange, ours.public)
     await stranger.send(encode(hello("b", public_key=strange.public)))
+    async with asyncio.timeout(10):
+        while not caplog.text:  # noqa: ASYNC110 # lines of a log are no events
+            await asyncio.sleep(0.01)
+    assert f"a connection from 127.0.0.1 was refused: its CURVE key {strange.public} is not registered" in caplog.text
     plain = pool.peer(ServerId("c/1"))
     await plain.send(encode(hello("c")))
     dealer = pool.peer(A, theirs, ours.public)

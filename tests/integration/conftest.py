@@ -89,6 +89,7 @@ Start = Callable[..., Process]
 def launcher(folder: Path) -> Iterator[Start]:
     """Starts ``python …``; whatever still runs at the end is killed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
+    clean["DISAGFUSION_STATE_DIR"] = str(folder / "state")
     started: list[Process] = []
 
     def start(*arguments: str, **environment: str) -> Process:

@@ -45,16 +45,21 @@ def highest_resident(pid: int) -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
-def test_stage_servers_come_back_after_the_gateway_was_killed(start, listening, until, is_ready, free_port):
+def test_all_is_there_again_after_the_gateway_was_killed(start, listening, until, is_ready, free_port):
     port = free_port()
     settings = {"DISAGFUSION_CONTROL_BIND": f"tcp://127.0.0.1:{port}", "DISAGFUSION_PORT": "0"}
     gateway = start("-m", "gateway", **settings)
     stage = serve_all_roles(start, port, "--time-scale", "0.1")
     url = listening(gateway)
     until(lambda: is_ready(url), "ready")
-    assert httpx.post(f"{url}/v1/images/generations", json=PICTURE).status_code == 200
+    answer = httpx.post(f"{url}/v1/images/generations", json=PICTURE | {"response_format": "url"})
+    picture = answer.json()["data"][0]["url"].removeprefix(url)
+    file = httpx.post(f"{url}/v1/files", data={"purpose": "vision"}, files={"file": b"kept"}).json()
     gateway.kill()
     url = listening(start("-m", "gateway", **settings))
+    assert httpx.get(f"{url}{picture}").headers["content-type"] == "image/png"
+    assert httpx.get(f"{url}/v1/files").json()["data"] == [file]
+    assert httpx.get(f"{url}/v1/files/{file['id']}/content").content == b"kept"
     until(lambda: is_ready(url), "ready again")
     assert httpx.post(f"{url}/v1/images/generations", json=PICTURE).status_code == 200
     assert stage.popen.poll() is None
@@ -109,6 +114,14 @@ def test_an_operators_mistake_is_one_clear_line(start, arguments, words):
     (line,) = process.text().splitlines()
     assert line.startswith("gateway: ")
     assert [word for word in words if word.format(taken=taken) not in line] == []
+
+
+def test_a_state_folder_that_cannot_be_used_is_one_clear_line(start, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    process = start("-m", "gateway", "--port", "0", DISAGFUSION_STATE_DIR=str(tmp_path / "file" / "state"))
+    assert process.popen.wait(30) == 2
+    (line,) = process.text().splitlines()
+    assert line.startswith(f"gateway: DISAGFUSION_STATE_DIR: {tmp_path}/file/state cannot be used")
 
 
 def test_a_stage_server_that_cannot_be_served_ends_with_the_gateways_reason(start, listening, until, free_port):

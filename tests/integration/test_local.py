@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from examples.train_tiny_shapes.scenes import COLOURS
 
@@ -139,3 +139,25 @@ def test_the_model_is_listed_and_the_service_is_ready(client, local_url):
 def test_what_the_model_refuses_is_the_clients_mistake(client):
     with pytest.raises(openai.BadRequestError):
         client.images.generate(model="tiny-shapes", prompt="x", size="1000x1000")
+
+
+def test_an_edit_starts_from_the_picture_and_keeps_its_size(client):
+    """Little strength leaves the circle red, much makes it blue. The picture is no multiple of 16 wide."""
+    sent = Image.new("RGB", (190, 162), "white")
+    ImageDraw.Draw(sent).ellipse((45, 31, 145, 131), fill=tuple(round(255 * part) for part in COLOURS["red"]))
+    file = io.BytesIO()
+    sent.save(file, "PNG")
+    found = {}
+    for strength in (0.2, 1.0):
+        answer = client.images.edit(
+            model="tiny-shapes",
+            image=file.getvalue(),
+            prompt="a large blue circle in the center on a white background",
+            extra_body={"seed": 1, "strength": strength},
+        )
+        assert answer.size == "192x160"
+        picture = pixels(answer.data[0])
+        assert picture.shape == (160, 192, 3)
+        found[strength] = colour(picture[70:90, 86:106])
+        assert colour(picture[:12, :12]) == "white"
+    assert found == {0.2: "red", 1.0: "blue"}

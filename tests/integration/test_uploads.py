@@ -20,5 +20,5 @@ async def test_each_image_of_an_edit_has_an_encoding_of_its_own(service):
         (Role.ENCODER, 0),
         (Role.ENCODER, 1),
     ]
-    assert service.gateway._uploads.nbytes == 0
+    assert service.gateway.room.nbytes == 0
     await service.all_stores_empty()

@@ -31,12 +31,15 @@ class Game:
         self.epochs: dict[str, Epoch] = {}
         self.where: dict[str, ServerId] = {}
         self.handles: dict[str, tuple[Output, ...]] = {}
+        self.trials: list[tuple[ServerId, ServerId]] = []
+        """Asked for and not answered: fetcher, holder."""
         self._numbers = count(1)
         self._masked: set[str] = set()
 
     def post(self, event: ev.Event) -> list[Action]:
         actions = self.scheduler.handle(event, self.now)
         invariants.check(self.scheduler.view)
+        self.trials += [(trial.fetcher, trial.holder) for trial in of(do.TryPeer, actions)]
         for run in of(do.Run, actions):
             for member in run.members:
                 self.epochs[member.job] = member.epoch
@@ -86,17 +89,20 @@ class Game:
         steps: int = 20,
         priority: int = 0,
         masks: bool = False,
+        previews: int = 0,
     ) -> list[Action]:
         """With ``masks``, the decoder reads an output of the encoder as well."""
         encoder = JobSpec(JobId(f"{name}/e"), E, Work(E))
         self._masked |= {encoder.id} if masks else set()
         jobs = [encoder]
         for i in range(images):
-            dit = JobSpec(JobId(f"{name}/d{i}"), D, Work(D, height=64, width=64, steps=steps), (encoder.id,))
-            jobs += [
-                dit,
-                JobSpec(JobId(f"{name}/v{i}"), V, Work(V, height=64, width=64), (*(encoder.id,) * masks, dit.id)),
-            ]
+            decoding, shared = Work(V, height=64, width=64), (encoder.id,) * masks
+            shown = tuple(
+                JobSpec(JobId(f"{name}/v{i}.preview.{k}"), V, decoding, shared, optional=True) for k in range(previews)
+            )
+            denoising = Work(D, height=64, width=64, steps=steps)
+            dit = JobSpec(JobId(f"{name}/d{i}"), D, denoising, (encoder.id,), previews=shown)
+            jobs += [dit, JobSpec(JobId(f"{name}/v{i}"), V, decoding, (*shared, dit.id))]
         spec = RequestSpec(RequestId(name), MODEL, tuple(jobs), self.now + deadline, priority=priority)
         return self.post(ev.RequestArrived(spec))
 
@@ -111,6 +117,11 @@ class Game:
     def progressed(self, job: str, step: int, steps: int, step_seconds: float) -> list[Action]:
         return self.post(ev.JobProgressed(self.where[job], self.epochs[job], step, steps, step_seconds))
 
+    def shows(self, job: str, index: int) -> list[Action]:
+        """An intermediate picture lies on the server under the handle "JOB:shown:INDEX"."""
+        output = Output(V, Handle(f"{job}:shown:{index}"), 10)
+        return self.post(ev.JobPreviewed(self.where[job], self.epochs[job], index, output))
+
     def done(self, job: str) -> list[Action]:
         """Leaves an output at every later role's port, or a picture."""
         event = self.done_event(job)
@@ -124,10 +135,19 @@ class Game:
         return ev.JobDone(self.where[job], self.epochs[job], outputs, Timings(compute=0.1))
 
     def failed(
-        self, job: str, code: str = "engine_error", *, retryable: bool = True, lost: Iterable[Handle] = ()
+        self,
+        job: str,
+        code: str = "engine_error",
+        *,
+        retryable: bool = True,
+        lost: Iterable[Handle] = (),
+        unreached: bool = False,
     ) -> list[Action]:
+        """``unreached``: so were the holders of what is lost."""
+        handles = tuple(lost)
+        where, epoch = self.where[job], self.epochs[job]
         return self.post(
-            ev.JobFailed(self.where[job], self.epochs[job], code, "it broke", retryable, lost_inputs=tuple(lost))
+            ev.JobFailed(where, epoch, code, "it broke", retryable, handles, unreached=handles if unreached else ())
         )
 
     def cancelled(self, job: str) -> list[Action]:

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from scheduler import events as ev
-from scheduler.cost.work import Work
 from scheduler.elastic.build import elastic_policies
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.policy import AdmitUpTo, Policies
-from scheduler.spec import JobSpec, RequestSpec
 from scheduler.state import Attempt, Job, Request
-from tests.scheduler.game import MODEL, D, E, Game, V, failure
+from tests.scheduler.game import Game
 from wire.types import JobId, RequestId
 
 
@@ -36,24 +34,6 @@ def test_a_pause_is_no_part_of_what_an_attempt_takes() -> None:
     game.now = 50.0
     game.started("r/d0")
     assert attempt.remaining(51.0) == 29.0
-
-
-def test_a_preview_that_fails_costs_nobody_a_picture() -> None:
-    game = Game()
-    game.join("a")
-    jobs = (
-        JobSpec(JobId("r/e"), E, Work(E)),
-        JobSpec(JobId("r/d0"), D, Work(D, height=64, width=64), (JobId("r/e"),)),
-        JobSpec(JobId("r/p"), V, Work(V, height=64, width=64), (JobId("r/d0"),), optional=True),
-        JobSpec(JobId("r/v0"), V, Work(V, height=64, width=64), (JobId("r/d0"),)),
-    )
-    game.post(ev.RequestArrived(RequestSpec(RequestId("r"), MODEL, jobs, 100.0)))
-    game.through("r/e", "r/d0")
-    assert failure(game.failed("r/p", retryable=False)) is None
-    game.through("r/v0")
-    assert game.scheduler.view.live
-    game.taken("r/v0")
-    assert not game.scheduler.view.live
 
 
 @pytest.fixture

@@ -25,7 +25,20 @@ from scheduler.roles.solver import Plan
 from scheduler.sim.bound import problem as bound_problem
 from scheduler.sim.engine import Simulation
 from scheduler.sim.metrics import Digest
-from scheduler.sim.setup import Chances, Fault, Freeze, Kill, Leave, Network, Scenario, ServerSetup, SlowDown
+from scheduler.sim.setup import (
+    EVERYBODY,
+    GATEWAY,
+    Chances,
+    Fault,
+    Freeze,
+    Kill,
+    Leave,
+    Network,
+    Scenario,
+    ServerSetup,
+    SlowDown,
+    Unreachable,
+)
 from scheduler.sim.suite import bundled_profile
 from scheduler.sim.workload import Kind, Phase, Workload
 from scheduler.state import Job, Request, Server
@@ -53,7 +66,10 @@ def random_scenario(seed: int) -> Scenario:
         name=f"schedule {seed}",
         servers=servers,
         workload=Workload((phase,)),
-        faults=tuple(_fault(rng.choice(servers).name, rng) for _ in range(rng.randint(0, 5))),
+        faults=(
+            *(_fault(rng.choice(servers).name, rng) for _ in range(rng.randint(0, 5))),
+            *(_partition(servers, rng) for _ in range(rng.choice((0, 0, 1, 3)))),
+        ),
         network=Network(
             bandwidth=10 ** rng.uniform(5, 9), liveness=1.0, fetch_timeout=0.5, detection=rng.uniform(0, 1)
         ),
@@ -87,6 +103,7 @@ def _kind(index: int, rng: Random) -> Kind:
         side,
         steps=rng.randint(1, 12),
         images=rng.choice((1, 1, 2, 3)),
+        previews=rng.choice((0, 0, 1, 3)),
         tenant=rng.choice(("", "a")),
         priority=rng.choice((0, 0, 1)),
         deadline=rng.choice((0.5, 5.0, 30.0)),
@@ -105,6 +122,13 @@ def _fault(server: str, rng: Random) -> Fault:
             return Freeze(at, server, rng.choice((0.4, 2.0, 6.0)))
         case _:
             return Kill(at, server, restart_after=rng.choice((None, 0.01, 2.0)))
+
+
+def _partition(servers: Sequence[ServerSetup], rng: Random) -> Unreachable:
+    at = rng.choice((0.0, rng.uniform(0, SECONDS)))
+    some = rng.sample([GATEWAY, *(server.name for server in servers)], rng.randint(1, len(servers)))
+    fetchers = rng.choice(([EVERYBODY], some))
+    return Unreachable(at, rng.choice(servers).name, frozenset(fetchers), at + rng.choice((0.3, 3.0, inf)))
 
 
 class Together:
@@ -128,6 +152,9 @@ class Impatient:
 
     def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
         return self.victim(job, view, now) is server
+
+    def lets_in(self, server: Server, preview: Job, view: View, now: float) -> bool:
+        return server.running() is not None and server.may_run(preview.spec.role)
 
     @staticmethod
     def _runs(server: Server) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from scheduler.__main__ import main
 from scheduler.sim import scenario_file
 from scheduler.sim.scenario_file import ScenarioError, read
-from scheduler.sim.setup import Kill
+from scheduler.sim.setup import Kill, Unreachable
 from wire.types import Role
 
 SMALL = """
@@ -69,6 +69,13 @@ def test_every_scenario_that_comes_along_can_be_read() -> None:
     }
 
 
+def test_who_cannot_fetch_from_a_server(small: Path) -> None:
+    small.write_text(SMALL.replace('"kill"', '"unreachable"\nfrom = ["gpu2", "gateway"]\nuntil = 9', 1))
+    (fault,) = read(small).faults
+    assert isinstance(fault, Unreachable)
+    assert (fault.server, fault.fetchers, fault.until) == ("gpu1", {"gpu2", "gateway"}, 9)
+
+
 def test_a_suite_scenario_by_name(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text('suite = "bursts"')
@@ -83,7 +90,9 @@ def test_a_suite_scenario_by_name(tmp_path: Path) -> None:
         ("load = 0.5", "load = 0.5\nrate = 2", "exactly one of rate, load and backlog"),
         ("quick = 1.0", "slow = 1.0", "mixes slow; the kinds are quick"),
         ("steps = 4", "strides = 4", "kinds.quick"),
-        ('"kill"', '"maim"', "kill, freeze, slow or leave, not 'maim'"),
+        ('"kill"', '"maim"', "kill, freeze, slow, leave or unreachable, not 'maim'"),
+        ('"kill"', '"unreachable"', "unreachable needs from = "),
+        ('"kill"', '"unreachable"\nfrom = ["gpu9"]', "does not have: gpu9"),
         ('server = "gpu1"', 'server = "gpu9"', "does not have: gpu9"),
         ('profile = "flux.1-dev-h100"\ncount', 'profile = "flux.2"\ncount', "the project's own are flux.1-dev-h100, "),
         ("seconds = 30", "seconds = 0", "more than 0 s"),

@@ -20,7 +20,7 @@ from scheduler.sim.device import Device, Task
 from scheduler.sim.engine import Simulation, simulate
 from scheduler.sim.metrics import End, mean
 from scheduler.sim.policies import named
-from scheduler.sim.setup import Freeze, Kill, Leave, Network, Scenario, ServerSetup, SlowDown
+from scheduler.sim.setup import Freeze, Kill, Leave, Network, Scenario, ServerSetup, SlowDown, Unreachable
 from scheduler.sim.suite import SUITE, backlog, bundled_profile, fleet, scaled
 from scheduler.sim.workload import Arrival, Kind, Phase, Workload, mix_of
 from tests.simulation.schedules import Impatient, Together
@@ -265,6 +265,50 @@ def test_no_request_is_lost_by_a_fault(fault: Kill | Freeze | Leave) -> None:
     assert result.count(End.FINISHED) == 10
     encoded = result.attempts[Role.ENCODER]
     assert encoded <= 13  # what was lost on the way, and nothing else
+
+
+EVERYBODY = frozenset({"everybody"})
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        (Unreachable(0.0, "d1", EVERYBODY),),
+        (Unreachable(4.0, "d1", EVERYBODY),),
+        (Unreachable(4.0, "d1", EVERYBODY, until=9.0), Unreachable(15.0, "d2", EVERYBODY, until=20.0)),
+        (Unreachable(4.0, "v1", frozenset({"gateway"})),),
+        (Unreachable(4.0, "e1", frozenset({"d1"})),),
+        tuple(Unreachable(4.0, holder, frozenset({"v1"})) for holder in ("d1", "d2", "e1")),
+        tuple(Unreachable(4.0, holder, frozenset({"d1"})) for holder in ("e1", "e2", "d2")),
+    ],
+    ids=["from the start", "later", "one after the other", "gateway", "one pair", "a decoder cut off", "a dit cut off"],
+)
+def test_no_request_fails_while_somebody_who_can_be_reached_holds_the_role(faults: tuple[Unreachable, ...]) -> None:
+    roles = {"e": Role.ENCODER, "d": Role.DIT, "v": Role.DECODER}
+    servers = tuple(ServerSetup(f"{letter}{i}", FLUX, frozenset({roles[letter]})) for letter in roles for i in (1, 2))
+    arrivals = [Arrival(1.0 + 0.75 * i, PICTURE) for i in range(40)]
+    scenario = replace(quiet(*arrivals), servers=servers, faults=faults, network=Network())
+    result = simulate(scenario, Policies())
+    assert result.count(End.FINISHED) == 40
+    assert sum(result.attempts.values()) <= 3 * 40 + 12  # what was lost at the moment of a fault, and little else
+
+
+def test_work_comes_back_with_the_connection() -> None:
+    diary = Diary()
+    servers = (
+        ServerSetup("rest", FLUX, frozenset({Role.ENCODER, Role.DECODER})),
+        ServerSetup("dit", FLUX, frozenset({Role.DIT})),
+    )
+    faults = (Unreachable(0.0, "dit", EVERYBODY, until=20.0),)
+    scenario = replace(quiet(Arrival(1.0, PICTURE)), servers=servers, faults=faults, network=Network())
+    result = simulate(scenario, Policies(), watchers=[diary])
+    asides = [(at, action.roles) for at, action in diary.actions if isinstance(action, do.SetAside)]
+    assert [(roles, at < 3.0, 20.0 < at < 50.0) for at, roles in asides] == [
+        (frozenset(Role), True, False),
+        (frozenset(), False, True),
+    ]
+    assert result.count(End.FINISHED) == 1
+    assert not [event for _, event in diary.events if isinstance(event, ev.JobFailed)]
 
 
 def test_a_full_store_holds_work_back_and_loses_nothing() -> None:

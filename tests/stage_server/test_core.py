@@ -15,6 +15,7 @@ from stage_server.runtime.events import (
     Broke,
     Computed,
     Connected,
+    Denied,
     DeviceTaken,
     DeviceYielded,
     Disconnected,
@@ -27,6 +28,7 @@ from stage_server.runtime.events import (
     JobEvent,
     JobKey,
     LoadRoles,
+    Previewed,
     Published,
     Received,
     Reconnect,
@@ -39,6 +41,8 @@ from stage_server.runtime.events import (
     Stopped,
     Terminate,
     Tick,
+    Tried,
+    Try,
     Warn,
 )
 from stage_server.runtime.jobs import TRANSITIONS, State
@@ -52,6 +56,8 @@ from wire.to_gateway import (
     Hello,
     Leaving,
     Output,
+    PeerTried,
+    PreviewMade,
     RoleInfo,
     RolesFailed,
     RolesReady,
@@ -69,11 +75,13 @@ from wire.to_stage import (
     Release,
     Run,
     SayHello,
+    SetAside,
     Shutdown,
     ToStage,
+    TryPeer,
     Welcome,
 )
-from wire.types import Epoch, Handle, Role
+from wire.types import Epoch, Handle, Role, ServerId
 
 HELLO = Hello(
     protocol=(1, 0),
@@ -181,6 +189,25 @@ class TestLink:
         warned = [effect.text for effect in World().at(25) if isinstance(effect, Warn)]
         assert warned == [f"no gateway is reachable at tcp://gateway:1 for {s} s; still trying" for s in (2, 12, 22)]
 
+    def test_who_hangs_up_is_not_called_unreachable(self) -> None:
+        world = World()
+        (first,) = [effect for effect in world.at(3) if isinstance(effect, Warn)]
+        assert first.dial == "tcp://gateway:1"
+        world.on(Denied())
+        (second,) = [effect for effect in world.at(13) if isinstance(effect, Warn)]
+        assert second == Warn("no gateway lets this server in at tcp://gateway:1 for 12 s; still trying")
+
+    def test_tries_a_peer_and_tells_what_the_gateway_says_of_others(self) -> None:
+        world = World()
+        world.on(Connected())
+        world.welcome()
+        peer = TryPeer(server=ServerId("b/1"), endpoint="tcp://b:1")
+        assert world.on(Received(peer)) == [Try(peer)]
+        tried = PeerTried(server="b/1", detail="tcp://b:1: connection refused")
+        assert world.on(Tried(tried)) == [Send(tried)]
+        aside = SetAside(roles=(Role.DIT,), why="nobody reaches tcp://a:1")
+        assert world.on(Received(aside)) == [Warn("this server gets no dit work: nobody reaches tcp://a:1")]
+
     def test_gives_up_only_where_told_and_only_at_the_start(self) -> None:
         patient = World(CoreTimes(link=LinkTimes(give_up=7)))
         (end,) = [effect for effect in patient.at(7) if isinstance(effect, Exit)]
@@ -258,6 +285,19 @@ class TestJobs:
         assert world.hear(Cancel(epochs=(run.members[0].epoch,))) == [Stop(JobKey(1))]
         effects = finished(world, 1, run)
         assert effects[:2] == [Drop(("h1",)), Send(StageCancelled(epoch=run.members[0].epoch))]
+
+    def test_what_a_job_shows_goes_with_an_attempt_that_has_no_result(self, world: World) -> None:
+        run = world.run(members=2)
+        world.hear(run)
+        world.on(InputsHere(JobKey(1)), DeviceTaken(JobKey(1)))
+        shown = [Output(port="decoder", handle=Handle(f"s{number}"), nbytes=1) for number in range(2)]
+        (made,) = sent(world.on(Previewed(JobKey(1), 1, 0, 2, 4, shown[0])), PreviewMade)
+        assert (made.epoch, made.index, made.step, made.steps, made.output) == (run.members[1].epoch, 0, 2, 4, shown[0])
+        assert world.hear(Cancel(epochs=(run.members[1].epoch,))) == [Drop(("s0",))]
+        assert world.on(Previewed(JobKey(1), 1, 1, 3, 4, shown[1])) == [Drop(("s1",))]
+        world.on(Previewed(JobKey(1), 0, 0, 3, 4, shown[0]))
+        broke = world.on(Broke(JobKey(1), Code.ENGINE, "no", retryable=True))
+        assert broke[0] == Drop(("s0",))
 
     def test_the_deadline_stops_a_job_and_says_where_it_was(self, world: World) -> None:
         run = world.run(seconds=1.5)
@@ -399,10 +439,10 @@ class TestLeaving:
 NEXT: dict[State, tuple[type[JobEvent], ...]] = {
     State.FETCHING: (InputsHere, Broke),
     State.READY: (DeviceTaken, Broke),
-    State.RUNNING: (Stepped, DeviceYielded, Computed, Broke),
+    State.RUNNING: (Stepped, Previewed, DeviceYielded, Computed, Broke),
     State.PAUSED: (DeviceTaken,),
     State.PUBLISHING: (Published, Broke),
-    State.STOPPING: (Stopped, Published, Broke),
+    State.STOPPING: (Previewed, Stopped, Published, Broke),
 }
 
 
@@ -418,6 +458,7 @@ class Chaos:
         self.begun: dict[JobKey, Run] = {}
         self.store: set[Handle] = set()
         self.gateway = "g1"
+        self.shown = 0
 
     def step(self) -> None:
         kinds = (self.ask, self.ask, self.advance, self.advance, self.advance, self.cancel, self.release, self.relink)
@@ -465,6 +506,13 @@ class Chaos:
             return Broke(job, Code.ENGINE, "chance", retryable=True)
         if kind is Stepped:
             return Stepped(job, 1, 4, 0.1)
+        if kind is Previewed:
+            self.shown += 1
+            self.store.add(Handle(f"shown{self.shown}"))
+            member = self.random.randrange(len(self.begun[job].members))
+            return Previewed(
+                job, member, 0, 1, 4, Output(port="decoder", handle=Handle(f"shown{self.shown}"), nbytes=1)
+            )
         return DeviceYielded(job, 1) if kind is DeviceYielded else kind(job)  # type: ignore[call-arg]
 
     def cancel(self) -> None:

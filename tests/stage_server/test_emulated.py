@@ -9,7 +9,7 @@ from time import perf_counter, process_time
 import pytest
 from PIL import Image
 
-from stage_server.engine.base import EngineError, JobCancelled, LoadError, OutOfMemory, StageJob
+from stage_server.engine.base import EngineError, JobCancelled, LoadError, OutOfMemory, Preview, StageJob
 from stage_server.engine.emulated import EmulatedEngine, blank_png
 from stage_server.engine.profile import load_profile
 from stage_server.settings import find_profile
@@ -28,7 +28,11 @@ class Steps:
 
     def __init__(self, most: int = 1000) -> None:
         self.done: list[tuple[int, int]] = []
+        self.previews: list[Preview] = []
         self.most = most
+
+    def preview(self, preview: Preview) -> None:
+        self.previews.append(preview)
 
     def step_done(self, step: int, steps: int) -> None:
         self.done.append((step, steps))

@@ -1,0 +1,1 @@
+"""Measures a service under load. What it does: ``arrivals`` (when), ``kinds`` (what), ``sending``, ``summary``."""

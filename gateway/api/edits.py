@@ -1,0 +1,118 @@
+"""``POST /v1/images/edits``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.deadline import deadline_seconds
+from gateway.api.disconnect import while_connected
+from gateway.api.edit_pictures import EditPictures
+from gateway.api.edit_plan import choose_workflow, plan_edit, takes_implicit_mask
+from gateway.api.edit_schema import MAX_URL, Edit, EditBody, from_form, from_json
+from gateway.api.errors import ApiError
+from gateway.api.forms import FormLimits
+from gateway.api.generation import Generation
+from gateway.api.keys import Tenant
+from gateway.api.models import resolve
+from gateway.api.serving import serve
+from gateway.api.state import Api, ApiDep
+from gateway.service.interfaces import DeadlineExceeded
+from gateway.settings import Settings
+from gateway.storage.room import Share
+
+MAX_FILES = 32
+"""Of a form. More than are allowed, so that what is wrong with them can be said."""
+
+router = APIRouter(prefix="/v1", tags=["images"])
+
+
+def _documented() -> dict[str, Any]:
+    schema = EditBody.model_json_schema()
+    fields = schema["properties"]
+    link = {"type": "string", "maxLength": MAX_URL, "description": "https:// or data: with base64"}
+    reference = {"type": "object", "properties": {"image_url": link, "file_id": {"type": "string"}}}
+    as_json = {"images": {"type": "array", "items": reference, "maxItems": 16}, "mask": reference}
+    as_json |= {"image_url": link, "reference_images": {"type": "array", "items": link}}
+    file = {"type": "string", "format": "binary"}
+    as_form = {"image": file, "image[]": {"type": "array", "items": file, "maxItems": 16}, "mask": file}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": schema | {"properties": fields | as_form}},
+                "application/json": {"schema": schema | {"properties": fields | as_json}},
+            },
+        }
+    }
+
+
+@router.post("/images/edits", openapi_extra=_documented())
+async def edit_images(request: Request, api: ApiDep, tenant: Tenant) -> Response:
+    """Make pictures from pictures and a text."""
+    generation, uploads = await _prepare(request, api, tenant)
+    return await serve(request, api, tenant, generation, uploads)
+
+
+async def _prepare(request: Request, api: Api, tenant: str) -> tuple[Generation, dict[str, bytes]]:
+    """What is to be done, and with which pictures. On return nothing holds the request's body any more, nor is it
+    counted; whoever runs the work holds the pictures, and counts them. Raises ``ApiError`` or ``RoomTaken``."""
+    with api.room.share() as share:
+        async with _received(request, api) as edit:
+            model = resolve(api, edit.body.model)
+            alpha_is_mask = edit.mask is None and takes_implicit_mask(model, len(edit.pictures))
+            if not alpha_is_mask:  # else what is to be done is not known before the picture is
+                choose_workflow(model, len(edit.pictures), mask=edit.mask is not None)
+            pictures = await while_connected(
+                request.receive, _load(request, api, tenant, edit, share, alpha_is_mask=alpha_is_mask)
+            )
+            workflow = choose_workflow(model, len(edit.pictures), mask=pictures.has_mask)
+            generation = plan_edit(edit.body, model, api.settings, workflow, pictures.size)
+    return generation, pictures.uploads
+
+
+@asynccontextmanager
+async def _received(request: Request, api: Api) -> AsyncIterator[Edit]:
+    """The request, whose pictures lie where they were received until the end. Raises ``ApiError``."""
+    settings = api.settings
+    match request.headers.get("content-type", "").partition(";")[0].strip().lower():
+        case "multipart/form-data":
+            async with api.forms.read(request, _form_limits(settings)) as form:
+                yield from_form(form)
+        case "application/json":
+            body = api.forms.read_json(request, settings.max_edit_body_bytes, settings.upload_timeout_seconds)
+            async with body as raw:
+                yield from_json(raw, settings.max_body_bytes)
+        case other:
+            raise ApiError(
+                f"Content-Type must be multipart/form-data or application/json, not '{other}'.",
+                code="unsupported_media_type",
+                status=415,
+            )
+
+
+def _form_limits(settings: Settings) -> FormLimits:
+    return FormLimits(
+        body_bytes=settings.max_edit_body_bytes,
+        file_bytes=settings.max_image_bytes,
+        fields_bytes=settings.max_body_bytes + MAX_URL,
+        seconds=settings.upload_timeout_seconds,
+        files=MAX_FILES,
+    )
+
+
+async def _load(
+    request: Request, api: Api, tenant: str, edit: Edit, share: Share, *, alpha_is_mask: bool
+) -> EditPictures:
+    seconds = deadline_seconds(request.headers, api.settings)
+    try:
+        async with asyncio.timeout(seconds):
+            return await api.loader.load(edit, tenant, share, alpha_is_mask=alpha_is_mask)
+    except TimeoutError:
+        raise DeadlineExceeded(f"The pictures were not ready within {seconds:g} s.") from None

@@ -1,0 +1,184 @@
+"""Callers' files: each belongs to one tenant, for whom alone it exists.
+
+A file is two objects, its bytes and its record. The record is written last and deleted first: a file without one never
+was. All records are in memory as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+
+from gateway.storage.objects import Download, Objects
+from gateway.storage.space import Space
+
+CONTENT, RECORDS = "files", "records"
+
+RECORD_BYTES = 4096
+"""What a record counts for, so that empty files fill the store, too."""
+
+MAX_FILES = 100_000
+"""Of all tenants: their records are held in memory."""
+
+ORPHAN_SECONDS = 3600.0
+"""Bytes without a record for that long belong to an upload that never ended."""
+
+
+log = logging.getLogger(__name__)
+
+
+class StoreFull(Exception):
+    """There is no room for another file."""
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    tenant: str
+    filename: str
+    purpose: str
+    nbytes: int
+    content_type: str
+    created_at: int
+    """Unix time, as ``expires_at``."""
+    expires_at: int | None = None
+
+
+class Files:
+    """Every method raises ``StoreError``."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        space: Space,
+        make_room: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``make_room`` is called when files have taken more of ``space``."""
+        self._objects = objects
+        self._space = space
+        self._make_room = make_room
+        self._clock = clock
+        self._tenants: dict[str, dict[str, FileRecord]] = {}  # oldest first
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tenants.values()))
+
+    async def load(self) -> None:
+        """Take up what an earlier process left."""
+        records = {stored.key for stored in await self._objects.list(RECORDS)}
+        contents = await self._objects.list(CONTENT)
+        at_once = asyncio.Semaphore(16)
+
+        async def load(key: str) -> FileRecord | None:
+            async with at_once:
+                raw = await self._objects.get(key)
+            try:
+                return msgspec.json.decode(raw, type=FileRecord) if raw else None
+            except msgspec.DecodeError as error:
+                log.error("%s is passed over: %s", key, error)  # noqa: TRY400 # the place says it all
+                return None
+
+        found = await asyncio.gather(*map(load, records))
+        for record in sorted(filter(None, found), key=lambda record: (record.created_at, record.id)):
+            self._remember(record)
+        stale = self._clock() - ORPHAN_SECONDS
+        await self._objects.discard(
+            stored.key
+            for stored in contents
+            if _record_key(stored.key.rpartition("/")[2]) not in records and stored.modified < stale
+        )
+
+    async def create(
+        self,
+        data: bytes | AsyncIterator[bytes],
+        *,
+        tenant: str,
+        filename: str,
+        purpose: str,
+        nbytes: int,
+        content_type: str,
+        lifetime_seconds: float | None,
+    ) -> FileRecord:
+        """Store a file; it expires after ``lifetime_seconds``. Raises ``StoreFull``, too."""
+        now = int(self._clock())
+        record = FileRecord(
+            id=f"file-{secrets.token_hex(16)}",
+            tenant=tenant,
+            filename=filename,
+            purpose=purpose,
+            nbytes=nbytes,
+            content_type=content_type,
+            created_at=now,
+            expires_at=None if lifetime_seconds is None else now + int(lifetime_seconds),
+        )
+        if self._space.files + _weight(record) > self._space.max_bytes or len(self) >= MAX_FILES:
+            raise StoreFull
+        self._space.files += _weight(record)  # before the first await: others count on what is left
+        try:
+            await self._make_room()
+            await self._objects.put(_content_key(record.id), data)
+            await self._objects.put(_record_key(record.id), msgspec.json.encode(record))
+        except BaseException:
+            self._space.files -= _weight(record)
+            await self._objects.discard([_record_key(record.id), _content_key(record.id)])
+            raise
+        self._space.files -= _weight(record)
+        self._remember(record)
+        return record
+
+    def get(self, tenant: str, file_id: str) -> FileRecord | None:
+        """None for what is unknown, expired, or another tenant's."""
+        record = self._tenants.get(tenant, {}).get(file_id)
+        return None if record is None or self._is_over(record) else record
+
+    def of(self, tenant: str) -> list[FileRecord]:
+        """All of the tenant's files, oldest first."""
+        return [record for record in self._tenants.get(tenant, {}).values() if not self._is_over(record)]
+
+    async def open(self, record: FileRecord) -> Download | None:
+        """The file's bytes; None when they are gone."""
+        return await self._objects.open(_content_key(record.id))
+
+    async def delete(self, record: FileRecord) -> None:
+        await self._objects.delete(_record_key(record.id))
+        self._forget(record)
+        await self._objects.discard([_content_key(record.id)])
+
+    async def sweep(self) -> None:
+        """Delete what has expired."""
+        over = [record for files in self._tenants.values() for record in files.values() if self._is_over(record)]
+        for record in over:
+            await self.delete(record)
+
+    def _is_over(self, record: FileRecord) -> bool:
+        return record.expires_at is not None and record.expires_at <= self._clock()
+
+    def _remember(self, record: FileRecord) -> None:
+        files = self._tenants.setdefault(record.tenant, {})
+        if record.id not in files:
+            files[record.id] = record
+            self._space.files += _weight(record)
+
+    def _forget(self, record: FileRecord) -> None:
+        files = self._tenants.get(record.tenant, {})
+        if files.pop(record.id, None) is not None:
+            self._space.files -= _weight(record)
+        if not files:
+            self._tenants.pop(record.tenant, None)
+
+
+def _weight(record: FileRecord) -> int:
+    return record.nbytes + RECORD_BYTES
+
+
+def _content_key(file_id: str) -> str:
+    return f"{CONTENT}/{file_id}"
+
+
+def _record_key(file_id: str) -> str:
+    return f"{RECORDS}/{file_id}.json"

@@ -1,0 +1,41 @@
+"""Whether the address of the data socket can be right at all, told at start rather than by requests that fail."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+from stage_server.settings import InvalidSettings, Settings
+from wire.dial import resolve
+from wire.security import is_loopback
+
+log = logging.getLogger(__name__)
+
+
+def check_data_address(settings: Settings) -> None:
+    """Raise ``InvalidSettings`` for a loopback address that the gateway, on another machine, could not reach."""
+    endpoint = settings.data_advertise or settings.data_bind
+    if not is_loopback(endpoint):
+        return
+    try:
+        found = resolve(settings.gateway)
+    except OSError as error:
+        log.warning("--gateway %s: %s; whether it reaches %s cannot be told", settings.gateway, error, endpoint)
+        return
+    if not any(_is_own(family, address[0]) for family, _, _, _, address in found):
+        flag = "--data-advertise" if settings.data_advertise else "--data-bind"
+        raise InvalidSettings(
+            f"{flag} {endpoint} is reached from this machine only, and the gateway {settings.gateway} is on another: "
+            "set --data-bind tcp://HOST:* to an address of this machine that others reach (with --data-advertise "
+            "tcp://HOST:* where they call it by another name)"
+        )
+
+
+def _is_own(family: int, address: str) -> bool:
+    """Only a machine's own addresses can be bound."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
+            trial.bind((address, 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,80 @@
+"""What the Python drivers share: cases in, a JSON line per case out. Imports nothing of theirs or ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+SETUP = json.loads(Path(sys.argv[1]).read_text())
+"""Urls, key, model, prompt and paths of pictures, as ``__main__`` writes them."""
+
+PICTURE, OTHER, MASK = (Path(SETUP[name]) for name in ("picture", "other", "mask"))
+PROMPT, MODEL, KEY = SETUP["prompt"], SETUP["model"], SETUP["key"]
+
+CASES = {}
+CANNOT = {}
+
+
+def case(function, name=None):
+    """The case is called as the function, unless a name is given; the result is what the client saw."""
+    CASES[name or function.__name__] = function
+    return function
+
+
+def cannot(why, *names):
+    CANNOT.update(dict.fromkeys(names, why))
+
+
+def pictures(items):
+    """Of OpenAI's ``data``, as objects or as dictionaries."""
+    found = []
+    for item in items:
+        get = item.get if isinstance(item, dict) else lambda name, item=item: getattr(item, name, None)
+        found.append({"url": get("url")} if get("url") else {"b64": get("b64_json")})
+    return found
+
+
+def refusal(call, describe):
+    """The error that ``call`` must end in."""
+    try:
+        answer = call()
+    except Exception as error:
+        return {"error": describe(error)}
+    return {"answer": repr(answer)[:200]}
+
+
+def openai_error(error):
+    """Of every error that derives from the OpenAI SDK's."""
+    return {
+        "status": error.status_code,
+        "type": error.type,
+        "code": error.code,
+        "param": error.param,
+        "message": str(error),
+    }
+
+
+def gave_up(call, *errors):
+    try:
+        answer = call()
+    except errors as error:
+        return {"gave_up": type(error).__name__}
+    return {"answer": repr(answer)[:200]}
+
+
+def run():
+    for name in SETUP["cases"]:
+        if name in CANNOT:
+            line = {"case": name, "cannot": CANNOT[name]}
+        else:
+            try:
+                line = {"case": name, "saw": CASES[name]()}
+            except Exception as error:  # whatever a client does, the other cases are still to be run
+                line = {
+                    "case": name,
+                    "failed": f"{type(error).__name__}: {error}"[:600],
+                    "trace": traceback.format_exc(),
+                }
+        print(json.dumps(line), flush=True)

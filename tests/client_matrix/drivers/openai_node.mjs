@@ -1,0 +1,79 @@
+// OpenAI's SDK for Node.
+
+import OpenAI, { toFile } from "openai";
+import { gaveUp, mask, openaiError, other, picture, pictures, refusal, run, setup } from "./harness.mjs";
+
+const connect = (options) => new OpenAI({ baseURL: setup.url, apiKey: setup.key, ...options });
+const client = connect({});
+const png = (bytes, name) => toFile(bytes, name, { type: "image/png" });
+
+const generate = (parameters, by = client) =>
+  by.images.generate({ model: setup.model, prompt: setup.prompt, ...parameters });
+const edit = async (parameters) =>
+  client.images.edit({ model: setup.model, prompt: setup.prompt, image: await png(picture, "red.png"), ...parameters });
+const drawn = (answers, more) => ({ pictures: answers.flatMap((answer) => pictures(answer.data)), ...more });
+const refused = (call) => refusal(call, openaiError);
+
+async function streamed(stream) {
+  const events = [];
+  for await (const event of stream) events.push(event);
+  return { events: events.map((event) => event.type), pictures: pictures(events) };
+}
+
+const quick = (seed) => generate({ seed, size: "64x64" });
+const seeds = [1, 2, 3, 4];
+
+async function oneByOne(values, call) {
+  const answers = [];
+  for (const value of values) answers.push(await call(value));
+  return answers;
+}
+
+async function files() {
+  const kept = await client.files.create({ file: await png(picture, "red.png"), purpose: "vision" });
+  const listed = [];
+  for await (const file of client.files.list({ purpose: "vision" })) listed.push(file.id);
+  const content = Buffer.from(await (await client.files.content(kept.id)).arrayBuffer());
+  return {
+    id: kept.id,
+    bytes: kept.bytes,
+    sent: picture.length,
+    listed: listed.includes(kept.id),
+    same: content.equals(picture),
+    deleted: (await client.files.delete(kept.id)).deleted,
+  };
+}
+
+async function models() {
+  const found = [];
+  for await (const model of client.models.list()) found.push(model.id);
+  return { models: found, retrieved: (await client.models.retrieve("org/tiny")).id };
+}
+
+await run({
+  generate: async () => drawn([await generate({})]),
+  n: async () => drawn([await generate({ n: 2 })]),
+  size: async () => drawn([await generate({ size: "192x128" })], { asked: "192x128" }),
+  url: async () => drawn([await generate({ response_format: "url" })]),
+  b64: async () => drawn([await generate({ response_format: "b64_json" })]),
+  seed: async () => drawn(await oneByOne([7, 7], quick)),
+  stream: async () => streamed(await generate({ stream: true, partial_images: 2 })),
+  edit: async () => drawn([await edit({})]),
+  edit_list: async () => drawn([await edit({ image: [await png(picture, "red.png"), await png(other, "blue.png")] })]),
+  edit_mask: async () => drawn([await edit({ mask: await png(mask, "mask.png") })]),
+  edit_stream: async () => streamed(await edit({ stream: true, partial_images: 2 })),
+  models,
+  files,
+  bad_parameter: () => refused(() => generate({ size: "1000x1000" })),
+  unknown_model: () => refused(() => generate({ model: "nobody" })),
+  wrong_key: () => refused(() => generate({}, connect({ apiKey: "sk-wrong" }))),
+  full: async () => drawn([await generate({}, connect({ baseURL: setup.full }))]),
+  limited: async () => drawn([await generate({}, connect({ baseURL: setup.limited }))]),
+  gives_up: async () => ({
+    ...(await refused(() => generate({}, connect({ baseURL: setup.gives_up, maxRetries: 1 })))),
+    tries: 2,
+  }),
+  concurrent: async () => drawn([...(await Promise.all(seeds.map(quick))), ...(await oneByOne(seeds, quick))]),
+  abort: () =>
+    gaveUp(() => generate({ n: 10, size: "512x512", steps: 50 }, connect({ timeout: 1000, maxRetries: 0 }))),
+});

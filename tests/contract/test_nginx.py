@@ -1,0 +1,88 @@
+"""The gateway behind a real nginx, below a prefix, with TLS left to it: urls and uploads as clients see them."""
+
+from __future__ import annotations
+
+import io
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.settings import Settings
+from tests.needed import find, needs
+
+pytestmark = [pytest.mark.services, needs("nginx")]
+
+CONFIGURATION = """
+daemon off;
+pid {folder}/pid;
+error_log {folder}/error.log warn;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port};
+{location}
+  }}
+}}
+"""
+
+DOCS = Path(__file__).parents[2] / "docs" / "operating.md"
+"""Its example is what is tested."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def nginx(live: str, tmp_path: Path) -> Iterator[str]:
+    """Base url of the gateway behind nginx."""
+    example = re.search(r"```nginx\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert example
+    location = example[1].replace("http://127.0.0.1:8000", live)
+    port = free_port()
+    configuration = tmp_path / "nginx.conf"
+    configuration.write_text(CONFIGURATION.format(folder=tmp_path, port=port, location=location))
+    started = subprocess.Popen([find("nginx"), "-e", f"{tmp_path}/error.log", "-c", str(configuration)])
+    url = f"http://127.0.0.1:{port}/images"
+    transport = httpx.HTTPTransport(retries=20)  # until it listens
+    with httpx.Client(transport=transport) as client:
+        assert client.get(f"{url}/healthz").status_code == 200
+    yield url
+    started.terminate()
+    started.wait(timeout=10)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"trusted_proxies": ("127.0.0.1/32",)})
+
+
+def test_a_picture_can_be_fetched_by_its_url(nginx: str) -> None:
+    answer = httpx.post(f"{nginx}/v1/images/generations", json={"prompt": "x", "response_format": "url"})
+    url = answer.json()["data"][0]["url"]
+    assert url.startswith(f"{nginx}/v1/images/files/img_")
+    assert httpx.get(url).headers["content-type"] == "image/png"
+
+
+def test_a_client_cannot_forge_its_address(nginx: str) -> None:
+    lies = {"forwarded": "host=evil.example", "x-forwarded-host": "evil.example", "x-forwarded-prefix": "/evil"}
+    answer = httpx.post(f"{nginx}/v1/images/generations", json={"prompt": "x", "response_format": "url"}, headers=lies)
+    assert answer.json()["data"][0]["url"].startswith(f"{nginx}/v1/images/files/img_")
+
+
+def test_a_file_goes_through(nginx: str) -> None:
+    data = bytes(3 << 20)
+    made = httpx.post(f"{nginx}/v1/files", data={"purpose": "vision"}, files={"file": io.BytesIO(data)})
+    assert httpx.get(f"{nginx}/v1/files/{made.json()['id']}/content").content == data

@@ -1,0 +1,68 @@
+"""What stands in the way of a connection, in words for the operator. Blocks: not for event loops."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from time import monotonic
+from typing import Any
+
+DIAL_SECONDS = 3.0
+
+HUNG_UP = "it hangs up in the handshake: no socket of DisagFusion is there, or its CURVE keys are not those expected"
+MUTE = "it accepts connections and says nothing"
+
+_TCP = re.compile(r"tcp://\[?(.+?)\]?:(\d+)")
+
+
+def resolve(endpoint: str, seconds: float = DIAL_SECONDS) -> list[tuple[Any, ...]]:
+    """``socket.getaddrinfo`` of a ``tcp://HOST:PORT``, with a limit; a port ``*`` counts as any.
+
+    Raises ``OSError`` with a text that names the host.
+    """
+    found = _TCP.fullmatch(endpoint.replace(":*", ":0"))
+    if found is None:
+        raise OSError(f"{endpoint} is not tcp://HOST:PORT")
+    host, port = found[1], int(found[2])
+    answer: list[list[tuple[Any, ...]] | OSError] = []
+
+    def ask() -> None:
+        try:
+            answer.append(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except OSError as error:
+            answer.append(OSError(f"the name {host!r} does not resolve: {error.strerror}"))
+
+    thread = threading.Thread(target=ask, name="resolver", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    outcome = answer[0] if answer else OSError(f"the name {host!r} does not resolve within {seconds:g} s")
+    if isinstance(outcome, OSError):
+        raise outcome
+    return outcome
+
+
+def dial(endpoint: str, seconds: float = DIAL_SECONDS) -> str:
+    """Why no TCP connection to ``endpoint`` comes about; empty if one does, or the address is of another kind."""
+    if not endpoint.startswith("tcp://"):
+        return ""
+    limit = monotonic() + seconds
+    try:
+        addresses = resolve(endpoint, seconds)
+    except OSError as error:
+        return str(error)
+    fault = ""
+    for family, kind, protocol, _, address in addresses:
+        with socket.socket(family, kind, protocol) as trial:
+            trial.settimeout(max(0.1, limit - monotonic()))
+            try:
+                trial.connect(address)
+            except ConnectionRefusedError:
+                fault = "connection refused: nothing listens there"
+            except TimeoutError:
+                fault = f"no answer within {seconds:g} s: a firewall drops the packets, or nobody has that address"
+            except OSError as error:
+                fault = f"{error.strerror}: no way leads there"
+            else:
+                return ""
+    return fault

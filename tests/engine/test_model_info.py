@@ -10,10 +10,11 @@ from pathlib import Path
 import diffusers
 import huggingface_hub
 import pytest
-from diffusers.modular_pipelines import ModularPipelineBlocks, SequentialPipelineBlocks
+from diffusers.modular_pipelines import ModularPipelineBlocks, QwenImageEditPlusAutoBlocks, SequentialPipelineBlocks
 
 from stage_server.engine.base import LoadError, StageJob
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.geometry import Geometry
 from stage_server.engine.job_view import ReportStep, hook_loops
 from stage_server.engine.split import WorkflowSplit, split_workflows
 from wire.params import ImageParams, Workflow
@@ -236,3 +237,15 @@ def test_code_of_a_repository_is_never_run(copied_model: Path, tmp_path: Path) -
     with pytest.raises(LoadError, match="trust_remote_code"):
         DiffusersEngine(str(copied_model))
     assert not marker.exists()
+
+
+def test_blocks_that_name_no_workflow_have_the_one_that_their_inputs_allow() -> None:
+    blocks = QwenImageEditPlusAutoBlocks()
+    every = frozenset(spec.name for spec in blocks.expected_components)
+    assert list(split_workflows(blocks, every)) == ["image_conditioned"]
+
+
+def test_a_patch_may_have_a_side_for_each_axis() -> None:
+    vae = {"block_out_channels": [8, 8, 8, 8]}
+    geometry = Geometry.read("any", {"patch_size": [1, 2, 2]}, vae, processor_factor=8)
+    assert (geometry.token_pixels, geometry.size_multiple) == (16, 16)

@@ -75,22 +75,30 @@ def _jobs(
         blank = msgspec.structs.replace(params, prompt="", negative_prompt=None)
         needs = (encoder.spec.id,) if (Role.ENCODER, Role.DECODER) in workflow.edges else ()
         decoding = Work(Role.DECODER, height=params.height, width=params.width)
-        previews = [_preview(request, index, number, blank, decoding, needs) for number in range(params.previews)]
+        # What lies outside the mask is put back from the picture as it was sent.
+        originals = {name: uploads[name] for name in (PICTURE, MASK) if MASK in uploads}
+        previews = [
+            _preview(request, index, number, blank, decoding, needs, originals) for number in range(params.previews)
+        ]
         yield from previews
         dit = _job(request, index, blank, _denoising(params, model), (encoder.spec.id,))
         shown = tuple(preview.spec for preview in previews)
         dit = replace(dit, spec=replace(dit.spec, previews=shown)) if shown else dit
         yield dit
-        # What lies outside the mask is put back from the picture as it was sent.
-        originals = {name: uploads[name] for name in (PICTURE, MASK) if MASK in uploads}
         yield _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
 
 
 def _preview(
-    request: ImageRequest, index: int, number: int, params: ImageParams, work: Work, needs: tuple[JobId, ...]
+    request: ImageRequest,
+    index: int,
+    number: int,
+    params: ImageParams,
+    work: Work,
+    needs: tuple[JobId, ...],
+    uploads: Mapping[str, InputRef],
 ) -> StageJob:
     name = f"{request.request_id}/{work.role}.{index}.preview.{number}"
-    return StageJob(JobSpec(JobId(name), work.role, work, needs, optional=True), index, params, preview=number)
+    return StageJob(JobSpec(JobId(name), work.role, work, needs, optional=True), index, params, uploads, number)
 
 
 def _encoder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ ONE_REVISION = "download configuration and weights again, from one revision of t
 
 _LONGEST_CAUSE = 600
 """Characters of what a library says; some list every weight."""
+
+_MISSING_PACKAGE = re.compile(r"requires the (\S+) library")
+"""As transformers words it, and diffusers quotes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,10 @@ def _cause(error: Exception, files: ComponentFiles) -> str:
         files.verify()  # what was downloaded only now
     except LoadError as damage:
         return str(damage)
+    package = _MISSING_PACKAGE.search(str(error))
+    if package is not None:
+        name = package[1].lower()
+        return f"it needs the package {name}, which is not installed here; pip install {name}"
     said, *_advice = " ".join(str(error).split()).partition(
         " If you want to instead overwrite"
     )  # to load it regardless

@@ -27,6 +27,7 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components, LoadOptions
+from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import hook_loops
 from stage_server.engine.model_info import read_geometry, read_info
@@ -42,7 +43,18 @@ from wire.types import Role
 from wire.values import DTYPE_BYTES
 
 TESTED_FAMILIES = frozenset(
-    {"z-image", "flux", "flux2-klein", "stable-diffusion-3", "stable-diffusion-xl", "qwenimage"}
+    {
+        "z-image",
+        "flux",
+        "flux-kontext",
+        "flux2",
+        "flux2-klein",
+        "stable-diffusion-3",
+        "stable-diffusion-xl",
+        "qwenimage",
+        "qwenimage-edit",
+        "qwenimage-edit-plus",
+    }
 )
 
 _log = logging.getLogger(__name__)
@@ -91,7 +103,10 @@ class DiffusersEngine:
         blocks = self._pipeline.blocks  # a copy, ours from here on
         hook_loops(blocks)
         self._components = Components(self._pipeline, checkpoint, options)
-        self._workflows = split_workflows(blocks, self._components.declared)
+        scheduler = self._components.files.get("scheduler")
+        self._workflows = with_inpainting(
+            split_workflows(blocks, self._components.declared), scheduler.type_hint if scheduler else None
+        )
         family = blocks.model_name or type(blocks).__name__
         if family not in TESTED_FAMILIES:
             _log.warning(

@@ -6,7 +6,7 @@ They bound the bytes of outputs, and make stand-in inputs so that a role can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_origin
 
@@ -17,7 +17,13 @@ from stage_server.engine.pictures import encoded_bound
 _TEMPLATE_TOKENS = 128
 """More tokens than chat templates and second text encoders add to ``max_sequence_length``."""
 _CONDITION_PIXELS = 1 << 20
-"""FLUX.2 scales condition pictures down to this many pixels, whatever size is asked for."""
+"""To about as many pixels some families scale the pictures that they are given, whatever size is asked for."""
+_CONDITIONED = ("flux2", "flux-kontext", "qwenimage-edit")
+"""Those families, by the beginnings of their names."""
+_SEVERAL_PICTURES = {"flux2": 6, "flux2-klein": 4, "qwenimage-edit-plus": 3}
+"""Family → as many as its makers recommend; the blocks know no limit."""
+_TOKENS_PER_PICTURE = _CONDITION_PIXELS // 28**2 * 5 // 4
+"""Of the prompt's embedding, where the text encoder sees the pictures; with a quarter to spare."""
 _IMAGE_TENSORS = 3
 """Image latents, masked image latents and mask: what an image encoder makes, each no larger than the latents."""
 
@@ -45,7 +51,7 @@ class Geometry:
     def read(cls, family: str, denoiser: Mapping[str, Any], vae: Mapping[str, Any], processor_factor: int) -> Geometry:
         """From the configurations of the transformer or unet and of the VAE; ``processor_factor`` in pixels."""
         factor = _vae_factor(vae)
-        patch = 1 if "addition_embed_type" in denoiser else max(2, int(denoiser.get("patch_size") or 2))
+        patch = 1 if "addition_embed_type" in denoiser else max(2, _patch_side(denoiser.get("patch_size") or 2))
         return cls(
             family=family,
             vae_factor=factor,
@@ -67,11 +73,15 @@ class Geometry:
 
     def encoder_bound(self, tokens: int, itemsize: int, pixels: int, picture_pixels: Iterable[int]) -> int:
         """Bytes at most that the encoder role makes: embeddings, image latents, overlays."""
+        conditioned = self.family.startswith(_CONDITIONED)
+        picture_pixels = list(picture_pixels)
         length = tokens + _TEMPLATE_TOKENS
+        if self.family.startswith("qwenimage-edit"):
+            length += len(picture_pixels) * _TOKENS_PER_PICTURE
         text = 2 * (length * (self.token_width * itemsize + 8) + self.pooled_width * 4)
         images = 0
         for own_pixels in picture_pixels:
-            area = max(pixels, own_pixels, _CONDITION_PIXELS if self.family.startswith("flux2") else 0)
+            area = max(pixels, own_pixels, _CONDITION_PIXELS if conditioned else 0)
             latents = area // self.vae_factor**2 * self.latent_channels * 4
             images += _IMAGE_TENSORS * latents + 3 * area * 4 + 2 * encoded_bound(area, 1)
         return text + images + (16 << 10)
@@ -79,6 +89,10 @@ class Geometry:
     def dit_bound(self, width: int, height: int) -> int:
         """Bytes at most that the dit role makes: latents, in float32 at most, and small values."""
         return math.prod(self.latent_shape(width, height)) * 4 + (16 << 10)
+
+    def max_images(self, workflow: str) -> int:
+        """Pictures that the workflow takes, where it takes any."""
+        return _SEVERAL_PICTURES.get(self.family, 1) if workflow == "image_conditioned" else 1
 
     def stand_in_latents(self, width: int, height: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(self.latent_shape(width, height), dtype=dtype)
@@ -95,6 +109,11 @@ class Geometry:
         if get_origin(output.type_hint) is list:
             return [torch.zeros(tokens, self.token_width, dtype=dtype)]
         return torch.zeros(1, tokens, self.token_width, dtype=dtype)
+
+
+def _patch_side(size: int | Sequence[int]) -> int:
+    """Some denoisers give one for each axis, frames first."""
+    return int(size if isinstance(size, int) else size[-1])
 
 
 def _vae_factor(vae: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from stage_server.engine.base import BadJob
+from stage_server.engine.pictures import is_reference
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Role
 
@@ -50,14 +51,19 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
         raise BadJob(f"strength must be above 0 and at most 1, not {params.strength}")
     if params.max_sequence_length is not None and not 1 <= params.max_sequence_length <= _MAX_TOKENS:
         raise BadJob(f"max_sequence_length must be from 1 to {_MAX_TOKENS}, not {params.max_sequence_length}")
-    given = [name for name in _OPTIONAL if getattr(params, name) not in (None, "")] + list(images)
+    given = [name for name in _OPTIONAL if getattr(params, name) not in (None, "")]
+    given += ["image" if is_reference(name) else name for name in images]
     for name in given:
         if name not in workflow.inputs:
             raise BadJob(
                 f"{name} has no effect on {info.name} in {workflow.name}; it reads {', '.join(workflow.inputs)}"
             )
+    pictures = sum(map(is_reference, images))
+    if pictures > workflow.max_images:
+        raise BadJob(f"{workflow.name} with {info.name} takes {workflow.max_images} of the {pictures} pictures at most")
     needed = {"image", "mask_image"} & set(workflow.inputs)
-    if role is Role.ENCODER and needed - images.keys():
+    puts_back = role is Role.DECODER and "mask_image" in needed
+    if (role is Role.ENCODER or puts_back) and needed - images.keys():
         raise BadJob(f"{workflow.name} needs {' and '.join(sorted(needed - images.keys()))}")
 
 

@@ -45,7 +45,7 @@ def read_info(
         family=family,
         dtype=dtype,
         revisions=revisions,
-        workflows=tuple(workflow.describe(ignored) for workflow in workflows.values()),
+        workflows=tuple(split.describe(ignored, geometry.max_images(name)) for name, split in workflows.items()),
         size_multiple=geometry.size_multiple,
         default_size=tuple(defaults.get("default_size") or _default_size(pipeline, geometry)),
         max_pixels=int(defaults.get("max_pixels", 0)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Container, Mapping
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,6 +25,41 @@ def open_upload(name: str, data: bytes) -> Image.Image:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadJob(f"{name} is not a readable picture: {error}") from error
     return ImageOps.exif_transpose(picture).convert(_MODES.get(name, "RGB"))
+
+
+def open_uploads(uploads: Mapping[str, bytes], names: Container[str]) -> dict[str, Any]:
+    """Those of ``names``; ``image`` is a list where there are several. Raises ``BadJob``."""
+    opened: dict[str, Any] = {}
+    references = sorted((name for name in uploads if is_reference(name)), key=reference_index)
+    if "image" in names and references:
+        several = [open_upload(name, uploads[name]) for name in references]
+        opened["image"] = several if len(several) > 1 else several[0]
+    if "mask_image" in names and "mask_image" in uploads:
+        opened["mask_image"] = open_upload("mask_image", uploads["mask_image"])
+    return opened
+
+
+def is_reference(name: str) -> bool:
+    """Whether an upload of this name is one of ``image``, ``image_1``, ``image_2``, …"""
+    head, _, index = name.partition("_")
+    return head == "image" and (name == "image" or index.isdecimal())
+
+
+def reference_index(name: str) -> int:
+    return int(name.partition("_")[2] or 0)
+
+
+def put_back(drawn: Image.Image, uploads: Mapping[str, bytes]) -> Image.Image:
+    """``drawn`` where the mask is white, the uploaded picture where it is black, blended between. Raises ``BadJob``.
+
+    At the size of the upload the pixels under black are the upload's own.
+    """
+    original, mask = (open_upload(name, uploads[name]) for name in ("image", "mask_image"))
+    if original.size != drawn.size:
+        original = original.resize(drawn.size, Image.Resampling.LANCZOS)
+    if mask.size != drawn.size:
+        mask = mask.resize(drawn.size, Image.Resampling.BILINEAR)
+    return Image.composite(drawn, original, mask)
 
 
 def upload_pixels(data: bytes) -> int:

@@ -26,6 +26,8 @@ FOREIGN: Mapping[Role, frozenset[str]] = {
 """Components whose configuration some blocks of the role read, and whose weights belong to other roles."""
 
 _TRIGGERS = {"prompt", "image", "mask_image"}
+_PUBLIC_NAMES = {"image_conditioned_inpainting": "inpainting"}
+"""Workflows that other families call otherwise."""
 _PARAMS = {
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
@@ -94,13 +96,17 @@ class WorkflowSplit:
         pairs = [(a, b) for i, a in enumerate(roles) for b in roles[i + 1 :]]
         return tuple(pair for pair in pairs if self.crossing(*pair))
 
-    def describe(self, ignored: frozenset[str]) -> Workflow:
+    def describe(self, ignored: frozenset[str], max_images: int) -> Workflow:
         """The workflow for the gateway, without the inputs that this model reads and ignores."""
         read = {name for part in self.parts.values() for name in part.reads}
         if any("guider" in part.components for part in self.parts.values()):
             read.add("guidance_scale")
         inputs = tuple(public for name, public in _PARAMS.items() if name in read - ignored)
-        return Workflow(self.name, inputs, self.edges)
+        return Workflow(self.name, inputs, self.edges, max_images)
+
+    @property
+    def masked(self) -> bool:
+        return "mask_image" in self.parts[Role.ENCODER].reads
 
     @property
     def guider_chooses_negative(self) -> bool:
@@ -123,11 +129,10 @@ def split_workflows(blocks: ModularPipelineBlocks, available: frozenset[str]) ->
     Raises ``LoadError`` when the blocks do not group into encoder, dit and decoder.
     """
     groups = _group(list(blocks.sub_blocks))
-    workflow_map: Mapping[str, Any] = getattr(blocks, "_workflow_map", None) or {}
     found = {}
-    for name, triggers in workflow_map.items():
+    for name, triggers in _workflow_map(blocks).items():
         if isinstance(triggers, dict) and set(triggers) <= _TRIGGERS and "prompt" in triggers:
-            split = WorkflowSplit(name, _parts(blocks.get_workflow(name), groups))
+            split = WorkflowSplit(name, _parts(blocks.get_execution_blocks(**triggers), groups))
             has_components = all(part.components <= available for part in split.parts.values())
             if has_components and "images" in split.parts[Role.DECODER].outputs:
                 found[name] = split
@@ -136,6 +141,16 @@ def split_workflows(blocks: ModularPipelineBlocks, available: frozenset[str]) ->
             f"{type(blocks).__name__} has no workflow from a prompt (and pictures) to a picture with these components"
         )
     return found
+
+
+def _workflow_map(blocks: ModularPipelineBlocks) -> Mapping[str, Any]:
+    """Workflow → what starts it. Blocks that do not say so have one, with a picture if they read any."""
+    declared: Mapping[str, Any] | None = getattr(blocks, "_workflow_map", None)
+    if declared is not None:
+        return {_PUBLIC_NAMES.get(name, name): triggers for name, triggers in declared.items()}
+    if any(param.name == "image" for param in blocks.inputs):
+        return {"image_conditioned": {"prompt": True, "image": True}}
+    return {"text2image": {"prompt": True}}
 
 
 def _group(names: list[str]) -> dict[str, Role]:
@@ -154,10 +169,11 @@ def _parts(workflow: SequentialPipelineBlocks, groups: Mapping[str, Role]) -> di
     empty = [role for role, blocks in chosen.items() if not blocks]
     if empty:
         raise LoadError(f"no blocks for {', '.join(empty)} among {', '.join(workflow.sub_blocks)}")
-    return {role: _part(role, SequentialPipelineBlocks.from_blocks_dict(blocks)) for role, blocks in chosen.items()}
+    return {role: make_part(role, SequentialPipelineBlocks.from_blocks_dict(blocks)) for role, blocks in chosen.items()}
 
 
-def _part(role: Role, blocks: SequentialPipelineBlocks) -> Part:
+def make_part(role: Role, blocks: SequentialPipelineBlocks) -> Part:
+    """With what the blocks say that they read and make."""
     inputs = tuple(blocks.inputs)
     outputs: dict[str, Any] = {
         out.name: out for block in blocks.sub_blocks.values() for out in block.intermediate_outputs

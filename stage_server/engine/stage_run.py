@@ -152,11 +152,13 @@ def _parameters(task: StageTask) -> dict[str, Any]:
         "guidance_scale": params.guidance_scale,
         "strength": params.strength,
         "max_sequence_length": params.max_sequence_length,
+        "max_area": params.width * params.height,
         "output_type": "pil",
     }
     if GENERATOR in task.part.reads:
         values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
-    return values | {name: pictures.open_upload(name, data) for name, data in task.images.items()}
+    uploads = pictures.open_uploads(task.images, task.part.reads)
+    return values | uploads
 
 
 def _negative_prompt(task: StageTask) -> str | None:
@@ -191,5 +193,6 @@ def _picture(state: PipelineState, task: StageTask) -> dict[str, Value]:
             width, height = params.width, params.height
             raise WrongSize(f"the picture is {images[0].width}x{images[0].height}, {width}x{height} was asked for; "
                             "this model draws at sizes of its own choice")  # fmt: skip
-    data = pictures.encode(images[0], params.output_format, params.output_compression)
-    return {"image": data, "format": params.output_format, "width": images[0].width, "height": images[0].height}
+    picture = pictures.put_back(images[0], task.images) if task.workflow.masked else images[0]
+    data = pictures.encode(picture, params.output_format, params.output_compression)
+    return {"image": data, "format": params.output_format, "width": picture.width, "height": picture.height}

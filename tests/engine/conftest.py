@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tests.engine.torchvision_operators  # noqa: F401  # before anything imports transformers
+
+# isort: split
+
 import importlib.util
 import io
 from collections.abc import Callable, Mapping
@@ -71,6 +75,8 @@ def model_folder(families: ModuleType, tmp_path_factory: pytest.TempPathFactory)
     built: dict[str, str] = {BUNDLED: BUNDLED}
 
     def folder(family: str) -> str:
+        if family in families.NEED_TORCHVISION:
+            pytest.importorskip("torchvision")
         if family not in built:
             built[family] = str(families.build(family, tmp_path_factory.mktemp(family)))
         return built[family]
@@ -135,7 +141,9 @@ def generate() -> Callable[..., PilImage.Image]:
     ) -> PilImage.Image:
         inbox: dict[str, dict[str, Value]] = {role: {} for role in Role} | {"image": {}}
         for role in Role:
-            job = StageJob(role, (params,), (images or {},) if role is Role.ENCODER else ())
+            uploads = images or {}
+            seen = uploads if role is Role.ENCODER or (role is Role.DECODER and "mask_image" in uploads) else {}
+            job = StageJob(role, (params,), (seen,))
             before = flat_bytes(inbox[role])
             (outputs,) = engines[role].run(job, (inbox[role],), Steps())
             assert flat_bytes(inbox[role]) == before  # received buffers are shared, so blocks must not write to them

@@ -141,8 +141,7 @@ def _z_image() -> tuple[str, Components, Mapping[str, Any]]:
     )
 
 
-def _flux() -> tuple[str, Components, Mapping[str, Any]]:
-    """With a VAE factor of 4."""
+def _flux(pipeline: str = "FluxPipeline", vae_factor: int = 4) -> tuple[str, Components, Mapping[str, Any]]:
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=16,
         num_layers=1,
@@ -155,7 +154,7 @@ def _flux() -> tuple[str, Components, Mapping[str, Any]]:
         axes_dims_rope=(4, 4, 8),
     )
     return (
-        "FluxPipeline",
+        pipeline,
         {
             "scheduler": _flow(use_dynamic_shifting=True),
             "text_encoder": _clip(),
@@ -163,7 +162,7 @@ def _flux() -> tuple[str, Components, Mapping[str, Any]]:
             "tokenizer": _clip_tokenizer(),
             "tokenizer_2": _t5_tokenizer(),
             "transformer": transformer,
-            "vae": _vae(4, 4, shift_factor=0.1),
+            "vae": _vae(vae_factor, 4, shift_factor=0.1),
             "image_encoder": None,
             "feature_extractor": None,
         },
@@ -171,7 +170,7 @@ def _flux() -> tuple[str, Components, Mapping[str, Any]]:
     )
 
 
-def _flux2(distilled: bool) -> tuple[str, Components, Mapping[str, Any]]:
+def _flux2(distilled: bool, guidance_embeds: bool = False) -> tuple[str, Components, Mapping[str, Any]]:
     """The klein form; its text encoder is read at layers 9, 18 and 27."""
     transformer = diffusers.Flux2Transformer2DModel(
         in_channels=16,
@@ -182,7 +181,7 @@ def _flux2(distilled: bool) -> tuple[str, Components, Mapping[str, Any]]:
         joint_attention_dim=3 * _WIDTH,
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        guidance_embeds=guidance_embeds,
     )
     vae = diffusers.AutoencoderKLFlux2(
         block_out_channels=(8, 16, 16, 16), latent_channels=4, layers_per_block=1, norm_num_groups=4
@@ -198,6 +197,36 @@ def _flux2(distilled: bool) -> tuple[str, Components, Mapping[str, Any]]:
         },
         {"is_distilled": distilled},
     )
+
+
+def _flux2_dev() -> tuple[str, Components, Mapping[str, Any]]:
+    """Its text encoder is read at layers 10, 20 and 30."""
+    _, components, _ = _flux2(distilled=True, guidance_embeds=True)
+    text = {
+        "model_type": "mistral",
+        "vocab_size": _QWEN_VOCABULARY,
+        "hidden_size": _WIDTH,
+        "intermediate_size": 64,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_hidden_layers": 31,
+    }
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+        "image_size": 30,
+        "patch_size": 6,
+    }
+    config = transformers.Mistral3Config(
+        text_config=text, vision_config=vision, vision_feature_layer=-1, image_token_index=1
+    )
+    encoder = transformers.Mistral3ForConditionalGeneration(config)
+    return "Flux2Pipeline", components | {"text_encoder": encoder}, {}
 
 
 def _stable_diffusion_3(t5: bool) -> tuple[str, Components, Mapping[str, Any]]:
@@ -270,9 +299,9 @@ def _stable_diffusion_xl() -> tuple[str, Components, Mapping[str, Any]]:
     )
 
 
-def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
+def _qwen_vision_language(vocabulary: int = _QWEN_VOCABULARY, **tokens: int) -> Any:
     text = {
-        "vocab_size": _QWEN_VOCABULARY,
+        "vocab_size": vocabulary,
         "hidden_size": _WIDTH,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -281,9 +310,11 @@ def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
     }
     vision = {"depth": 1, "hidden_size": _WIDTH, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": _WIDTH}
-    encoder = transformers.Qwen2_5_VLForConditionalGeneration(
-        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-    )
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
     transformer = diffusers.QwenImageTransformer2DModel(
         in_channels=16,
         out_channels=4,
@@ -305,7 +336,7 @@ def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
         "QwenImagePipeline",
         {
             "scheduler": _flow(use_dynamic_shifting=True),
-            "text_encoder": encoder,
+            "text_encoder": _qwen_vision_language(),
             "tokenizer": _qwen_tokenizer(),
             "transformer": transformer,
             "vae": vae,
@@ -314,16 +345,44 @@ def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
     )
 
 
+def _qwen_image_edit(pipeline: str) -> tuple[str, Components, Mapping[str, Any]]:
+    """Its text encoder sees the pictures too."""
+    _, components, _ = _qwen_image()
+    tokenizer = _qwen_tokenizer()
+    tokenizer.model_max_length = 100_000
+    special = {
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special.values())})
+    tokens = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
+    processor = transformers.Qwen2VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(),
+        tokenizer=tokenizer,
+        video_processor=transformers.Qwen2VLVideoProcessor(),
+    )
+    encoder = _qwen_vision_language(len(tokenizer), **tokens)
+    return pipeline, components | {"text_encoder": encoder, "tokenizer": tokenizer, "processor": processor}, {}
+
+
 FAMILIES: Mapping[str, Callable[[], tuple[str, Components, Mapping[str, Any]]]] = {
     "z-image": _z_image,
     "flux": _flux,
+    "flux-kontext": lambda: _flux("FluxKontextPipeline", vae_factor=16),
+    "flux2-dev": _flux2_dev,
     "flux2-klein": lambda: _flux2(distilled=True),
     "flux2-klein-base": lambda: _flux2(distilled=False),
     "stable-diffusion-3": lambda: _stable_diffusion_3(t5=False),
     "stable-diffusion-3-t5": lambda: _stable_diffusion_3(t5=True),
     "stable-diffusion-xl": _stable_diffusion_xl,
     "qwen-image": _qwen_image,
+    "qwen-image-edit": lambda: _qwen_image_edit("QwenImageEditPipeline"),
+    "qwen-image-edit-plus": lambda: _qwen_image_edit("QwenImageEditPlusPipeline"),
 }
+
+NEED_TORCHVISION = frozenset({"qwen-image-edit", "qwen-image-edit-plus"})
 
 
 if __name__ == "__main__":

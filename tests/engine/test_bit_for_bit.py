@@ -34,6 +34,10 @@ CASES = [
     ("flux", "text2image", {"guidance_scale": 3.0}),
     ("flux", "text2image", UNGUIDED),
     ("flux", "image2image", {"guidance_scale": 3.0}),
+    ("flux-kontext", "text2image", {"guidance_scale": 3.0}),
+    ("flux-kontext", "image_conditioned", {"guidance_scale": 3.0}),
+    ("flux2-dev", "text2image", {"guidance_scale": 3.0}),
+    ("flux2-dev", "image_conditioned", {"guidance_scale": 3.0}),
     ("flux2-klein", "text2image", {}),
     ("flux2-klein", "image_conditioned", {}),
     ("flux2-klein-base", "text2image", {"guidance_scale": 3.0}),
@@ -52,6 +56,9 @@ CASES = [
     ("qwen-image", "text2image", UNGUIDED),
     ("qwen-image", "image2image", GUIDED),
     ("qwen-image", "inpainting", GUIDED),
+    ("qwen-image-edit", "image_conditioned", GUIDED),
+    ("qwen-image-edit", "image_conditioned", UNGUIDED),
+    ("qwen-image-edit-plus", "image_conditioned", GUIDED),
 ]
 
 
@@ -89,7 +96,7 @@ def monolith(model_folder: Callable[[str], str]) -> Callable[[str], ModularPipel
     return load
 
 
-def reference(pipeline: ModularPipeline, params: ImageParams, images: Mapping[str, Image.Image]) -> Image.Image:
+def reference(pipeline: ModularPipeline, params: ImageParams, images: Mapping[str, Any]) -> Image.Image:
     names = {param.name for param in pipeline.blocks.inputs}
     given: dict[str, Any] = {
         name: value
@@ -108,6 +115,8 @@ def reference(pipeline: ModularPipeline, params: ImageParams, images: Mapping[st
     if getattr(pipeline, "guider", None) is not None:
         guider = pipeline.get_component_spec("guider").create()
         pipeline.guider = guider if scale is None else guider.new(guidance_scale=scale, enabled=scale > 1)
+    if "max_area" in names:
+        given["max_area"] = params.width * params.height
     generator = torch.Generator("cpu").manual_seed(params.seed)
     result: list[Image.Image] = pipeline(**given, **images, generator=generator, output="images")
     return result[0]
@@ -138,6 +147,49 @@ def test_split_equals_monolith(
     ours = generate(split_engines(family), params, {name: as_png(image) for name, image in images.items()})
 
     theirs = reference(monolith(family), params, images)
+    if "mask_image" in images:
+        theirs = Image.composite(theirs, images["image"], images["mask_image"])
     assert ours.size == (96, 64)
     assert len(set(ours.tobytes())) > 10  # no constant picture, which would prove nothing
     assert ours.tobytes() == theirs.tobytes()
+
+
+def test_qwen_image_edit_inpaints_as_the_monolith_at_the_size_that_it_would_choose(
+    split_engines: Callable[[str], Mapping[Role, DiffusersEngine]],
+    monolith: Callable[[str], ModularPipeline],
+    generate: Callable[..., Image.Image],
+) -> None:
+    params = ImageParams(
+        workflow="inpainting", prompt=PROMPT, width=1248, height=832, num_inference_steps=2, strength=0.7, **UNGUIDED
+    )
+    images = {"image": picture("RGB").resize((1248, 832)), "mask_image": picture("L").resize((1248, 832))}
+
+    ours = generate(split_engines("qwen-image-edit"), params, {name: as_png(image) for name, image in images.items()})
+
+    theirs = reference(monolith("qwen-image-edit"), params, images)
+    assert ours.tobytes() == Image.composite(theirs, images["image"], images["mask_image"]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("family", "guidance"),
+    [("flux2-dev", {"guidance_scale": 3.0}), ("flux2-klein", {}), ("qwen-image-edit-plus", GUIDED)],
+)
+def test_several_pictures_count_in_their_order(
+    family: str,
+    guidance: Mapping[str, Any],
+    split_engines: Callable[[str], Mapping[Role, DiffusersEngine]],
+    monolith: Callable[[str], ModularPipeline],
+    generate: Callable[..., Image.Image],
+) -> None:
+    params = ImageParams(
+        workflow="image_conditioned", prompt=PROMPT, width=64, height=64, num_inference_steps=1, seed=SEED, **guidance
+    )
+    first = picture("RGB")
+    second = first.rotate(180).resize((64, 96))
+    sent = {"image_1": as_png(second), "image": as_png(first)}  # names tell the order
+
+    ours = generate(split_engines(family), params, sent)
+
+    theirs = reference(monolith(family), params, {"image": [first, second]})
+    assert ours.tobytes() == theirs.tobytes()
+    assert ours.tobytes() != generate(split_engines(family), params, {"image": sent["image"]}).tobytes()

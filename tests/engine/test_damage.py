@@ -229,3 +229,18 @@ def test_in_the_cache_of_the_hub_it_is_the_blob_that_must_go(tmp_path: Path) -> 
     link.symlink_to(blob)
     with pytest.raises(DamagedFile, match=rf"; delete {blob} and start again .* or take another --revision"):
         read_header(link)
+
+
+def test_a_package_that_a_component_needs_is_named(copied_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configurations of some processors are read without it; only loading shows that it is missing."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library but it was not found in your env")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.from_pretrained", refuse)
+    engine = DiffusersEngine(str(copied_model))
+    with pytest.raises(
+        LoadError,
+        match=r"tokenizer of .* cannot be loaded: it needs the package torchvision.*; pip install torchvision$",
+    ):
+        engine.set_roles(frozenset({Role.ENCODER}))

@@ -63,6 +63,19 @@ def test_weights_with_nan_fail_the_warm_up(role: Role, name: str, weight: str, o
     assert engine.roles == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("role", "name", "weight"),
+    [(Role.ENCODER, "text_encoder", "model.embed_tokens.weight"), (Role.DECODER, "vae", "decoder.conv_in.weight")],
+)
+def test_a_model_that_needs_a_picture_is_warmed_up_with_one(
+    role: Role, name: str, weight: str, tmp_path: Path, model_folder: Callable[[str], str]
+) -> None:
+    copied = Path(shutil.copytree(model_folder("qwen-image-edit"), tmp_path / "copy"))
+    poison(copied, name, weight)
+    with pytest.raises(LoadError, match=f"cannot run the role {role} here"):
+        DiffusersEngine(str(copied)).set_roles(frozenset({role}))
+
+
 def test_an_embedding_with_nan_fails_the_prompts_that_read_it(copied_model: Path, steps: type) -> None:
     """The warm-up does not: its prompt has no such token."""
     engine = DiffusersEngine(str(copied_model))

@@ -10,10 +10,11 @@ from pathlib import Path
 import diffusers
 import huggingface_hub
 import pytest
-from diffusers.modular_pipelines import ModularPipelineBlocks, SequentialPipelineBlocks
+from diffusers.modular_pipelines import ModularPipelineBlocks, QwenImageEditPlusAutoBlocks, SequentialPipelineBlocks
 
 from stage_server.engine.base import LoadError, StageJob
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.geometry import Geometry
 from stage_server.engine.job_view import ReportStep, hook_loops
 from stage_server.engine.split import WorkflowSplit, split_workflows
 from wire.params import ImageParams, Workflow
@@ -48,17 +49,19 @@ def test_the_bundled_model() -> None:
         (ENCODER_DIT, DIT_DECODER),
     )
     assert info.workflows[0] == text
-    assert [workflow.name for workflow in info.workflows] == ["text2image", "image2image"]
+    assert [workflow.name for workflow in info.workflows] == ["text2image", "image2image", "inpainting"]
 
 
 @pytest.mark.parametrize(
     ("family", "workflows", "multiple", "steps", "guidance"),
     [
-        ("z-image", ["text2image", "image2image"], 32, 8, None),
-        ("flux", ["text2image", "image2image"], 16, 50, 3.5),
+        ("z-image", ["text2image", "image2image", "inpainting"], 32, 8, None),
+        ("flux", ["text2image", "image2image", "inpainting"], 16, 50, 3.5),
+        ("flux-kontext", ["image_conditioned", "text2image"], 32, 50, 3.5),
+        ("flux2-dev", ["text2image", "image_conditioned"], 16, 50, 4.0),
         ("flux2-klein", ["text2image", "image_conditioned"], 16, 50, None),
         ("flux2-klein-base", ["text2image", "image_conditioned"], 16, 50, 4.0),
-        ("stable-diffusion-3", ["text2image", "image2image"], 16, 50, 7.0),
+        ("stable-diffusion-3", ["text2image", "image2image", "inpainting"], 16, 50, 7.0),
         ("stable-diffusion-xl", ["text2image", "image2image", "inpainting"], 8, 50, 7.5),
         ("qwen-image", ["text2image", "image2image", "inpainting"], 16, 50, 4.0),
     ],
@@ -74,11 +77,24 @@ def test_the_families(
     info = split_engines(family)[Role.DIT].describe()
     assert [workflow.name for workflow in info.workflows] == workflows
     assert (info.size_multiple, info.default_steps, info.default_guidance) == (multiple, steps, guidance)
-    text, image, *_ = info.workflows
+    text, image, *_ = sorted(info.workflows, key=lambda workflow: workflow.name != "text2image")
     assert ("guidance_scale" in text.inputs) == (guidance is not None or family == "z-image")
     assert ("negative_prompt" in text.inputs) == (not family.startswith("flux"))
     assert "image" not in text.inputs
     assert "image" in image.inputs
+
+
+@pytest.mark.parametrize(
+    ("family", "pictures"),
+    [("flux-kontext", 1), ("flux2-dev", 6), ("flux2-klein-base", 4), ("qwen-image-edit-plus", 3)],
+)
+def test_how_many_pictures_a_family_takes(
+    family: str, pictures: int, split_engines: Callable[[str], Mapping[Role, DiffusersEngine]]
+) -> None:
+    info = split_engines(family)[Role.DIT].describe()
+    limits = {workflow.name: workflow.max_images for workflow in info.workflows}
+    assert limits.pop("image_conditioned") == pictures
+    assert set(limits.values()) <= {1}
 
 
 def test_values_cross_where_blocks_read_them(
@@ -221,3 +237,15 @@ def test_code_of_a_repository_is_never_run(copied_model: Path, tmp_path: Path) -
     with pytest.raises(LoadError, match="trust_remote_code"):
         DiffusersEngine(str(copied_model))
     assert not marker.exists()
+
+
+def test_blocks_that_name_no_workflow_have_the_one_that_their_inputs_allow() -> None:
+    blocks = QwenImageEditPlusAutoBlocks()
+    every = frozenset(spec.name for spec in blocks.expected_components)
+    assert list(split_workflows(blocks, every)) == ["image_conditioned"]
+
+
+def test_a_patch_may_have_a_side_for_each_axis() -> None:
+    vae = {"block_out_channels": [8, 8, 8, 8]}
+    geometry = Geometry.read("any", {"patch_size": [1, 2, 2]}, vae, processor_factor=8)
+    assert (geometry.token_pixels, geometry.size_multiple) == (16, 16)

@@ -24,6 +24,7 @@ CASES = [
     ("flux2-klein", "text2image", {}),
     ("stable-diffusion-3", "text2image", {"guidance_scale": 3.0}),
     ("stable-diffusion-xl", "text2image", {"guidance_scale": 3.0}),
+    ("flux", "inpainting", {"guidance_scale": 3.0, "strength": 0.9}),
     ("stable-diffusion-xl", "inpainting", {"guidance_scale": 3.0, "strength": 0.9}),
     ("qwen-image", "text2image", {"guidance_scale": 3.0}),
 ]
@@ -74,7 +75,9 @@ def test_previews_come_closer_and_change_nothing(
 
     def decoded(values: Mapping[str, object]) -> np.ndarray:
         (made,) = engines[Role.DECODER].run(
-            StageJob(Role.DECODER, (params,)), ({**encoded.get(Role.DECODER, {}), **values},), steps()
+            StageJob(Role.DECODER, (params,), (images,) if workflow == "inpainting" else ()),
+            ({**encoded.get(Role.DECODER, {}), **values},),
+            steps(),
         )
         return np.asarray(Image.open(io.BytesIO(made["image"]["image"])), dtype=float)
 

@@ -70,7 +70,11 @@ def test_the_decoder_ends_with_an_encoded_picture(
             {"workflow": "image2image", "num_inference_steps": 3, "images": ["image"]},
             "3 × 0.3 leaves no step",
         ),
-        ("tiny-shapes", {"workflow": "inpainting"}, "cannot do 'inpainting'; it can do text2image, image2image"),
+        (
+            "flux2-klein",
+            {"workflow": "inpainting"},
+            "cannot do 'inpainting'; it can do text2image, image_conditioned",
+        ),
         ("tiny-shapes", {"max_sequence_length": 0}, "max_sequence_length must be from 1 to 1024, not 0"),
         ("flux", {"negative_prompt": "blur"}, "negative_prompt has no effect"),
         ("flux2-klein", {"guidance_scale": 3.0}, "guidance_scale has no effect"),
@@ -118,6 +122,18 @@ def test_unreadable_and_unexpected_pictures_are_refused(split_engines: Engines, 
         encoder.run(StageJob(Role.ENCODER, (edit,), ({"image": b"no picture"},)), ({},), steps())
     with pytest.raises(BadJob, match="mask_image has no effect"):
         encoder.run(StageJob(Role.ENCODER, (edit,), ({"image": png, "mask_image": png},)), ({},), steps())
+
+
+@pytest.mark.parametrize(
+    ("family", "workflow"), [("tiny-shapes", "image2image"), ("flux-kontext", "image_conditioned")]
+)
+def test_more_pictures_than_a_family_takes_are_refused(
+    family: str, workflow: str, split_engines: Engines, png: bytes
+) -> None:
+    edit = ImageParams(workflow=workflow, prompt="a star", width=64, height=64)
+    pictures = {"image": png, "image_1": png}
+    with pytest.raises(BadJob, match=f"{workflow} with .* takes 1 of the 2 pictures"):
+        split_engines(family)[Role.ENCODER].output_bound(StageJob(Role.ENCODER, (edit,), (pictures,)))
 
 
 def test_an_unknown_format_is_refused(split_engines: Engines, generate: Generate) -> None:

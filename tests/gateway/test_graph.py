@@ -43,12 +43,13 @@ def test_uploaded_pictures_are_encoded_for_each_image(request_for, model):
 
 def test_with_a_mask_the_decoder_gets_picture_and_mask_too(request_for, model):
     uploads = {name: InputRef(handle=Handle(name), endpoint="tcp://127.0.0.1:1") for name in ("image", "mask_image")}
-    images = tuple(ImageParams(workflow="inpainting", width=64, height=32, seed=seed) for seed in (1, 2))
+    images = tuple(ImageParams(workflow="inpainting", width=64, height=32, seed=seed, previews=1) for seed in (1, 2))
     built = graph.build(request_for(images=images), model(), 1.0, uploads)
     for index in range(2):
         assert built.jobs[f"r/encoder.{index}"].uploads == uploads
         assert built.jobs[f"r/dit.{index}"].uploads == {}
         assert built.jobs[f"r/decoder.{index}"].uploads == uploads
+        assert built.jobs[f"r/decoder.{index}.preview.0"].uploads == uploads
     assert built.jobs["r/encoder.0"].spec.work.image_pixels == 64 * 32  # a mask is not encoded
 
 

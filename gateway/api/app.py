@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -34,6 +35,31 @@ EXPOSED_HEADERS = (
     "x-predicted-wait-ms",
     "x-seed",
 )
+
+REFUSAL: dict[str, Any] = {
+    "description": "Refused, or failed",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {
+                    "error": {
+                        "type": "object",
+                        "required": ["message", "type", "param", "code"],
+                        "properties": {
+                            "message": {"type": "string"},
+                            "type": {"type": "string"},
+                            "param": {"type": ["string", "null"]},
+                            "code": {"type": "string"},
+                        },
+                    }
+                },
+            }
+        }
+    },
+}
+"""Every status but 200, in the OpenAPI document."""
 
 
 def create_app(
@@ -69,6 +95,7 @@ def create_app(
         middleware=_middleware(settings),
         # RequestContext makes the request's span; FastAPI's own would double it and log what clients sent.
         telemetry={"tracing": False, "operation_spans": False, "metrics": False, "logs": False},
+        responses={"default": REFUSAL},  # also keeps FastAPI from promising its own 422, which nobody gets
         redirect_slashes=False,  # clients do not follow a redirected POST
         docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
         redoc_url=None,

@@ -1,14 +1,17 @@
 """An engine that takes a profile's time instead of computing, and none of the processor's.
 
-Its tensors have the true sizes and its pictures the true dimensions; all of them are blank.
+Its tensors have the true sizes and its pictures the true dimensions; all of them are blank. But text chunks in a
+picture say what it was made from, so that whoever gets it can tell whether it is theirs: the seed that the decoder was
+told, and the digest of the prompt that the encoder was told, as it came through the dit.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event, Lock
 from time import perf_counter
@@ -36,6 +39,11 @@ ACTIVATION_PIXELS = 2048 * 2048
 
 HEADER_BYTES = 4096
 """Room for names, shapes and alignment in the bound of an output's size."""
+
+PROMPT_DIGEST = "prompt_digest"
+"""Crosses from encoder to dit to decoder beside the tensors: the gateway tells only the encoder the prompt."""
+
+NEXT = {Role.ENCODER: Role.DIT, Role.DIT: Role.DECODER}
 
 TEXT_INPUTS = ("prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed", "output_format")
 
@@ -105,10 +113,10 @@ class EmulatedEngine:
             case Role.ENCODER:
                 self._wait(factor * self._profile.encode_seconds(self._uploaded_pixels(job)))
             case Role.DIT:
-                self._denoise(job, self._profile.steps(first), factor * self._profile.step_seconds(first), control)
+                self._denoise(job, inputs, factor * self._profile.step_seconds(first), control)
             case Role.DECODER:
                 self._wait(factor * self._profile.decode_seconds(first))
-        return tuple(self._outputs(job.role, params) for params in job.members)
+        return tuple(map(partial(self._outputs, job.role), job.members, inputs))
 
     def peak_bytes(self) -> int:
         return self._peak
@@ -122,21 +130,23 @@ class EmulatedEngine:
     def _wait(self, seconds: float) -> None:
         self._closed.wait(seconds * self._scale)
 
-    def _denoise(self, job: StageJob, steps: int, step_seconds: float, control: JobControl) -> None:
+    def _denoise(
+        self, job: StageJob, inputs: tuple[NamedValues, ...], step_seconds: float, control: JobControl
+    ) -> None:
         """Steps end on a grid, so that late wake-ups do not add up; pauses shift the grid."""
-        due = perf_counter()
+        steps, due = self._profile.steps(job.members[0]), perf_counter()
         for step in range(1, steps + 1):
             due += step_seconds * self._scale
             self._closed.wait(max(0.0, due - perf_counter()))
             reported = perf_counter()
-            self._show(job, step, steps, control)
+            self._show(job, inputs, step, steps, control)
             control.step_done(step, steps)
             due += perf_counter() - reported
 
-    def _show(self, job: StageJob, step: int, steps: int, control: JobControl) -> None:
+    def _show(self, job: StageJob, inputs: tuple[NamedValues, ...], step: int, steps: int, control: JobControl) -> None:
         for member, params in enumerate(job.members):
             wanted = preview_steps(steps, params.previews)
-            values = self._outputs(Role.DIT, params).get(Role.DECODER)
+            values = self._outputs(Role.DIT, params, inputs[member]).get(Role.DECODER)
             if step in wanted and values:
                 control.preview(Preview(member, wanted.index(step), step, steps, values))
 
@@ -177,20 +187,23 @@ class EmulatedEngine:
     def _extents(self, params: ImageParams) -> dict[str, int]:
         return self._profile.model.extents(params)
 
-    def _outputs(self, role: Role, params: ImageParams) -> Outputs:
+    def _outputs(self, role: Role, params: ImageParams, given: NamedValues) -> Outputs:
+        digest = prompt_digest(params.prompt) if role is Role.ENCODER else str(given[PROMPT_DIGEST])
         if role is Role.DECODER:
-            png = blank_png(params.width, params.height)
+            png = inscribed(blank_png(params.width, params.height), {"seed": str(params.seed), PROMPT_DIGEST: digest})
             return {IMAGE_PORT: {"image": png, "format": "png", "width": params.width, "height": params.height}}
         ports: dict[str, dict[str, Value]] = {}
         for tensor in self._tensors(role):
             shape = tensor.resolve(self._extents(params))
             data = _zeros.view(tensor.nbytes(self._extents(params)))
             ports.setdefault(tensor.port, {})[tensor.name] = Tensor(tensor.dtype, shape, data)
+        ports.setdefault(NEXT[role], {})[PROMPT_DIGEST] = digest
         return ports
 
     def _check_inputs(self, role: Role, inputs: tuple[NamedValues, ...]) -> None:
         """An emulation that forgave missing inputs would hide faults of everything around it."""
         wanted = {tensor.name for before in Role for tensor in self._tensors(before) if Role(tensor.port) is role}
+        wanted |= set() if role is Role.ENCODER else {PROMPT_DIGEST}
         for values in inputs:
             if missing := wanted - set(values):
                 raise EngineError(f"the {role} job lacks the inputs {', '.join(sorted(missing))}")
@@ -237,6 +250,19 @@ def blank_png(width: int, height: int) -> bytes:
     rows = bytes((1 + (width + 7) // 8) * height)
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def inscribed(png: bytes, texts: Mapping[str, str]) -> bytes:
+    """The same picture with ``texts`` in it, as tEXt chunks before its last, empty chunk."""
+    end = len(png) - len(_chunk(b"IEND", b""))
+    chunks = (_chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items())
+    return b"".join((png[:end], *chunks, png[end:]))
+
+
+def prompt_digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -4,45 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 
-PATIENCE = 30.0
+from tests.attack.processes import PATIENCE, found, process
+
 REQUESTS = 150
 BODY = json.dumps({"prompt": "x", "size": "64x64", "num_inference_steps": 8}).encode()
 HEAD = (
     "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\n"
     f"content-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n"
 ).encode()
-
-
-@contextmanager
-def process(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
-    clean["DISAGFUSION_STATE_DIR"] = str(log.parent / "state")
-    with log.open("wb") as output:
-        started = subprocess.Popen([sys.executable, "-m", *arguments], env=clean, stdout=output, stderr=output)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
-
-
-async def found(look: Callable[[], object], what: str) -> object:
-    async with asyncio.timeout(PATIENCE):
-        while not (result := look()):  # noqa: ASYNC110 # logs and counters of other processes are no events
-            await asyncio.sleep(0.05)
-    return result
 
 
 async def leave(host: str, port: int) -> None:

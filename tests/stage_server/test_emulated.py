@@ -6,11 +6,12 @@ from io import BytesIO
 from pathlib import Path
 from time import perf_counter, process_time
 
+import msgspec
 import pytest
 from PIL import Image
 
 from stage_server.engine.base import EngineError, JobCancelled, LoadError, OutOfMemory, Preview, StageJob
-from stage_server.engine.emulated import EmulatedEngine, blank_png
+from stage_server.engine.emulated import EmulatedEngine, blank_png, prompt_digest
 from stage_server.engine.profile import load_profile
 from stage_server.settings import find_profile
 from wire.bundle import pack
@@ -71,7 +72,7 @@ def test_tensors_and_pictures_have_their_true_sizes(engine: EmulatedEngine) -> N
     assert isinstance(latents, Tensor)
     assert latents.shape == (1, 16, 128, 128)
     assert pack(outputs["decoder"]).total_bytes <= engine.output_bound(job)
-    (picture,) = engine.run(StageJob(Role.DECODER, (LARGE,)), ({"latents": latents},), Steps())
+    (picture,) = engine.run(StageJob(Role.DECODER, (LARGE,)), (outputs["decoder"],), Steps())
     assert picture["image"]["width"] == 1024
     assert isinstance(picture["image"]["image"], bytes)
     assert Image.open(BytesIO(picture["image"]["image"])).size == (1024, 1024)
@@ -105,7 +106,9 @@ def test_a_cancelled_job_ends_at_the_step(engine: EmulatedEngine) -> None:
 
 
 def test_inputs_that_are_missing_are_an_error(engine: EmulatedEngine) -> None:
-    with pytest.raises(EngineError, match="the dit job lacks the inputs pooled_prompt_embeds, prompt_embeds"):
+    with pytest.raises(
+        EngineError, match="the dit job lacks the inputs pooled_prompt_embeds, prompt_digest, prompt_embeds"
+    ):
         engine.run(StageJob(Role.DIT, (LARGE,)), ({},), Steps())
 
 
@@ -136,3 +139,26 @@ def test_a_profile_with_a_stray_key_is_refused(tmp_path: Path) -> None:
 
 def test_blank_pictures_are_small() -> None:
     assert len(blank_png(4096, 4096)) < 10_000
+
+
+def inscription(picture: object) -> dict[str, str]:
+    assert isinstance(picture, bytes)
+    with Image.open(BytesIO(picture)) as opened:
+        opened.load()  # what stands behind the pixels is read with them
+        return dict(opened.info)
+
+
+def test_a_picture_says_its_seed_and_the_digest_of_its_prompt(engine: EmulatedEngine) -> None:
+    """Only the encoder is told the prompt; the members of one batch keep apart."""
+    steps, prompts, seeds = Steps(), ("a cat", "a dög"), (7, 2**63 - 1)
+    plain = [msgspec.structs.replace(LARGE, previews=1, seed=seed) for seed in seeds]
+    asked = [msgspec.structs.replace(LARGE, prompt=prompt) for prompt in prompts]
+    encoded = engine.run(StageJob(Role.ENCODER, tuple(asked)), ({}, {}), steps)
+    denoised = engine.run(StageJob(Role.DIT, tuple(plain)), tuple(values["dit"] for values in encoded), steps)
+    decoder = StageJob(Role.DECODER, tuple(plain))
+    pairs = zip(seeds, prompts, strict=True)
+    wanted = [{"seed": str(seed), "prompt_digest": prompt_digest(prompt)} for seed, prompt in pairs]
+    for latents in ([out["decoder"] for out in denoised], [preview.values for preview in steps.previews]):
+        pictures = engine.run(decoder, tuple(latents), steps)
+        assert [inscription(picture["image"]["image"]) for picture in pictures] == wanted
+        assert all(pack(picture["image"]).total_bytes <= engine.output_bound(decoder) for picture in pictures)

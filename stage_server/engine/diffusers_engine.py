@@ -247,6 +247,9 @@ class _MemberProgress:
     def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None:
         self.control.preview(Preview(self.member, index, step, steps, values))
 
+    def prompt_read(self, tokens: int, dropped: int) -> None:
+        self.control.prompt_read(self.member, tokens, dropped)
+
 
 class _Unwatched:
     """A warm-up reports to nobody."""
@@ -255,6 +258,9 @@ class _Unwatched:
         pass
 
     def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None:
+        pass
+
+    def prompt_read(self, tokens: int, dropped: int) -> None:
         pass
 
 

@@ -117,10 +117,10 @@ class FakeService:
             listener(Progress(image, 1, 8))
             for index in range(request.images[image].previews):
                 listener(Partial(image, index, picture))
-            listener(Ready(image, picture))
+            listener(Ready(image, picture, self.prompt))
             if self.late_error is not None:
                 raise self.late_error
-        return Finished(pictures, stages, predicted_seconds=1.25)
+        return Finished(pictures, stages, predicted_seconds=1.25, prompt=self.prompt)
 
 
 @pytest.fixture

@@ -29,10 +29,14 @@ class Steps:
     def __init__(self, most: int = 1000) -> None:
         self.done: list[tuple[int, int]] = []
         self.previews: list[Preview] = []
+        self.prompts: dict[int, tuple[int, int]] = {}
         self.most = most
 
     def preview(self, preview: Preview) -> None:
         self.previews.append(preview)
+
+    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
+        self.prompts[member] = tokens, dropped
 
     def step_done(self, step: int, steps: int) -> None:
         self.done.append((step, steps))

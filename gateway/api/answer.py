@@ -11,7 +11,7 @@ import pybase64
 from gateway.api.errors import milliseconds
 from gateway.api.generation import Generation
 from gateway.api.usage import usage
-from gateway.service.interfaces import Finished, PromptRead, StageReport
+from gateway.service.interfaces import UNCOUNTED, Finished, PromptRead, StageReport
 
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.:/@-]")
 
@@ -28,7 +28,7 @@ def url_items(urls: Iterable[str]) -> list[Item]:
     return [(msgspec.json.encode({"url": url}),) for url in urls]
 
 
-def join(items: Sequence[Item], generation: Generation, created: int, prompt: PromptRead = PromptRead()) -> bytes:
+def join(items: Sequence[Item], generation: Generation, created: int, prompt: PromptRead = UNCOUNTED) -> bytes:
     """OpenAI's ``ImagesResponse``, without the keys that have nothing to say."""
     fields: dict[str, object] = {
         "created": created,

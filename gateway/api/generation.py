@@ -147,9 +147,10 @@ def _quality(body: GenerationBody) -> str:
 
 def _quality_told(body: GenerationBody, model: ModelInfo, steps: int | None) -> str | None:
     """What the steps stand for; where the model tells no qualities apart, what a response may repeat."""
-    told = _quality(body) if model.quality_steps else body.quality
-    overruled = model.quality_steps.get(told or "", steps) != steps
-    return told if told in QUALITIES and not overruled else None
+    if not model.quality_steps:
+        return body.quality if body.quality in QUALITIES else None
+    told = _quality(body)
+    return told if model.quality_steps.get(told, 0) == steps else None
 
 
 def _seeds(first: int | None, count: int) -> list[int]:

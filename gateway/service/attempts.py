@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from gateway.service.graph import Graph, StageJob
-from gateway.service.interfaces import PromptRead, StageReport
+from gateway.service.interfaces import UNCOUNTED, PromptRead, StageReport
 from wire.to_gateway import StageDone
 from wire.trace import extract, inject
 from wire.types import Epoch, JobId, ServerId, server_name
@@ -31,7 +31,7 @@ class Record:
     attempts: Counter[JobId] = field(default_factory=Counter)
     done: dict[JobId, float] = field(default_factory=dict)
     reports: dict[JobId, StageReport] = field(default_factory=dict)
-    prompt: PromptRead = PromptRead()
+    prompt: PromptRead = UNCOUNTED
     """As the latest encoder job says; all have the same prompt."""
 
     def runnable_since(self, job: StageJob) -> float:

@@ -67,13 +67,16 @@ class PromptRead:
     """Of these, past what the model reads."""
 
 
+UNCOUNTED = PromptRead()
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
     """One of the pictures is finished; others may follow."""
 
     image: int
     data: bytes
-    prompt: PromptRead = PromptRead()
+    prompt: PromptRead = UNCOUNTED
 
 
 News = Admitted | Progress | Partial | Ready
@@ -111,7 +114,7 @@ class Finished:
     stages: tuple[StageReport, ...]
     predicted_seconds: float = 0.0
     """What the scheduler foresaw at admission."""
-    prompt: PromptRead = PromptRead()
+    prompt: PromptRead = UNCOUNTED
 
 
 class ServiceError(Exception):

@@ -94,7 +94,7 @@ class Checkpoint:
             raise LoadError(f"{self.source} is no model: it has neither {' nor '.join(_INDICES)}")
 
     def serving_defaults(self) -> dict[str, Any]:
-        """``serving.json`` of a folder: size, steps, guidance, pixel limit and qualities, as the operator wrote them."""
+        """``serving.json`` of a folder: the defaults and limits, as the operator wrote them."""
         path = Path(self.source) / "serving.json"
         if not path.is_file():
             return {}

@@ -308,4 +308,5 @@ def _torch_dtype(name: str) -> torch.dtype:
 def _quiet_diffusers() -> None:
     """Errors reach the caller as exceptions; diffusers would log them once more per nested block, with inputs."""
     logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
+    logging.getLogger("diffusers.modular_pipelines").setLevel(logging.ERROR)  # warnings quote prompts that are cut
     logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)

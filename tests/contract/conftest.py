@@ -17,12 +17,14 @@ from PIL import Image
 
 from gateway.api.app import create_app
 from gateway.service.interfaces import (
+    UNCOUNTED,
     Admitted,
     Finished,
     ImageRequest,
     Listener,
     Partial,
     Progress,
+    PromptRead,
     Ready,
     StageReport,
     unheard,
@@ -78,6 +80,7 @@ class FakeService:
     error: Exception | None = None
     late_error: Exception | None = None
     """Raised once the first picture is ready."""
+    prompt: PromptRead = UNCOUNTED
     hang: bool = False
     is_admitted: bool = False
     """Before it hangs."""

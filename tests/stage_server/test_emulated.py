@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from time import perf_counter, process_time
 
+import msgspec
 import pytest
 from PIL import Image
 
@@ -79,6 +80,16 @@ def test_tensors_and_pictures_have_their_true_sizes(engine: EmulatedEngine) -> N
     assert picture["image"]["width"] == 1024
     assert isinstance(picture["image"]["image"], bytes)
     assert Image.open(BytesIO(picture["image"]["image"])).size == (1024, 1024)
+
+
+def test_words_stand_for_tokens(engine: EmulatedEngine) -> None:
+    steps = Steps()
+    members = (
+        msgspec.structs.replace(LARGE, prompt="a red circle"),
+        msgspec.structs.replace(LARGE, prompt="a red circle", max_sequence_length=2),
+    )
+    engine.run(StageJob(Role.ENCODER, members), ({}, {}), steps)
+    assert steps.prompts == {0: (3, 0), 1: (3, 1)}
 
 
 def test_takes_the_profiles_time_and_none_of_the_processors(engine: EmulatedEngine) -> None:

@@ -27,6 +27,9 @@ class _Steps:
     def step_done(self, step: int, steps: int) -> None:
         pass
 
+    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
+        pass
+
 
 class Stopwatch:
     """Seconds inside a method of ``FiniteCheck``, over all jobs of one repeat."""

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     expose_stage_timings: bool = True
     """Send ``server-timing`` with what each stage took and where it ran."""
 
+    embed_metadata: Literal["none", "parameters", "parameters+prompt"] = "none"
+    """Write model, seed, steps, guidance and size into finished pictures, and the prompt if it is named."""
+
     # Limits of one request
     max_body_bytes: Count = 1 << 20
     body_timeout_seconds: Seconds = 60.0

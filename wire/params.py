@@ -77,6 +77,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     default_steps: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     """``num_inference_steps`` when a request names none."""
     default_guidance: Guidance | None = None
+    quality_steps: dict[str, Positive] = {}
+    """``num_inference_steps`` when a request names a quality and no steps."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

@@ -156,6 +156,10 @@ class StageDone(Message, frozen=True, kw_only=True):
     epoch: Epoch
     outputs: Annotated[tuple[Output, ...], msgspec.Meta(max_length=MAX_OUTPUTS)]
     timings: Timings
+    prompt_tokens: Count = 0
+    """Of an encoder job: tokens of the prompt, by the model's own tokenizer; 0: not known."""
+    prompt_dropped: Count = 0
+    """Of these, past what the model reads."""
 
 
 class StageFailed(Message, frozen=True, kw_only=True):

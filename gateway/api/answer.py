@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import pybase64
 
 from gateway.api.errors import milliseconds
 from gateway.api.generation import Generation
-from gateway.service.interfaces import Finished, StageReport
-
-QUALITIES = ("low", "medium", "high", "xhigh", "max")
-"""What a response may call its quality; clients validate it."""
+from gateway.api.usage import usage
+from gateway.service.interfaces import UNCOUNTED, Finished, PromptRead, StageReport
 
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.:/@-]")
 
@@ -30,7 +28,7 @@ def url_items(urls: Iterable[str]) -> list[Item]:
     return [(msgspec.json.encode({"url": url}),) for url in urls]
 
 
-def join(items: Iterable[Item], generation: Generation, created: int) -> bytes:
+def join(items: Sequence[Item], generation: Generation, created: int, prompt: PromptRead = UNCOUNTED) -> bytes:
     """OpenAI's ``ImagesResponse``, without the keys that have nothing to say."""
     fields: dict[str, object] = {
         "created": created,
@@ -38,10 +36,12 @@ def join(items: Iterable[Item], generation: Generation, created: int) -> bytes:
         "output_format": generation.output_format,
         "size": str(generation.size),
     }
-    if generation.quality in QUALITIES:
+    if generation.quality:
         fields["quality"] = generation.quality
     if generation.safety_identifier:
         fields["safety_identifier"] = generation.safety_identifier
+    if (used := usage(generation, prompt, len(items))) is not None:
+        fields["usage"] = used
     pieces = [msgspec.json.encode(fields).removesuffix(b"}"), b',"data":[']
     for item in items:
         pieces += (*item, b",")
@@ -50,8 +50,13 @@ def join(items: Iterable[Item], generation: Generation, created: int) -> bytes:
 
 
 def headers(finished: Finished, generation: Generation, *, with_stages: bool) -> dict[str, str]:
-    """The seed that makes the same pictures again, the predicted wait, and what each stage took."""
+    """What makes the same pictures again, how much of the prompt was read, the predicted wait, and what each stage
+    took."""
     result = early_headers(generation)
+    if finished.prompt.tokens:
+        result["x-prompt-tokens"] = str(finished.prompt.tokens)
+    if finished.prompt.dropped:
+        result["x-prompt-truncated"] = str(finished.prompt.dropped)
     if finished.predicted_seconds > 0:
         result["x-predicted-wait-ms"] = milliseconds(finished.predicted_seconds)
     if with_stages and finished.stages:
@@ -61,7 +66,7 @@ def headers(finished: Finished, generation: Generation, *, with_stages: bool) ->
 
 def early_headers(generation: Generation) -> dict[str, str]:
     """What is known before the work begins."""
-    return {"x-seed": str(generation.seed)}
+    return {"x-seed": str(generation.seed), "x-seeds": ",".join(str(image.seed) for image in generation.images)}
 
 
 def _server_timing(stage: StageReport) -> str:

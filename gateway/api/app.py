@@ -33,7 +33,10 @@ EXPOSED_HEADERS = (
     "retry-after-ms",
     "server-timing",
     "x-predicted-wait-ms",
+    "x-prompt-tokens",
+    "x-prompt-truncated",
     "x-seed",
+    "x-seeds",
 )
 
 REFUSAL: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.api.edit_schema import EditBody
 from gateway.api.errors import ApiError
-from gateway.api.generation import STEPS, Generation, agreed, check_answer, compose, refuse_unread
+from gateway.api.generation import STEPS, Generation, check_answer, compose, refuse_unread, steps_asked
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
 from wire.params import ModelInfo, Workflow
@@ -74,7 +74,7 @@ def _strength(body: EditBody, model: ModelInfo, workflow: Workflow) -> float | N
 
 def _check_steps(body: EditBody, model: ModelInfo, strength: float | None) -> None:
     """Only the last ``strength`` of the steps is run."""
-    steps = agreed(body, STEPS, int) or model.default_steps
+    steps = steps_asked(body, model) or model.default_steps
     if steps and strength is not None and int(steps * strength) < 1:
         raise ApiError(
             f"Of {steps} steps, a strength of {strength:g} leaves none; their product must reach 1.",

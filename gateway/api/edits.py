@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -23,6 +24,7 @@ from gateway.api.keys import Tenant
 from gateway.api.models import resolve
 from gateway.api.serving import serve
 from gateway.api.state import Api, ApiDep
+from gateway.api.usage import uploaded_tokens
 from gateway.service.interfaces import DeadlineExceeded
 from gateway.settings import Settings
 from gateway.storage.room import Share
@@ -74,7 +76,8 @@ async def _prepare(request: Request, api: Api, tenant: str) -> tuple[Generation,
             )
             workflow = choose_workflow(model, len(edit.pictures), mask=pictures.has_mask)
             generation = plan_edit(edit.body, model, api.settings, workflow, pictures.size)
-    return generation, pictures.uploads
+            sent = uploaded_tokens(pictures.uploads, generation.token_side)
+    return replace(generation, uploaded_tokens=sent), pictures.uploads
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from gateway.api.errors import ApiError
-from gateway.api.schema import MAX_SEED, GenerationBody
+from gateway.api.schema import MAX_SEED, RANDOM_SEED, GenerationBody
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
 from wire.params import ImageParams, ModelInfo
@@ -17,6 +17,10 @@ from wire.params import ImageParams, ModelInfo
 WORKFLOW = "text2image"
 STEPS = ("num_inference_steps", "steps", "step")
 GUIDANCE = ("guidance_scale", "cfg_scale", "guidance")
+QUALITIES = ("low", "medium", "high", "xhigh", "max")
+"""What a response may call its quality; clients validate it."""
+OLD_QUALITIES = {"standard": "medium", "hd": "high"}
+"""OpenAI's names for the qualities of its older models."""
 URL_MODELS = ("dall-e-2", "dall-e-3")
 """Clients that name these expect urls unless they ask otherwise."""
 
@@ -39,9 +43,16 @@ class Generation:
     """``image_generation`` or ``image_edit``: what events are called after."""
     requested_model: str | None = None
     quality: str | None = None
-    """As the caller named it."""
+    """As asked for, in the words of today; None if something else came of it."""
     safety_identifier: str | None = None
     stream: bool = False
+    steps: int = 0
+    """Named, or the model's own."""
+    guidance: float | None = None
+    token_side: int = 16
+    """Edge of the square of pixels that one image token stands for."""
+    uploaded_tokens: int = 0
+    """Image tokens of the pictures that were sent."""
 
     @property
     def seed(self) -> int:
@@ -90,13 +101,15 @@ def compose(
     strength: float | None = None,
 ) -> Generation:
     """What ``body`` asks for, once it is known to be possible. Raises ``ApiError``."""
+    seed = None if body.seed == RANDOM_SEED else body.seed
+    steps = steps_asked(body, model)
     params = ImageParams(
         workflow=workflow,
         prompt=body.prompt,
         negative_prompt=body.negative_prompt or None,
         width=size.width,
         height=size.height,
-        num_inference_steps=agreed(body, STEPS, int),
+        num_inference_steps=steps,
         guidance_scale=agreed(body, GUIDANCE, float),
         strength=strength,
         max_sequence_length=body.max_sequence_length,
@@ -106,17 +119,38 @@ def compose(
     )
     return Generation(
         model=model.name,
-        images=tuple(msgspec.structs.replace(params, seed=seed) for seed in _seeds(body.seed, body.n or 1)),
+        images=tuple(msgspec.structs.replace(params, seed=one) for one in _seeds(seed, body.n or 1)),
         size=size,
         output_format=params.output_format,
         as_url=_wants_url(body),
-        seeded=body.seed is not None,
+        seeded=seed is not None,
         kind=kind,
         requested_model=body.model,
-        quality=body.quality,
+        quality=_quality_told(body, model, steps),
         safety_identifier=body.safety_identifier,
         stream=bool(body.stream),
+        steps=steps or model.default_steps,
+        guidance=model.default_guidance if params.guidance_scale is None else params.guidance_scale,
+        token_side=model.size_multiple,
     )
+
+
+def steps_asked(body: GenerationBody, model: ModelInfo) -> int | None:
+    """Steps that were named, or stand for the quality that was named. Raises ``ApiError``."""
+    named = agreed(body, STEPS, int)
+    return model.quality_steps.get(_quality(body)) if named is None else named
+
+
+def _quality(body: GenerationBody) -> str:
+    return OLD_QUALITIES.get(body.quality or "", body.quality or "")
+
+
+def _quality_told(body: GenerationBody, model: ModelInfo, steps: int | None) -> str | None:
+    """What the steps stand for; where the model tells no qualities apart, what a response may repeat."""
+    if not model.quality_steps:
+        return body.quality if body.quality in QUALITIES else None
+    told = _quality(body)
+    return told if model.quality_steps.get(told, 0) == steps else None
 
 
 def _seeds(first: int | None, count: int) -> list[int]:

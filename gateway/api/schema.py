@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Text = Annotated[str, Field(max_length=32_000)]
 Steps = Annotated[int, Field(ge=1, le=200)]
@@ -12,6 +13,8 @@ Guidance = Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=1)]
 
 MAX_SEED = 2**63 - 1
+RANDOM_SEED = -1
+"""As other servers have it; the same as none."""
 
 NOT_SERVED = frozenset(
     {
@@ -32,12 +35,18 @@ NOT_SERVED = frozenset(
 """Fields that clients of other servers know, and that no model takes here: refused by name when set."""
 
 
+def _not_blank(prompt: str) -> str:
+    if not prompt.strip():
+        raise PydanticCustomError("blank", "expected more than blanks")
+    return prompt
+
+
 class GenerationBody(BaseModel):
     """OpenAI's fields and the extensions of the open servers. ``null`` means the same as leaving the field out."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    prompt: Annotated[str, Field(min_length=1, max_length=32_000)]
+    prompt: Annotated[str, Field(min_length=1, max_length=32_000), AfterValidator(_not_blank)]
     model: Annotated[str, Field(max_length=256)] | None = None
     n: Annotated[int, Field(ge=1, description="Images; at most 10, or what the server allows.")] | None = None
     size: Annotated[str, Field(description="'auto' or WIDTHxHEIGHT in pixels.")] | None = None
@@ -46,7 +55,7 @@ class GenerationBody(BaseModel):
     response_format: Literal["b64_json", "url", "base64"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    seed: Annotated[int, Field(ge=RANDOM_SEED, le=MAX_SEED, description="-1: random.")] | None = None
     num_inference_steps: Steps | None = None
     steps: Steps | None = None
     step: Steps | None = None

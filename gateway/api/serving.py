@@ -18,6 +18,7 @@ from gateway.api import answer
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
 from gateway.api.generation import Generation
+from gateway.api.metadata import with_metadata
 from gateway.api.pictures import url_of
 from gateway.api.priority import priority
 from gateway.api.state import Api
@@ -45,11 +46,11 @@ async def serve(
     )
     run = partial(_run, api, generation, work)
     if generation.stream:
-        return EventStream(run, Events(generation), answer.early_headers(generation))
+        return EventStream(run, Events(generation, api.settings.embed_metadata), answer.early_headers(generation))
     finished = await while_connected(request.receive, run())
     items = await _items(request, api, generation, finished)
     return Response(
-        answer.join(items, generation, created=int(time.time())),
+        answer.join(items, generation, created=int(time.time()), prompt=finished.prompt),
         media_type="application/json",
         headers=answer.headers(finished, generation, with_stages=api.settings.expose_stage_timings),
     )
@@ -72,9 +73,11 @@ async def _run(api: Api, generation: Generation, work: ImageRequest, listener: L
 
 
 async def _items(request: Request, api: Api, generation: Generation, finished: Finished) -> list[answer.Item]:
+    mode = api.settings.embed_metadata
+    images = [with_metadata(data, generation, image, mode) for image, data in enumerate(finished.images)]
     if not generation.as_url:
-        return answer.b64_items(finished.images)
-    names = [await api.storage.pictures.put(image, generation.output_format) for image in finished.images]
+        return answer.b64_items(images)
+    names = [await api.storage.pictures.put(image, generation.output_format) for image in images]
     return answer.url_items(url_of(request, api, name) for name in names)
 
 

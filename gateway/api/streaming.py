@@ -21,6 +21,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.api.disconnect import while_connected
 from gateway.api.errors import ApiError, from_service, internal_error
 from gateway.api.generation import Generation
+from gateway.api.metadata import Mode, with_metadata
+from gateway.api.usage import event_usage
 from gateway.service.interfaces import Admitted, Finished, Listener, News, Partial, Progress, Ready, ServiceError
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -30,13 +32,6 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """nginx would hold events back until its buffer is full."""
-
-NO_USAGE = {
-    "input_tokens": 0,
-    "output_tokens": 0,
-    "total_tokens": 0,
-    "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
-}
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +43,8 @@ class Events:
     """A request's news as bytes."""
 
     generation: Generation
+    metadata: Mode = "none"
+    """What finished pictures say of themselves."""
 
     def frames(self, news: News) -> Iterable[bytes]:
         match news:
@@ -57,9 +54,13 @@ class Events:
                 yield f": image {image} step {step}/{steps}\n\n".encode()
             case Partial(image, index, data):
                 yield self._event("partial_image", image, data, partial_image_index=index)
-            case Ready(image, data):
-                seed = self.generation.images[image].seed
-                yield self._event("completed", image, data, seed=seed, usage=NO_USAGE)
+            case Ready(image, data, prompt):
+                more: dict[str, object] = {"seed": self.generation.images[image].seed}
+                if prompt.dropped:
+                    more["prompt_truncated"] = prompt.dropped
+                more["usage"] = event_usage(self.generation, prompt)
+                data = with_metadata(data, self.generation, image, self.metadata)
+                yield self._event("completed", image, data, **more)
 
     def error(self, error: ApiError) -> bytes:
         """Nested, as clients raise it; a flat one would pass for an event."""

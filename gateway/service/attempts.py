@@ -13,8 +13,8 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from gateway.service.graph import Graph, StageJob
-from gateway.service.interfaces import StageReport
-from wire.to_gateway import Timings
+from gateway.service.interfaces import UNCOUNTED, PromptRead, StageReport
+from wire.to_gateway import StageDone
 from wire.trace import extract, inject
 from wire.types import Epoch, JobId, ServerId, server_name
 
@@ -31,6 +31,8 @@ class Record:
     attempts: Counter[JobId] = field(default_factory=Counter)
     done: dict[JobId, float] = field(default_factory=dict)
     reports: dict[JobId, StageReport] = field(default_factory=dict)
+    prompt: PromptRead = UNCOUNTED
+    """As the latest encoder job says; all have the same prompt."""
 
     def runnable_since(self, job: StageJob) -> float:
         """When the last of its inputs was there."""
@@ -68,16 +70,18 @@ class Attempts:
         attempt = self._under_way.get(epoch)
         return attempt.job if attempt is not None and attempt.server == server else None
 
-    def done(self, server: ServerId, epoch: Epoch, times: Timings, now: float) -> None:
-        attempt = self._take(server, epoch)
+    def done(self, server: ServerId, message: StageDone, now: float) -> None:
+        attempt = self._take(server, message.epoch)
         if attempt is None:
             return
-        record, job = attempt.record, attempt.job
+        record, job, times = attempt.record, attempt.job, message.timings
         attempt.span.set_attribute("disagfusion.steps", times.steps)
         attempt.span.end()
         if job.preview is not None:
             return
         record.done[job.spec.id] = now
+        if message.prompt_tokens:
+            record.prompt = PromptRead(message.prompt_tokens, message.prompt_dropped)
         record.reports[job.spec.id] = StageReport(
             role=job.spec.role,
             image=job.image,

@@ -228,7 +228,7 @@ class Dispatcher:
     def _heard(self, server: ServerId, message: to_gateway.ToGateway) -> ev.Event | None:
         match message:
             case to_gateway.StageDone():
-                self._attempts.done(server, message.epoch, message.timings, self._now())
+                self._attempts.done(server, message, self._now())
             case to_gateway.StageFailed():
                 log.warning("%s: attempt %d: %s: %s", server, message.epoch.counter, message.code, message.message)
                 self._attempts.failed(server, message.epoch, message.code)
@@ -266,7 +266,7 @@ class Dispatcher:
         image = job.image or 0
         if job.preview is None:
             entry.pictures[image] = picture.data
-            entry.listener(Ready(image, picture.data))
+            entry.listener(Ready(image, picture.data, entry.record.prompt))
         else:
             entry.listener(Partial(image, job.preview, picture.data))
         return ev.ResultTaken(picture.job)
@@ -402,7 +402,8 @@ class Dispatcher:
             entry.outcome.set_exception(error)
             return
         pictures = tuple(entry.pictures[index] for index in sorted(entry.pictures))
-        entry.outcome.set_result(Finished(pictures, entry.record.stages(), entry.predicted_seconds))
+        record = entry.record
+        entry.outcome.set_result(Finished(pictures, record.stages(), entry.predicted_seconds, record.prompt))
 
     def _close(self, request: RequestId) -> _Open | None:
         entry = self._requests.pop(request, None)

@@ -58,11 +58,25 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRead:
+    """How much of a prompt the model read."""
+
+    tokens: int = 0
+    """Of the whole prompt, by the model's own tokenizer; 0: not known."""
+    dropped: int = 0
+    """Of these, past what the model reads."""
+
+
+UNCOUNTED = PromptRead()
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """One of the pictures is finished; others may follow."""
 
     image: int
     data: bytes
+    prompt: PromptRead = UNCOUNTED
 
 
 News = Admitted | Progress | Partial | Ready
@@ -100,6 +114,7 @@ class Finished:
     stages: tuple[StageReport, ...]
     predicted_seconds: float = 0.0
     """What the scheduler foresaw at admission."""
+    prompt: PromptRead = UNCOUNTED
 
 
 class ServiceError(Exception):

@@ -142,7 +142,9 @@ class PredictedCompletion(Observer):
         errors = self._errors(request, raw / own if own else 1.0)
         self._draft = _Draft(request.spec.id, _Promise(raw, errors), stages)
         usual, late = (raw * factor for factor in errors.factors(self._settings.admission_quantile))
-        excess = now + max(usual, late) - request.spec.deadline
+        # Where nothing goes before the request, refusing it would help nobody, and what it takes would never be learnt.
+        bound = max(usual, late) if raw > own else usual
+        excess = now + bound - request.spec.deadline
         if view.requests >= self._settings.max_requests:
             reason = f"{view.requests} requests are under way, as many as may be"
             return Verdict(False, usual, (usual - own) / 2, reason)

@@ -71,6 +71,9 @@ class JobControl(Protocol):
     def preview(self, preview: Preview) -> None:
         """Let others decode an intermediate picture while the job goes on. It may be dropped for want of room."""
 
+    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
+        """An encoder job's prompt has so many tokens, of which the last ``dropped`` were not read."""
+
     def step_done(self, step: int, steps: int) -> None:
         """Report the end of denoising step ``step`` (1-based) of ``steps``.
 

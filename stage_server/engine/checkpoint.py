@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -44,6 +44,7 @@ class _ServingDefaults(msgspec.Struct):
     default_steps: Positive | None = None
     default_guidance: float | None = None
     max_pixels: Count = 0
+    quality_steps: dict[Literal["low", "medium", "high", "xhigh", "max"], Positive] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Checkpoint:
             raise LoadError(f"{self.source} is no model: it has neither {' nor '.join(_INDICES)}")
 
     def serving_defaults(self) -> dict[str, Any]:
-        """``serving.json`` of a folder: size, steps, guidance and pixel limit, as the operator wrote them."""
+        """``serving.json`` of a folder: the defaults and limits, as the operator wrote them."""
         path = Path(self.source) / "serving.json"
         if not path.is_file():
             return {}

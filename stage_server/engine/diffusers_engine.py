@@ -262,6 +262,9 @@ class _MemberProgress:
     def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None:
         self.control.preview(Preview(self.member, index, step, steps, values))
 
+    def prompt_read(self, tokens: int, dropped: int) -> None:
+        self.control.prompt_read(self.member, tokens, dropped)
+
 
 class _Unwatched:
     """A warm-up reports to nobody."""
@@ -270,6 +273,9 @@ class _Unwatched:
         pass
 
     def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None:
+        pass
+
+    def prompt_read(self, tokens: int, dropped: int) -> None:
         pass
 
 
@@ -317,4 +323,5 @@ def _torch_dtype(name: str) -> torch.dtype:
 def _quiet_diffusers() -> None:
     """Errors reach the caller as exceptions; diffusers would log them once more per nested block, with inputs."""
     logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
+    logging.getLogger("diffusers.modular_pipelines").setLevel(logging.ERROR)  # warnings quote prompts that are cut
     logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)

@@ -112,6 +112,7 @@ class EmulatedEngine:
         match job.role:
             case Role.ENCODER:
                 self._wait(factor * self._profile.encode_seconds(self._uploaded_pixels(job)))
+                self._count_words(job, control)
             case Role.DIT:
                 self._denoise(job, inputs, factor * self._profile.step_seconds(first), control)
             case Role.DECODER:
@@ -149,6 +150,12 @@ class EmulatedEngine:
             values = self._outputs(Role.DIT, params, inputs[member]).get(Role.DECODER)
             if step in wanted and values:
                 control.preview(Preview(member, wanted.index(step), step, steps, values))
+
+    def _count_words(self, job: StageJob, control: JobControl) -> None:
+        """There is no tokenizer; a word stands for a token."""
+        for member, params in enumerate(job.members):
+            words = len(params.prompt.split())
+            control.prompt_read(member, words, max(0, words - (params.max_sequence_length or words)))
 
     def _batch_factor(self, job: StageJob) -> float:
         tokens = self._profile.model.tokens(job.members[0])

@@ -53,6 +53,7 @@ def read_info(
             defaults.get("default_steps") or _block_default(workflows, "num_inference_steps") or _FALLBACK_STEPS
         ),
         default_guidance=defaults.get("default_guidance", _default_guidance(pipeline, workflows, ignored)),
+        quality_steps=defaults.get("quality_steps", {}),
     )
 
 

@@ -16,6 +16,7 @@ from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outpu
 from stage_server.engine.estimate import Estimator
 from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.job_view import is_loop, job_view, watch_decoded
+from stage_server.engine.prompt_count import PromptCount
 from stage_server.engine.split import GENERATOR, Part, WorkflowSplit
 from stage_server.engine.staging import Staging
 from stage_server.engine.tensors import from_wire, generator_from_state, to_wire
@@ -49,6 +50,8 @@ class Progress(Protocol):
 
     def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None: ...
 
+    def prompt_read(self, tokens: int, dropped: int) -> None: ...
+
 
 def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, progress: Progress, dtype: str) -> Outputs:
     """Compute one member. Deterministic; shares nothing with other jobs but weights.
@@ -78,15 +81,22 @@ def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, prog
     if task.role is Role.DECODER:
         watch_decoded(view, lambda decoded: check.look("picture", decoded))
     estimator = Estimator(view.scheduler) if task.role is Role.DIT and task.params.previews else None
+    count = _prompt_count(view, task) if task.role is Role.ENCODER else None
     state = _state(task, staging)
     with torch.no_grad():  # per thread
         task.part.blocks(view, state)
+    if count is not None:
+        progress.prompt_read(*count.result())
     if task.role is Role.DECODER:
         check.settle()
         return {IMAGE_PORT: _picture(state, task)}
     outputs = _sent(state, task, staging, check)
     check.settle()
     return outputs
+
+
+def _prompt_count(view: ModularPipeline, task: StageTask) -> PromptCount:
+    return PromptCount(view, task.params.max_sequence_length, task.part.default("max_sequence_length"))
 
 
 def _finished_as_of_now(

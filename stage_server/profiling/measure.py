@@ -69,6 +69,9 @@ class Stopwatch:
     def preview(self, preview: Preview) -> None:
         """Nothing timed asks for one."""
 
+    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
+        pass
+
 
 class Bench:
     """``repeats`` measurements of each job, after one that does not count."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NewType
 
 from wire.errors import Code
@@ -100,6 +101,8 @@ class Published:
     job: JobKey
     outputs: tuple[tuple[Output, ...], ...]
     timings: Timings
+    prompts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Index of a member → tokens of its prompt, and how many of them were not read."""
 
 
 @dataclass(frozen=True, slots=True)

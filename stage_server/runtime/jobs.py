@@ -212,14 +212,23 @@ class Jobs:
     def _last_word(self, job: Job, event: JobEvent) -> Iterator[Effect]:
         match event:
             case Published():
-                for epoch, outputs in zip(job.epochs, event.outputs, strict=True):
+                for member, (epoch, outputs) in enumerate(zip(job.epochs, event.outputs, strict=True)):
                     handles = tuple(output.handle for output in outputs)
                     if job.last_word is not None or epoch in job.dropped:
                         yield Drop(handles)
                         yield from _unfinished(job, epoch)
                     else:
                         self._keep(epoch, (*self._outputs.get(epoch, ()), *handles))
-                        yield Send(StageDone(epoch=epoch, outputs=outputs, timings=event.timings))
+                        tokens, dropped = event.prompts.get(member, (0, 0))
+                        yield Send(
+                            StageDone(
+                                epoch=epoch,
+                                outputs=outputs,
+                                timings=event.timings,
+                                prompt_tokens=tokens,
+                                prompt_dropped=dropped,
+                            )
+                        )
             case Broke() if job.last_word is None:
                 for epoch in job.wanted():
                     yield from self._drop_outputs(epoch)

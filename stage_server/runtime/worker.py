@@ -80,6 +80,7 @@ class Worker:
         self._fetches: dict[Handle, Future[Bundle]] = {}
         self._stopped = False
         self._meter = StepMeter()
+        self._prompts: dict[int, tuple[int, int]] = {}
         self._thread = Thread(target=self._live, name=self.name, daemon=True)
 
     def start(self) -> None:
@@ -102,6 +103,9 @@ class Worker:
         self.phases.steps = step
         if step < steps and self._plant.baton.wanted(self._ticket):
             self._pause(step)
+
+    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
+        self._prompts[member] = tokens, dropped
 
     def preview(self, preview: Preview) -> None:
         """Where the store has no room it is left out: nobody was promised one."""
@@ -163,7 +167,8 @@ class Worker:
                 outputs = self._publish(results, reservation)
         finally:
             self._plant.store.close(reservation)
-        return Published(self._key, outputs, self.phases.timings(len(job.members), self._plant.engine.peak_bytes()))
+        timings = self.phases.timings(len(job.members), self._plant.engine.peak_bytes())
+        return Published(self._key, outputs, timings, self._prompts)
 
     def _begin_fetches(self) -> None:
         for member in self._run.members:

@@ -17,12 +17,14 @@ from PIL import Image
 
 from gateway.api.app import create_app
 from gateway.service.interfaces import (
+    UNCOUNTED,
     Admitted,
     Finished,
     ImageRequest,
     Listener,
     Partial,
     Progress,
+    PromptRead,
     Ready,
     StageReport,
     unheard,
@@ -78,6 +80,7 @@ class FakeService:
     error: Exception | None = None
     late_error: Exception | None = None
     """Raised once the first picture is ready."""
+    prompt: PromptRead = UNCOUNTED
     hang: bool = False
     is_admitted: bool = False
     """Before it hangs."""
@@ -117,10 +120,10 @@ class FakeService:
             listener(Progress(image, 1, 8))
             for index in range(request.images[image].previews):
                 listener(Partial(image, index, picture))
-            listener(Ready(image, picture))
+            listener(Ready(image, picture, self.prompt))
             if self.late_error is not None:
                 raise self.late_error
-        return Finished(pictures, stages, predicted_seconds=1.25)
+        return Finished(pictures, stages, predicted_seconds=1.25, prompt=self.prompt)
 
 
 @pytest.fixture

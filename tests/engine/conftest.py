@@ -32,10 +32,14 @@ class Steps:
     def __init__(self, then: Callable[[int], None] = lambda _step: None) -> None:
         self.seen: list[tuple[int, int]] = []
         self.previews: list[Preview] = []
+        self.prompts: dict[int, tuple[int, int]] = {}
         self._then = then
 
     def preview(self, preview: Preview) -> None:
         self.previews.append(preview)
+
+    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
+        self.prompts[member] = tokens, dropped
 
     def step_done(self, step: int, steps: int) -> None:
         self.seen.append((step, steps))

@@ -42,6 +42,7 @@ def test_the_bundled_model() -> None:
     info = DiffusersEngine("tiny-shapes").describe()
     assert (info.name, info.family, info.dtype, info.size_multiple) == ("tiny-shapes", "z-image", "float32", 32)
     assert info.key.startswith("tiny-shapes@")
+    assert info.quality_steps == {"low": 6, "medium": 12, "high": 20}
     assert set(info.revisions) == {"scheduler", "text_encoder", "tokenizer", "transformer", "vae"}
     text = Workflow(
         "text2image",

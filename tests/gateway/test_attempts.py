@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from gateway.service import attempts, graph
 from gateway.service.attempts import Attempts, Record
-from wire.to_gateway import Timings
+from wire.to_gateway import StageDone, Timings
 from wire.types import Epoch, JobId, ServerId
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -39,7 +39,7 @@ def begin(under_way, record, name, counter, server, now):
 def test_an_attempt_is_a_span_whose_context_goes_to_the_stage_server(spans, record):
     under_way = Attempts()
     traceparent = begin(under_way, record, "encoder", 1, A, now=12.5)
-    under_way.done(A, Epoch("g", 1), Timings(compute=1.0), now=14.0)
+    under_way.done(A, StageDone(epoch=Epoch("g", 1), outputs=(), timings=Timings(compute=1.0)), now=14.0)
     queue, stage = spans()
     assert (stage.name, queue.name) == ("stage encoder", "queue")
     assert (stage.context.trace_id, stage.parent.span_id) == (TRACE, SPAN)
@@ -52,10 +52,12 @@ def test_an_attempt_is_a_span_whose_context_goes_to_the_stage_server(spans, reco
 def test_queues_are_counted_from_when_the_inputs_were_there(record):
     under_way = Attempts()
     begin(under_way, record, "encoder", 1, A, 11.0)
-    under_way.done(B, Epoch("g", 1), Timings(wait=5.0), 12.0)  # it is not this server's attempt
-    under_way.done(A, Epoch("g", 1), Timings(), 13.0)
+    under_way.done(
+        B, StageDone(epoch=Epoch("g", 1), outputs=(), timings=Timings(wait=5.0)), 12.0
+    )  # it is not this server's attempt
+    under_way.done(A, StageDone(epoch=Epoch("g", 1), outputs=(), timings=Timings()), 13.0)
     begin(under_way, record, "dit.0", 2, A, 13.25)
-    under_way.done(A, Epoch("g", 2), Timings(wait=0.5), 14.0)
+    under_way.done(A, StageDone(epoch=Epoch("g", 2), outputs=(), timings=Timings(wait=0.5)), 14.0)
     encoder, dit = record.stages()
     assert (encoder.queue_seconds, dit.queue_seconds) == (1.0, 0.75)
     assert dit.image == 0
@@ -66,9 +68,9 @@ def test_the_attempts_of_a_lost_server_end_as_errors_and_are_counted(spans, reco
     begin(under_way, record, "encoder", 1, A, 11.0)
     under_way.server_lost(A)
     begin(under_way, record, "encoder", 2, B, 12.0)
-    under_way.done(A, Epoch("g", 1), Timings(), 13.0)
+    under_way.done(A, StageDone(epoch=Epoch("g", 1), outputs=(), timings=Timings()), 13.0)
     assert record.stages() == (), "late words of a lost server are not believed"
-    under_way.done(B, Epoch("g", 2), Timings(), 13.0)
+    under_way.done(B, StageDone(epoch=Epoch("g", 2), outputs=(), timings=Timings()), 13.0)
     assert (record.stages()[0].attempts, record.stages()[0].server) == (2, "b")
     lost = next(span for span in spans() if span.name == "stage encoder")
     assert lost.status.description == "server lost"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from gateway.service.dispatcher import Dispatcher, Outlets
@@ -17,6 +18,7 @@ from gateway.service.interfaces import (
     NoCapacity,
     Partial,
     Progress,
+    PromptRead,
     Ready,
     UnsupportedRequest,
 )
@@ -209,6 +211,21 @@ async def test_the_caller_hears_how_it_goes(bench, request_for):
     assert heard == [Admitted(1.5), Partial(0, 1, b"sketch"), Progress(0, 3, 12), Ready(0, b"finished")]
     task.cancel()
     await bench.settle()
+
+
+async def test_what_the_encoder_says_of_the_prompt_comes_with_every_picture(bench, request_for):
+    bench.pictures = {Handle("p"): b"finished"}
+    bench.on(ev.RequestArrived, act.Admit(**WHY, request=R, predicted_seconds=1.5), run("encoder", Role.ENCODER))
+    heard = []
+    task = asyncio.create_task(bench.dispatcher.generate(request_for(), heard.append))
+    await bench.settle()
+    bench.on(ev.JobDone, fetch_result(0, "p"))
+    bench.on(ev.ResultTaken, act.Finish(**WHY, request=R))
+    words = msgspec.structs.replace(done(1), prompt_tokens=90, prompt_dropped=13)
+    bench.dispatcher.report(Heard(A, words))
+    finished = await task
+    assert finished.prompt == PromptRead(90, 13)
+    assert heard[-1] == Ready(0, b"finished", PromptRead(90, 13))
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,27 @@ def test_predictions_learn_from_their_errors() -> None:
     assert isinstance(told(game, "tight", deadline=1.9 * IMAGE_SECONDS), do.Reject)
 
 
+def test_what_nothing_goes_before_is_not_refused_for_what_others_suffered() -> None:
+    """Some small pictures took ten times as long as predicted; a large one that was refused would teach nothing."""
+    game = fused()
+    for number in range(8):
+        game.want(f"r{number}", side=256)
+        game.through(f"r{number}/e")
+        game.now += 10 if number == 3 else 0
+        game.through(f"r{number}/d0", f"r{number}/v0")
+        game.taken(f"r{number}/v0")
+    deadline = 3 * IMAGE_SECONDS
+    game.want("small", side=256)
+    game.through("small/e")
+    behind = told(game, "large", deadline=deadline)
+    assert isinstance(behind, do.Reject)
+    assert "perhaps only in" in behind.reason
+    game.through("small/d0", "small/v0")
+    game.taken("small/v0")
+    assert isinstance(told(game, "large again", deadline=deadline), do.Admit)
+    assert isinstance(told(fused(), "hopeless", deadline=0.9 * IMAGE_SECONDS), do.Reject)
+
+
 def test_a_request_that_is_over_is_ahead_of_nobody() -> None:
     game = fused()
     for number in range(4):

@@ -30,10 +30,14 @@ class Steps:
     def __init__(self, most: int = 1000) -> None:
         self.done: list[tuple[int, int]] = []
         self.previews: list[Preview] = []
+        self.prompts: dict[int, tuple[int, int]] = {}
         self.most = most
 
     def preview(self, preview: Preview) -> None:
         self.previews.append(preview)
+
+    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
+        self.prompts[member] = tokens, dropped
 
     def step_done(self, step: int, steps: int) -> None:
         self.done.append((step, steps))
@@ -76,6 +80,16 @@ def test_tensors_and_pictures_have_their_true_sizes(engine: EmulatedEngine) -> N
     assert picture["image"]["width"] == 1024
     assert isinstance(picture["image"]["image"], bytes)
     assert Image.open(BytesIO(picture["image"]["image"])).size == (1024, 1024)
+
+
+def test_words_stand_for_tokens(engine: EmulatedEngine) -> None:
+    steps = Steps()
+    members = (
+        msgspec.structs.replace(LARGE, prompt="a red circle"),
+        msgspec.structs.replace(LARGE, prompt="a red circle", max_sequence_length=2),
+    )
+    engine.run(StageJob(Role.ENCODER, members), ({}, {}), steps)
+    assert steps.prompts == {0: (3, 0), 1: (3, 1)}
 
 
 def test_takes_the_profiles_time_and_none_of_the_processors(engine: EmulatedEngine) -> None:

@@ -49,11 +49,12 @@ def test_tokens_are_those_of_the_template_too(split_engines: Engines) -> None:
     ],
 )
 def test_what_is_past_the_limit_of_the_tokenizer_that_reads_most(
-    family: str, params: dict[str, object], limit: int, split_engines: Engines
+    family: str, params: dict[str, object], limit: int, split_engines: Engines, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens, dropped = read(split_engines(family), prompt="a b " * 400, **params)
     assert tokens > 700
     assert dropped == tokens - limit
+    assert "b a b" not in caplog.text
 
 
 def test_qwen_image_cuts_the_prompt_after_the_template(split_engines: Engines) -> None:

@@ -46,11 +46,19 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def nginx(live: str, tmp_path: Path) -> Iterator[str]:
+def buffering() -> bool:
+    """Whether nginx buffers answers, as it does by itself; the example switches it off."""
+    return False
+
+
+@pytest.fixture
+def nginx(live: str, tmp_path: Path, buffering: bool) -> Iterator[str]:
     """Base url of the gateway behind nginx."""
     example = re.search(r"```nginx\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert example
     location = example[1].replace("http://127.0.0.1:8000", live)
+    if buffering:
+        location = location.replace("proxy_buffering off", "proxy_buffering on")
     port = free_port()
     configuration = tmp_path / "nginx.conf"
     configuration.write_text(CONFIGURATION.format(folder=tmp_path, port=port, location=location))
@@ -86,3 +94,13 @@ def test_a_file_goes_through(nginx: str) -> None:
     data = bytes(3 << 20)
     made = httpx.post(f"{nginx}/v1/files", data={"purpose": "vision"}, files={"file": io.BytesIO(data)})
     assert httpx.get(f"{nginx}/v1/files/{made.json()['id']}/content").content == data
+
+
+@pytest.mark.parametrize("buffering", [False, True])
+def test_events_are_not_held_back(nginx: str, service) -> None:
+    """They reach the client while the work goes on, also through an nginx that buffers whatever does not forbid it."""
+    service.hang = service.is_admitted = True
+    body = {"prompt": "x", "stream": True}
+    with httpx.stream("POST", f"{nginx}/v1/images/generations", json=body, timeout=10) as answer:
+        assert next(answer.iter_raw()).startswith(b": admitted")
+    assert service.cancelled.wait(10)

@@ -183,6 +183,7 @@ def test_a_picture_that_cannot_be_read_costs_no_request(server: FakeServer, caps
 def test_ctrl_c_leaves_nothing_behind(server: FakeServer, tmp_path: Path) -> None:
     server.stream, server.hang = [PARTIAL], True
     command = [sys.executable, "-m", "clients", "generate", "a star", "-o", str(tmp_path / "star.png")]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started deaf to it
     process = subprocess.Popen(
         [*command, "--partial", "1", "--url", server.url],
         cwd=Path(__file__).parents[2],

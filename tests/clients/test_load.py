@@ -146,6 +146,7 @@ def test_stage_timings_are_read_from_the_header() -> None:
 def test_ctrl_c_reports_what_was_done(server: FakeServer, tmp_path: Path) -> None:
     server.stream, server.hang = [b": keep-alive\n\n"], True
     command_line = [sys.executable, "-m", "clients", "load", "--rate", "1000", "--requests", "1", "--url", server.url]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started deaf to it
     process = subprocess.Popen(
         command_line, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

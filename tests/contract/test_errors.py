@@ -74,7 +74,7 @@ BAD_FIELDS = [
     ({"output_compression": 50}, "invalid_value", "output_compression"),
     ({"background": "transparent", "output_format": "jpeg"}, "invalid_value", "background"),
     ({"background": "transparent"}, "unsupported_value", "background"),
-    ({"seed": -1}, "integer_below_min_value", "seed"),
+    ({"seed": -2}, "integer_below_min_value", "seed"),
     ({"seed": 2**63}, "integer_above_max_value", "seed"),
     ({"seed": 1.5}, "invalid_type", "seed"),
     ({"num_inference_steps": 0}, "integer_below_min_value", "num_inference_steps"),

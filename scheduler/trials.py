@@ -42,6 +42,8 @@ class Trials:
         """When, lately."""
         self._pending: set[Pair] = set()
         """Of those, the ones without an answer."""
+        self._owed: dict[Pair, float] = {}
+        """Suspected so soon after their last trial that they wait for the next, and until when."""
 
     # --- occasions ----------------------------------------------------------------------------------------------------
 
@@ -92,6 +94,7 @@ class Trials:
         """It is gone."""
         self._asked = {pair: at for pair, at in self._asked.items() if server not in pair}
         self._pending = {pair for pair in self._pending if server not in pair}
+        self._owed = {pair: at for pair, at in self._owed.items() if server not in pair}
         failing = self._view.reach.failing
         for pair in [pair for pair in failing if server in pair]:
             del failing[pair]
@@ -108,6 +111,7 @@ class Trials:
         self._asked = {pair: at for pair, at in self._asked.items() if pair in self._pending or at + FIRST_RETRY > now}
         self._conclude(now)  # before the next trials are under way: nothing is concluded meanwhile
         self._ask(due, "it could not be reached", now, again=True)
+        self._ask([pair for pair, at in self._owed.items() if at <= now], "a fetch failed", now, again=True)
 
     # --- trials -------------------------------------------------------------------------------------------------------
 
@@ -122,8 +126,13 @@ class Trials:
 
     def _ask(self, pairs: Iterable[Pair], why: str, now: float, *, again: bool = False) -> None:
         for pair in pairs:
-            if pair in self._pending or (not again and now - self._asked.get(pair, -FIRST_RETRY) < FIRST_RETRY):
+            if pair in self._pending:
                 continue
+            free_at = self._asked.get(pair, now - FIRST_RETRY) + FIRST_RETRY
+            if not again and now < free_at:
+                self._owed.setdefault(pair, free_at)
+                continue
+            self._owed.pop(pair, None)
             self._asked[pair] = now
             self._pending.add(pair)
             self._outbox.try_peer(*pair, why)
@@ -132,6 +141,7 @@ class Trials:
     def _schedule(self) -> None:
         times = [failure.retry_at for failure in self._view.reach.failing.values()]
         times += [self._asked[pair] + PATIENCE for pair in self._pending]
+        times += self._owed.values()
         if times:
             self._timers.set(Alarm.REACH, "", min(times))
         else:

@@ -192,7 +192,7 @@ async def storm(http: httpx.AsyncClient) -> None:
         ends = await asyncio.gather(*map(converse, clients, kinds, stays))
     left = ends.count("left")
     assert Counter(ends) == {"served": CLIENTS - left, "left": left}, "the gateway admits far more than so many"
-    assert LEAVING / 2 <= left <= LEAVING
+    assert LEAVING / 4 <= left <= LEAVING  # the others were served before their moment came
 
 
 async def all_is_given_back(http: httpx.AsyncClient) -> None:

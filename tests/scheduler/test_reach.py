@@ -297,3 +297,17 @@ def test_who_leaves_takes_the_accusations_along(gone: str) -> None:
     game.at(game.now + FIRST_RETRY)
     settle(game)
     assert not aside(game)
+
+
+def test_a_fetch_that_fails_right_after_a_trial_is_looked_into_although_nothing_follows() -> None:
+    game = fleet(a="ev", d1="d", d2="d")
+    game.ask("r")
+    game.through("r/e")
+    fetcher = game.where["r/d0"]
+    lost = game.handle("r/e")
+    game.post(ev.JobFailed(ServerId(fetcher), game.epochs["r/d0"], "input_lost", "refused", True, (lost,), (lost,)))
+    settle(game, (fetcher, "a"))
+    assert aside(game) == {}, "all were tried just now"
+    game.at(game.now + FIRST_RETRY)
+    settle(game, (fetcher, "a"))
+    assert aside(game) == {fetcher: {D, V}}

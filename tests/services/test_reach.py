@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ PORT = 5601
 pytestmark = [pytest.mark.services, needs("iproute2"), pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 
+NUMBERS = count()
+
+
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
@@ -35,17 +39,19 @@ class Machines:
     """Namespaces with processes in them."""
 
     def __init__(self, folder: Path) -> None:
-        self.prefix = f"reach{os.getpid()}"
+        # Names of their own each time: the kernel takes its time to forget the interfaces of a namespace that is gone.
+        self.tag = f"{os.getpid()}x{next(NUMBERS)}"
+        self.prefix = f"reach{self.tag}"
         self.folder = folder
         self.keys = {name: [key.decode() for key in zmq.curve_keypair()] for name in HOSTS}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        ip("link", "add", f"br{os.getpid()}", "type", "bridge")
-        ip("link", "set", f"br{os.getpid()}", "up")
+        ip("link", "add", f"br{self.tag}", "type", "bridge")
+        ip("link", "set", f"br{self.tag}", "up")
         for number, (name, address) in enumerate(HOSTS.items()):
-            space, veth = f"{self.prefix}-{name}", f"v{os.getpid()}-{number}"
+            space, veth = f"{self.prefix}-{name}", f"v{self.tag}-{number}"
             ip("netns", "add", space)
             ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", space)
-            ip("link", "set", veth, "master", f"br{os.getpid()}", "up")
+            ip("link", "set", veth, "master", f"br{self.tag}", "up")
             self.ip(name, "addr", "add", f"{address}/24", "dev", "eth0")
             self.ip(name, "link", "set", "eth0", "up")
             self.ip(name, "link", "set", "lo", "up")
@@ -137,7 +143,7 @@ class Machines:
             process.wait()
         for name in HOSTS:
             ip("netns", "del", f"{self.prefix}-{name}")
-        ip("link", "del", f"br{os.getpid()}")
+        ip("link", "del", f"br{self.tag}")
 
 
 def until(condition: Callable[[], str | bool | None], what: str) -> str:

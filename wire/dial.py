@@ -13,6 +13,10 @@ DIAL_SECONDS = 3.0
 HUNG_UP = "it hangs up in the handshake: no socket of DisagFusion is there, or its CURVE keys are not those expected"
 MUTE = "it accepts connections and says nothing"
 
+_SIGNATURE_AND_VERSION = b"\xff" + bytes(8) + b"\x7f\x03"
+_MECHANISM = slice(12, 32)
+"""Where a ZMTP 3 greeting names it."""
+
 _TCP = re.compile(r"tcp://\[?(.+?)\]?:(\d+)")
 
 
@@ -66,3 +70,21 @@ def dial(endpoint: str, seconds: float = DIAL_SECONDS) -> str:
             else:
                 return ""
     return fault
+
+
+def announced_mechanism(endpoint: str, seconds: float = DIAL_SECONDS) -> str:
+    """The security mechanism that whoever listens at ``tcp://HOST:PORT`` announces: ``NULL``, ``CURVE`` …
+
+    Empty where nobody does, or what listens there is no ZeroMQ socket. Asked by the first bytes of a greeting alone: to
+    a whole one, of another mechanism, libzmq hangs up at times before it has named its own.
+    """
+    greeting = b""
+    try:
+        with socket.create_connection(resolve(endpoint, seconds)[0][4][:2], seconds) as trial:
+            trial.sendall(_SIGNATURE_AND_VERSION)
+            while len(greeting) < _MECHANISM.stop and (piece := trial.recv(64)):
+                greeting += piece
+    except OSError:
+        return ""
+    complete = len(greeting) >= _MECHANISM.stop and greeting[:1] == b"\xff"
+    return greeting[_MECHANISM].rstrip(b"\0").decode("ascii", "replace") if complete else ""

@@ -13,11 +13,14 @@ from zmq.utils.monitor import parse_monitor_message
 
 from stage_server.runtime.control import BadEndpoint, Curve
 from wire.control_codec import MAX_TO_STAGE_BYTES, decode_to_stage, encode
+from wire.dial import announced_mechanism
 from wire.errors import WireError
 from wire.to_gateway import Ask
 from wire.to_stage import Refused
 
 ANSWER_SECONDS = 3.0
+
+HANGS_UP = "whoever is there hangs up"
 
 _DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
@@ -43,7 +46,7 @@ def ask_gateway(endpoint: str, ask: Ask, curve: Curve | None, seconds: float = A
             try:
                 dealer.connect(endpoint)
                 dealer.send(encode(ask))
-                fault = _fault(dealer, monitor, monotonic() + seconds)
+                fault = _fault(dealer, monitor, endpoint, monotonic() + seconds)
             except zmq.ZMQError as error:
                 raise BadEndpoint(f"{endpoint!r} is no address of a gateway: {error.strerror}") from error
             except (TimeoutError, WireError) as silence:
@@ -55,7 +58,7 @@ def ask_gateway(endpoint: str, ask: Ask, curve: Curve | None, seconds: float = A
         raise Unwelcome(f"the gateway at {endpoint} refuses this server: {fault}")
 
 
-def _fault(dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], until: float) -> str:
+def _fault(dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], endpoint: str, until: float) -> str:
     """Why this server is refused; empty if it is not. Raises ``TimeoutError`` where nobody says."""
     poller = zmq.Poller()
     poller.register(dealer, zmq.POLLIN)
@@ -66,10 +69,11 @@ def _fault(dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], until: float) 
             event = parse_monitor_message(monitor.recv_multipart())
             if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 return "its CURVE public key is not registered there (key)"
-            if event["value"] == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+            # A gateway with another key than the one expected hangs up too, and a proxy in front of none. That only one
+            # of the two has keys is no event of its own where the gateway notices first.
+            if silence != HANGS_UP and announced_mechanism(endpoint) not in (_mechanism(dealer), ""):
                 return "one of the two has CURVE keys, the other has none (key)"
-            # So does a gateway with another key than the one expected, but also a proxy in front of none.
-            silence = "whoever is there hangs up"
+            silence = HANGS_UP
         if dealer in ready:
             match decode_to_stage(dealer.recv_multipart()[-1]):
                 case Refused(code=code, message=message):
@@ -77,3 +81,7 @@ def _fault(dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], until: float) 
                 case _:  # ``Fine``, or ``SayHello`` of a gateway that is older than the question
                     return ""
     raise TimeoutError(silence)
+
+
+def _mechanism(socket: zmq.Socket[bytes]) -> str:
+    return "CURVE" if socket.getsockopt(zmq.MECHANISM) == zmq.CURVE else "NULL"

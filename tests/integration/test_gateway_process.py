@@ -171,7 +171,9 @@ def test_a_wrong_key_is_told_before_anything_is_loaded(start, listening, free_po
         assert stage.popen.wait(30) == 2
         assert complaint in stage.text()
         assert "loading" not in stage.text()
-    assert serve_all_roles(start, port).popen.wait(30) == 2, "one without keys"
+    stage = serve_all_roles(start, port)
+    assert stage.popen.wait(30) == 2
+    assert "one of the two has CURVE keys" in stage.text()
 
 
 def test_the_two_logs_name_the_same_request(start, listening, until, is_ready, free_port):

@@ -19,6 +19,8 @@ from wire.types import Role
 MODEL = Path(stage_server.__file__).parent / "models" / "tiny-shapes"
 OPTIONS = ("--threads", "1", "--device", "cpu")
 
+pytestmark = pytest.mark.services
+
 
 @pytest.fixture
 def settings() -> Settings:

@@ -15,6 +15,8 @@ from wire.types import Role
 
 ENDS = (Role.ENCODER, Role.DECODER)
 
+pytestmark = pytest.mark.services
+
 
 @pytest.fixture
 def settings() -> Settings:

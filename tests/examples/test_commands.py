@@ -84,6 +84,7 @@ def test_ctrl_c_while_modules_are_imported(program: tuple[str, ...], imported: s
     assert process.returncode == status
 
 
+@pytest.mark.services
 def test_the_demo_says_what_it_waits_for() -> None:
     process = start("examples/demo.py")
     said, errors = process.communicate(timeout=180)

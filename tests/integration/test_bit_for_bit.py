@@ -59,7 +59,9 @@ def parameters(workflow: str, guidance: Mapping[str, Any]) -> ImageParams:
     return ImageParams(workflow=workflow, prompt=PROMPT, seed=SEED, **size, **guidance, **strength)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.services] * (name != "tiny-shapes")) for name in FAMILIES]
+)
 async def test_pixels_equal_the_monolith(service, family, tmp_path):
     folder = str(BUNDLED / family) if family == "tiny-shapes" else str(build(family, tmp_path))
     ends = service.serve("ends", Role.ENCODER, Role.DECODER, model=folder)

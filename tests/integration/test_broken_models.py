@@ -52,6 +52,7 @@ def with_nan_in_a_word(folder: Path) -> None:
     save_file(weights, folder / TEXT, {"format": "pt"})
 
 
+@pytest.mark.services
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -98,6 +99,7 @@ async def test_nan_is_answered_with_what_to_do(tmp_path: Path, service: Service,
     assert (await draw(http, "a circle")).status_code == 200
 
 
+@pytest.mark.services
 async def test_another_server_of_the_role_makes_the_picture(
     tmp_path: Path, service: Service, http: httpx.AsyncClient
 ) -> None:

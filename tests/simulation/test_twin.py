@@ -325,7 +325,7 @@ def test_a_full_store_holds_work_back_and_loses_nothing() -> None:
 def test_a_role_change_drains_and_takes_the_load_time() -> None:
     """From drawing to edits with much to encode; what is loaded takes as long as the profile says."""
     servers = with_best_roles(fleet("qwen-image-4090-offload", 4), Phase(1, mix_of(Kind("8", steps=8))))
-    edits = at_load(0.8, servers, Phase(2400, mix_of(Kind("edit", steps=1, image_pixels=2**26))))
+    edits = at_load(0.8, servers, Phase(1500, mix_of(Kind("edit", steps=1, image_pixels=2**26))))
     scenario = Scenario("shift", servers, Workload((edits,)))
     diary = Diary()
     result = simulate(scenario, named("elastic", scenario), watchers=[diary])

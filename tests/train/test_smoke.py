@@ -31,6 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "model"
 
 
+@pytest.mark.services
 def test_the_plain_pipeline_draws(model: Path) -> None:
     pipeline = ZImagePipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
@@ -38,6 +39,7 @@ def test_the_plain_pipeline_draws(model: Path) -> None:
     assert pictures[0].size == (96, 64)
 
 
+@pytest.mark.services
 def test_the_modular_pipeline_loads(model: Path) -> None:
     pipeline = ModularPipeline.from_pretrained(str(model))
     pipeline.load_components(dtype=torch.float32)
@@ -45,6 +47,7 @@ def test_the_modular_pipeline_loads(model: Path) -> None:
     assert pipeline.text_encoder.config.vocab_size == len(pipeline.tokenizer)
 
 
+@pytest.mark.services
 def test_weights_are_bfloat16_and_know_nothing_of_where_they_were_made(model: Path) -> None:
     weights = list(model.rglob("*.safetensors"))
     assert [path.parent.name for path in sorted(weights)] == ["text_encoder", "transformer", "vae"]

@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol
 from gateway.service import failures, graph, translate
 from gateway.service.attempts import Attempts, Record
 from gateway.service.catalogue import Catalogue
+from gateway.service.instructions import Instructions
 from gateway.service.interfaces import (
     Admitted,
     Finished,
@@ -35,7 +36,6 @@ from scheduler import events as ev
 from scheduler.reach import GATEWAY
 from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import plan
-from scheduler.spec import Input
 from wire import to_gateway, to_stage
 from wire.params import ModelInfo
 from wire.to_stage import InputRef, ToStage, TryPeer
@@ -116,6 +116,9 @@ class Dispatcher:
         self._requests: dict[RequestId, _Open] = {}
         self._owners: dict[JobId, _Open] = {}
         self._attempts = Attempts()
+        self._instructions = Instructions(
+            outlets.send, self._servers, lambda job: self._owners[job].record, self._attempts
+        )
         self._pictures = Pictures(outlets.fetch, self._events.put_nowait)
         self._first_ready = asyncio.Event()
 
@@ -285,7 +288,7 @@ class Dispatcher:
             case act.Fail():
                 self._end(action.request, failures.failed(action))
             case act.FetchResult(job=job, source=source):
-                self._pictures.start(self._tasks, job, source, self._reference(source))
+                self._pictures.start(self._tasks, job, source, self._instructions.reference(source))
             case act.TryPeer(fetcher=fetcher, holder=holder):
                 self._try(fetcher, holder)
             case act.SetAside(server=server, roles=roles, reason=why):
@@ -293,57 +296,10 @@ class Dispatcher:
             case act.SolvePlan(problem=problem):
                 self._tasks.create_task(self._solve(problem), name="solve role plan")
             case _:
-                self._instruct(action)
-
-    def _instruct(self, action: act.Action) -> None:
-        """Actions that are messages to stage servers."""
-        match action:
-            case act.Run(server=server):
-                self._outlets.send(server, self._run(action))
-            case act.Cancel(server=server, epochs=epochs):
-                self._outlets.send(server, to_stage.Cancel(epochs=epochs))
-            case act.Release(server=server, handles=handles):
-                self._outlets.send(server, to_stage.Release(handles=handles))
-            case act.AssignRoles(server=server, epoch=epoch, roles=roles):
-                ordered = tuple(role for role in Role if role in roles)
-                log.info("%s shall hold %s: %s", server, ", ".join(ordered), action.reason)
-                self._outlets.send(server, to_stage.AssignRoles(epoch=epoch, roles=ordered))
-            case _:
-                raise AssertionError(f"an action that nobody carries out: {action}")
-
-    def _run(self, action: act.Run) -> to_stage.Run:
-        jobs = [self._owners[member.job].record.graph.jobs[member.job] for member in action.members]
-        return to_stage.Run(
-            role=action.role,
-            members=tuple(self._member(action, member) for member in action.members),
-            remaining_seconds=max(0.0, action.deadline - self._now()),
-            preempt=action.preempt,
-            preview=all(job.spec.optional for job in jobs),
-            keep_seconds=action.keep_seconds,
-        )
-
-    def _member(self, action: act.Run, member: act.Member) -> to_stage.Member:
-        record = self._owners[member.job].record
-        job = record.graph.jobs[member.job]
-        traceparent = self._attempts.begin(member.epoch, record, job, action.server, self._now())
-        return to_stage.Member(
-            epoch=member.epoch,
-            params=job.params,
-            inputs=tuple(self._reference(source) for source in member.inputs),
-            traceparent=traceparent,
-            images=dict(job.uploads),
-            request=record.graph.spec.id,
-        )
-
-    def _reference(self, source: Input) -> InputRef:
-        holder = self._servers[source.holder]
-        return InputRef(
-            handle=source.handle, endpoint=holder.data_endpoint, nbytes=source.nbytes, public_key=holder.public_key
-        )
+                self._instructions.carry_out(action, self._now())
 
     def _try(self, fetcher: ServerId, holder: ServerId) -> None:
-        hello = self._servers[holder]
-        peer = TryPeer(server=holder, endpoint=hello.data_endpoint, public_key=hello.public_key)
+        peer = self._instructions.peer(holder)
         if fetcher == GATEWAY:
             self._tasks.create_task(self._probe(peer), name=f"probe {holder}")
         else:

@@ -26,7 +26,7 @@ from scheduler.roles.solver import Plan
 from scheduler.roles.solver import plan as best_plan
 from scheduler.sim.clock import Clock
 from scheduler.sim.metrics import Recorder, Result
-from scheduler.sim.server import Loss, SimServer
+from scheduler.sim.server import SimServer
 from scheduler.sim.setup import (
     EVERYBODY,
     GATEWAY,
@@ -40,6 +40,7 @@ from scheduler.sim.setup import (
     Unreachable,
 )
 from scheduler.sim.workload import Arrival, Kind, Phase
+from scheduler.sim.world import Loss
 from scheduler.spec import IMAGE_PORT, Input
 from wire.types import Handle, JobId, RequestId, Role, ServerId
 
@@ -280,10 +281,9 @@ class Simulation:
         if server.alive and seconds > self.scenario.network.liveness:
             server.hello()
 
-    def gone(self, server: SimServer) -> None:
-        server.die()
-        del self.servers[server.id]
-        self.send(ev.ServerLost(server.id, "it said goodbye"))
+    def gone(self, server: ServerId) -> None:
+        self.servers.pop(server).die()
+        self.send(ev.ServerLost(server, "it said goodbye"))
 
     # --- what servers ask of the world --------------------------------------------------------------------------------
 

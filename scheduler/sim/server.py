@@ -11,65 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from scheduler import events as ev
 from scheduler.actions import Action, AssignRoles, Cancel, Member, Release, Run
 from scheduler.cost.work import Work
-from scheduler.sim.clock import Clock
 from scheduler.sim.device import Device, Task
 from scheduler.sim.roles import Roles
 from scheduler.sim.setup import ServerSetup
 from scheduler.sim.store import Credits, Store
+from scheduler.sim.world import Loss, World
 from scheduler.spec import Input, Output, ServerSpec, Timings
 from wire.previews import preview_steps
-from wire.types import Epoch, Handle, JobId, ModelKey, Role, ServerId
-
-
-class World(Protocol):
-    """Everything outside one server."""
-
-    clock: Clock
-    publish_seconds: float
-
-    def send(self, event: ev.Event) -> None:
-        """To the gateway."""
-
-    def cost(self, job: Run, setup: ServerSetup) -> tuple[Work, float]:
-        """A batch's work and its true seconds on the device."""
-
-    def previews(self, job: JobId) -> int:
-        """Intermediate pictures that are asked of a dit job."""
-
-    def transfer_seconds(self, nbytes: int) -> float: ...
-
-    def loss(self, reader: str, source: Input) -> Loss | None:
-        """None if the server named ``reader`` can have it."""
-
-    def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
-        """Port → size of what one job leaves."""
-
-    def handle(self) -> Handle:
-        """A new one."""
-
-    def mishap(self, kind: str) -> bool:
-        """Whether chance has it that something goes wrong."""
-
-    def busy(self, server: str, role: Role | None, since: float) -> None:
-        """Its device worked from ``since`` until now; role None: loading weights."""
-
-    def gone(self, server: SimServer) -> None:
-        """It has left of its own accord."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Of an input."""
-
-    seconds: float
-    """Until the reader knows."""
-    unreached: bool
-    """Its holder gave no answer."""
+from wire.types import Epoch, Handle, ModelKey, Role, ServerId
 
 
 class Stage(Enum):
@@ -216,7 +170,7 @@ class SimServer:
             self._world.send(ev.LimitsRaised(self.id, self._credits.limits()))
         if self._leaving and self.is_empty:
             self._leaving = False
-            self._world.gone(self)
+            self._world.gone(self.id)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,61 @@
+"""What a simulated server can't know by itself: costs, the network, chance. ``scheduler.sim.engine`` answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler import events as ev
+from scheduler.actions import Run
+from scheduler.cost.work import Work
+from scheduler.sim.clock import Clock
+from scheduler.sim.setup import ServerSetup
+from scheduler.spec import Input
+from wire.types import Handle, JobId, Role, ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Of an input."""
+
+    seconds: float
+    """Until the reader knows."""
+    unreached: bool
+    """Its holder gave no answer."""
+
+
+class World(Protocol):
+    """Everything outside one server."""
+
+    clock: Clock
+    publish_seconds: float
+
+    def send(self, event: ev.Event) -> None:
+        """To the gateway."""
+
+    def cost(self, job: Run, setup: ServerSetup) -> tuple[Work, float]:
+        """A batch's work and its true seconds on the device."""
+
+    def previews(self, job: JobId) -> int:
+        """Intermediate pictures that are asked of a dit job."""
+
+    def transfer_seconds(self, nbytes: int) -> float: ...
+
+    def loss(self, reader: str, source: Input) -> Loss | None:
+        """None if the server named ``reader`` can have it."""
+
+    def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
+        """Port → size of what one job leaves."""
+
+    def handle(self) -> Handle:
+        """A new one."""
+
+    def mishap(self, kind: str) -> bool:
+        """Whether chance has it that something goes wrong."""
+
+    def busy(self, server: str, role: Role | None, since: float) -> None:
+        """Its device worked from ``since`` until now; role None: loading weights."""
+
+    def gone(self, server: ServerId) -> None:
+        """It has left of its own accord."""

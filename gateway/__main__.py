@@ -21,6 +21,7 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from gateway.api.app import create_app
 from gateway.api.http_protocol import HttpProtocol
+from gateway.database.errors import DatabaseRefused
 from gateway.settings import InvalidSettings, Settings, ignored_variables, load_settings
 from gateway.shell.assembly import Gateway
 from gateway.shell.garbage import spare_pauses
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure("gateway")
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
             runner.run(_serve(settings, local=local))
-    except* (InvalidSettings, BadExporter, BindError, LocalStageFailed) as group:
+    except* (InvalidSettings, BadExporter, BindError, DatabaseRefused, LocalStageFailed) as group:
         _complain(group)
         status = USER_MISTAKE
     return status
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _serve(settings: Settings, *, local: bool) -> None:
     listener = _listen(settings)
     gateway = Gateway(settings)
+    await gateway.open()
     stages = LocalStages(gateway.pool.endpoint) if local else None
     app = create_app(
         gateway.dispatcher, settings, operator=gateway.operator, storage=gateway.storage, room=gateway.room

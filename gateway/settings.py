@@ -121,6 +121,8 @@ class Settings(BaseSettings):
     # Files and pictures behind urls
     state_dir: Path | None = None
     """Where everything lies that outlives the process; see ``state_folder``."""
+    database_url: SecretStr | None = None
+    """``postgresql://…``; an SQLite file in ``state_dir`` when unset. Several gateways may share one."""
     file_store: str | None = None
     """Url of the store for files and pictures (``s3://bucket/prefix``); a folder of ``state_dir`` when unset."""
     storage_max_bytes: int = Field(10 << 30, ge=64 << 20)
@@ -190,6 +192,14 @@ class Settings(BaseSettings):
             return Path.home() / ".local" / "state" / "disagfusion"
         except RuntimeError:
             raise InvalidSettings("DISAGFUSION_STATE_DIR: set it, as this user has no home directory") from None
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not re.match(r"postgres(ql)?://", given.get_secret_value()):
+            # The url itself may hold a password, and this text ends up in logs.
+            raise ValueError("write postgresql://USER:PASSWORD@HOST:PORT/NAME, or leave it out for an SQLite file")
+        return given
 
     @field_validator("api_keys")
     @classmethod

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers import Postgres, Redis
+
 
 @pytest.fixture(autouse=True, scope="session")
 def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -12,3 +14,32 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "DISAGFUSION_STATE_DIR", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """One for all tests that leave it running."""
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> str:
+    """The url of an empty PostgreSQL database. Tests that use it are marked ``services`` and
+    ``needs("postgresql")``; one that kills the server starts a ``Postgres`` of its own."""
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def redis() -> Iterator[Redis]:
+    """An empty Redis, for tests marked ``services`` and ``needs("redis-server")``."""
+    server = Redis()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()

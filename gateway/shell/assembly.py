@@ -1,11 +1,14 @@
-"""Puts the gateway together from its settings: sockets, stage pool, data plane, scheduler, dispatcher, storage."""
+"""Puts the gateway together from its settings: sockets, stage pool, scheduler, dispatcher, storage, database."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
+from contextlib import suppress
 
+from gateway.database.database import Database
+from gateway.database.errors import DatabaseError
 from gateway.service.decisions import Decisions
 from gateway.service.dispatcher import Dispatcher, Outlets
 from gateway.service.operator import Levers, Operator
@@ -32,9 +35,10 @@ class Gateway:
     """All but HTTP. To be made on a running event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ``BindError`` or ``InvalidSettings``."""
+        """Raises ``BindError``, ``DatabaseRefused`` or ``InvalidSettings``."""
         chosen = elastic_parts(settings)
         self.storage = open_storage(settings)
+        self.database = Database(settings)
         incarnation = secrets.token_hex(8)
         keys = settings.curve_keys()
         self._sockets = Sockets(
@@ -74,6 +78,11 @@ class Gateway:
         levers = Levers(self.dispatcher.order, self.pool.send, self.pool.vitals)
         self.operator = Operator(scheduler.view, chosen.roles, chosen.suspects, decisions, levers)
 
+    async def open(self) -> None:
+        """Migrate the database, if it can be reached. Raises ``DatabaseRefused``, and then nothing is served."""
+        with suppress(DatabaseError):  # it is in the log; ``run`` goes on trying
+            await self.database.open()
+
     async def run(self) -> None:
         """Until cancelled. Any exception is a defect and must end the process."""
         try:
@@ -82,9 +91,11 @@ class Gateway:
                 tasks.create_task(self._uploads.run(), name="uploads")
                 tasks.create_task(self.pool.run(), name="stage pool")
                 tasks.create_task(self.storage.run(), name="storage")
+                tasks.create_task(self.database.run(), name="database")
                 tasks.create_task(self.dispatcher.run(), name="dispatcher")
         finally:
             self._sockets.close()
+            await self.database.close()
 
 
 def policies(settings: Settings) -> Policies:

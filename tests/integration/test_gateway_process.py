@@ -83,7 +83,7 @@ async def test_memory_stays_small_with_a_hundred_requests_in_flight(start, liste
     assert min(len(answer.content) for answer in answers) > 2_000_000
     peak = highest_resident(gateway.pid)
     print(f"resident: {idle / MEGABYTE:.0f} MB idle, {peak / MEGABYTE:.0f} MB at most")
-    assert idle < 150 * MEGABYTE
+    assert idle < 180 * MEGABYTE
     assert peak < 300 * MEGABYTE
     assert not any("torch" in mapped.path for mapped in process.memory_maps())
 

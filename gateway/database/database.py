@@ -1,0 +1,144 @@
+"""The database as the rest of this room uses it: transactions that end in time, and one word on whether it works."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.database.engines import TRANSACTION_SECONDS, Engines, engines
+from gateway.database.errors import CONNECTION, DatabaseError, DatabaseRefused, Trouble, failures, trouble_of
+from gateway.database.migrate import migrate
+from gateway.settings import Settings
+
+RETRY_SECONDS = 1.0
+"""After a connection failed, for so long nobody tries again: all are told at once what the last one was told."""
+
+log = logging.getLogger(__name__)
+
+
+class Database:
+    """To be opened once, before anything is asked of it, and closed at the end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        seconds: float = TRANSACTION_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connects to nothing yet. ``seconds`` are for one transaction. Raises ``DatabaseRefused`` or
+        ``InvalidSettings``."""
+        self._engines: Engines = engines(settings)
+        self._seconds = seconds
+        self._clock = clock
+        self._migrated = False
+        self._opening = asyncio.Lock()
+        self._failure: DatabaseError | None = None
+        self._failed_in: AsyncEngine | None = None
+        self._next_try = float("-inf")
+
+    @property
+    def where(self) -> str:
+        """For messages, without a password."""
+        return self._engines.where
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the latest transaction worked."""
+        return self._migrated and self._failure is None
+
+    async def open(self) -> None:
+        """Migrate, where that is needed. Raises ``DatabaseRefused`` if the database cannot be used until somebody does
+        something about it, and ``DatabaseError`` if it may be usable later: ``run`` goes on trying then."""
+        async with self._opening:
+            if self._migrated:
+                return
+            try:
+                await migrate(self._engines.migrator, self.where)
+            except failures() as error:
+                raise self._note(error, self._engines.writer) from error
+            self._migrated = True
+            self._recovered(self._engines.writer)
+
+    async def run(self) -> None:
+        """Open what could not be opened at start, as soon as it can be; returns when that is done."""
+        while not self._migrated:
+            try:
+                await self.open()
+            except DatabaseError:  # said once, by ``_note``
+                await asyncio.sleep(RETRY_SECONDS)
+            except DatabaseRefused as error:
+                log.error("%s; the gateway serves without a database until it is started again", error)  # noqa: TRY400 # no defect
+                return
+
+    async def close(self) -> None:
+        await self._engines.dispose()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that reads. Raises ``DatabaseError``."""
+        async with self._transaction(self._engines.reader) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that may write: committed on leaving the block, undone by an exception. Keep it short, and
+        await nothing in it but the database: on SQLite all writers wait for it. Raises ``DatabaseError``, and
+        SQLAlchemy's ``IntegrityError``, which is for the module that knows the constraint."""
+        async with self._transaction(self._engines.writer) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        self._refuse_early()
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+                try:
+                    async with engine.begin() as connection:
+                        yield connection
+                except TimeoutError as error:
+                    # A wait for the connection that ended before ours; the block itself awaits nothing else.
+                    if not limit.expired():
+                        raise self._note(error, engine) from error
+                    raise
+                except failures() as error:
+                    raise self._note(error, engine) from error
+        except TimeoutError as error:
+            if limit.expired():
+                raise self._note(error, engine) from error
+            raise
+        self._recovered(engine)
+
+    def _refuse_early(self) -> None:
+        """While connections fail, one caller at a time tries, a second after the last: a request that has to know
+        something must not wait for a time-out to learn that nobody can tell."""
+        if not self._migrated and self._failure is None:
+            raise DatabaseError(Trouble.LOST, "it has not been opened yet", self.where)
+        if self._failure is None or (self._migrated and self._failure.trouble not in CONNECTION):
+            return
+        if not self._migrated or self._clock() < self._next_try:
+            raise DatabaseError(self._failure.trouble, "as of a moment ago", self.where)
+        self._next_try = self._clock() + self._seconds
+
+    def _note(self, error: BaseException, engine: AsyncEngine) -> BaseException:
+        """``error`` as it is to be raised; says so once when the database stops working."""
+        found = trouble_of(error)
+        if found is None:
+            return error
+        failure = DatabaseError(*found, self.where)
+        if self._failure is None or self._failure.trouble is not failure.trouble:
+            log.error("%s; the gateway serves on without it", failure)
+        self._failure, self._failed_in = failure, engine
+        self._next_try = self._clock() + RETRY_SECONDS
+        return failure
+
+    def _recovered(self, engine: AsyncEngine) -> None:
+        """Of SQLite's engines the one that failed must work again: a file on a full disk can be read all the while."""
+        if self._failure is not None and engine is self._failed_in:
+            self._failure = self._failed_in = None
+            log.warning("%s works again", self.where)

@@ -1,0 +1,1 @@
+"""Alembic's: ``versions/`` holds one revision per change of the tables."""

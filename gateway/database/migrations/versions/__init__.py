@@ -1,0 +1,1 @@
+"""Revisions, in one line of descent. A released one is never changed."""

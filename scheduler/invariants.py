@@ -77,7 +77,9 @@ def _about_server(view: View, server: Server) -> Iterator[str]:
     paused = {a.batch for a in server.attempts.values() if a.job.attempt is a and a.job.state is JobState.PAUSED}
     if len(paused) > 1:
         yield f"{name} has {len(paused)} batches paused"
-    owned = [attempt.job.spec.id for attempt in server.attempts.values() if attempt.job.attempt is attempt]
+    # Of a dropped preview nothing is on record; the next run of its source may show another of its name meanwhile.
+    jobs = [a.job for a in server.attempts.values() if a.job.attempt is a and view.jobs.get(a.job.spec.id) is a.job]
+    owned = [job.spec.id for job in jobs]
     if len(set(owned)) < len(owned):
         yield f"{name} has a job twice: {sorted(owned)}"
     for role, sent in server.sent.items():

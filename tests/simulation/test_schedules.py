@@ -25,6 +25,11 @@ def test_random_schedules(first: int) -> None:
     assert ends.keys() <= {"finished", "cancelled", "deadline", "no_capacity"} | errors
 
 
+@pytest.mark.parametrize("seed", [1729, 3605])
+def test_schedules_that_failed_once(seed: int) -> None:
+    run(seed)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("first", range(0, 100_000, 1000))
 def test_many_random_schedules(first: int) -> None:

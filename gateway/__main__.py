@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
+from gateway.accounts.command import main as keys_command
 from gateway.api.app import create_app
 from gateway.api.http_protocol import HttpProtocol
 from gateway.database.errors import DatabaseRefused
@@ -41,7 +42,10 @@ log = logging.getLogger("gateway")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 after a regular end, 2 for what the operator has to put right, 1 for anything else."""
-    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["keys"]:
+        return keys_command(words[1:])
+    given = {name: value for name, value in vars(_parser().parse_args(words)).items() if value is not None}
     local = given.pop("local")
     status = 0
     if local:
@@ -66,7 +70,12 @@ async def _serve(settings: Settings, *, local: bool) -> None:
     await gateway.open()
     stages = LocalStages(gateway.pool.endpoint) if local else None
     app = create_app(
-        gateway.dispatcher, settings, operator=gateway.operator, storage=gateway.storage, room=gateway.room
+        gateway.dispatcher,
+        settings,
+        operator=gateway.operator,
+        storage=gateway.storage,
+        room=gateway.room,
+        keys=gateway.keys,
     )
     server = _Server(
         uvicorn.Config(
@@ -83,7 +92,7 @@ async def _serve(settings: Settings, *, local: bool) -> None:
     spare_pauses()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(gateway.run(), name="gateway")]
-        running.append(tasks.create_task(_announce(gateway, settings, listener), name="announcement"))
+        running.append(tasks.create_task(_announce(gateway, listener), name="announcement"))
         if stages is not None:
             running.append(tasks.create_task(stages.run(), name="local stages"))
         await server.serve(sockets=[listener])
@@ -92,13 +101,13 @@ async def _serve(settings: Settings, *, local: bool) -> None:
             await asyncio.wait([task])
 
 
-async def _announce(gateway: Gateway, settings: Settings, listener: socket.socket) -> None:
+async def _announce(gateway: Gateway, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     log.info("listening at %s; stage servers connect to %s", _url(host, port), gateway.pool.endpoint)
     await gateway.dispatcher.until_ready()
     try:
         # for the person at the terminal
-        print(example(_url(_WILDCARDS.get(host, host), port), keys=bool(settings.api_keys)), flush=True)  # noqa: T201
+        print(example(_url(_WILDCARDS.get(host, host), port), keys=gateway.keys.required), flush=True)  # noqa: T201
     except BrokenPipeError:  # whoever read our output has gone, which is no reason to stop serving
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -155,7 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gateway",
         description="Serves OpenAI's image API and drives the stage servers that connect to it.",
-        epilog="Every setting of gateway/settings.py can be given as DISAGFUSION_<SETTING>; the command line wins.",
+        epilog="'python -m gateway keys' makes, lists and revokes API keys: see its --help. "
+        "Every setting of gateway/settings.py can be given as DISAGFUSION_<SETTING>; the command line wins.",
     )
     parser.add_argument("--local", action="store_true", help=f"also start stage servers here, with {BUNDLED_MODEL}")
     parser.add_argument("--host", help="address of the HTTP API (default: 127.0.0.1)")

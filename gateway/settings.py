@@ -66,9 +66,9 @@ class Settings(BaseSettings):
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API; ``["*"]`` for any, nothing for none."""
     api_keys: dict[str, SecretStr] = {}
-    """Name of the caller → key. Empty: open to all."""
+    """Name of the tenant → key, beside those that ``python -m gateway keys`` makes. No key at all: open to all."""
     allow_anonymous: bool = False
-    """Must be set to listen beyond loopback without ``api_keys``."""
+    """Must be set to listen beyond loopback without any key."""
     admin_key: SecretStr | None = Field(None, min_length=16)
     """Opens ``/admin``, which does not exist without it. None of ``api_keys``."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -244,12 +244,12 @@ class Settings(BaseSettings):
                 f"liveness_seconds ({self.liveness_seconds:g}) must be above "
                 f"heartbeat_seconds ({self.heartbeat_seconds:g})"
             )
-        if not (self.api_keys or self.allow_anonymous or _is_loopback(self.host)):
-            raise ValueError(
-                f"host {self.host} can be reached from other machines: set api_keys, "
-                "or allow_anonymous=true to serve everybody"
-            )
         return self
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether everybody is served as long as there is no API key."""
+        return self.allow_anonymous or _is_loopback(self.host)
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from gateway.api.body import json_answer, read_json
 from gateway.api.errors import ApiError
-from gateway.api.keys import check_key
+from gateway.api.keys import check_admin
 from gateway.api.state import api_of
 from gateway.service.interfaces import OperatorService
 from wire.types import Role
@@ -31,7 +31,7 @@ def operator_of(request: Request) -> OperatorService:
     api = api_of(request)
     assert api.operator is not None  # noqa: S101 # ``create_app`` includes the router on no other condition
     assert api.settings.admin_key is not None  # noqa: S101
-    check_key(request, {"": api.settings.admin_key}, "admin")
+    check_admin(request, api.settings.admin_key)
     return api.operator
 
 

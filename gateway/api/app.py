@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from gateway.accounts.keyring import KeyRing
 from gateway.api import admin, edits, files, health, images, models, pictures
 from gateway.api.context import RequestContext
 from gateway.api.edit_pictures import PictureLoader
@@ -73,14 +74,17 @@ def create_app(
     operator: OperatorService | None = None,
     storage: Storage | None = None,
     room: Room | None = None,
+    keys: KeyRing | None = None,
 ) -> FastAPI:
     """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
 
     ``operator`` is served below ``/admin`` if the settings name an admin key. Without ``storage`` files and pictures
-    are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them.
+    are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them. Without ``keys``
+    those of the settings are all there are.
     """
     storage = storage or Storage(settings)
     room = room or Room(settings.uploads_max_bytes)
+    keys = keys or KeyRing(settings.api_keys)
     fetcher = PictureFetcher(FetchRules.of(settings)) if settings.fetch_image_urls else None
     loader = PictureLoader(settings, fetcher, files.NamedFiles(storage))
 
@@ -104,7 +108,8 @@ def create_app(
         redoc_url=None,
     )
     reader = FormReader(room, storage.spool)
-    app.state.api = Api(service, settings, storage, reader, loader, room, started=int(time.time()), operator=operator)
+    started = int(time.time())
+    app.state.api = Api(service, settings, storage, reader, loader, room, keys, started, operator)
     install_handlers(app)
     for concept in (health, files, images, edits, models, pictures):
         app.include_router(concept.router)

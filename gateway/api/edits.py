@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.accounts.caller import Caller
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
 from gateway.api.edit_pictures import EditPictures
@@ -20,7 +21,7 @@ from gateway.api.edit_schema import MAX_URL, Edit, EditBody, from_form, from_jso
 from gateway.api.errors import ApiError
 from gateway.api.forms import FormLimits
 from gateway.api.generation import Generation
-from gateway.api.keys import Tenant
+from gateway.api.keys import Editor
 from gateway.api.models import resolve
 from gateway.api.serving import serve
 from gateway.api.state import Api, ApiDep
@@ -56,23 +57,23 @@ def _documented() -> dict[str, Any]:
 
 
 @router.post("/images/edits", openapi_extra=_documented())
-async def edit_images(request: Request, api: ApiDep, tenant: Tenant) -> Response:
+async def edit_images(request: Request, api: ApiDep, caller: Editor) -> Response:
     """Make pictures from pictures and a text."""
-    generation, uploads = await _prepare(request, api, tenant)
-    return await serve(request, api, tenant, generation, uploads)
+    generation, uploads = await _prepare(request, api, caller)
+    return await serve(request, api, caller.tenant, generation, uploads)
 
 
-async def _prepare(request: Request, api: Api, tenant: str) -> tuple[Generation, dict[str, bytes]]:
+async def _prepare(request: Request, api: Api, caller: Caller) -> tuple[Generation, dict[str, bytes]]:
     """What is to be done, and with which pictures. On return nothing holds the request's body any more, nor is it
     counted; whoever runs the work holds the pictures, and counts them. Raises ``ApiError`` or ``RoomTaken``."""
     with api.room.share() as share:
         async with _received(request, api) as edit:
-            model = resolve(api, edit.body.model)
+            model = resolve(api, edit.body.model, caller)
             alpha_is_mask = edit.mask is None and takes_implicit_mask(model, len(edit.pictures))
             if not alpha_is_mask:  # else what is to be done is not known before the picture is
                 choose_workflow(model, len(edit.pictures), mask=edit.mask is not None)
             pictures = await while_connected(
-                request.receive, _load(request, api, tenant, edit, share, alpha_is_mask=alpha_is_mask)
+                request.receive, _load(request, api, caller.tenant, edit, share, alpha_is_mask=alpha_is_mask)
             )
             workflow = choose_workflow(model, len(edit.pictures), mask=pictures.has_mask)
             generation = plan_edit(edit.body, model, api.settings, workflow, pictures.size)

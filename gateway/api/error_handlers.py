@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.errors import ApiError, from_service, internal_error, overloaded, storage_unavailable
 from gateway.api.parsing import from_pydantic
+from gateway.database.errors import DatabaseError
 from gateway.service.interfaces import ServiceError
 from gateway.storage.objects import StoreError
 from gateway.storage.room import RoomTaken
@@ -61,6 +62,11 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(StoreError)
     async def store_error(request: Request, error: StoreError) -> Response:
+        log.error("%s: %s", request.state.request_id, error)
+        return render(storage_unavailable(), request.scope["state"])
+
+    @app.exception_handler(DatabaseError)
+    async def database_error(request: Request, error: DatabaseError) -> Response:
         log.error("%s: %s", request.state.request_id, error)
         return render(storage_unavailable(), request.scope["state"])
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from gateway.service.interfaces import (
     DeadlineExceeded,
@@ -69,10 +69,21 @@ def model_not_found(name: str) -> ApiError:
     return ApiError(f"The model '{name}' does not exist.", code="model_not_found", param="model", status=404)
 
 
-def storage_unavailable() -> ApiError:
-    """503: what should be kept cannot be. What is wrong with the disk or the store is in the log."""
+def model_not_allowed(name: str, allowed: Collection[str]) -> ApiError:
+    may = ", ".join(sorted(allowed))
     return ApiError(
-        "Storage is unavailable; try again later.",
+        f"This API key may not use the model '{name}', but only: {may}.",
+        code="model_not_allowed",
+        param="model",
+        status=403,
+    )
+
+
+def storage_unavailable(message: str = "Storage is unavailable; try again later.") -> ApiError:
+    """503: what should be kept, or looked up, cannot be. What is wrong with the disk, the store or the database is in
+    the log."""
+    return ApiError(
+        message,
         code="storage_unavailable",
         status=503,
         kind="service_unavailable_error",

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.api.errors import ApiError, storage_full
 from gateway.api.forms import Form, FormFile, FormLimits
-from gateway.api.keys import Tenant
+from gateway.api.keys import FileOwner, Tenant
 from gateway.api.parsing import validate
 from gateway.api.state import Api, ApiDep
 from gateway.settings import Settings
@@ -59,7 +59,7 @@ class Selection(BaseModel):
     purpose: str | None = None
 
 
-async def _loaded(api: ApiDep, _: Tenant) -> None:
+async def _loaded(api: ApiDep, _: FileOwner) -> None:
     """After the key was checked."""
     await api.storage.ready()
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from gateway.api.body import read_json
 from gateway.api.generation import plan
-from gateway.api.keys import Tenant
+from gateway.api.keys import Generator
 from gateway.api.models import resolve
 from gateway.api.schema import GenerationBody
 from gateway.api.serving import serve
@@ -25,8 +25,8 @@ _BODY_SCHEMA = {
 
 
 @router.post("/images/generations", openapi_extra=_BODY_SCHEMA)
-async def generate_images(request: Request, api: ApiDep, tenant: Tenant) -> Response:
+async def generate_images(request: Request, api: ApiDep, caller: Generator) -> Response:
     """Make pictures from a text."""
     body = await read_json(request, GenerationBody, api.settings)
-    generation = plan(body, resolve(api, body.model), api.settings)
-    return await serve(request, api, tenant, generation)
+    generation = plan(body, resolve(api, body.model, caller), api.settings)
+    return await serve(request, api, caller.tenant, generation)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter
 
-from gateway.api.errors import model_not_found, overloaded
-from gateway.api.keys import Tenant
+from gateway.accounts.caller import Caller
+from gateway.api.errors import model_not_allowed, model_not_found, overloaded
+from gateway.api.keys import CallerDep
 from gateway.api.state import Api, ApiDep
 from wire.params import ModelInfo
 
@@ -16,29 +19,36 @@ WAIT_FOR_SERVERS_SECONDS = 5.0
 
 
 @router.get("/models")
-async def list_models(api: ApiDep, _: Tenant) -> dict[str, object]:
-    """Every served model and every alias of one."""
-    return {"object": "list", "data": [_describe(name, api) for name in _catalogue(api)]}
+async def list_models(api: ApiDep, caller: CallerDep) -> dict[str, object]:
+    """Every served model and every alias of one that the caller may use."""
+    names = [name for name, model in _catalogue(api).items() if caller.may_use(name, model.name)]
+    return {"object": "list", "data": [_describe(name, api) for name in names]}
 
 
 @router.get("/models/{model:path}")
-async def retrieve_model(model: str, api: ApiDep, _: Tenant) -> dict[str, object]:
+async def retrieve_model(model: str, api: ApiDep, caller: CallerDep) -> dict[str, object]:
     """One model; its id may hold slashes, plain or percent-encoded."""
-    if model not in _catalogue(api):
-        raise model_not_found(model)
+    _find(_catalogue(api), model, caller)
     return _describe(model, api)
 
 
-def resolve(api: Api, name: str | None) -> ModelInfo:
-    """The model that a request means by ``name``; None means the default. Raises ``ApiError`` 404, or 503 before any
-    stage server has registered: a model that nobody knows yet may be about to appear."""
+def resolve(api: Api, name: str | None, caller: Caller) -> ModelInfo:
+    """The model that ``caller`` means by ``name``; None means the default. Raises ``ApiError`` 404, 403, or 503 before
+    any stage server has registered: a model that nobody knows yet may be about to appear."""
     catalogue = _catalogue(api)
     if not catalogue:
         raise overloaded("No stage server has registered yet.", WAIT_FOR_SERVERS_SECONDS)
     wanted = name if name is not None else api.settings.default_model or next(iter(catalogue))
-    if wanted not in catalogue:
-        raise model_not_found(wanted)
-    return catalogue[wanted]
+    return _find(catalogue, wanted, caller)
+
+
+def _find(catalogue: Mapping[str, ModelInfo], name: str, caller: Caller) -> ModelInfo:
+    """Raises ``ApiError`` 404 or 403."""
+    if name not in catalogue:
+        raise model_not_found(name)
+    if not caller.may_use(name, catalogue[name].name):
+        raise model_not_allowed(name, caller.models)
+    return catalogue[name]
 
 
 def _catalogue(api: Api) -> dict[str, ModelInfo]:

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
+from gateway.accounts.keyring import KeyRing
 from gateway.api.edit_pictures import PictureLoader
 from gateway.api.forms import FormReader
 from gateway.service.interfaces import ImageService, OperatorService
@@ -25,6 +26,7 @@ class Api:
     loader: PictureLoader
     room: Room
     """For the uploads of all requests."""
+    keys: KeyRing
     started: int
     """Unix time of the start, the ``created`` of every model."""
     operator: OperatorService | None = None

@@ -7,8 +7,10 @@ import secrets
 import time
 from contextlib import suppress
 
+from gateway.accounts.keyring import KeyRing
 from gateway.database.database import Database
 from gateway.database.errors import DatabaseError
+from gateway.database.keys import StoredKeys
 from gateway.service.decisions import Decisions
 from gateway.service.dispatcher import Dispatcher, Outlets
 from gateway.service.operator import Levers, Operator
@@ -39,6 +41,8 @@ class Gateway:
         chosen = elastic_parts(settings)
         self.storage = open_storage(settings)
         self.database = Database(settings)
+        self._settings = settings
+        self.keys = KeyRing(settings.api_keys, StoredKeys(self.database), anonymous=settings.anonymous)
         incarnation = secrets.token_hex(8)
         keys = settings.curve_keys()
         self._sockets = Sockets(
@@ -79,9 +83,26 @@ class Gateway:
         self.operator = Operator(scheduler.view, chosen.roles, chosen.suspects, decisions, levers)
 
     async def open(self) -> None:
-        """Migrate the database, if it can be reached. Raises ``DatabaseRefused``, and then nothing is served."""
-        with suppress(DatabaseError):  # it is in the log; ``run`` goes on trying
-            await self.database.open()
+        """Migrate the database and learn the keys, if it can be reached. To be awaited before anything is served.
+
+        Raises ``DatabaseRefused``, or ``InvalidSettings`` where nobody could be served.
+        """
+        try:
+            with suppress(DatabaseError):  # it is in the log; ``run`` goes on trying
+                await self.database.open()
+                await self.keys.refresh()
+            self._somebody_may_call()
+        except BaseException:
+            await self._close()
+            raise
+
+    def _somebody_may_call(self) -> None:
+        if self.keys.empty and not self._settings.anonymous:
+            raise InvalidSettings(
+                f"host {self._settings.host} can be reached from other machines and there is no API key: make one with "
+                "'python -m gateway keys create', set api_keys (DISAGFUSION_API_KEYS), "
+                "or allow_anonymous (DISAGFUSION_ALLOW_ANONYMOUS=true) to serve everybody"
+            )
 
     async def run(self) -> None:
         """Until cancelled. Any exception is a defect and must end the process."""
@@ -92,10 +113,16 @@ class Gateway:
                 tasks.create_task(self.pool.run(), name="stage pool")
                 tasks.create_task(self.storage.run(), name="storage")
                 tasks.create_task(self.database.run(), name="database")
+                tasks.create_task(self.keys.run(), name="keys")
                 tasks.create_task(self.dispatcher.run(), name="dispatcher")
         finally:
-            self._sockets.close()
-            await self.database.close()
+            with suppress(DatabaseError):
+                await self.keys.write_used()
+            await self._close()
+
+    async def _close(self) -> None:
+        self._sockets.close()
+        await self.database.close()
 
 
 def policies(settings: Settings) -> Policies:

@@ -18,7 +18,6 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from clients.load import command as load
 from gateway.__main__ import _announce
-from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SCENARIO = "scheduler/sim/scenarios/backlog.toml"
@@ -56,7 +55,7 @@ async def test_the_gateway_serves_on_when_nobody_reads_its_announcement(monkeypa
     os.close(reading)
     with os.fdopen(writing, "w") as gone, socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setattr(sys, "stdout", gone)
-        await _announce(AsyncMock(), Settings(), listener)
+        await _announce(AsyncMock(), listener)
         gone.flush()  # as the interpreter does at its end
 
 

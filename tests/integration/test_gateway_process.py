@@ -102,7 +102,7 @@ def test_the_gateway_never_imports_torch():
             ("control socket", "{taken}", "Address already in use"),
         ),
         (("--port", "0", "--control-bind", "tcp://0.0.0.0:*"), ("control socket", "CURVE keys", "plaintext")),
-        (("--host", "192.0.2.1"), ("api_keys", "allow_anonymous")),
+        (("--host", "0.0.0.0", "--port", "0"), ("api_keys", "allow_anonymous", "keys create")),  # noqa: S104
         (("--control-bind", "5600"), ("DISAGFUSION_CONTROL_BIND",)),
     ],
 )

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.servers import Postgres, Redis
+
+if TYPE_CHECKING:
+    from gateway.database.database import Database
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -14,6 +19,18 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "DISAGFUSION_STATE_DIR", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    """An open database in the test's folder."""
+    from gateway.database.database import Database
+    from gateway.settings import Settings
+
+    opened = Database(Settings(state_dir=tmp_path))
+    await opened.open()
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,9 @@ from gateway.database.errors import DatabaseRefused, trouble_of
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 
+TARGET = "head"
+"""The revision to reach."""
+
 LOCK = 0x4453_4647
 """The advisory lock (PostgreSQL) of whoever migrates; "DSFG"."""
 
@@ -61,7 +64,7 @@ def _upgrade(connection: Connection, config: Config, known: ScriptDirectory, whe
     config.attributes["connection"] = connection
     try:
         log.info("%s: from revision %s to %s", where, current or "none", known.get_current_head())
-        command.upgrade(config, "head")
+        command.upgrade(config, TARGET)
     except Exception as error:  # whatever a revision's own code raises: the transaction is rolled back
         if trouble_of(error) is not None:
             raise

@@ -93,7 +93,7 @@ class Gateway:
                 await self.keys.refresh()
             self._somebody_may_call()
         except BaseException:
-            await self._close()
+            await self.close()
             raise
 
     def _somebody_may_call(self) -> None:
@@ -118,9 +118,10 @@ class Gateway:
         finally:
             with suppress(DatabaseError):
                 await self.keys.write_used()
-            await self._close()
+            await self.close()
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """For a gateway that does not run: ``run`` does it itself."""
         self._sockets.close()
         await self.database.close()
 

@@ -66,19 +66,30 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-def failing(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, there are two more revisions, of which the second fails half way."""
+def revise(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Adds a revision that does what it is given, and returns its number."""
+    folder = tmp_path_factory.mktemp("scripts") / "migrations"
 
-    def begin() -> None:
-        folder = tmp_path_factory.mktemp("scripts") / "migrations"
-        shutil.copytree(migrate.MIGRATIONS, folder)
+    def add(upgrade: str) -> str:
+        if not folder.exists():
+            shutil.copytree(migrate.MIGRATIONS, folder)
+            monkeypatch.setattr(migrate, "MIGRATIONS", folder)
         head = ScriptDirectory(str(folder)).get_current_head()
-        good = f'import sqlalchemy as sa\nfrom alembic import op\nrevision = "9998"\ndown_revision = "{head}"\n'
-        good += 'def upgrade():\n    op.add_column("keys", sa.Column("colour", sa.String()))\n'
-        (folder / "versions" / "9998_good.py").write_text(good)
-        bad = 'from alembic import op\nrevision = "9999"\ndown_revision = "9998"\n'
-        bad += 'def upgrade():\n    op.drop_table("key_changes")\n    op.execute("INSERT INTO nowhere VALUES (1)")\n'
-        (folder / "versions" / "9999_bad.py").write_text(bad)
-        monkeypatch.setattr(migrate, "MIGRATIONS", folder)
+        assert head is not None
+        number = f"{int(head) + 1:04}"
+        script = f'import sqlalchemy as sa\nfrom alembic import op\nrevision = "{number}"\ndown_revision = "{head}"\n'
+        (folder / "versions" / f"{number}_later.py").write_text(f"{script}def upgrade():\n    {upgrade}\n")
+        return number
+
+    return add
+
+
+@pytest.fixture
+def failing(revise: Callable[[str], str]) -> Callable[[], str]:
+    """From its call on, there are two more revisions, of which the second fails half way; returns its number."""
+
+    def begin() -> str:
+        revise('op.add_column("keys", sa.Column("colour", sa.String()))')
+        return revise('op.drop_table("key_changes"); op.execute("INSERT INTO nowhere VALUES (1)")')
 
     return begin

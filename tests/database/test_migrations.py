@@ -10,6 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import JSON, Boolean, Float, Integer, LargeBinary, MetaData, Numeric, String
 
 import gateway.database
 from gateway.database import migrate
@@ -47,20 +48,84 @@ def dump(path):
         return list(connection.iterdump())
 
 
+SAMPLES = (
+    (Boolean, True),
+    (Integer, 1),
+    (Float, 1.5),
+    (Numeric, 1.5),
+    (LargeBinary, bytes(32)),
+    (JSON, ["x"]),
+    (String, "x"),
+)
+
+
+def fill(connection):
+    """One row for every table, where it has none; returns all rows by table."""
+    found = MetaData()
+    found.reflect(connection)
+    rows = {}
+    for table in found.sorted_tables:
+        if connection.execute(table.select()).first() is None:
+            values = {
+                column.name: next(sample for kind, sample in SAMPLES if isinstance(column.type, kind))
+                for column in table.columns
+            }
+            connection.execute(table.insert(), values)
+        rows[table.name] = connection.execute(table.select()).mappings().one()
+    return rows
+
+
+def contents(connection, like):
+    found = MetaData()
+    found.reflect(connection)
+    return {name: connection.execute(found.tables[name].select()).mappings().one() for name in like}
+
+
+REVISIONS = [script.revision for script in ScriptDirectory(str(migrate.MIGRATIONS)).walk_revisions()]
+
+
+async def survive(make, revise, monkeypatch, revision, **settings):
+    """A database of ``revision`` with a row in every table is brought to a revision that is yet to come."""
+    former = make(**settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "TARGET", revision)
+        await former.open()
+    async with former.begin() as connection:
+        before = await connection.run_sync(fill)
+    await former.close()
+    later = revise('op.add_column("keys", sa.Column("colour", sa.String(), server_default="red"))')
+    database = make(**settings)
+    await database.open()
+    async with database.session() as connection:
+        after = await connection.run_sync(contents, before)
+    assert before["alembic_version"]["version_num"] == revision
+    assert after.pop("alembic_version")["version_num"] == later
+    assert after["keys"]["colour"] == "red"
+    for name, row in after.items():
+        assert {column: row[column] for column in before[name] if column in row} == before[name]
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_a_filled_database_of_every_version_keeps_its_rows(make, revise, monkeypatch, revision):
+    await survive(make, revise, monkeypatch, revision)
+
+
 async def test_one_that_fails_leaves_the_old_state(make, failing, tmp_path):
     first = make()
     await first.open()
+    async with first.begin() as connection:
+        await connection.run_sync(fill)
     await first.close()
     before = dump(tmp_path)
-    failing()
-    with pytest.raises(DatabaseRefused, match=r"could not be migrated from revision \d+ to 9999, and is as it was"):
+    bad = failing()
+    with pytest.raises(DatabaseRefused, match=rf"could not be migrated from revision \d+ to {bad}, and is as it was"):
         await make().open()
     assert dump(tmp_path) == before
 
 
 async def test_one_that_fails_on_nothing_leaves_nothing(make, failing, tmp_path):
-    failing()
-    with pytest.raises(DatabaseRefused, match="from revision none to 9999"):
+    bad = failing()
+    with pytest.raises(DatabaseRefused, match=f"from revision none to {bad}"):
         await make().open()
     assert dump(tmp_path) == ["BEGIN TRANSACTION;", "COMMIT;"]
 

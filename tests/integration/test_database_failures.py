@@ -1,0 +1,180 @@
+"""The database fails under a gateway that works: pictures are made meanwhile, and afterwards nothing is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.database.engines import FILE_NAME
+from tests.needed import needs
+from tests.servers import Postgres
+
+pytestmark = pytest.mark.services
+
+PROFILE = Path(__file__).with_name("slow.toml")
+PICTURE = {"prompt": "x", "model": "slow", "size": "64x64", "num_inference_steps": 1}
+
+
+@dataclass
+class Scene:
+    """A gateway with an emulated stage server, and one key in its database."""
+
+    start: Callable
+    until: Callable
+    environment: dict[str, str]
+    url: str = ""
+    gateway: object = None
+    secret: str = ""
+
+    def keys(self, *arguments: str, status: int = 0) -> str:
+        """What the command prints, on both outputs."""
+        command = self.start("-m", "gateway", "keys", *arguments, **self.environment)
+        assert command.popen.wait(60) == status, command.text()
+        return command.text()
+
+    def create(self) -> str:
+        printed = self.keys("create", "--tenant", "alice")
+        return next(line for line in printed.splitlines() if line.startswith("sk-df-"))
+
+    def status(self, secret: str) -> int:
+        headers = {"authorization": f"Bearer {secret}"}
+        return httpx.post(f"{self.url}/v1/images/generations", json=PICTURE, headers=headers, timeout=60).status_code
+
+    def complaints(self) -> list[str]:
+        """What the gateway's log says of its database."""
+        lines = self.gateway.text().splitlines()
+        return [line for line in lines if "the database" in line and (" ERROR " in line or " WARNING " in line)]
+
+    def works_without(self, words: str) -> None:
+        """Pictures are made; the command fails, saying ``words``."""
+        assert self.status("sk-carol") == 200
+        assert self.status(self.secret) == 200
+        printed = self.keys("create", "--tenant", "alice", status=2)
+        assert words in printed
+        assert "Traceback" not in printed
+        assert self.status(self.secret) == 200
+
+    def works_again(self) -> None:
+        secret = self.create()
+        self.until(lambda: self.status(secret) == 200, "a gateway that knows the new key")
+        assert self.status(self.secret) == 200
+        assert self.gateway.finish(signal.SIGTERM) == 0
+        assert "Traceback" not in self.gateway.text()
+        used = [key["last_used"] is not None for key in json.loads(self.keys("list", "--json"))]
+        assert used == [True, True]
+
+
+@pytest.fixture
+def scene(start, listening, until, is_ready, free_port):
+    @contextmanager
+    def serving(**environment: str) -> Iterator[Scene]:
+        made = Scene(start, until, environment)
+        made.secret = made.create()
+        port = free_port()
+        made.gateway = start(
+            *("-m", "gateway", "--port", "0", "--control-bind", f"tcp://127.0.0.1:{port}"),
+            DISAGFUSION_API_KEYS='{"carol": "sk-carol"}',
+            **environment,
+        )
+        made.url = listening(made.gateway)
+        start(
+            *("-m", "stage_server", "--engine", "emulated", "--profile", str(PROFILE), "--role", "encoder,dit,decoder"),
+            *("--gateway", f"tcp://127.0.0.1:{port}", "--time-scale", "0.05"),
+        )
+        until(lambda: is_ready(made.url), "ready")
+        yield made
+
+    return serving
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a tmpfs")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """All the room there is goes to one file."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        size = 1 << 20
+        while size:
+            try:
+                if not file.write(bytes(size)):
+                    size //= 2
+            except OSError:
+                size //= 2
+    return ballast
+
+
+def test_a_full_disk(scene, small_disk):
+    with scene(DISAGFUSION_STATE_DIR=str(small_disk / "state")) as serving:
+        ballast = fill(small_disk)
+        serving.works_without("its disk is full")
+        ballast.unlink()
+        serving.works_again()
+
+
+def test_a_lock_of_more_than_ten_seconds(scene, tmp_path):
+    with scene() as serving:
+        other = sqlite3.connect(tmp_path / "state" / FILE_NAME, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(2):  # each gives up after five seconds
+            serving.works_without("it is locked by another process")
+        serving.until(serving.complaints, "a word in the log", 60)
+        other.execute("COMMIT")
+        serving.works_again()
+        locked, back = serving.complaints()
+        assert "it is locked by another process (database is locked); the gateway serves on without it" in locked
+        assert "works again" in back
+
+
+def test_a_file_that_is_damaged_meanwhile(scene, tmp_path):
+    with scene() as serving:
+        file = tmp_path / "state" / FILE_NAME
+        copy = sqlite3.connect(tmp_path / "copy")
+        with sqlite3.connect(file) as database:
+            database.backup(copy)
+        copy.close()
+        with file.open("r+b") as damaged:
+            damaged.write(b"nonsense" * (file.stat().st_size // 8))
+        serving.works_without("its file is damaged, or no database")
+        assert serving.gateway.finish(signal.SIGTERM) == 0  # as the manual says
+        for left in file.parent.glob(f"{FILE_NAME}*"):
+            left.unlink()
+        (tmp_path / "copy").rename(file)
+        assert json.loads(serving.keys("list", "--json"))[0]["tenant"] == "alice"
+
+
+@needs("postgresql")
+def test_a_server_that_is_killed_and_comes_back(scene):
+    server = Postgres()
+    try:
+        server.start()
+        with scene(DISAGFUSION_DATABASE_URL=server.new_database()) as serving:
+            server.crash()
+            serving.works_without("it cannot be reached")
+            server.start()
+            serving.works_again()
+            lost, back = serving.complaints()
+            assert f"127.0.0.1:{server.port}: it cannot be reached" in lost
+            assert "works again" in back
+    finally:
+        server.remove()

@@ -17,7 +17,7 @@ RUN touch README.md
 
 # Dependencies first: without sources pip installs an empty distribution and all that it needs.
 FROM build AS gateway-build
-RUN pip install --constraint constraints.txt '.[gateway]'
+RUN pip install --constraint constraints.txt '.[gateway,postgres,redis]'
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 

@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     batch_seeded: bool = False
     """Batch requests that name a seed too: their pictures may then vary with the company."""
     tenant_shares: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
-    """Name in ``api_keys`` → weight of its share of device time, where it is not 1."""
+    """Tenant → weight of its share of device time, where it is not 1."""
     profiles: tuple[Path, ...] = ()
     """Cost profiles beside the bundled ones, as ``python -m stage_server profile`` writes them."""
     max_waiting_requests: Count = 1000

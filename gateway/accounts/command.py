@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import re
 import sys
 import time
@@ -26,6 +27,7 @@ SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 def main(arguments: Sequence[str]) -> int:
     """The exit status: 0, or 2 for what the operator has to put right."""
     given = _parser().parse_args(arguments)
+    logging.getLogger("gateway").addHandler(logging.NullHandler())  # what the database says there is said below
     try:
         return asyncio.run(_with_keys(load_settings(), lambda keys: given.run(keys, given)))
     except (InvalidSettings, DatabaseError, DatabaseRefused) as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -58,10 +58,8 @@ class Database:
         async with self._opening:
             if self._migrated:
                 return
-            try:
+            with self._watched(self._engines.writer):
                 await migrate(self._engines.migrator, self.where)
-            except failures() as error:
-                raise self._note(error, self._engines.writer) from error
             self._migrated = True
             self._recovered(self._engines.writer)
 
@@ -70,7 +68,7 @@ class Database:
         while not self._migrated:
             try:
                 await self.open()
-            except DatabaseError:  # said once, by ``_note``
+            except DatabaseError:  # said once, by ``_watched``
                 await asyncio.sleep(RETRY_SECONDS)
             except DatabaseRefused as error:
                 log.error("%s; the gateway serves without a database until it is started again", error)  # noqa: TRY400 # no defect
@@ -95,47 +93,38 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        self._refuse_early()
-        try:
-            async with asyncio.timeout(self._seconds) as limit:
-                try:
-                    async with engine.begin() as connection:
-                        yield connection
-                except TimeoutError as error:
-                    # A wait for the connection that ended before ours; the block itself awaits nothing else.
-                    if not limit.expired():
-                        raise self._note(error, engine) from error
-                    raise
-                except failures() as error:
-                    raise self._note(error, engine) from error
-        except TimeoutError as error:
-            if limit.expired():
-                raise self._note(error, engine) from error
-            raise
+        self._refuse_early(engine)
+        with self._watched(engine):
+            async with asyncio.timeout(self._seconds), engine.begin() as connection:
+                yield connection
         self._recovered(engine)
 
-    def _refuse_early(self) -> None:
+    def _refuse_early(self, engine: AsyncEngine) -> None:
         """While connections fail, one caller at a time tries, a second after the last: a request that has to know
         something must not wait for a time-out to learn that nobody can tell."""
-        if not self._migrated and self._failure is None:
-            raise DatabaseError(Trouble.LOST, "it has not been opened yet", self.where)
-        if self._failure is None or (self._migrated and self._failure.trouble not in CONNECTION):
+        if self._migrated and not (engine is self._failed_in and self._failure and self._failure.trouble in CONNECTION):
             return
+        if self._failure is None:
+            raise DatabaseError(Trouble.LOST, "it has not been opened yet", self.where)
         if not self._migrated or self._clock() < self._next_try:
             raise DatabaseError(self._failure.trouble, "as of a moment ago", self.where)
         self._next_try = self._clock() + self._seconds
 
-    def _note(self, error: BaseException, engine: AsyncEngine) -> BaseException:
-        """``error`` as it is to be raised; says so once when the database stops working."""
-        found = trouble_of(error)
-        if found is None:
-            return error
-        failure = DatabaseError(*found, self.where)
-        if self._failure is None or self._failure.trouble is not failure.trouble:
-            log.error("%s; the gateway serves on without it", failure)
-        self._failure, self._failed_in = failure, engine
-        self._next_try = self._clock() + RETRY_SECONDS
-        return failure
+    @contextmanager
+    def _watched(self, engine: AsyncEngine) -> Iterator[None]:
+        """What says something of the database's state is raised as ``DatabaseError``, and logged if it is news."""
+        try:
+            yield
+        except failures() as error:  # TimeoutError is an OSError
+            found = trouble_of(error)
+            if found is None:
+                raise
+            failure = DatabaseError(*found, self.where)
+            if self._failure is None:
+                log.error("%s; the gateway serves on without it", failure)  # noqa: TRY400 # not a defect of ours
+            self._failure, self._failed_in = failure, engine
+            self._next_try = self._clock() + RETRY_SECONDS
+            raise failure from error
 
     def _recovered(self, engine: AsyncEngine) -> None:
         """Of SQLite's engines the one that failed must work again: a file on a full disk can be read all the while."""

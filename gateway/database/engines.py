@@ -107,7 +107,6 @@ def _postgres(url: str) -> Engines:
             "pip install 'disagfusion[postgres]'"
         )
     limits = {"lock_timeout": f"{LOCK_SECONDS:g}s", "statement_timeout": f"{TRANSACTION_SECONDS:g}s"}
-    parts = urlsplit(url)
     pooled = _postgres_engine(
         url,
         # A gateway that dies in a transaction leaves its rows locked until the server notices: this is how soon.
@@ -120,7 +119,7 @@ def _postgres(url: str) -> Engines:
         reader=pooled,
         writer=pooled,
         migrator=_postgres_engine(url, {}, poolclass=NullPool),
-        where=f"the database at {parts.hostname or 'the default host'}{f':{parts.port}' if parts.port else ''}",
+        where=f"the database at {urlsplit(url).netloc.rpartition('@')[2] or 'its default address'}",
     )
 
 
@@ -129,8 +128,11 @@ def _postgres_engine(url: str, server_settings: dict[str, str], **pool: Any) -> 
 
     async def connect() -> Any:
         # asyncpg reads the url itself, with all that libpq takes in one (sslmode, several hosts, passfile).
-        return await asyncpg.connect(
-            url, timeout=CONNECT_SECONDS, server_settings={"application_name": "disagfusion", **server_settings}
-        )
+        try:
+            return await asyncpg.connect(
+                url, timeout=CONNECT_SECONDS, server_settings={"application_name": "disagfusion", **server_settings}
+            )
+        except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
+            raise DatabaseRefused(f"DISAGFUSION_DATABASE_URL: {error}") from error
 
     return create_async_engine("postgresql+asyncpg://", async_creator=connect, **pool)

@@ -14,7 +14,7 @@ class Trouble(StrEnum):
     LOCKED = "it is locked by another process"
     CORRUPT = "its file is damaged, or no database"
     READ_ONLY = "it cannot be written"
-    UNREADABLE = "its file cannot be opened or read"
+    UNREADABLE = "its file cannot be opened, read or written"
     LOST = "it cannot be reached"
     REFUSED = "it refuses the connection"
     SLOW = "it did not answer in time"
@@ -65,6 +65,7 @@ _POSTGRES = {
     "40P01": Trouble.LOCKED,  # deadlock
     "40001": Trouble.LOCKED,  # serialization
     "57014": Trouble.SLOW,
+    "25P03": Trouble.SLOW,  # a transaction that did nothing for too long
     "58": Trouble.UNREADABLE,
     "XX001": Trouble.CORRUPT,
     "XX002": Trouble.CORRUPT,
@@ -97,7 +98,7 @@ def trouble_of(error: BaseException) -> tuple[Trouble, str] | None:
                 return Trouble.LOST, _first_line(error.orig)
             return found
         case TimeoutError():
-            return Trouble.SLOW, "no connection within the time allowed"
+            return Trouble.SLOW, "it took longer than a transaction may"
         case _:
             return _of_driver(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from gateway.database.engines import TRANSACTION_SECONDS
 from gateway.database.errors import DatabaseRefused, trouble_of
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -38,7 +40,7 @@ async def migrate(engine: AsyncEngine, where: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     known = ScriptDirectory.from_config(config)
-    async with engine.connect() as connection:
+    async with asyncio.timeout(TRANSACTION_SECONDS), engine.connect() as connection:
         current = await connection.run_sync(_version)
     if current == known.get_current_head():  # the usual start: nobody has to wait for a writer's lock
         return

@@ -145,6 +145,18 @@ async def test_a_transaction_that_takes_too_long_is_ended(make):
     assert not database.healthy
 
 
+async def test_reading_does_not_suffer_from_a_writer_that_takes_too_long(make):
+    database = make(seconds=0.05)
+    await database.open()
+    async with database._engines.writer.begin():  # the one connection that writes
+        for _ in range(2):
+            with pytest.raises(DatabaseError) as caught:
+                async with database.begin():
+                    raise AssertionError
+            assert caught.value.trouble is Trouble.SLOW
+            assert await count(database) == 0
+
+
 async def test_after_a_lost_connection_one_tries_and_the_others_are_told_at_once(make, said, clock, monkeypatch):
     database = make()
     await database.open()
@@ -181,9 +193,24 @@ def test_postgresql_needs_its_driver(make, monkeypatch):
         make(database_url="postgresql://gateway@db1/images")
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://gateway:geheim@db1:port/images", "invalid literal"),
+        ("postgresql://gateway:geheim@127.0.0.1/images?sslmode=perhaps", "sslmode"),
+    ],
+)
+async def test_a_url_that_means_nothing_stops_the_start(make, url, words):
+    with pytest.raises(DatabaseRefused, match=rf"DISAGFUSION_DATABASE_URL: .*{words}") as caught:
+        await make(database_url=url).open()
+    assert "geheim" not in str(caught.value)
+
+
 def test_a_password_stays_out_of_messages(make):
     database = make(database_url="postgresql://gateway:geheim@db1:5433/images")
     assert database.where == "the database at db1:5433"
+    several = make(database_url="postgresql://gateway:geheim@db1:5433,db2:5434/images")
+    assert several.where == "the database at db1:5433,db2:5434"
     with pytest.raises(InvalidSettings, match="DISAGFUSION_DATABASE_URL: write postgresql://") as caught:
         load_settings(database_url="mysql://gateway:geheim@db1/images")
     assert "geheim" not in str(caught.value)

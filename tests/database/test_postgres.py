@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 
+from gateway.accounts.caller import Caller, Limits, Scope
 from gateway.database.errors import DatabaseError, DatabaseRefused, Trouble
+from gateway.database.keys import StoredKeys
 from tests.database.test_database import COUNT, count
 from tests.database.test_migrations import REVISIONS, survive, tables_differ
 from tests.needed import needs
@@ -63,6 +66,28 @@ async def test_transactions(make, postgres):
 
     await asyncio.gather(*(add() for _ in range(50)))
     assert await count(database) == 50
+
+
+async def test_keys(make, postgres):
+    gateways = [make(database_url=postgres) for _ in range(2)]
+    for each in gateways:
+        await each.open()
+    here, there = map(StoredKeys, gateways)
+    limits = Limits(60, None, 2, 3600.5)
+    caller = Caller("alice", "", frozenset({Scope.EDIT}), frozenset({"tiny"}), limits)
+    keys = [await here.create(caller, "laptop", bytes([number]) * 32, 5.0 + number, 99.5) for number in range(20)]
+    await asyncio.gather(  # in opposite orders, which must not be a deadlock
+        here.note_used(dict.fromkeys(keys, 6.0)), there.note_used(dict.fromkeys(reversed(keys), 7.0))
+    )
+    change, records = await there.changed_since(None)
+    assert change == len(records) == 20
+    first = next(record for record in records if record.caller.key == keys[0])
+    assert first.caller == replace(caller, key=keys[0])
+    assert (first.name, first.digest, first.created, first.expires) == ("laptop", bytes(32), 5.0, 99.5)
+    assert {record.last_used for record in records} == {7.0}
+    assert (await there.revoke(keys[0], 8.0)).revoked is None
+    assert (await here.changed_since(change))[0] == change + 1
+    assert (await here.all("alice"))[0].revoked == 8.0
 
 
 async def test_a_server_that_ends_and_comes_back(make, said, clock):

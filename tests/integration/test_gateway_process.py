@@ -109,7 +109,8 @@ def test_the_gateway_never_imports_torch():
 def test_an_operators_mistake_is_one_clear_line(start, arguments, words):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         taken = str(listener.getsockname()[1])
-        process = start("-m", "gateway", *(argument.format(taken=taken) for argument in arguments))
+        told = (argument.format(taken=taken) for argument in arguments)
+        process = start("-m", "gateway", *told, DISAGFUSION_LOG_LEVEL="warning")
         assert process.popen.wait(30) == 2
     (line,) = process.text().splitlines()
     assert line.startswith("gateway: ")

@@ -16,6 +16,7 @@ from scheduler.outbox import Outbox
 from scheduler.policy import Policies
 from scheduler.reach import GATEWAY
 from scheduler.spec import RequestSpec
+from scheduler.standing import Standing, Standings
 from scheduler.state import Request
 from scheduler.timers import Alarm, Timers
 from scheduler.trials import Trials
@@ -29,6 +30,7 @@ class Scheduler:
     def __init__(self, gateway: str, policies: Policies | None = None):
         self.policies = policies or Policies()
         self.view = View(self.policies.cost)
+        self._standings = Standings(self.view, self.policies)
         self._gateway = gateway
         self._epochs = 0
         self._outbox = Outbox()
@@ -59,6 +61,10 @@ class Scheduler:
         self._dispatch(event, now)
         self._matcher.pump(now)
         return self._outbox.drain()
+
+    def standing(self, request_id: RequestId, now: float) -> Standing | None:
+        """Where a request stands, ``now`` on the clock of ``handle``; None if it is not under way. Changes nothing."""
+        return self._standings.of(request_id, now)
 
     def next_wakeup(self) -> float | None:
         """When a ``Tick`` is due, on the clock of ``handle``."""

@@ -5,6 +5,7 @@ The defaults serve in order of arrival and admit up to a bound; ``scheduler.elas
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -35,6 +36,16 @@ class Verdict:
 class Admission(Protocol):
     def decide(self, request: Request, view: View, now: float) -> Verdict: ...
 
+    def seconds_left(self, request: Request, view: View, now: float) -> float:
+        """Predicted for a request under way, until its last picture. Changes nothing."""
+
+
+class Line(Protocol):
+    """The requests of one model that wait, in the order in which they would be served if no others came."""
+
+    def ahead(self, job: Job) -> int:
+        """Requests that go before the one of this job, which waits in a queue and need not be in the line itself."""
+
 
 class Order(Protocol):
     def key(self, job: Job, view: View, now: float) -> Key:
@@ -42,6 +53,9 @@ class Order(Protocol):
 
     def queue(self) -> StageQueue:
         """A new queue for one (model, stage)."""
+
+    def line(self, jobs: Iterable[Job], view: View) -> Line:
+        """Of jobs of one model that wait in its queues, one of each request."""
 
 
 class Placement(Protocol):
@@ -126,6 +140,19 @@ class AdmitUpTo:
             return Verdict(True, predicted)
         return Verdict(False, predicted, retry_after_seconds=predicted, reason=f"{self._limit} requests are under way")
 
+    def seconds_left(self, request: Request, view: View, now: float) -> float:
+        return view.naive_seconds(request, now)
+
+
+class KeyLine:
+    """By key."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._keys = sorted(job.queued_key for job in jobs if job.queued_key is not None)
+
+    def ahead(self, job: Job) -> int:
+        return bisect_left(self._keys, job.queued_key or ())
+
 
 class FirstCome:
     """By priority, then in order of arrival; later stages of an older request go before a younger one's.
@@ -138,6 +165,9 @@ class FirstCome:
 
     def queue(self) -> StageQueue:
         return KeyQueue()
+
+    def line(self, jobs: Iterable[Job], view: View) -> Line:  # noqa: ARG002
+        return KeyLine(jobs)
 
 
 class Downstream:

@@ -76,11 +76,14 @@ class View:
         return job.price
 
     def naive_seconds(self, request: Request, now: float) -> float:
-        """Predicted time to the last picture as if queues were served evenly: backlog over holders, plus own work."""
+        """Predicted time to the last picture as if queues were served evenly: backlog over holders, plus own work that
+        is left.
+        """
         model = request.spec.model
+        left = [job for job in request.jobs.values() if not job.taken and job.holder is None]
         total = 0.0
         for role in Role:
-            own = sum(self.reference_seconds(job) for job in request.jobs.values() if job.spec.role is role)
+            own = sum(self.reference_seconds(job) for job in left if job.spec.role is role)
             holders = self.serving(model, role)
             some = [server.remaining(now) for server in islice(holders.values(), SAMPLE)]
             busy = sum(some) / max(1, len(some))

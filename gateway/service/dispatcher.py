@@ -23,6 +23,7 @@ from gateway.service.interfaces import (
     ModelNotFound,
     NoCapacity,
     Partial,
+    Place,
     Progress,
     Ready,
     ServiceError,
@@ -36,6 +37,7 @@ from scheduler import events as ev
 from scheduler.reach import GATEWAY
 from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import plan
+from scheduler.standing import Standing
 from wire import to_gateway, to_stage
 from wire.params import ModelInfo
 from wire.to_stage import InputRef, ToStage, TryPeer
@@ -60,6 +62,8 @@ class Decider(Protocol):
     def handle(self, event: ev.Event, now: float) -> list[act.Action]: ...
 
     def next_wakeup(self) -> float | None: ...
+
+    def standing(self, request_id: RequestId, now: float) -> Standing | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,10 @@ class Dispatcher:
         finally:
             if entry.outcome.cancelled():
                 self._events.put_nowait(ev.RequestCancelled(entry.record.graph.spec.id))
+
+    def place(self, request_id: str) -> Place | None:
+        standing = self._scheduler.standing(RequestId(request_id), self._now())
+        return None if standing is None else Place(standing.ahead, standing.seconds_left)
 
     # --- for whoever runs it ------------------------------------------------------------------------------------------
 

@@ -117,6 +117,18 @@ class Finished:
     prompt: PromptRead = UNCOUNTED
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request under way stands at the moment it is asked about."""
+
+    ahead: int | None
+    """Requests for the same model that wait and are likely to be served before it; None for one that does not wait: a
+    server has one of its jobs, or its pictures are on their way here.
+    """
+    seconds_left: float
+    """Predicted, until its last picture."""
+
+
 class ServiceError(Exception):
     """The request ends without a picture. The API translates each subclass once (``gateway.api.errors``)."""
 
@@ -188,6 +200,12 @@ class ImageService(Protocol):
         ``listener`` hears on the way how it goes; first of all ``Admitted``, unless the request fails before.
 
         Raises a ``ServiceError``.
+        """
+
+    def place(self, request_id: str) -> Place | None:
+        """None for a request that is not under way: not admitted yet, over, or never seen.
+
+        Worked out when asked (a fraction of a millisecond): ask at most once a second for each request.
         """
 
 

@@ -7,9 +7,10 @@ bound), and the turns of other tenants. The result is corrected by how wrong suc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import log
+from types import MappingProxyType
 
 from scheduler.cost.residuals import ResidualTracker
 from scheduler.elastic.book import Book, promised
@@ -17,11 +18,12 @@ from scheduler.elastic.capacity import Capacity, Pace
 from scheduler.elastic.fairness import Fairness
 from scheduler.elastic.inflow import Inflow, Overtaking
 from scheduler.elastic.lane import Rank
-from scheduler.elastic.order import StageOrder
+from scheduler.elastic.order import STAGE, StageOrder
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.policy import Observer, Verdict
 from scheduler.spec import Timings
 from scheduler.state import Attempt, Job, Request
+from scheduler.transitions import JobState
 from scheduler.view import View
 from wire.types import ModelKey, RequestId, Role
 
@@ -137,7 +139,7 @@ class PredictedCompletion(Observer):
         """The latest time that anything happened."""
 
     def decide(self, request: Request, view: View, now: float) -> Verdict:
-        stages = self._stages(request, view, now)
+        stages = self._stages(promised(request.jobs.values()), view, now)
         raw, own = self._raw_seconds(stages, request, view, now)
         errors = self._errors(request, raw / own if own else 1.0)
         self._draft = _Draft(request.spec.id, _Promise(raw, errors), stages)
@@ -153,6 +155,14 @@ class PredictedCompletion(Observer):
             reason = f"done in {usual:.1f} s, perhaps only in {late:.1f} s: its deadline is in {allowed:.1f} s"
             return Verdict(False, usual, excess, reason)
         return Verdict(True, usual, reason=f"predicted {usual:.2f} s, of which {own:.2f} s are its own")
+
+    def seconds_left(self, request: Request, view: View, now: float) -> float:
+        left = [job for job in promised(request.jobs.values()) if not job.taken and job.holder is None]
+        stages = self._stages([job for job in left if job.attempt is None], view, now)
+        raw, _ = self._raw_seconds(stages, request, view, now, _ends(left, now))
+        promise = self._promises.get(request.spec.id)
+        usual, _ = promise.errors.factors(self._settings.admission_quantile) if promise is not None else (1.0, 1.0)
+        return raw * usual
 
     def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
         spec, draft, self._draft = request.spec, self._draft, None
@@ -181,12 +191,20 @@ class PredictedCompletion(Observer):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _raw_seconds(self, stages: list[_Stage], request: Request, view: View, now: float) -> tuple[float, float]:
+    def _raw_seconds(
+        self,
+        stages: list[_Stage],
+        request: Request,
+        view: View,
+        now: float,
+        ends: Mapping[Role, float] = MappingProxyType({}),
+    ) -> tuple[float, float]:
         """Until its last picture, and what that would be with every server idle.
 
         The stages one after another, on a clock that begins now. A stage starts when the one before is through
         (``total``), and not before its servers have done what goes before this request there. That work does not wait
-        for the request's earlier stages, so the two are compared and not added.
+        for the request's earlier stages, so the two are compared and not added. ``ends``: when servers are through with
+        those of its jobs that they have already.
         """
         capacity = Capacity(view, request.spec.model, now)
         ahead = {stage.role: self._ahead(stage, request, now) for stage in stages}
@@ -194,6 +212,7 @@ class PredictedCompletion(Observer):
         """Of stages looked at together: with servers that hold every role, all stages ask for the same."""
         total = alone = 0.0
         for stage in stages:
+            total = max(total, *(end for role, end in ends.items() if STAGE[role] < STAGE[stage.role]), 0.0)
             for together in _sharing(stage, stages, view):
                 roles = tuple(other.role for other in together)
                 if roles not in starts:
@@ -203,24 +222,30 @@ class PredictedCompletion(Observer):
             own = _own_seconds(stage, view, capacity)
             total += own
             alone += own
-        return max(total, 1e-3), alone
+        return max(total, *ends.values(), 1e-3), alone
 
-    def _stages(self, request: Request, view: View, now: float) -> list[_Stage]:
-        jobs: dict[Role, list[Job]] = {}
-        for job in promised(request.jobs.values()):
-            jobs.setdefault(job.spec.role, []).append(job)
+    def _stages(self, jobs: Iterable[Job], view: View, now: float) -> list[_Stage]:
+        by_role: dict[Role, list[Job]] = {}
+        for job in jobs:
+            by_role.setdefault(job.spec.role, []).append(job)
         return [
-            _Stage(role, tuple(some), self._order.key(some[0], view, now), sum(map(view.reference_seconds, some)))
+            _Stage(role, tuple(some), self._rank(some[0], view, now), sum(map(view.reference_seconds, some)))
             for role in Role
-            if (some := jobs.get(role))
+            if (some := by_role.get(role))
         ]
+
+    def _rank(self, job: Job, view: View, now: float) -> Rank:
+        """The one with which it waits, if it does."""
+        return self._order.key(job, view, now) if job.queued_key is None else Rank.of(job.queued_key)
 
     def _ahead(self, stage: _Stage, request: Request, now: float) -> _Ahead:
         model, tenant = request.spec.model, request.spec.tenant
         stocks = self._book.stocks(model, stage.role)
         mine, total = 0.0, 0.0
         if tenant in stocks:
-            mine, total = stocks[tenant].ahead(stage.rank), stocks[tenant].total
+            # A request under way is in the book itself.
+            mine = stocks[tenant].ahead(stage.rank) - self._book.not_ahead(stage.jobs, stage.rank)
+            total = stocks[tenant].total
         inflow = self._inflow.get((model, stage.role, tenant))
         overtaking = Overtaking()
         if inflow is not None:
@@ -257,6 +282,18 @@ class PredictedCompletion(Observer):
         if tracker is None:
             tracker = self._trackers[key] = ResidualTracker(FIRST_SIGMA)
         return tracker
+
+
+def _ends(jobs: Iterable[Job], now: float) -> dict[Role, float]:
+    """Seconds until servers are through with those of the jobs that they have."""
+    ends: dict[Role, float] = {}
+    for job in jobs:
+        if job.attempt is not None:
+            # Whatever else the server has goes before a job that does not run yet, or not at present.
+            running = job.state is JobState.RUNNING
+            left = job.attempt.remaining(now) if running else job.attempt.server.remaining(now)
+            ends[job.spec.role] = max(ends.get(job.spec.role, 0.0), left)
+    return ends
 
 
 def _start(ahead: list[_Ahead], pace: Pace) -> float:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
-from scheduler.elastic.fenwick import Entry, Fenwick
+from scheduler.elastic.fenwick import Entry, Fenwick, cell_of
 from scheduler.elastic.lane import Rank
 from scheduler.elastic.order import StageOrder
 from scheduler.policy import Observer
@@ -45,10 +46,24 @@ class Book(Observer):
         self._order = order
         self._stocks: dict[Station, dict[str, Stock]] = {}
         self._entries: dict[JobId, tuple[Fenwick, Entry]] = {}
+        self._equals: dict[tuple[Fenwick, int], dict[JobId, float]] = {}
+        """Work in one cell, oldest first: how those that came at the same moment go one after the other."""
 
     def stocks(self, model: ModelKey, role: Role) -> Mapping[str, Stock]:
         """By tenant."""
         return self._stocks.get((model, role), {})
+
+    def not_ahead(self, jobs: Iterable[Job], rank: Rank) -> float:
+        """What ``Stock.ahead`` counts although it does not go before these jobs, which have that rank, one tenant and
+        one stage: they themselves, and younger ones with an equal key.
+        """
+        own = {job.spec.id: self._entries[job.spec.id] for job in jobs if job.spec.id in self._entries}
+        total = 0.0
+        for place in {(tree, entry.cell) for tree, entry in own.values() if entry.cell <= cell_of(rank.aged)}:
+            some = self._equals[place]
+            oldest = next(index for index, job in enumerate(some) if job in own)
+            total += sum(islice(some.values(), oldest, None))
+        return total
 
     def backlog(self, model: ModelKey) -> dict[Role, float]:
         """Reference seconds of every stage."""
@@ -77,13 +92,18 @@ class Book(Observer):
     def _add(self, job: Job, rank: Rank) -> None:
         spec = job.request.spec
         stock = self._stocks.setdefault((spec.model, job.spec.role), {}).setdefault(spec.tenant, Stock())
-        self._entries[job.spec.id] = stock.add(rank)
+        tree, entry = self._entries[job.spec.id] = stock.add(rank)
+        self._equals.setdefault((tree, entry.cell), {})[job.spec.id] = rank.work
 
     def _remove(self, job: Job) -> None:
         found = self._entries.pop(job.spec.id, None)
         if found is not None:
             tree, entry = found
             tree.remove(entry)
+            equals = self._equals[(tree, entry.cell)]
+            del equals[job.spec.id]
+            if not equals:
+                del self._equals[(tree, entry.cell)]
 
 
 def promised(jobs: Iterable[Job]) -> Iterator[Job]:

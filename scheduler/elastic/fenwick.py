@@ -30,7 +30,7 @@ class Fenwick:
         return self._total * UNIT
 
     def add(self, key: float, amount: float) -> Entry:
-        entry = Entry(_cell(key), round(amount / UNIT))
+        entry = Entry(cell_of(key), round(amount / UNIT))
         self._change(entry.cell, entry.amount)
         return entry
 
@@ -39,7 +39,7 @@ class Fenwick:
 
     def before(self, key: float) -> float:
         """Sum of the amounts at keys up to this one, its own cell included."""
-        cell, total = min(_cell(key), self._cells), 0
+        cell, total = min(cell_of(key), self._cells), 0
         while cell > 0:
             total += self._nodes.get(cell, 0)
             cell &= cell - 1
@@ -60,5 +60,5 @@ class Fenwick:
             cell += cell & -cell
 
 
-def _cell(key: float) -> int:
+def cell_of(key: float) -> int:
     return max(1, int(key / QUANTUM) + 1)

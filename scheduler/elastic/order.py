@@ -7,13 +7,17 @@ one looks. So a job that is longer by w seconds is overtaken only by those that 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
 from math import inf
+from operator import itemgetter
 from typing import NamedTuple
 
 from scheduler.elastic.fairness import Fairness
 from scheduler.elastic.lane import Lane, LaneRules, Rank
 from scheduler.elastic.settings import ElasticSettings, Ordering
+from scheduler.policy import Line
 from scheduler.queue import Key, StageQueue
 from scheduler.state import Job
 from scheduler.view import View
@@ -42,16 +46,19 @@ class StageOrder:
         work = view.reference_seconds(job)
         if job.spec.optional:
             return Rank(PREVIEW, request.arrived_at, inf, work, inf)
-        remaining, path = _remaining(job, view)
-        aged = (0.0 if self._is_first_come else remaining) + self.aging * request.arrived_at
+        left, path = remaining(job, view)
+        aged = (0.0 if self._is_first_come else left) + self.aging * request.arrived_at
         allowance = self._patience * path * max(1, len(view.serving(request.spec.model, job.spec.role)))
         return Rank(-request.spec.priority, aged, path, work, allowance)
 
     def queue(self) -> StageQueue:
         return TenantQueue(self._fairness, self._rules)
 
+    def line(self, jobs: Iterable[Job], view: View) -> Line:
+        return TenantLine(jobs, view, self._fairness)
 
-def _remaining(job: Job, view: View) -> tuple[float, float]:
+
+def remaining(job: Job, view: View) -> tuple[float, float]:
     """Reference seconds that the request needs from this stage on; and those one after another behind this job."""
     stage, total = STAGE[job.spec.role], 0.0
     longest: dict[Role, float] = {}
@@ -63,6 +70,44 @@ def _remaining(job: Job, view: View) -> tuple[float, float]:
         total += seconds
         longest[role] = max(longest.get(role, 0.0), seconds)
     return total, sum(longest.values())
+
+
+class TenantLine:
+    """Each tenant's requests by key, all tenants by the reading of their counters when the turn of each comes.
+
+    Deadlines and the bypass bound are left out: they let single requests go before, mostly late in their wait.
+    """
+
+    def __init__(self, jobs: Iterable[Job], view: View, fairness: Fairness) -> None:
+        self._fairness = fairness
+        own: dict[str, list[tuple[_Lead, Job]]] = {}
+        for job in jobs:
+            own.setdefault(job.request.spec.tenant, []).append((_lead(job), job))
+        self._leads: dict[str, list[_Lead]] = {}
+        self._turns: dict[str, list[tuple[float, str]]] = {}
+        """Of those in ``_leads``, and at the end that of whoever comes behind them."""
+        for tenant, waiting in own.items():
+            waiting.sort(key=itemgetter(0))
+            costs = (remaining(job, view)[0] / fairness.share(tenant) for _, job in waiting)
+            self._leads[tenant] = [lead for lead, _ in waiting]
+            self._turns[tenant] = [(reading, tenant) for reading in accumulate(costs, initial=fairness.used(tenant))]
+        self._all = sorted(turn for turns in self._turns.values() for turn in turns[:-1])
+
+    def ahead(self, job: Job) -> int:
+        tenant = job.request.spec.tenant
+        if tenant not in self._turns:
+            return bisect_left(self._all, (self._fairness.used(tenant), tenant))
+        place = bisect_left(self._leads[tenant], _lead(job))
+        return bisect_left(self._all, self._turns[tenant][place])
+
+
+_Lead = tuple[int, float, int]
+
+
+def _lead(job: Job) -> _Lead:
+    """What orders the jobs of one tenant; of equal ones the older request goes first."""
+    rank = Rank.of(job.queued_key or ())
+    return rank.priority, rank.aged, job.request.index
 
 
 class _Place(NamedTuple):

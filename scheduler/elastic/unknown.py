@@ -24,6 +24,9 @@ class AdmitUnknown:
             return verdict
         return replace(verdict, admitted=True, reason=f"nothing was measured yet, or else: {verdict.reason}")
 
+    def seconds_left(self, request: Request, view: View, now: float) -> float:
+        return self._admission.seconds_left(request, view, now)
+
 
 def _is_guess(request: Request, view: View) -> bool:
     target = view.targets.get(request.spec.model)

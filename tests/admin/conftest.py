@@ -42,6 +42,9 @@ class NoService:
     async def generate(self, request: ImageRequest, listener: object = None) -> Finished:
         raise AssertionError(request)
 
+    def place(self, request_id: str) -> None:
+        """Nothing is under way."""
+
 
 @dataclass
 class Desk:

@@ -23,6 +23,7 @@ from gateway.service.interfaces import (
     ImageRequest,
     Listener,
     Partial,
+    Place,
     Progress,
     PromptRead,
     Ready,
@@ -84,6 +85,8 @@ class FakeService:
     hang: bool = False
     is_admitted: bool = False
     """Before it hangs."""
+    places: dict[str, Place] = field(default_factory=dict)
+    """By request id."""
     requests: list[ImageRequest] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -124,6 +127,9 @@ class FakeService:
             if self.late_error is not None:
                 raise self.late_error
         return Finished(pictures, stages, predicted_seconds=1.25, prompt=self.prompt)
+
+    def place(self, request_id: str) -> Place | None:
+        return self.places.get(request_id)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from gateway.service.interfaces import (
     ModelNotFound,
     NoCapacity,
     Partial,
+    Place,
     Progress,
     PromptRead,
     Ready,
@@ -29,6 +30,7 @@ from scheduler import events as ev
 from scheduler.reach import GATEWAY
 from scheduler.roles.problem import Problem, RoleNeed, Server, ServerClass
 from scheduler.spec import Input
+from scheduler.standing import Standing
 from wire import to_gateway, to_stage
 from wire.errors import InputLost, Loss
 from wire.params import ImageParams
@@ -48,6 +50,7 @@ class Scripted:
     script: Script
     events: list[ev.Event] = field(default_factory=list)
     wakeup: float | None = None
+    standings: dict[RequestId, Standing] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def handle(self, event: ev.Event, now: float) -> list[act.Action]:
@@ -59,6 +62,10 @@ class Scripted:
 
     def next_wakeup(self) -> float | None:
         return self.wakeup
+
+    def standing(self, request_id: RequestId, now: float) -> Standing | None:
+        assert now == pytest.approx(asyncio.get_running_loop().time(), abs=1.0)
+        return self.standings.get(request_id)
 
 
 class Bench:
@@ -415,3 +422,9 @@ async def test_roles_set_aside_are_not_held_until_they_are_back(bench, caplog):
     assert (
         "a/1 gets no dit work: b cannot fetch from it: tcp://a:1: connection refused. Check --data-bind" in caplog.text
     )
+
+
+async def test_the_place_of_a_request_is_the_scheduler_s_answer(bench):
+    bench.scheduler.standings[R] = Standing(3, 12.5)
+    assert bench.dispatcher.place("r") == Place(ahead=3, seconds_left=12.5)
+    assert bench.dispatcher.place("nobody") is None

@@ -133,10 +133,10 @@ def main() -> None:
 
 INTRODUCTION = f"""\
 Written by `python -m benchmarks.previews --seeds {{seeds}} --output docs/results`, never by hand. Engine: the
-simulator, which drives the real scheduler in virtual time: {SERVERS} servers, {PREVIEWS} previews of every picture, about
-{REQUESTS} requests a run. Means over {{seeds}} paired seeds (the same arrivals with and without previews) with their
-95 % bootstrap intervals; a goal is met when the end of the interval on its bad side meets it. The load is that of the
-requests without previews.
+simulator, which drives the real scheduler in virtual time: {SERVERS} servers, {PREVIEWS} previews of every picture,
+about {REQUESTS} requests a run. Means over {{seeds}} paired seeds (the same arrivals with and without previews) with
+their 95 % bootstrap intervals; a goal is met when the end of the interval on its bad side meets it. The load is that
+of the requests without previews.
 """
 
 

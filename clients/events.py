@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PREDICTED = re.compile(r"admitted, predicted ([0-9.]+) s")
+WAITING = re.compile(r"waiting, (\d+) ahead, about ([0-9.]+) s left")
 STEP = re.compile(r"image (\d+) step (\d+)/(\d+)")
 
 
@@ -20,6 +21,16 @@ class Admitted:
 
     predicted_seconds: float
     """From its arrival to its last picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """No server has begun, or gone on with, it yet."""
+
+    ahead: int
+    """Requests that go before it."""
+    seconds_left: float
+    """Predicted, until its last picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,7 @@ class Stages:
     seconds: tuple[tuple[str, float], ...]
 
 
-News = Admitted | Step | Partial | Completed | Stages
+News = Admitted | Waiting | Step | Partial | Completed | Stages
 
 
 class Refused(Exception):
@@ -116,6 +127,8 @@ class EventReader:
 def _of_comment(text: str) -> Iterator[News]:
     if found := PREDICTED.fullmatch(text):
         yield Admitted(float(found[1]))
+    elif found := WAITING.fullmatch(text):
+        yield Waiting(int(found[1]), float(found[2]))
     elif found := STEP.fullmatch(text):
         yield Step(*map(int, found.groups()))
 

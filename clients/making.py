@@ -77,8 +77,9 @@ class _Making:
             try:
                 async with asyncio.timeout(timeout_seconds), aclosing(send(client, url, self._call)) as answer:
                     async for news in answer:
-                        progress.hear(news)
-                        self._take(news, perf_counter() - start)
+                        elapsed = perf_counter() - start
+                        progress.hear(news, elapsed)
+                        self._take(news, elapsed)
                         self._line.show(progress.line(perf_counter() - start))
             finally:
                 drawing.cancel()

@@ -46,7 +46,8 @@ async def serve(
     )
     run = partial(_run, api, generation, work)
     if generation.stream:
-        return EventStream(run, Events(generation, api.settings.embed_metadata), answer.early_headers(generation))
+        events = Events(generation, api.settings.embed_metadata)
+        return EventStream(run, events, answer.early_headers(generation), partial(api.service.place, work.request_id))
     finished = await while_connected(request.receive, run())
     items = await _items(request, api, generation, finished)
     return Response(

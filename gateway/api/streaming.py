@@ -23,12 +23,25 @@ from gateway.api.errors import ApiError, from_service, internal_error
 from gateway.api.generation import Generation
 from gateway.api.metadata import Mode, with_metadata
 from gateway.api.usage import event_usage
-from gateway.service.interfaces import Admitted, Finished, Listener, News, Partial, Progress, Ready, ServiceError
+from gateway.service.interfaces import (
+    Admitted,
+    Finished,
+    Listener,
+    News,
+    Partial,
+    Place,
+    Progress,
+    Ready,
+    ServiceError,
+)
 
 KEEP_ALIVE_SECONDS = 15.0
 """Of silence until a comment; proxies give connections up that say nothing for a minute."""
 
 KEEP_ALIVE = b": keep-alive\n\n"
+
+PLACE_SECONDS = 1.0
+"""Of silence until a request that waits is told its place in the queue."""
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """nginx would hold events back until its buffer is full."""
@@ -36,6 +49,9 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 log = logging.getLogger(__name__)
 
 Work = Callable[[Listener], Coroutine[object, object, Finished]]
+
+WhereIs = Callable[[], Place | None]
+"""The place of the stream's request; None unless it is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,9 @@ class Events:
                 more["usage"] = event_usage(self.generation, prompt)
                 data = with_metadata(data, self.generation, image, self.metadata)
                 yield self._event("completed", image, data, **more)
+
+    def place(self, place: Place) -> bytes:
+        return f": waiting, {place.ahead} ahead, about {place.seconds_left:.1f} s left\n\n".encode()
 
     def error(self, error: ApiError) -> bytes:
         """Nested, as clients raise it; a flat one would pass for an event."""
@@ -90,18 +109,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self,
-        work: Work,
-        events: Events,
-        headers: dict[str, str],
-        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
-    ) -> None:
+    def __init__(self, work: Work, events: Events, headers: dict[str, str], where_is: WhereIs) -> None:
         super().__init__(headers=HEADERS | headers)
         del self.headers["content-length"]
         self._work = work
         self._events = events
-        self._keep_alive_seconds = keep_alive_seconds
+        self._where_is = where_is
         self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,18 +139,32 @@ class EventStream(Response):
             await asyncio.gather(working, return_exceptions=True)
 
     async def _frames(self, news: asyncio.Queue[News | None]) -> AsyncIterator[bytes]:
+        silent = 0.0
         while True:
             try:
-                async with asyncio.timeout(self._keep_alive_seconds):
+                async with asyncio.timeout(PLACE_SECONDS):
                     word = await news.get()
             except TimeoutError:
-                if self._has_started:
-                    yield KEEP_ALIVE
+                silent += PLACE_SECONDS
+                frame = self._in_silence(silent)
+                if frame:
+                    yield frame
+                    silent = 0.0
                 continue
             if word is None:
                 return
+            silent = 0.0
             for frame in self._events.frames(word):
                 yield frame
+
+    def _in_silence(self, seconds: float) -> bytes:
+        """What there is to say after so many seconds without news."""
+        if not self._has_started:
+            return b""  # a comment would be the answer's first byte, and a refusal could have no status of its own
+        place = self._where_is()
+        if place is not None and place.ahead is not None:
+            return self._events.place(place)
+        return KEEP_ALIVE if seconds >= KEEP_ALIVE_SECONDS else b""
 
     async def _end(self, working: asyncio.Task[Finished], scope: Scope, send: Send) -> None:
         error = working.exception()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from clients.events import Admitted, Completed, EventReader, Malformed, News, Partial, Refused, Step
+from clients.events import Admitted, Completed, EventReader, Malformed, News, Partial, Refused, Step, Waiting
 from tests.clients.conftest import B64, PICTURE, completed, event
 
 STREAM = (
-    b": admitted, predicted 1.23 s\n\n: keep-alive\n\n: image 1 step 3/12\n\n"
+    b": admitted, predicted 1.23 s\n\n: keep-alive\n\n: waiting, 7 ahead, about 12.3 s left\n\n: image 1 step 3/12\n\n"
     + event("image_generation.partial_image", b64_json=B64, image_index=1, partial_image_index=0)
     + completed(image_index=1, seed=8)
 )
-NEWS = [Admitted(1.23), Step(1, 3, 12), Partial(1, PICTURE), Completed(1, PICTURE, 8)]
+NEWS = [Admitted(1.23), Waiting(7, 12.3), Step(1, 3, 12), Partial(1, PICTURE), Completed(1, PICTURE, 8)]
 
 
 def read(*chunks: bytes) -> list[News]:

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from clients.events import Admitted, Completed, Step
+from clients.events import Admitted, Completed, Step, Waiting
 from clients.progress import Progress
 from clients.terminal import CLEAR, KITTY_CHUNK, Graphics, StatusLine, graphics, inline
 
@@ -17,7 +17,7 @@ def test_progress_tells_admission_and_steps() -> None:
     progress = Progress(2)
     said = [progress.line(0.0)]
     for news in (Admitted(4.0), Step(0, 3, 6), Step(0, 6, 6), Step(1, 5, 6), Completed(0, b""), Completed(1, b"")):
-        progress.hear(news)
+        progress.hear(news, 1.0)
         said.append(progress.line(1.0))
     assert said == [
         "sent  0 of 2 pictures  0.0 s",
@@ -30,11 +30,26 @@ def test_progress_tells_admission_and_steps() -> None:
     ]
 
 
+def test_progress_tells_the_place_in_the_queue_and_the_latest_prediction() -> None:
+    progress = Progress(1)
+    said = []
+    for elapsed, news in enumerate((Admitted(9.0), Waiting(3, 12.5), Waiting(0, 6.0), Step(0, 1, 4)), 1):
+        progress.hear(news, float(elapsed))
+        said.append(progress.line(float(elapsed)))
+    assert said == [
+        "admitted  1.0 s of about 9.0 s",
+        "waiting, 3 ahead  2.0 s of about 14.5 s",
+        "waiting, next in line  3.0 s of about 9.0 s",
+        "[######------------------] step 1/4  4.0 s of about 9.0 s",
+    ]
+    assert progress.predicted_seconds == 9.0, "what was promised at admission"
+
+
 def test_a_picture_whose_steps_are_done_is_being_decoded_and_a_finished_one_has_taken_them_all() -> None:
     progress = Progress(1, steps={0: Step(0, 8, 8)})
     assert progress.line(1.0) == "[########################] step 8/8, decoding  1.0 s"
     progress = Progress(1, steps={0: Step(0, 3, 8)})
-    progress.hear(Completed(0, b""))
+    progress.hear(Completed(0, b""), 1.0)
     assert progress.line(1.0) == "[########################] step 8/8  1.0 s"
 
 

@@ -85,8 +85,11 @@ class FakeService:
     hang: bool = False
     is_admitted: bool = False
     """Before it hangs."""
+    waiting: Place | None = None
+    """Each request is there until it has been asked about twice."""
     places: dict[str, Place] = field(default_factory=dict)
     """By request id."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[ImageRequest] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -106,6 +109,8 @@ class FakeService:
         try:
             if self.is_admitted:
                 listener(Admitted(1.25))
+            if self.waiting is not None:
+                await self._wait(request, listener)
             if self.hang:
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -129,7 +134,16 @@ class FakeService:
         return Finished(pictures, stages, predicted_seconds=1.25, prompt=self.prompt)
 
     def place(self, request_id: str) -> Place | None:
+        self.asked.set()
         return self.places.get(request_id)
+
+    async def _wait(self, request: ImageRequest, listener: Listener) -> None:
+        listener(Admitted(1.25))
+        self.places[request.request_id] = self.waiting
+        for _ in range(2):
+            self.asked.clear()
+            await self.asked.wait()
+        del self.places[request.request_id]
 
 
 @pytest.fixture

@@ -7,13 +7,15 @@ import base64
 import json
 import re
 import socket
+from collections.abc import Callable
 
 import httpx
 import openai
 import pytest
 
-from gateway.api.streaming import Events, EventStream
-from gateway.service.interfaces import Admitted, Finished, GenerationFailed, NoCapacity
+from gateway.api import streaming
+from gateway.api.streaming import KEEP_ALIVE, Events, EventStream, WhereIs
+from gateway.service.interfaces import Admitted, Finished, GenerationFailed, NoCapacity, Place
 
 URL = "/v1/images/generations"
 OPTIONS = {"api_key": "none", "max_retries": 0, "_strict_response_validation": True}
@@ -128,14 +130,21 @@ def test_a_client_that_leaves_a_stream_cancels_its_work(live, service, caplog):
     assert "Traceback" not in caplog.text
 
 
-async def test_silence_is_filled_with_comments():
-    """Twice the limit of silence: two comments at least, and nothing that a client would take for an event."""
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is short."""
+    monkeypatch.setattr(streaming, "PLACE_SECONDS", 0.005)
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.01)
+
+
+async def silent(enough_said: Callable[[list[bytes]], bool], where_is: WhereIs) -> list[bytes]:
+    """What a stream says of a request that is admitted, and then without news until ``enough_said``."""
     sent: list[bytes] = []
     enough = asyncio.Event()
 
     async def send(message: dict) -> None:
         sent.append(message.get("body", b""))
-        if sent.count(b": keep-alive\n\n") == 2:
+        if enough_said(sent):
             enough.set()
 
     async def work(listener):
@@ -147,6 +156,63 @@ async def test_silence_is_filled_with_comments():
         await asyncio.Event().wait()
         return {}
 
-    response = EventStream(work, Events(None), {}, keep_alive_seconds=0.01)
+    response = EventStream(work, Events(None), {}, where_is)
     await asyncio.wait_for(response({"state": {"request_id": "r"}}, receive, send), 10)
-    assert sent[1:] == [b": admitted, predicted 1.00 s\n\n", b": keep-alive\n\n", b": keep-alive\n\n", b""]
+    assert all(FRAME.fullmatch(frame.removesuffix(b"\n\n")) for frame in sent[1:-1]), sent
+    return sent[1:]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("place", [None, Place(None, 4.0)], ids=["unknown", "at work"])
+async def test_silence_is_filled_with_comments(place):
+    """Twice the limit of silence: two comments, and nothing that a client would take for an event."""
+    said = await silent(lambda sent: sent.count(KEEP_ALIVE) == 2, lambda: place)
+    assert said == [b": admitted, predicted 1.00 s\n\n", KEEP_ALIVE, KEEP_ALIVE, b""]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_request_that_waits_is_told_its_place():
+    places = [Place(12, 61.26), Place(1, 7.0), Place(0, 3.5), None]
+    asked = iter(places)
+    said = await silent(lambda sent: KEEP_ALIVE in sent, lambda: next(asked, None))
+    assert said == [
+        b": admitted, predicted 1.00 s\n\n",
+        b": waiting, 12 ahead, about 61.3 s left\n\n",
+        b": waiting, 1 ahead, about 7.0 s left\n\n",
+        b": waiting, 0 ahead, about 3.5 s left\n\n",
+        KEEP_ALIVE,
+        b"",
+    ]
+
+
+async def test_a_refusal_keeps_its_status_however_long_it_takes(monkeypatch):
+    """Nothing is said, nor asked, before the request is admitted."""
+
+    async def refused(_listener):
+        for _ in range(20):  # each turn of the loop is another silence
+            await asyncio.sleep(0)
+        raise NoCapacity("Full.", retry_after_seconds=7)
+
+    async def receive() -> dict:
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(message: dict) -> None:
+        pytest.fail(f"said {message}")
+
+    monkeypatch.setattr(streaming, "PLACE_SECONDS", 0)
+    response = EventStream(refused, Events(None), {}, lambda: pytest.fail("asked"))
+    with pytest.raises(NoCapacity):
+        await response({"state": {"request_id": "r"}}, receive, send)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_sdk_reads_a_stream_that_waits(sdk, service):
+    """It is the place of the very request that the stream is of."""
+    service.waiting = Place(2, 5.0)
+    with sdk.images.with_streaming_response.generate(model="tiny", prompt="x", stream=True) as response:
+        lines = list(response.iter_lines())
+    assert ": waiting, 2 ahead, about 5.0 s left" in lines
+    assert [event.type for event in sdk.images.generate(model="tiny", prompt="x", stream=True)] == [
+        "image_generation.completed"
+    ]

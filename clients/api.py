@@ -114,12 +114,14 @@ async def _whole(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIter
 
 
 def _items(answer: httpx.Response) -> list[Any]:
+    """Raises ``Malformed``."""
     try:
-        match answer.json():
-            case {"data": list(items)}:
-                return items
-    except ValueError:
-        pass
+        fields = answer.json()
+    except ValueError as error:
+        raise Malformed(f"an answer that is no JSON: {answer.text[:80]!r}") from error
+    match fields:
+        case {"data": list(items)}:
+            return items
     raise Malformed(f"an answer without data: {answer.text[:80]!r}")
 
 

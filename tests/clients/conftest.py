@@ -30,7 +30,7 @@ def completed(**fields: object) -> bytes:
 
 @dataclass
 class FakeServer:
-    """Answers with ``stream`` as server-sent events where it is set, else with ``body``."""
+    """Answers with ``stream`` as server-sent events where it is set, else with ``body``: as JSON, or bytes as they are."""
 
     url: str = ""
     stream: Sequence[bytes] = ()
@@ -53,6 +53,8 @@ class FakeServer:
         if self.stream:
             return StreamingResponse(self._events(request), media_type="text/event-stream", headers=self.headers)
         self.started.set()
+        if isinstance(self.body, bytes):
+            return Response(self.body, self.status, self.headers)
         return JSONResponse(self.body, self.status, self.headers)
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:

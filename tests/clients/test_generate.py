@@ -102,6 +102,7 @@ ENVELOPE = {"error": {"message": "Too busy.", "type": "x", "param": None, "code"
         ({"stream": [event("error", **ENVELOPE)]}, "server_is_overloaded: Too busy.\n"),
         ({"stream": [b": keep-alive\n\n"]}, "URL/v1 sent the answer ended after 0 of 1 pictures\n"),
         ({"body": {}}, "URL/v1 sent an answer without data: '{}'\n"),
+        ({"body": b"<html>Welcome"}, "URL/v1 sent an answer that is no JSON: '<html>Welcome'\n"),
     ],
     ids=str,
 )

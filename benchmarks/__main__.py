@@ -37,6 +37,8 @@ OTHERS = """\
 by themselves:
   make bench-gpu                      models of full size on one GPU
   make bench-scheduling               the whole scenario suite, and the real gateway beside it
+  python -m benchmarks.decode_lag     what decoding clients' pictures makes the gateway's event loop wait
+  python -m benchmarks.previews       what intermediate pictures cost the finished ones; an hour
   python -m benchmarks.role_switch    what a change of roles takes on the real engine
 """
 

@@ -26,6 +26,8 @@ FEWEST_BYTES = 16
 MAX_PROFILE_BYTES = 4 << 20
 """A colour profile is not worth more work; those of printers have up to 3 MB."""
 
+STRIP_PIXELS = 1 << 20
+
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations in EXIF that exchange width and height."""
 
@@ -83,7 +85,7 @@ def decode_mask(data: bytes, how: Decoding) -> InputPicture:
             "The mask has no alpha channel: its transparent pixels say where to edit, its opaque ones what to keep.",
             how.param,
         )
-    alpha = _shrunk(picture.getchannel("A"), how.shrink_to)
+    alpha = _shrunk(_alpha(picture), how.shrink_to)
     return InputPicture(_png(ImageChops.invert(alpha), 1), size)
 
 
@@ -158,6 +160,16 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     if picture.mode in ("LA", "La", "PA", "RGBa") or "transparency" in picture.info:
         return picture.convert("RGBA")
     return picture if picture.mode in ("L", "RGB", "RGBA", "CMYK") else picture.convert("RGB")
+
+
+def _alpha(picture: Image.Image) -> Image.Image:
+    """In strips: Pillow takes a channel out without letting other threads run, 60 ms for 50 megapixels."""
+    whole = Image.new("L", picture.size)
+    rows = max(1, STRIP_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        whole.paste(strip.getchannel("A"), (0, top))
+    return whole
 
 
 def _rgb(picture: Image.Image, profile: bytes | None) -> Image.Image:

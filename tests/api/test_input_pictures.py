@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from gateway.api import input_pictures
 from gateway.api.errors import ApiError
 from gateway.api.input_pictures import Decoding, InputPicture, decode, decode_mask
 from gateway.api.sizes import Size
@@ -177,7 +178,9 @@ def test_a_transparent_colour_is_a_mask_too(mode):
     assert np.argwhere(pixels(got.mask) == 255).tolist() == [[2, 1]]
 
 
-def test_a_mask_is_its_alpha_turned_round():
+@pytest.mark.parametrize("strip_pixels", [1, 64 * 10, 1 << 20])
+def test_a_mask_is_its_alpha_turned_round(monkeypatch, strip_pixels):
+    monkeypatch.setattr(input_pictures, "STRIP_PIXELS", strip_pixels)
     sent, alpha = with_alpha()
     got = decode_mask(file(sent), MASK)
     assert (pixels(got.png) == 255 - alpha).all()

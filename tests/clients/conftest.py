@@ -30,7 +30,7 @@ def completed(**fields: object) -> bytes:
 
 @dataclass
 class FakeServer:
-    """Answers with ``stream`` as server-sent events where it is set, else with ``body``: as JSON, or bytes as they are."""
+    """Answers with ``stream`` as server-sent events where it is set, else with ``body``: JSON, or bytes as is."""
 
     url: str = ""
     stream: Sequence[bytes] = ()

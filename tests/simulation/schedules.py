@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import inf, isfinite
 from random import Random
 
 from scheduler import actions as do
@@ -207,6 +207,14 @@ def random_policies(scenario: Scenario, seed: int) -> Policies:
     return policies
 
 
+def check_everybody_stands_somewhere(scheduler: Scheduler, now: float) -> None:
+    for request in scheduler.view.live:
+        standing = scheduler.standing(request, now)
+        assert standing is not None
+        assert standing.ahead is None or standing.ahead >= 0
+        assert isfinite(standing.seconds_left)
+
+
 @dataclass
 class Witness:
     """Checks the invariants after every event, and that every admitted request ends once."""
@@ -236,6 +244,8 @@ class Witness:
         invariants.check(view)
         if self.idle_is_wrong:
             check_nobody_idles(view)
+        if self.events % 16 == 0:
+            check_everybody_stands_somewhere(self.simulation.scheduler, now)
 
     def computed(self, server: str, role: Role | None, since: float, now: float) -> None: ...
 

@@ -21,8 +21,9 @@ from PIL import Image, ImageDraw
 
 from tests.client_matrix.cases import CASES, Case, Saw, Wrong
 from tests.client_matrix.environments import CACHE, Client, NotInstalled, read_clients
-from tests.client_matrix.service import DEFAULT_SIZE, DOORS, KEY, MODEL, BusyDoor, Service, busy_door, service
+from tests.client_matrix.service import DEFAULT_SIZE, DOORS, SEVERAL, BusyDoor, Service, busy_door, service
 from tests.client_matrix.table import Cell, Column, Verdict, failures, grid, page, summary
+from tests.picture_service import KEY, MODEL
 
 CLIENT_SECONDS = 600.0
 IDLE_SECONDS = 60.0
@@ -38,7 +39,7 @@ def main() -> int:
     commands = {client.name: _set_up(client) for client in clients}
     with (
         tempfile.TemporaryDirectory() as folder,
-        service(CACHE / "service.log") as running,
+        service(CACHE / "service") as running,
         busy_door(running.url) as door,
     ):
         suite = Suite(running, door, cases, Path(folder))
@@ -73,7 +74,7 @@ class Suite:
             return Column(client, {}, not_installed=str(command))
         self.door.reset()
         began = time.monotonic()
-        mark = self.service.log.stat().st_size
+        mark = self.service.log_size()
         lines, complaint = _drive([*command, str(self._setup(client))])
         cancelled = self.service.falls_idle(IDLE_SECONDS) and self.service.has_cancelled(since=mark)
         cells = {}
@@ -92,6 +93,7 @@ class Suite:
             "url": f"{self.service.url}/v1",
             "key": KEY,
             "model": MODEL,
+            "several": SEVERAL,
             "prompt": "a large red circle in the center on a white background",
             **{name: self.door.url(name) for name in DOORS},
             **_draw_inputs(self.folder),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import httpx
 from PIL import Image
 
-from tests.client_matrix.service import ALIASES, DEFAULT_SIZE, MODEL
+from tests.client_matrix.service import ALIASES, DEFAULT_SIZE
+from tests.picture_service import MODEL
 
 
 class Wrong(Exception):

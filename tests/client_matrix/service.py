@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,101 +15,67 @@ from pathlib import Path
 import httpx
 
 from gateway.api.errors import ApiError, overloaded
+from tests import picture_service
 
-MODEL = "tiny-shapes"
-KEY = "sk-matrix"
-ADMIN_KEY = "sk-matrix-operator"
-ALIASES = ("gpt-image-1", "dall-e-2", "dall-e-3", "org/tiny")
-DEFAULT_SIZE = (128, 128)
-START_SECONDS = 300.0
-"""For processes that import torch, on a machine that may have other things to do."""
-STOP_SECONDS = 20.0
+SEVERAL = "gpt-image-2"
+"""The name here of the model that edits several pictures: n8n offers only such names, and one provider of the AI SDK
+sends different requests for others."""
+ALIASES = {
+    **dict.fromkeys(("gpt-image-1", "dall-e-2", "dall-e-3", "org/tiny"), picture_service.MODEL),
+    SEVERAL: picture_service.SEVERAL,
+}
+SIDE, STEPS = 128, 2
+"""Where a client cannot ask for small pictures and few steps itself."""
+DEFAULT_SIZE = (SIDE, SIDE)
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    url: str
-    log: Path
+    running: picture_service.PictureService
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    def log_size(self) -> int:
+        return self.running.log("gateway").stat().st_size
 
     def has_cancelled(self, since: int) -> bool:
-        """A client of ``POST /v1/images/generations`` went away; ``since`` is an offset into the log."""
-        return b'/v1/images/generations" 499 in' in self.log.read_bytes()[since:]
+        """A client of ``POST /v1/images/generations`` went away; ``since`` is an offset into the gateway's log."""
+        return b'/v1/images/generations" 499 in' in self.running.log("gateway").read_bytes()[since:]
 
     def falls_idle(self, seconds: float) -> bool:
         """No stage server has a job for half a second, which is longer than any pause between two jobs of a request."""
         limit = time.monotonic() + seconds
         busy = time.monotonic()
-        with httpx.Client(headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=30) as operator:
-            while time.monotonic() < limit:
-                answer = operator.get(f"{self.url}/admin/servers").raise_for_status()
-                if any(server["jobs"] for server in answer.json()["servers"]):
-                    busy = time.monotonic()
-                elif time.monotonic() - busy > 0.5:
-                    return True
-                time.sleep(0.05)
+        while time.monotonic() < limit:
+            if not self.running.is_idle():
+                busy = time.monotonic()
+            elif time.monotonic() - busy > 0.5:
+                return True
+            time.sleep(0.05)
         return False
 
 
 @contextmanager
-def service(log: Path) -> Iterator[Service]:
-    """With the bundled weights, but few steps and small pictures where a client cannot ask for them itself."""
-    log.write_bytes(b"")
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        settings = {
-            "DISAGFUSION_API_KEYS": json.dumps({"matrix": KEY}),
-            "DISAGFUSION_ADMIN_KEY": ADMIN_KEY,
-            # A busy machine foresees long waits, and the gateway admits nothing that may end too late.
-            "DISAGFUSION_REQUEST_TIMEOUT_SECONDS": "100000",
-            "DISAGFUSION_MODEL_ALIASES": json.dumps(dict.fromkeys(ALIASES, MODEL)),
-        }
-        gateway = ("-m", "gateway", "--port", "0", "--control-bind", "tcp://127.0.0.1:*")
-        stack.enter_context(_running(gateway, log, settings))
-        found = _within(lambda: re.search(r"listening at (http://[^;\s]+); .* connect to (\S+)", log.read_text()), log)
-        url, control = found.groups()
-        stage = ("-m", "stage_server", "--model", str(_quick_model(Path(folder))), "--threads", "1")
-        for roles in ("encoder,decoder", "dit"):
-            stack.enter_context(_running((*stage, "--role", roles, "--gateway", control), log, {}))
-        _within(lambda: httpx.get(f"{url}/readyz", timeout=30).status_code == httpx.codes.OK, log)
-        yield Service(url, log)
-
-
-def _quick_model(folder: Path) -> Path:
-    bundled = Path(__file__).parent.parent.parent / "stage_server/models" / MODEL
-    model = folder / MODEL
-    model.mkdir()
-    for part in bundled.iterdir():
-        (model / part.name).symlink_to(part)
-    serving = json.loads((bundled / "serving.json").read_text())
-    (model / "serving.json").unlink()
-    (model / "serving.json").write_text(json.dumps(serving | {"default_size": DEFAULT_SIZE, "default_steps": 2}))
-    return model
-
-
-@contextmanager
-def _running(arguments: tuple[str, ...], log: Path, settings: dict[str, str]) -> Iterator[None]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], env=clean | settings, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _within(look: Callable[[], object], log: Path) -> re.Match[str]:
-    limit = time.monotonic() + START_SECONDS
-    while not (found := look()):
-        if time.monotonic() > limit:
-            sys.exit(f"the service did not start within {START_SECONDS:g} s:\n{log.read_text()}")
-        time.sleep(0.2)
-    return found
+def service(folder: Path) -> Iterator[Service]:
+    """With the bundled weights, and random ones for edits of several pictures. Logs stay in ``folder``, which is
+    emptied before. Raises ``NotStarted``."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    model = picture_service.quick_model(folder, SIDE, STEPS)
+    several = picture_service.several_pictures_model(folder, SIDE, STEPS)
+    stages = {
+        "encoder-decoder": picture_service.Stage("encoder,decoder", model),
+        "dit": picture_service.Stage("dit", model),
+        "several": picture_service.Stage("encoder,dit,decoder", several),
+    }
+    settings = {
+        "DISAGFUSION_DEFAULT_MODEL": picture_service.MODEL,
+        "DISAGFUSION_MODEL_ALIASES": json.dumps(ALIASES),
+    }
+    with picture_service.picture_service(folder, stages, settings) as running:
+        yield Service(running)
 
 
 FULL = overloaded("Too many requests are waiting.", 1)

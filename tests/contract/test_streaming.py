@@ -29,14 +29,18 @@ def sdk(live):
         yield client
 
 
-async def stream(client: httpx.AsyncClient, **body: object) -> tuple[list[tuple[str, dict]], httpx.Response]:
+def read(content: bytes) -> list[tuple[str, dict]]:
     """(event, data) of every event, comments left out; every frame is held against what all clients can read."""
-    response = await client.post(URL, json={"prompt": "x", "stream": True, **body})
-    frames = response.content.split(b"\n\n")
+    frames = content.split(b"\n\n")
     assert frames.pop() == b"", "the last event must end with a blank line"
     assert all(FRAME.fullmatch(frame) for frame in frames), frames
     events = [frame.split(b"\n") for frame in frames if not frame.startswith(b":")]
-    return [(name[7:].decode(), json.loads(data[6:])) for name, data in events], response
+    return [(name[7:].decode(), json.loads(data[6:])) for name, data in events]
+
+
+async def stream(client: httpx.AsyncClient, **body: object) -> tuple[list[tuple[str, dict]], httpx.Response]:
+    response = await client.post(URL, json={"prompt": "x", "stream": True, **body})
+    return read(response.content), response
 
 
 async def test_partial_pictures_come_in_order_and_then_the_finished_one(client, service):

@@ -13,7 +13,7 @@ function model(id, options) {
 
 const generate = ({ id = setup.model, options, ...parameters } = {}) =>
   generateImage({ model: model(id, options), prompt: setup.prompt, ...parameters });
-const edit = (prompt) => generate({ prompt: { text: setup.prompt, ...prompt } });
+const edit = (prompt, id) => generate({ id, prompt: { text: setup.prompt, ...prompt } });
 const drawn = (answers, more) => ({
   pictures: answers.flatMap((answer) => answer.images.map((image) => ({ b64: image.base64 }))),
   ...more,
@@ -54,7 +54,7 @@ await run({
   seed: compatible ? async () => drawn(await oneByOne([7, 7], quick)) : noSeed,
   stream: noCall,
   edit: async () => drawn([await edit({ images: [picture] })]),
-  edit_list: async () => drawn([await edit({ images: [picture, other] })]),
+  edit_list: async () => drawn([await edit({ images: [picture, other] }, setup.several)]),
   edit_mask: async () => drawn([await edit({ images: [picture], mask })]),
   edit_stream: noCall,
   models: noCall,

@@ -12,6 +12,8 @@ SETUP = json.loads(Path(sys.argv[1]).read_text())
 
 PICTURE, OTHER, MASK = (Path(SETUP[name]) for name in ("picture", "other", "mask"))
 PROMPT, MODEL, KEY = SETUP["prompt"], SETUP["model"], SETUP["key"]
+SEVERAL = SETUP["several"]
+"""A model that edits several pictures at once."""
 
 CASES = {}
 CANNOT = {}

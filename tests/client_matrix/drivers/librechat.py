@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import httpx
-from harness import KEY, OTHER, PICTURE, PROMPT, cannot, case, gave_up, run
+from harness import KEY, OTHER, PICTURE, PROMPT, SEVERAL, cannot, case, gave_up, run
 from raw import drawn, refused, send
 
 QUERY = {"api-version": "2025-04-01-preview"}
@@ -16,8 +16,8 @@ def generate(door="url", key=KEY, timeout=120, **changes):
     return send("POST", "images/generations", door, json=body, headers={"api-key": key}, params=QUERY, timeout=timeout)
 
 
-def edit(*paths):
-    fields = {"model": "gpt-image-1", "prompt": PROMPT, "quality": "auto", "size": "auto"}
+def edit(*paths, model="gpt-image-1"):
+    fields = {"model": model, "prompt": PROMPT, "quality": "auto", "size": "auto"}
     form = httpx.Request(
         "POST",
         "http://form",
@@ -34,7 +34,7 @@ for name, call in {
     "b64": lambda: drawn(generate()),
     "n": lambda: drawn(generate(n=2)),
     "edit": lambda: drawn(edit(PICTURE)),
-    "edit_list": lambda: drawn(edit(PICTURE, OTHER)),
+    "edit_list": lambda: drawn(edit(PICTURE, OTHER, model=SEVERAL)),
     "size": lambda: drawn(generate(size="1024x1024"), asked="1024x1024"),
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),
     "unknown_model": lambda: refused(lambda: generate(model="nobody")),

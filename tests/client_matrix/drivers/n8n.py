@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import httpx
-from harness import KEY, MASK, OTHER, PICTURE, PROMPT, cannot, case, gave_up, run
+from harness import KEY, MASK, OTHER, PICTURE, PROMPT, SEVERAL, cannot, case, gave_up, run
 from raw import drawn, refused, send
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -24,7 +24,7 @@ def part(path):
 
 def edit(files, model="gpt-image-1"):
     """A list of pictures for ``gpt-image-1``, one and a form of answer for ``dall-e-2``."""
-    more = {"quality": "auto"} if model == "gpt-image-1" else {"response_format": "b64_json"}
+    more = {"quality": "auto"} if model.startswith("gpt-image") else {"response_format": "b64_json"}
     data = {"prompt": PROMPT, "model": model, "n": "1", "size": "256x256", **more}
     return send("POST", "images/edits", data=data, files=files, headers=HEADERS)
 
@@ -58,7 +58,7 @@ for name, call in {
     "url": lambda: drawn(generate(response_format="url"), asked="256x256"),
     "b64": lambda: drawn(generate(model="gpt-image-1", quality="medium"), asked="256x256"),
     "edit": lambda: drawn(edit([("image", part(PICTURE))], model="dall-e-2"), asked="256x256"),
-    "edit_list": lambda: drawn(edit([("image[]", part(PICTURE)), ("image[]", part(OTHER))]), asked="256x256"),
+    "edit_list": lambda: drawn(edit([("image[]", part(PICTURE)), ("image[]", part(OTHER))], SEVERAL), asked="256x256"),
     "edit_mask": lambda: drawn(edit([("image[]", part(PICTURE)), ("mask", part(MASK))]), asked="256x256"),
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),
     "unknown_model": lambda: refused(lambda: generate(model="nobody")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import httpx
-from harness import KEY, MASK, MODEL, OTHER, PICTURE, PROMPT, cannot, case, gave_up, run
+from harness import KEY, MASK, MODEL, OTHER, PICTURE, PROMPT, SEVERAL, cannot, case, gave_up, run
 from raw import drawn, refused, send
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -21,8 +21,8 @@ def part(path):
     return path.name, path.read_bytes(), "image/png"
 
 
-def edit(files):
-    fields = {"model": MODEL, "prompt": PROMPT, "n": 1, "size": "128x128", "response_format": "b64_json"}
+def edit(files, model=MODEL):
+    fields = {"model": model, "prompt": PROMPT, "n": 1, "size": "128x128", "response_format": "b64_json"}
     data = {name: str(value) for name, value in fields.items()}
     return send("POST", "images/edits", data=data, files=files, headers=HEADERS, params=QUERY)
 
@@ -34,7 +34,7 @@ for name, call in {
     "b64": lambda: drawn(generate(model="gpt-image-1", size="128x128")),
     "seed": lambda: drawn(*(generate(seed=7, steps=2, size="64x64") for _ in "12")),
     "edit": lambda: drawn(edit([("image", part(PICTURE))])),
-    "edit_list": lambda: drawn(edit([("image[]", part(PICTURE)), ("image[]", part(OTHER))])),
+    "edit_list": lambda: drawn(edit([("image[]", part(PICTURE)), ("image[]", part(OTHER))], SEVERAL)),
     "edit_mask": lambda: drawn(edit([("image", part(PICTURE)), ("mask", part(MASK))])),
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),
     "unknown_model": lambda: refused(lambda: generate(model="nobody")),

@@ -59,7 +59,8 @@ await run({
   seed: async () => drawn(await oneByOne([7, 7], quick)),
   stream: async () => streamed(await generate({ stream: true, partial_images: 2 })),
   edit: async () => drawn([await edit({})]),
-  edit_list: async () => drawn([await edit({ image: [await png(picture, "red.png"), await png(other, "blue.png")] })]),
+  edit_list: async () =>
+    drawn([await edit({ model: setup.several, image: [await png(picture, "red.png"), await png(other, "blue.png")] })]),
   edit_mask: async () => drawn([await edit({ mask: await png(mask, "mask.png") })]),
   edit_stream: async () => streamed(await edit({ stream: true, partial_images: 2 })),
   models,

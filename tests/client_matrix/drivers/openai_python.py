@@ -5,7 +5,22 @@ from __future__ import annotations
 import asyncio
 
 import openai
-from harness import KEY, MASK, MODEL, OTHER, PICTURE, PROMPT, SETUP, case, gave_up, openai_error, pictures, refusal, run
+from harness import (
+    KEY,
+    MASK,
+    MODEL,
+    OTHER,
+    PICTURE,
+    PROMPT,
+    SETUP,
+    SEVERAL,
+    case,
+    gave_up,
+    openai_error,
+    pictures,
+    refusal,
+    run,
+)
 
 SEEDS = (1, 2, 3, 4)
 PATIENCE = 100_000
@@ -98,7 +113,7 @@ for name, call in {
     "b64": lambda: drawn(generate(response_format="b64_json")),
     "stream": lambda: streamed(generate(stream=True, partial_images=2)),
     "edit": lambda: drawn(edit()),
-    "edit_list": lambda: drawn(edit(image=[PICTURE, OTHER.read_bytes()])),
+    "edit_list": lambda: drawn(edit(model=SEVERAL, image=[PICTURE, OTHER.read_bytes()])),
     "edit_mask": lambda: drawn(edit(mask=MASK)),
     "edit_stream": lambda: streamed(edit(stream=True, partial_images=2)),
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),

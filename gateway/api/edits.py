@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
 from gateway.api.edit_pictures import EditPictures
 from gateway.api.edit_plan import choose_workflow, plan_edit, takes_implicit_mask
-from gateway.api.edit_schema import MAX_URL, Edit, EditBody, from_form, from_json
+from gateway.api.edit_schema import MAX_PICTURES, MAX_URL, Edit, EditBody, from_form, from_json
 from gateway.api.errors import ApiError
 from gateway.api.forms import FormLimits
 from gateway.api.generation import Generation
@@ -38,22 +38,45 @@ router = APIRouter(prefix="/v1", tags=["images"])
 
 def _documented() -> dict[str, Any]:
     schema = EditBody.model_json_schema()
-    fields = schema["properties"]
-    link = {"type": "string", "maxLength": MAX_URL, "description": "https:// or data: with base64"}
-    reference = {"type": "object", "properties": {"image_url": link, "file_id": {"type": "string"}}}
-    as_json = {"images": {"type": "array", "items": reference, "maxItems": 16}, "mask": reference}
-    as_json |= {"image_url": link, "reference_images": {"type": "array", "items": link}}
+    link = {
+        "type": "string",
+        "maxLength": MAX_URL,
+        "pattern": "^(https?://|data:)",
+        "description": "https:// or data: with base64",
+    }
+    reference = {
+        "type": "object",
+        "properties": {"image_url": link, "file_id": {"type": "string"}},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    several = {"type": "array", "minItems": 1, "maxItems": MAX_PICTURES}
+    as_json = {
+        "images": several | {"items": reference},
+        "mask": reference,
+        "image_url": link,
+        "reference_images": several | {"items": link},
+    }
     file = {"type": "string", "format": "binary"}
-    as_form = {"image": file, "image[]": {"type": "array", "items": file, "maxItems": 16}, "mask": file}
+    as_form = {"image": file, "image[]": several | {"items": file}, "mask": file}
     return {
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": {"schema": schema | {"properties": fields | as_form}},
-                "application/json": {"schema": schema | {"properties": fields | as_json}},
+                "multipart/form-data": {"schema": _with_pictures(schema, as_form, ("image", "image[]"))},
+                "application/json": {
+                    "schema": _with_pictures(schema, as_json, ("images", "image_url", "reference_images"))
+                },
             },
         }
     }
+
+
+def _with_pictures(schema: dict[str, Any], fields: dict[str, Any], sources: Sequence[str]) -> dict[str, Any]:
+    """One of ``sources`` at least must be there."""
+    needed = {"anyOf": [{"required": [name]} for name in sources]}
+    return schema | {"properties": schema["properties"] | fields} | needed
 
 
 @router.post("/images/edits", openapi_extra=_documented())

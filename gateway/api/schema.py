@@ -13,6 +13,10 @@ Guidance = Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=1)]
 
 MAX_SEED = 2**63 - 1
+MOST = {"maximum": 10}
+SIZE = {"pattern": "^(auto|[1-9][0-9]{0,5}x[1-9][0-9]{0,5})$"}
+"""For the OpenAPI document alone: what breaks them is refused with better words elsewhere."""
+
 RANDOM_SEED = -1
 """As other servers have it; the same as none."""
 
@@ -44,12 +48,22 @@ def _not_blank(prompt: str) -> str:
 class GenerationBody(BaseModel):
     """OpenAI's fields and the extensions of the open servers. ``null`` means the same as leaving the field out."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
+    )
 
     prompt: Annotated[str, Field(min_length=1, max_length=32_000), AfterValidator(_not_blank)]
     model: Annotated[str, Field(max_length=256)] | None = None
-    n: Annotated[int, Field(ge=1, description="Images; at most 10, or what the server allows.")] | None = None
-    size: Annotated[str, Field(description="'auto' or WIDTHxHEIGHT in pixels.")] | None = None
+    n: (
+        Annotated[
+            int, Field(ge=1, description="Images; at most 10, or what the server allows.", json_schema_extra=MOST)
+        ]
+        | None
+    ) = None
+    size: Annotated[str, Field(description="'auto' or WIDTHxHEIGHT in pixels.", json_schema_extra=SIZE)] | None = None
     width: Pixels | None = None
     height: Pixels | None = None
     response_format: Literal["b64_json", "url", "base64"] | None = None

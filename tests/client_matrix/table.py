@@ -77,7 +77,8 @@ def page(columns: Sequence[Column]) -> str:
     sections = [
         "# Clients",
         "Written by `make test-clients`: the clients of `tests/client_matrix/clients.toml`, run against a gateway\n"
-        "with real stage servers and the bundled model. ✓ passed, ✗ failed, – the client cannot express it.",
+        "with real stage servers and the bundled model; edits of two pictures go to a model of random weights: the\n"
+        "bundled one edits one. ✓ passed, ✗ failed, – the client cannot express it.",
         grid(columns),
         summary(columns) + ".",
         *(["## Failed", "\n".join(failed)] if failed else []),

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.nightly
 
 EXAMPLES = 60
 HEADERS = {"authorization": f"Bearer {KEY}", "x-request-timeout": "20"}  # as some ask for minutes of work
+SENT = {"headers": HEADERS, "timeout": 60}
 IN_TIME = frozenset({503, 504})
 """What a client may see that gives so little time."""
 
@@ -28,13 +29,13 @@ def document(service: PictureService) -> Any:
 def test_no_request_of_the_document_breaks_anything(document: Any, mode: GenerationMode) -> None:
     for label in (GENERATIONS, EDITS, "POST /v1/files"):
         operation = operations_of(document, mode)[label]
-        try_out(operation.as_strategy(mode), EXAMPLES, HEADERS, IN_TIME, links=False)
+        try_out(operation.as_strategy(mode), EXAMPLES, SENT, IN_TIME, links=False)
 
 
 def test_what_the_document_allows_is_drawn(document: Any) -> None:
     operations = operations_of(document, GenerationMode.POSITIVE)
     drawn = {
-        label: try_out(likely(operations[label], 1), EXAMPLES, HEADERS, IN_TIME, links=False)
+        label: try_out(likely(operations[label], 1), EXAMPLES, SENT, IN_TIME, links=False)
         for label in (GENERATIONS, EDITS)
     }
     assert drawn[GENERATIONS][JSON, 200] >= EXAMPLES // 2

@@ -16,7 +16,8 @@ def names() -> Iterator[str]:
         for name, test in vars(import_module(f"tests.live.{path.stem}")).items():
             if name.startswith("test_"):
                 yield name
-                yield from (str(row) for mark in getattr(test, "pytestmark", ()) for row in mark.kwargs.get("ids", ()))
+                given = [mark.kwargs.get("ids") for mark in getattr(test, "pytestmark", ())]
+                yield from (name for ids in given if isinstance(ids, list) for name in ids)
 
 
 def test_every_case_has_a_test() -> None:

@@ -21,6 +21,8 @@ from tests.contract.test_edits import data_url
 
 FORM, JSON = "multipart/form-data", "application/json"
 GENERATIONS, EDITS = "POST /v1/images/generations", "POST /v1/images/edits"
+DRAWING = ((GENERATIONS, JSON), (EDITS, FORM), (EDITS, JSON))
+"""What makes pictures of what."""
 ROOT = Path(__file__).parents[2]
 INNARDS = re.compile(
     r'Traceback|File "|\.py\b|/(home|usr|tmp|var|root)/|0x[0-9a-f]{8}|\b(pydantic|msgspec|starlette)\b|'
@@ -61,14 +63,15 @@ def fields_of_edits(draw: st.DrawFn, media_type: str, most: int) -> dict[str, An
 
 
 @st.composite
-def likely(draw: st.DrawFn, operation: Any, most_pictures: int) -> schemathesis.Case:
-    """What the document allows, without what contradicts itself or this server; edits as either media type."""
+def likely(draw: st.DrawFn, operation: Any, media_type: str, most_pictures: int, **fixed: object) -> schemathesis.Case:
+    """What the document allows, without what contradicts itself or this server, and with what is ``fixed``."""
     case = draw(operation.as_strategy(GenerationMode.POSITIVE))
     left_out = FORBID_EACH_OTHER | NOT_HERE
     case.body = {name: whole(value) for name, value in case.body.items() if name not in left_out}
     if operation.label == EDITS:
-        case.media_type = draw(st.sampled_from([FORM, JSON]))
-        case.body |= draw(fields_of_edits(case.media_type, most_pictures))
+        case.body |= draw(fields_of_edits(media_type, most_pictures))
+    case.media_type = media_type
+    case.body |= fixed
     return case
 
 
@@ -102,10 +105,6 @@ def check(case: schemathesis.Case, sent: Mapping[str, Any], allowed: frozenset[i
     return answer.status_code
 
 
-Found = Counter[tuple[str | None, int]]
-"""Media type and status → requests."""
-
-
 def try_out(
     cases: st.SearchStrategy[schemathesis.Case],
     examples: int,
@@ -113,9 +112,10 @@ def try_out(
     allowed: frozenset[int] = frozenset(),
     *,
     links: bool = True,
-) -> Found:
-    """``sent`` are schemathesis' options of each call. Without ``links`` no request holds any."""
-    found: Found = Counter()
+) -> Counter[int]:
+    """How many were answered with which status. ``sent`` are schemathesis' options of each call. Without ``links`` no
+    request holds any."""
+    found: Counter[int] = Counter()
 
     @hypothesis.settings(
         max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -123,7 +123,7 @@ def try_out(
     @hypothesis.given(case=cases)
     def test(case: schemathesis.Case) -> None:
         hypothesis.assume(links or "://" not in str(case.body))
-        found[case.media_type, check(case, sent or {}, allowed)] += 1
+        found[check(case, sent or {}, allowed)] += 1
 
     test()
     return found

@@ -153,8 +153,17 @@ class Ledger:
                 holder = job.holder
                 self._outbox.release(holder, self._forget_outputs(job), "it could not be fetched")
         for job in gone:
-            if not job.request.is_over and job.state is JobState.DONE and self._is_wanted(job):
-                self._run_again(job, now)
+            if not job.request.is_over and job.state is JobState.DONE:
+                if self._is_wanted(job):
+                    self._run_again(job, now)
+                else:
+                    self._drop_unread(job)
+
+    def _drop_unread(self, source: Job) -> None:
+        """Nothing is run again for the sake of previews."""
+        for reader in list(source.readers):
+            if reader.spec.optional and reader.state in (JobState.WAITING, JobState.FETCHING):
+                self.drop(reader, "an input was lost")
 
     def requeue(self, job: Job, now: float) -> None:
         """Its attempt is over without a result, and with it what it has shown."""

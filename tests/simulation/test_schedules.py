@@ -25,7 +25,7 @@ def test_random_schedules(first: int) -> None:
     assert ends.keys() <= {"finished", "cancelled", "deadline", "no_capacity"} | errors
 
 
-@pytest.mark.parametrize("seed", [1729, 3605])
+@pytest.mark.parametrize("seed", [1729, 3605, 10490])
 def test_schedules_that_failed_once(seed: int) -> None:
     run(seed)
 

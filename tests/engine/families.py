@@ -345,6 +345,40 @@ def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
     )
 
 
+def _krea_2() -> tuple[str, Components, Mapping[str, Any]]:
+    """Its text encoder is read at twelve of its 36 layers, which stay apart in the embedding."""
+    _, components, _ = _qwen_image()
+    text = {
+        "vocab_size": _QWEN_VOCABULARY,
+        "hidden_size": _WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": _WIDTH}
+    encoder = transformers.Qwen3VLModel(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
+    transformer = diffusers.Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        timestep_embed_dim=8,
+        text_hidden_dim=_WIDTH,
+        num_text_layers=12,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=1,
+        text_intermediate_size=16,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 2, 2),
+    )
+    return "Krea2Pipeline", components | {"text_encoder": encoder, "transformer": transformer}, {}
+
+
 def _qwen_image_edit(pipeline: str) -> tuple[str, Components, Mapping[str, Any]]:
     """Its text encoder sees the pictures too."""
     _, components, _ = _qwen_image()
@@ -374,6 +408,7 @@ FAMILIES: Mapping[str, Callable[[], tuple[str, Components, Mapping[str, Any]]]] 
     "flux2-dev": _flux2_dev,
     "flux2-klein": lambda: _flux2(distilled=True),
     "flux2-klein-base": lambda: _flux2(distilled=False),
+    "krea-2": _krea_2,
     "stable-diffusion-3": lambda: _stable_diffusion_3(t5=False),
     "stable-diffusion-3-t5": lambda: _stable_diffusion_3(t5=True),
     "stable-diffusion-xl": _stable_diffusion_xl,

@@ -43,6 +43,8 @@ CASES = [
     ("flux2-klein-base", "text2image", {"guidance_scale": 3.0}),
     ("flux2-klein-base", "text2image", UNGUIDED),
     ("flux2-klein-base", "image_conditioned", {"guidance_scale": 3.0}),
+    ("krea-2", "text2image", GUIDED),
+    ("krea-2", "text2image", UNGUIDED),
     ("stable-diffusion-3", "text2image", GUIDED),
     ("stable-diffusion-3", "text2image", UNGUIDED),
     ("stable-diffusion-3", "image2image", GUIDED),

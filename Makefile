@@ -20,7 +20,7 @@ test: $(STAMP) $(VISION)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Real servers and namespaces; .ci/install-packages installs what these tests need, and they skip what is missing.
-test-services: $(STAMP)
+test-services: $(STAMP) $(VISION)
 	$(BIN)/python -m pytest -m services
 
 test-nightly: $(STAMP)

@@ -314,6 +314,17 @@ def _qwen_vision_language(vocabulary: int = _QWEN_VOCABULARY, **tokens: int) -> 
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
+def _qwen_vae(width: int) -> Any:
+    return diffusers.AutoencoderKLQwenImage(
+        base_dim=width,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.1, 0.9, 1.2, 1.0],
+    )
+
+
 def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
     transformer = diffusers.QwenImageTransformer2DModel(
         in_channels=16,
@@ -324,14 +335,6 @@ def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
         joint_attention_dim=_WIDTH,
         axes_dims_rope=(8, 4, 4),
     )
-    vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        latents_mean=[0.1, -0.1, 0.2, 0.0],
-        latents_std=[1.1, 0.9, 1.2, 1.0],
-    )
     return (
         "QwenImagePipeline",
         {
@@ -339,7 +342,7 @@ def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
             "text_encoder": _qwen_vision_language(),
             "tokenizer": _qwen_tokenizer(),
             "transformer": transformer,
-            "vae": vae,
+            "vae": _qwen_vae(8),
         },
         {},
     )
@@ -380,7 +383,7 @@ def _krea_2() -> tuple[str, Components, Mapping[str, Any]]:
 
 
 def _qwen_image_edit(pipeline: str) -> tuple[str, Components, Mapping[str, Any]]:
-    """Its text encoder sees the pictures too."""
+    """Its text encoder sees the pictures too. They are encoded at a megapixel, by the narrowest VAE that there is."""
     _, components, _ = _qwen_image()
     tokenizer = _qwen_tokenizer()
     tokenizer.model_max_length = 100_000
@@ -398,7 +401,8 @@ def _qwen_image_edit(pipeline: str) -> tuple[str, Components, Mapping[str, Any]]
         video_processor=transformers.Qwen2VLVideoProcessor(),
     )
     encoder = _qwen_vision_language(len(tokenizer), **tokens)
-    return pipeline, components | {"text_encoder": encoder, "tokenizer": tokenizer, "processor": processor}, {}
+    own = {"text_encoder": encoder, "tokenizer": tokenizer, "processor": processor, "vae": _qwen_vae(2)}
+    return pipeline, components | own, {}
 
 
 FAMILIES: Mapping[str, Callable[[], tuple[str, Components, Mapping[str, Any]]]] = {

@@ -59,8 +59,8 @@ CASES = [
     ("qwen-image", "image2image", GUIDED),
     ("qwen-image", "inpainting", GUIDED),
     ("qwen-image-edit", "image_conditioned", GUIDED),
-    ("qwen-image-edit", "image_conditioned", UNGUIDED),
-    ("qwen-image-edit-plus", "image_conditioned", GUIDED),
+    pytest.param("qwen-image-edit", "image_conditioned", UNGUIDED, marks=pytest.mark.services),
+    pytest.param("qwen-image-edit-plus", "image_conditioned", GUIDED, marks=pytest.mark.services),
 ]
 
 
@@ -156,6 +156,7 @@ def test_split_equals_monolith(
     assert ours.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.services
 def test_qwen_image_edit_inpaints_as_the_monolith_at_the_size_that_it_would_choose(
     split_engines: Callable[[str], Mapping[Role, DiffusersEngine]],
     monolith: Callable[[str], ModularPipeline],

@@ -396,7 +396,7 @@ def _qwen_image_edit(pipeline: str) -> tuple[str, Components, Mapping[str, Any]]
     tokenizer.add_special_tokens({"additional_special_tokens": list(special.values())})
     tokens = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
     processor = transformers.Qwen2VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(),
+        image_processor=transformers.Qwen2VLImageProcessor(min_pixels=3136, max_pixels=12_845_056),  # as published
         tokenizer=tokenizer,
         video_processor=transformers.Qwen2VLVideoProcessor(),
     )

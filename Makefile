@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+VISION := .torchvision/.ready
 WORKERS ?= 2
 # At a terminal pip shows what it downloads.
 PIP_INSTALL = $(BIN)/pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check --constraint constraints.txt
@@ -15,11 +16,11 @@ demo: $(STAMP)
 serve: $(STAMP)
 	@$(BIN)/python -m gateway --local
 
-test: $(STAMP)
+test: $(STAMP) $(VISION)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Real servers and namespaces; .ci/install-packages installs what these tests need, and they skip what is missing.
-test-services: $(STAMP)
+test-services: $(STAMP) $(VISION)
 	$(BIN)/python -m pytest -m services
 
 test-nightly: $(STAMP)
@@ -61,5 +62,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
+# For tests alone, and not into .venv: tests/torchvision.py says why.
+$(VISION): $(STAMP)
+	@mkdir -p .torchvision
+	@$(PIP_INSTALL) --no-deps --upgrade --target .torchvision torchvision || echo "tests of Qwen-Image-Edit will skip"
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .torchvision build dist *.egg-info

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import tests.torchvision
 from tests.servers import Postgres, Redis
 
 if TYPE_CHECKING:
     from gateway.database.database import Database
+
+tests.torchvision.make_importable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from wire.bounded import Count, Guidance, Name, Positive
+from wire.references import References
 from wire.types import Role
 
 
@@ -53,6 +54,8 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which role's output some later role reads; (encoder, decoder) only where a value skips the dit."""
     max_images: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     """Pictures that it takes, where it takes any; the mask not counted."""
+    references: References | None = None
+    """What becomes of these pictures; None: they get the size of the answer, and only the autoencoder reads them."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

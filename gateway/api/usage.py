@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from struct import unpack_from
 
 from gateway.api.generation import Generation
 from gateway.service.interfaces import PromptRead
+from gateway.service.references import png_size
 
 MASK = "mask_image"
-_PNG_SIZE_AT = 16
 
 
 def usage(generation: Generation, prompt: PromptRead, pictures: int) -> dict[str, object] | None:
@@ -45,5 +44,5 @@ def image_tokens(width: int, height: int, side: int) -> int:
 
 def uploaded_tokens(uploads: Mapping[str, bytes], side: int) -> int:
     """Of PNG pictures, without the mask."""
-    sizes = (unpack_from(">II", data, _PNG_SIZE_AT) for name, data in uploads.items() if name != MASK)
-    return sum(image_tokens(width, height, side) for width, height in sizes)
+    sizes = (png_size(data) for name, data in uploads.items() if name != MASK)
+    return sum(image_tokens(*size, side) for size in sizes if size is not None)

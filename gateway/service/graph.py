@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from gateway.service.interfaces import ImageRequest, UnsupportedRequest
+from gateway.service.references import PictureWork, picture_work
 from scheduler.cost.work import Work
 from scheduler.spec import JobSpec, RequestSpec
 from wire.params import ImageParams, ModelInfo, Workflow
@@ -65,11 +66,13 @@ def _jobs(
     request: ImageRequest, model: ModelInfo, workflow: Workflow, uploads: Mapping[str, InputRef]
 ) -> Iterator[StageJob]:
     """Encoding text knows no seed, so all images share it; encoding a picture samples with the image's own."""
-    shared = None if uploads else _encoder(request, request.images[0], None, uploads)
+    shared = None if uploads else _encoder(request, request.images[0], None, uploads, PictureWork())
     if shared is not None:
         yield shared
     for index, params in enumerate(request.images):
-        encoder = shared or _encoder(request, params, index, uploads)
+        sent = [request.uploads.get(name) for name in uploads if name != MASK]
+        pictures = picture_work(workflow, sent, (params.width, params.height))
+        encoder = shared or _encoder(request, params, index, uploads, pictures)
         if encoder is not shared:
             yield encoder
         blank = msgspec.structs.replace(params, prompt="", negative_prompt=None)
@@ -81,7 +84,7 @@ def _jobs(
             _preview(request, index, number, blank, decoding, needs, originals) for number in range(params.previews)
         ]
         yield from previews
-        dit = _job(request, index, blank, _denoising(params, model), (encoder.spec.id,))
+        dit = _job(request, index, blank, _denoising(params, model, pictures), (encoder.spec.id,))
         shown = tuple(preview.spec for preview in previews)
         dit = replace(dit, spec=replace(dit.spec, previews=shown)) if shown else dit
         yield dit
@@ -102,11 +105,19 @@ def _preview(
 
 
 def _encoder(
-    request: ImageRequest, params: ImageParams, index: int | None, uploads: Mapping[str, InputRef]
+    request: ImageRequest,
+    params: ImageParams,
+    index: int | None,
+    uploads: Mapping[str, InputRef],
+    pictures: PictureWork,
 ) -> StageJob:
-    pictures = sum(name != MASK for name in uploads)
-    pixels = pictures * params.height * params.width  # they are resized to the size of the picture
-    work = Work(Role.ENCODER, height=params.height, width=params.width, image_pixels=pixels)
+    work = Work(
+        Role.ENCODER,
+        height=params.height,
+        width=params.width,
+        image_pixels=pictures.encoded_pixels,
+        picture_tokens=pictures.prompt_tokens,
+    )
     return _job(request, index, params, work, (), uploads)
 
 
@@ -123,12 +134,20 @@ def _job(
     return StageJob(spec, index, params, uploads or {})
 
 
-def _denoising(params: ImageParams, model: ModelInfo) -> Work:
+def _denoising(params: ImageParams, model: ModelInfo, pictures: PictureWork) -> Work:
     steps = params.num_inference_steps or model.default_steps or FALLBACK_STEPS
     if params.strength is not None:
         steps = max(1, int(steps * params.strength))
     guidance = model.default_guidance if params.guidance_scale is None else params.guidance_scale
-    return Work(Role.DIT, height=params.height, width=params.width, steps=steps, cfg=(guidance or 0.0) > 1.0)
+    return Work(
+        Role.DIT,
+        height=params.height,
+        width=params.width,
+        steps=steps,
+        cfg=(guidance or 0.0) > 1.0,
+        reference_pixels=pictures.sequence_pixels,
+        picture_tokens=pictures.prompt_tokens,
+    )
 
 
 def _workflow(model: ModelInfo, name: str) -> Workflow:

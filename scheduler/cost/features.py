@@ -15,12 +15,18 @@ Row = tuple[float, ...]
 def row(work: Work, shape: ModelShape) -> Row:
     """Features of one forward pass of one member, in the order of ``profile.COEFFICIENTS``."""
     if work.role is Role.ENCODER:
-        length = work.text_tokens or shape.text_tokens
+        length = (work.text_tokens or shape.text_tokens) + work.picture_tokens
         return (1.0, float(-(-length // TEXT_STEP) * TEXT_STEP), float(work.image_pixels))
     if work.role is Role.DIT:
-        tokens = float(shape.tokens(work.height, work.width))
+        tokens = float(sequence_tokens(work, shape))
         return (1.0, tokens, tokens * tokens)
     return (1.0, float(work.height * work.width))
+
+
+def sequence_tokens(work: Work, shape: ModelShape) -> int:
+    """Tokens that the transformer sees beside the text: of the picture to make, and of those that were uploaded."""
+    references = -(-work.reference_pixels // shape.pixels_per_token**2)
+    return shape.tokens(work.height, work.width) + references + work.picture_tokens
 
 
 def anchors(role: Role, shape: ModelShape) -> tuple[Row, ...]:

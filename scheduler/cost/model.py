@@ -10,6 +10,7 @@ from math import exp, isfinite, log
 from pathlib import Path
 from typing import NamedTuple
 
+from scheduler.cost.features import sequence_tokens
 from scheduler.cost.profile import ModelShape, Profile, RoleProfile, load
 from scheduler.cost.speed import SpeedFactors
 from scheduler.cost.stage import Prior, StageCost
@@ -102,7 +103,7 @@ class CostModel:
     def batch_marginal(self, work: Work, target: Target) -> float:
         """Cost of one further member of a batch of such jobs, in jobs: 1 gains nothing, 0 is free."""
         stage = self._stage(target, work.role)
-        return stage.batching.marginal(stage.prior.shape.tokens(work.height, work.width))
+        return stage.batching.marginal(sequence_tokens(work, stage.prior.shape))
 
     def observe(self, work: Work, target: Target, server: str, seconds: float) -> None:
         """``server`` took ``seconds`` for ``work``; of a progress report, ``work.steps`` are the steps since the last.

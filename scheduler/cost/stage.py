@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import log
 
 from scheduler.cost.batching import BatchMarginal
-from scheduler.cost.features import Row, anchors, row
+from scheduler.cost.features import Row, anchors, row, sequence_tokens
 from scheduler.cost.fit import StageFit
 from scheduler.cost.profile import ModelShape, RoleProfile
 from scheduler.cost.residuals import ResidualTracker
@@ -102,4 +102,4 @@ class StageCost:
         return self.batching.factor(self._tokens(work), work.batch)
 
     def _tokens(self, work: Work) -> int:
-        return self.prior.shape.tokens(work.height, work.width)
+        return sequence_tokens(work, self.prior.shape)

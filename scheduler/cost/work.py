@@ -38,10 +38,15 @@ class Work:
     """Length of the prompt, of encoder jobs only; 0: the model's usual length."""
     image_pixels: int = 0
     """Pixels of all uploaded pictures that the encoder runs through the autoencoder."""
+    picture_tokens: int = 0
+    """That uploaded pictures add to the prompt, of encoder and dit jobs."""
+    reference_pixels: int = 0
+    """Pixels of uploaded pictures whose latents lengthen the sequence, of dit jobs only."""
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width, self.text_tokens, self.image_pixels) < 0:
+        counts = (self.text_tokens, self.image_pixels, self.picture_tokens, self.reference_pixels)
+        if min(self.height, self.width, *counts) < 0:
             raise ValueError(f"sizes and lengths are 0 or more, not {self}")
         if self.role is not Role.ENCODER and not (self.height and self.width):
             raise ValueError(f"{self.role} work needs a height and a width in pixels")

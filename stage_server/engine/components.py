@@ -130,8 +130,11 @@ class Components:
 
     def _set_stubs(self, names: Iterable[str]) -> None:
         for name in names:
-            if self.files[name].is_module:
-                setattr(self._pipeline, name, ComponentStub(name, self.configs[name], self._options.dtype))
+            files = self.files[name]
+            if files.is_module:
+                setattr(
+                    self._pipeline, name, ComponentStub(name, files.type_hint, self.configs[name], self._options.dtype)
+                )
 
 
 def _refuse_gaps(report: Mapping[str, Any], kind: str) -> None:

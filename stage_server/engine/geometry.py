@@ -13,6 +13,7 @@ from typing import Any, get_origin
 import torch
 
 from stage_server.engine.pictures import encoded_bound
+from stage_server.engine.references import CONDITIONED, as_list, references
 
 _TEMPLATE_TOKENS = 128
 """More tokens than chat templates and second text encoders add to ``max_sequence_length``."""
@@ -20,10 +21,11 @@ _CONDITION_PIXELS = 1 << 20
 """To about as many pixels some families scale the pictures that they are given, whatever size is asked for."""
 _CONDITIONED = ("flux2", "flux-kontext", "qwenimage-edit")
 """Those families, by the beginnings of their names."""
-_SEVERAL_PICTURES = {"flux2": 6, "flux2-klein": 4, "qwenimage-edit-plus": 3}
-"""Family → as many as its makers recommend; the blocks know no limit."""
 _TOKENS_PER_PICTURE = _CONDITION_PIXELS // 28**2 * 5 // 4
 """Of the prompt's embedding, where the text encoder sees the pictures; with a quarter to spare."""
+_SQUARE = (1024, 1024)
+_WIDEST = 4096
+"""Features per token, where no configuration names them."""
 _IMAGE_TENSORS = 3
 """Image latents, masked image latents and mask: what an image encoder makes, each no larger than the latents."""
 
@@ -41,7 +43,9 @@ class Geometry:
     size_multiple: int
     """Pixels."""
     token_width: int
-    """Features per token of the prompt's embedding."""
+    """Features per token of the prompt's embedding; 0 where the configuration does not say."""
+    token_layers: int
+    """Hidden states per token that the embedding holds, along an axis of their own; 0 without that axis."""
     pooled_width: int
     """Features of the pooled embedding; 0 without one."""
     token_pixels: int
@@ -59,6 +63,7 @@ class Geometry:
             video_vae="z_dim" in vae,
             size_multiple=math.lcm(factor * patch, processor_factor),
             token_width=_token_width(denoiser),
+            token_layers=int(denoiser.get("num_text_layers") or 0),
             pooled_width=_pooled_width(denoiser),
             token_pixels=factor * patch,
         )
@@ -78,7 +83,8 @@ class Geometry:
         length = tokens + _TEMPLATE_TOKENS
         if self.family.startswith("qwenimage-edit"):
             length += len(picture_pixels) * _TOKENS_PER_PICTURE
-        text = 2 * (length * (self.token_width * itemsize + 8) + self.pooled_width * 4)
+        token_bytes = (self.token_width or _WIDEST) * max(1, self.token_layers) * itemsize + 8
+        text = 2 * (length * token_bytes + self.pooled_width * 4)
         images = 0
         for own_pixels in picture_pixels:
             area = max(pixels, own_pixels, _CONDITION_PIXELS if conditioned else 0)
@@ -90,25 +96,35 @@ class Geometry:
         """Bytes at most that the dit role makes: latents, in float32 at most, and small values."""
         return math.prod(self.latent_shape(width, height)) * 4 + (16 << 10)
 
-    def max_images(self, workflow: str) -> int:
-        """Pictures that the workflow takes, where it takes any."""
-        return _SEVERAL_PICTURES.get(self.family, 1) if workflow == "image_conditioned" else 1
-
     def stand_in_latents(self, width: int, height: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(self.latent_shape(width, height), dtype=dtype)
 
-    def stand_in_embedding(self, output: Any, dtype: torch.dtype) -> Any:
-        """Zeros in the form of an encoder's output (a diffusers ``OutputParam``); None where not needed."""
-        tokens = 16
-        if output.name.endswith("pooled_prompt_embeds"):
+    def stand_in(self, output: Any, side: int, dtype: torch.dtype) -> Any:
+        """Zeros in the form of a role's output (a diffusers ``OutputParam``) for a picture of ``side`` × ``side``
+        pixels; None where the configurations do not tell its form."""
+        name, tokens = output.name.removeprefix("negative_"), 16
+        if name == "latents":
+            return self.stand_in_latents(side, side, dtype)
+        if name == "image_latents":
+            return self._stand_in_reference(dtype)
+        if name == "pooled_prompt_embeds" and self.pooled_width:
             return torch.zeros(1, self.pooled_width, dtype=dtype)
-        if output.name.endswith("prompt_embeds_mask"):
-            return torch.ones(1, tokens, dtype=torch.int64)
-        if not output.name.endswith("prompt_embeds"):
+        if name == "prompt_embeds_mask":
+            return torch.ones(1, tokens, dtype=torch.bool if self.token_layers else torch.int64)
+        if name != "prompt_embeds" or not self.token_width:
             return None
         if get_origin(output.type_hint) is list:
             return [torch.zeros(tokens, self.token_width, dtype=dtype)]
-        return torch.zeros(1, tokens, self.token_width, dtype=dtype)
+        layers = (self.token_layers,) if self.token_layers else ()
+        return torch.zeros(1, tokens, *layers, self.token_width, dtype=dtype)
+
+    def _stand_in_reference(self, dtype: torch.dtype) -> Any:
+        """Of one square picture, at the size at which the family encodes it; None where that is not known."""
+        rule = references(self.family, CONDITIONED, self.token_pixels)
+        if rule is None:
+            return None
+        latents = self.stand_in_latents(*rule.size(_SQUARE, _SQUARE), dtype)
+        return [latents] if as_list(self.family) else latents
 
 
 def _patch_side(size: int | Sequence[int]) -> int:
@@ -125,8 +141,8 @@ def _vae_factor(vae: Mapping[str, Any]) -> int:
 
 
 def _token_width(denoiser: Mapping[str, Any]) -> int:
-    names = ("cap_feat_dim", "joint_attention_dim", "cross_attention_dim")
-    return next((int(denoiser[name]) for name in names if denoiser.get(name)), 4096)
+    names = ("cap_feat_dim", "joint_attention_dim", "cross_attention_dim", "text_hidden_dim")
+    return next((int(denoiser[name]) for name in names if denoiser.get(name)), 0)
 
 
 def _pooled_width(denoiser: Mapping[str, Any]) -> int:

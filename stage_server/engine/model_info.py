@@ -12,6 +12,7 @@ from diffusers import ModularPipeline
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import DENOISERS, Components
 from stage_server.engine.geometry import Geometry
+from stage_server.engine.references import max_images, references
 from stage_server.engine.split import WorkflowSplit
 from wire.params import ModelInfo
 from wire.types import Role
@@ -45,7 +46,10 @@ def read_info(
         family=family,
         dtype=dtype,
         revisions=revisions,
-        workflows=tuple(split.describe(ignored, geometry.max_images(name)) for name, split in workflows.items()),
+        workflows=tuple(
+            split.describe(ignored, max_images(family, name), references(family, name, geometry.token_pixels))
+            for name, split in workflows.items()
+        ),
         size_multiple=geometry.size_multiple,
         default_size=tuple(defaults.get("default_size") or _default_size(pipeline, geometry)),
         max_pixels=int(defaults.get("max_pixels", 0)),

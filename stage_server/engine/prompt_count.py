@@ -1,37 +1,42 @@
 """How many tokens a prompt has, and how many of them the text encoders read, as seen in what the blocks tokenize.
 
-Only the blocks know which template a prompt is put into and where it is cut; so their tokenizers are watched.
+Only the blocks know which template a prompt is put into and where it is cut; so their tokenizers and processors are
+watched. Tokens that stand for pictures are not counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from diffusers import ModularPipeline
 
-TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "processor")
+
+_CUTS = ("truncation", "max_length", "padding", "return_tensors")
+"""Options without which everything is tokenized, and nothing added."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A text that was cut to ``limit`` tokens."""
+    """The prompt was tokenized, and cut to ``limit`` tokens if it had more."""
 
-    tokenizer: Any
-    text: str
-    limit: int
-    options: dict[str, Any]
-
-    def tokens(self) -> int:
-        return len(self.tokenizer(self.text, verbose=False, **self.options).input_ids)
+    count: Callable[[], int]
+    limit: int | None
+    """None: whatever it had was read."""
+    padded: bool
+    """To the limit, so that all of it is read as it is."""
 
 
 @dataclass(slots=True)
 class _Watched:
-    """A tokenizer that notes the first text it is asked to cut: the prompt is encoded before the negative one."""
+    """A tokenizer or processor that notes the first text that it is asked to cut or to join with pictures: the prompt
+    is encoded before the negative one."""
 
     _tokenizer: Any
-    first_cut: _Call | None = field(default=None, init=False)
+    first: _Call | None = field(default=None, init=False)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -39,13 +44,40 @@ class _Watched:
     def __len__(self) -> int:
         return len(self._tokenizer)
 
-    def __call__(self, text: Any, **options: Any) -> Any:
-        limit = options.get("max_length")
-        if self.first_cut is None and options.get("truncation") and limit is not None:
+    def __call__(self, text: Any = None, **options: Any) -> Any:
+        result = self._tokenizer(text=text, **options)
+        if options.get("images") is not None:
+            self._note(lambda: _read(result, self._tokenizer), None, options)
+        elif options.get("truncation") and options.get("max_length") is not None:
             first = text if isinstance(text, str) else text[0]
             kept = {name: value for name, value in options.items() if name == "add_special_tokens"}
-            self.first_cut = _Call(self._tokenizer, first, limit, kept)
-        return self._tokenizer(text, **options)
+            self._note(
+                lambda: len(self._tokenizer(first, verbose=False, **kept).input_ids), options["max_length"], options
+            )
+        return result
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """Some blocks have the text tokenized on the way; others only want it, and call the tokenizer then."""
+        if options.get("tokenize") and options.get("truncation") and options.get("max_length") is not None:
+            first = conversation if isinstance(conversation[0], dict) else conversation[0]
+            kept = {name: value for name, value in options.items() if name not in _CUTS}
+            self._note(lambda: self._templated(first, kept), options["max_length"], options)
+        return self._tokenizer.apply_chat_template(conversation, **options)
+
+    def _templated(self, conversation: Any, options: dict[str, Any]) -> int:
+        ids = self._tokenizer.apply_chat_template([conversation], **options | {"return_dict": True})["input_ids"]
+        return len(ids[0])
+
+    def _note(self, count: Callable[[], int], limit: int | None, options: dict[str, Any]) -> None:
+        if self.first is None:
+            self.first = _Call(count, limit, options.get("padding") == "max_length")
+
+
+def _read(result: Any, processor: Any) -> int:
+    """Of the first text in ``result``, without padding and what stands for pictures."""
+    ids, mask = (torch.as_tensor(result[name])[0] for name in ("input_ids", "attention_mask"))
+    counted = mask.bool() & (ids != getattr(processor, "image_token_id", -1))
+    return int(counted.sum())
 
 
 class PromptCount:
@@ -65,13 +97,16 @@ class PromptCount:
 
     def result(self) -> tuple[int, int]:
         """Tokens, those of a template and special ones included, and how many of them the tokenizer that reads most
-        of the prompt dropped; (0, 0) where no tokenizer was seen to cut."""
-        calls = [watched.first_cut for watched in self._watched if watched.first_cut is not None]
+        of the prompt dropped; (0, 0) where none was seen to read it."""
+        calls = [watched.first for watched in self._watched if watched.first is not None]
         if not calls:
             return 0, 0
-        longest = max(calls, key=lambda call: call.limit)
-        limit = longest.limit
-        if limit > self._default_length:  # room for a template, and the prompt itself is cut after it was encoded
-            limit -= self._withheld
-        tokens = longest.tokens()
-        return tokens, max(0, tokens - limit)
+        longest = max(calls, key=lambda call: call.limit or 0)
+        tokens = longest.count()
+        return tokens, max(0, tokens - self._limit(longest, tokens))
+
+    def _limit(self, call: _Call, tokens: int) -> int:
+        if call.limit is None:
+            return tokens
+        has_room_for_template = call.limit > self._default_length and not call.padded
+        return call.limit - self._withheld if has_room_for_template else call.limit  # the prompt is cut once encoded

@@ -13,6 +13,7 @@ from diffusers.modular_pipelines import ModularPipelineBlocks, SequentialPipelin
 
 from stage_server.engine.base import LoadError
 from wire.params import Workflow
+from wire.references import References
 from wire.types import Role
 
 GENERATOR = "generator"
@@ -96,13 +97,13 @@ class WorkflowSplit:
         pairs = [(a, b) for i, a in enumerate(roles) for b in roles[i + 1 :]]
         return tuple(pair for pair in pairs if self.crossing(*pair))
 
-    def describe(self, ignored: frozenset[str], max_images: int) -> Workflow:
+    def describe(self, ignored: frozenset[str], max_images: int, references: References | None) -> Workflow:
         """The workflow for the gateway, without the inputs that this model reads and ignores."""
         read = {name for part in self.parts.values() for name in part.reads}
         if any("guider" in part.components for part in self.parts.values()):
             read.add("guidance_scale")
         inputs = tuple(public for name, public in _PARAMS.items() if name in read - ignored)
-        return Workflow(self.name, inputs, self.edges, max_images)
+        return Workflow(self.name, inputs, self.edges, max_images, references)
 
     @property
     def masked(self) -> bool:

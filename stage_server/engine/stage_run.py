@@ -72,7 +72,7 @@ def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, prog
     def _show(index: int, step: int, steps: int) -> None:
         latents = estimator.latents() if estimator is not None else None
         if latents is not None:
-            values = _sent(_finished_as_of_now(view, task, state, latents), task, staging).get(Role.DECODER)
+            values = _sent(_finished_as_of_now(view, task, state, latents), given, task, staging).get(Role.DECODER)
             if values:
                 progress.preview(index, step, steps, values)
 
@@ -83,6 +83,7 @@ def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, prog
     estimator = Estimator(view.scheduler) if task.role is Role.DIT and task.params.previews else None
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
     state = _state(task, staging)
+    given = dict(state.values)
     with torch.no_grad():  # per thread
         task.part.blocks(view, state)
     if count is not None:
@@ -90,7 +91,7 @@ def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, prog
     if task.role is Role.DECODER:
         check.settle()
         return {IMAGE_PORT: _picture(state, task)}
-    outputs = _sent(state, task, staging, check)
+    outputs = _sent(state, given, task, staging, check)
     check.settle()
     return outputs
 
@@ -118,7 +119,7 @@ def _finished_as_of_now(
 
 
 def _state(task: StageTask, staging: Staging) -> PipelineState:
-    """Every input of the part: a parameter, a received value, or the blocks' default."""
+    """Every input of the part: a parameter, a received value, or the blocks' default; and what is only passed on."""
     received, kinds = _received(task, staging)
     values = _parameters(task) | received
     state = PipelineState()
@@ -128,13 +129,25 @@ def _state(task: StageTask, staging: Staging) -> PipelineState:
             state.set(param.name, param.default if value is None else value, param.kwargs_type)
     for name, kind in kinds.items():
         state.set(name, received[name], kind)
+    for name in _changed_before(task):
+        state.set(name, from_wire(task.inputs[name], staging.to_device))
     return state
+
+
+def _declared(task: StageTask) -> dict[str, Any]:
+    """Name → ``OutputParam`` of what earlier roles say that they make for this one."""
+    earlier = list(Role)[: list(Role).index(task.role)]
+    return {out.name: out for source in earlier for out in task.workflow.crossing(source, task.role)}
+
+
+def _changed_before(task: StageTask) -> frozenset[str]:
+    """Names of received values that an earlier role was given and changed."""
+    return frozenset(task.inputs) - frozenset(_declared(task))
 
 
 def _received(task: StageTask, staging: Staging) -> tuple[dict[str, Any], dict[str, str | None]]:
     """Values that earlier roles made, and the kind under which blocks collect them."""
-    earlier = list(Role)[: list(Role).index(task.role)]
-    outputs = {out.name: out for source in earlier for out in task.workflow.crossing(source, task.role)}
+    outputs = _declared(task)
     present = {name: out for name, out in outputs.items() if task.inputs.get(name) is not None}
     values = {name: from_wire(task.inputs[name], staging.to_device) for name in present if name != GENERATOR}
     if GENERATOR in present:
@@ -179,12 +192,19 @@ def _negative_prompt(task: StageTask) -> str | None:
 
 
 def _sent(
-    state: PipelineState, task: StageTask, staging: Staging, check: FiniteCheck | None = None
+    state: PipelineState,
+    given: Mapping[str, Any],
+    task: StageTask,
+    staging: Staging,
+    check: FiniteCheck | None = None,
 ) -> dict[str, dict[str, Value]]:
     """Port → values for each later role that reads any, all of which ``check`` has seen."""
     ports: dict[str, dict[str, Value]] = {}
-    for target in list(Role)[list(Role).index(task.role) + 1 :]:
+    later = list(Role)[list(Role).index(task.role) + 1 :]
+    for target in later:
         made = {out.name: state.get(out.name) for out in task.workflow.crossing(task.role, target)}
+        if target is later[0]:
+            made |= _changed(state, given, task, later)
         if check is not None:
             for name, value in made.items():
                 check.look(name, value)
@@ -192,6 +212,24 @@ def _sent(
         if values:
             ports[target] = values
     return ports
+
+
+def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: list[Role]) -> dict[str, Any]:
+    """What blocks changed of what they were ``given``, without saying so, and a later role reads: a size, say.
+
+    It goes to the next role, which passes on what it does not read itself: there may be no other way.
+    """
+    read = {name for role in later for name in task.workflow.parts[role].reads} - {GENERATOR}
+    declared = {out.name for target in later for out in task.workflow.crossing(task.role, target)}
+    before = _changed_before(task)
+    candidates = ((name, state.get(name)) for name in sorted((read & given.keys()) - declared))
+    return {name: value for name, value in candidates if name in before or not _same(value, given[name])}
+
+
+def _same(value: Any, before: Any) -> bool:
+    """Of what cannot be compared at a glance, only the same object is the same value."""
+    plain = isinstance(value, bool | int | float | str | bytes)
+    return value is before or (plain and type(value) is type(before) and bool(value == before))
 
 
 def _picture(state: PipelineState, task: StageTask) -> dict[str, Value]:

@@ -16,6 +16,9 @@ from wire.values import DTYPE_BYTES, Image, Tensor, Value
 _TENSOR, _AXES = "tensor in memory order", "axes in memory order"
 """Keys of the dict that stands for a tensor whose axes lie in memory in another order than its shape's."""
 
+_DTYPE = "torch dtype"
+"""Key of the dict that stands for a ``torch.dtype``, by its name."""
+
 ALIGNMENT = 64
 """Bytes. torch's own CPU buffers have it, and some CPU kernels round differently without it."""
 
@@ -37,6 +40,8 @@ def to_wire(name: str, value: Any, to_host: ToHost) -> Value:
         return _strided_to_wire(name, to_host(value))
     if isinstance(value, torch.Generator):
         return tensor_to_wire(name, value.get_state())
+    if isinstance(value, torch.dtype):
+        return {_DTYPE: str(value).removeprefix("torch.")}
     if isinstance(value, list):
         return [to_wire(name, item, to_host) for item in value]
     if isinstance(value, tuple):
@@ -47,7 +52,7 @@ def to_wire(name: str, value: Any, to_host: ToHost) -> Value:
         return Image(_png(value))
     raise UnsupportedValue(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which cannot cross between stages; "
-        "tensors, pictures, numbers, strings and lists, tuples and dicts of them can"
+        "tensors, dtypes, pictures, numbers, strings and lists, tuples and dicts of them can"
     )
 
 
@@ -65,9 +70,18 @@ def from_wire(value: Value, to_device: ToDevice) -> Any:
         return tuple(from_wire(item, to_device) for item in value)
     if isinstance(value, dict) and value.keys() == {_TENSOR, _AXES}:
         return _strided_from_wire(value, to_device)
+    if isinstance(value, dict) and value.keys() == {_DTYPE}:
+        return _dtype_from_wire(value[_DTYPE])
     if isinstance(value, dict):
         return {key: from_wire(item, to_device) for key, item in value.items()}
     return value
+
+
+def _dtype_from_wire(name: Value) -> torch.dtype:
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(dtype, torch.dtype):
+        raise UnsupportedValue(f"this torch ({torch.__version__}) has no dtype {name!r}")
+    return dtype
 
 
 def _strided_to_wire(name: str, tensor: torch.Tensor) -> Value:

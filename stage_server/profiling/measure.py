@@ -15,6 +15,7 @@ from PIL import Image
 
 from stage_server.engine.base import Engine, EngineError, NamedValues, Outputs, Preview, StageJob
 from wire.params import ImageParams, ModelInfo, Workflow
+from wire.references import References
 from wire.types import Role
 
 WORKFLOW = "text2image"
@@ -52,7 +53,7 @@ class Measured:
     """The encoder's with the short one."""
     short_seconds: float
     image_seconds: dict[Size, float]
-    """Of encoder jobs with an uploaded picture; empty where the model takes none."""
+    """Of encoder jobs with a picture, by the size at which it is encoded; empty where the model takes none."""
     guidance_passes: int
     """Forward passes per step with guidance."""
 
@@ -174,10 +175,15 @@ class Bench:
         """Of the first workflow that needs one uploaded picture and nothing else."""
         found = next((w for w in self._info.workflows if "image" in w.inputs and "mask_image" not in w.inputs), None)
         results: dict[Size, float] = {}
-        for size in (self._sizes[0], self._sizes[-1]) if found is not None else ():
-            job = self._job(Role.ENCODER, size, workflow=found.name if found else WORKFLOW)
+        if found is None:
+            return results
+        rule = found.references or References()
+        for size in (self._sizes[0], self._sizes[-1]):
+            job = self._job(Role.ENCODER, size, workflow=found.name)
             try:
-                _, results[size] = self._timed(StageJob(job.role, job.members, ({"image": _png(size)},)))
+                _, results[rule.size(size, size)] = self._timed(
+                    StageJob(job.role, job.members, ({"image": _png(size)},))
+                )
             except EngineError as error:
                 log.warning("no picture of %dx%d is encoded: %s", *size, error)
         return results

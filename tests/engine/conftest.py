@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import tests.engine.torchvision_operators  # noqa: F401  # before anything imports transformers
-
-# isort: split
-
 import importlib.util
 import io
 from collections.abc import Callable, Mapping

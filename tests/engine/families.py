@@ -314,6 +314,17 @@ def _qwen_vision_language(vocabulary: int = _QWEN_VOCABULARY, **tokens: int) -> 
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
+def _qwen_vae(width: int) -> Any:
+    return diffusers.AutoencoderKLQwenImage(
+        base_dim=width,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.1, 0.9, 1.2, 1.0],
+    )
+
+
 def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
     transformer = diffusers.QwenImageTransformer2DModel(
         in_channels=16,
@@ -324,14 +335,6 @@ def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
         joint_attention_dim=_WIDTH,
         axes_dims_rope=(8, 4, 4),
     )
-    vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        latents_mean=[0.1, -0.1, 0.2, 0.0],
-        latents_std=[1.1, 0.9, 1.2, 1.0],
-    )
     return (
         "QwenImagePipeline",
         {
@@ -339,14 +342,48 @@ def _qwen_image() -> tuple[str, Components, Mapping[str, Any]]:
             "text_encoder": _qwen_vision_language(),
             "tokenizer": _qwen_tokenizer(),
             "transformer": transformer,
-            "vae": vae,
+            "vae": _qwen_vae(8),
         },
         {},
     )
 
 
+def _krea_2() -> tuple[str, Components, Mapping[str, Any]]:
+    """Its text encoder is read at twelve of its 36 layers, which stay apart in the embedding."""
+    _, components, _ = _qwen_image()
+    text = {
+        "vocab_size": _QWEN_VOCABULARY,
+        "hidden_size": _WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": _WIDTH}
+    encoder = transformers.Qwen3VLModel(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
+    transformer = diffusers.Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        timestep_embed_dim=8,
+        text_hidden_dim=_WIDTH,
+        num_text_layers=12,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=1,
+        text_intermediate_size=16,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 2, 2),
+    )
+    return "Krea2Pipeline", components | {"text_encoder": encoder, "transformer": transformer}, {}
+
+
 def _qwen_image_edit(pipeline: str) -> tuple[str, Components, Mapping[str, Any]]:
-    """Its text encoder sees the pictures too."""
+    """Its text encoder sees the pictures too. They are encoded at a megapixel, by the narrowest VAE that there is."""
     _, components, _ = _qwen_image()
     tokenizer = _qwen_tokenizer()
     tokenizer.model_max_length = 100_000
@@ -359,12 +396,13 @@ def _qwen_image_edit(pipeline: str) -> tuple[str, Components, Mapping[str, Any]]
     tokenizer.add_special_tokens({"additional_special_tokens": list(special.values())})
     tokens = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
     processor = transformers.Qwen2VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(),
+        image_processor=transformers.Qwen2VLImageProcessor(min_pixels=3136, max_pixels=12_845_056),  # as published
         tokenizer=tokenizer,
         video_processor=transformers.Qwen2VLVideoProcessor(),
     )
     encoder = _qwen_vision_language(len(tokenizer), **tokens)
-    return pipeline, components | {"text_encoder": encoder, "tokenizer": tokenizer, "processor": processor}, {}
+    own = {"text_encoder": encoder, "tokenizer": tokenizer, "processor": processor, "vae": _qwen_vae(2)}
+    return pipeline, components | own, {}
 
 
 FAMILIES: Mapping[str, Callable[[], tuple[str, Components, Mapping[str, Any]]]] = {
@@ -374,6 +412,7 @@ FAMILIES: Mapping[str, Callable[[], tuple[str, Components, Mapping[str, Any]]]] 
     "flux2-dev": _flux2_dev,
     "flux2-klein": lambda: _flux2(distilled=True),
     "flux2-klein-base": lambda: _flux2(distilled=False),
+    "krea-2": _krea_2,
     "stable-diffusion-3": lambda: _stable_diffusion_3(t5=False),
     "stable-diffusion-3-t5": lambda: _stable_diffusion_3(t5=True),
     "stable-diffusion-xl": _stable_diffusion_xl,

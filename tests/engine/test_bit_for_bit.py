@@ -43,6 +43,8 @@ CASES = [
     ("flux2-klein-base", "text2image", {"guidance_scale": 3.0}),
     ("flux2-klein-base", "text2image", UNGUIDED),
     ("flux2-klein-base", "image_conditioned", {"guidance_scale": 3.0}),
+    ("krea-2", "text2image", GUIDED),
+    ("krea-2", "text2image", UNGUIDED),
     ("stable-diffusion-3", "text2image", GUIDED),
     ("stable-diffusion-3", "text2image", UNGUIDED),
     ("stable-diffusion-3", "image2image", GUIDED),
@@ -57,8 +59,8 @@ CASES = [
     ("qwen-image", "image2image", GUIDED),
     ("qwen-image", "inpainting", GUIDED),
     ("qwen-image-edit", "image_conditioned", GUIDED),
-    ("qwen-image-edit", "image_conditioned", UNGUIDED),
-    ("qwen-image-edit-plus", "image_conditioned", GUIDED),
+    pytest.param("qwen-image-edit", "image_conditioned", UNGUIDED, marks=pytest.mark.services),
+    pytest.param("qwen-image-edit-plus", "image_conditioned", GUIDED, marks=pytest.mark.services),
 ]
 
 
@@ -154,6 +156,7 @@ def test_split_equals_monolith(
     assert ours.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.services
 def test_qwen_image_edit_inpaints_as_the_monolith_at_the_size_that_it_would_choose(
     split_engines: Callable[[str], Mapping[Role, DiffusersEngine]],
     monolith: Callable[[str], ModularPipeline],

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scheduler.cost.profile import Profile, load
 from stage_server.__main__ import main
+from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.emulated import EmulatedEngine
 from stage_server.profiling import measure
 from stage_server.profiling.command import default_sizes
@@ -82,6 +83,14 @@ def test_other_families(
     profile = measured(model_folder(family), tmp_path / "profile.toml", "64x64", "128x128")
     (spec,) = (spec for spec in profile.roles[Role.DIT].outputs if spec.name == "latents")
     assert spec.shape == latents
+
+
+def test_pictures_are_timed_at_the_size_at_which_they_are_encoded(model_folder: Callable[[str], str]) -> None:
+    """FLUX.1 Kontext encodes each at a megapixel."""
+    engine = DiffusersEngine(model_folder("flux-kontext"))
+    engine.set_roles(frozenset({Role.ENCODER}))
+    times = measure.Bench(engine, ((64, 64), (128, 96)), 1)._image_encoding()
+    assert set(times) == {(1024, 1024), (1184, 880)}
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 
 import pytest
 import transformers
+from diffusers.modular_pipelines.flux2.encoders import Flux2TextEncoderStep, format_text_input
+from diffusers.modular_pipelines.qwenimage.prompt_templates import QWENIMAGE_EDIT_PROMPT_TEMPLATE
 
 from stage_server.engine.base import StageJob
 from stage_server.engine.checkpoint import BUNDLED
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.prompt_count import PromptCount
 from tests.engine.conftest import Steps
 from wire.params import ImageParams
 from wire.types import Role
@@ -17,9 +21,11 @@ from wire.types import Role
 Engines = Callable[[str], Mapping[Role, DiffusersEngine]]
 
 
-def read(engines: Mapping[Role, DiffusersEngine], **params: object) -> tuple[int, int]:
+def read(
+    engines: Mapping[Role, DiffusersEngine], images: Mapping[str, bytes] | None = None, **params: object
+) -> tuple[int, int]:
     steps = Steps()
-    job = StageJob(Role.ENCODER, (ImageParams(width=64, height=64, **params),))  # type: ignore[arg-type]
+    job = StageJob(Role.ENCODER, (ImageParams(width=64, height=64, **params),), (images or {},))  # type: ignore[arg-type]
     engines[Role.ENCODER].run(job, ({},), steps)
     return steps.prompts[0]
 
@@ -42,7 +48,11 @@ def test_tokens_are_those_of_the_template_too(split_engines: Engines) -> None:
         ("tiny-shapes", {}, 512),
         ("flux", {}, 512),  # of T5: CLIP reads 77
         ("flux", {"max_sequence_length": 100}, 100),
+        ("flux2-dev", {}, 512),
+        ("flux2-dev", {"max_sequence_length": 300}, 300),
         ("flux2-klein", {}, 512),
+        ("krea-2", {}, 512 + 34 - 5),
+        ("krea-2", {"max_sequence_length": 500}, 500 + 34 - 5),
         ("stable-diffusion-3-t5", {}, 256),
         ("stable-diffusion-3", {}, 77),
         ("stable-diffusion-xl", {}, 77),
@@ -64,3 +74,38 @@ def test_qwen_image_cuts_the_prompt_after_the_template(split_engines: Engines) -
     template = read(engines, prompt="a")[0] - 1
     assert read(engines, prompt="a b " * 100, max_sequence_length=64) == (tokens, tokens - 64 - 34)
     assert template > 34
+
+
+def test_a_chat_template_that_tokenizes_is_counted(split_engines: Engines) -> None:
+    engines = split_engines("flux2-dev")
+    tokenizer = engines[Role.ENCODER]._pipeline.tokenizer
+    messages = format_text_input(["a red circle"], system_message=Flux2TextEncoderStep.DEFAULT_SYSTEM_MESSAGE)
+    (ids,) = tokenizer.apply_chat_template(messages, add_generation_prompt=False, return_dict=True)["input_ids"]
+    assert read(engines, prompt="a red circle") == (len(ids), 0)
+    assert read(engines, prompt="a red circle", max_sequence_length=len(ids) - 3) == (len(ids), 3)
+
+
+def test_so_is_one_of_a_processor() -> None:
+    """FLUX.2 [dev]'s tokenizer is one, of Pixtral."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(BUNDLED / "tiny-shapes" / "tokenizer")
+    template = "{% for message in messages %}{{ message.role }} {{ message.content[0].text }}{% endfor %}"
+    pytest.importorskip("torchvision")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]})
+    processor = transformers.PixtralProcessor(transformers.PixtralImageProcessor(), tokenizer, chat_template=template)
+    view = SimpleNamespace(tokenizer=processor)
+    count = PromptCount(view, 40, 512)  # type: ignore[arg-type]
+    messages = format_text_input(["a b " * 50, "c"], system_message="draw")
+    view.tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=True, padding="max_length", truncation=True, max_length=40
+    )
+    expected = len(tokenizer("system drawuser " + "a b " * 50).input_ids)
+    assert count.result() == (expected, expected - 40)
+
+
+def test_a_prompt_beside_pictures_is_counted_without_them(split_engines: Engines, png: bytes) -> None:
+    engines = split_engines("qwen-image-edit")
+    tokenizer = engines[Role.ENCODER]._pipeline.processor.tokenizer
+    text = QWENIMAGE_EDIT_PROMPT_TEMPLATE.format("make the circle blue").replace("<|image_pad|>", "")
+    params = {"workflow": "image_conditioned", "prompt": "make the circle blue", "negative_prompt": "red " * 90}
+    tokens = read(engines, {"image": png}, guidance_scale=3.0, **params)
+    assert tokens == (len(tokenizer(text).input_ids), 0)

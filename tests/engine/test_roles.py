@@ -97,8 +97,40 @@ def test_absent_components_are_stubs_that_keep_geometry(
     stub = split_engines("stable-diffusion-3")[Role.ENCODER]._pipeline.transformer
     assert isinstance(stub, ComponentStub)
     assert (stub.config.joint_attention_dim, stub.dtype) == (64, torch.float32)
-    with pytest.raises(AttributeError, match="transformer is not loaded in this role"):
-        stub.pos_embed  # noqa: B018
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-3", "qwen-image"])
+def test_stubs_know_what_constructors_compute(
+    family: str, split_engines: Callable[[str], Mapping[Role, DiffusersEngine]]
+) -> None:
+    """Blocks of video models ask a VAE that is elsewhere for its compression ratios, which no configuration names."""
+    engines = split_engines(family)
+    stubbed, loaded = engines[Role.ENCODER]._pipeline, engines[Role.DIT]._pipeline
+    for name, here in (("transformer", loaded), ("vae", engines[Role.DECODER]._pipeline)):
+        stub = getattr(stubbed if name == "transformer" else loaded, name)
+        module = getattr(here, name)
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, int | float | str | tuple)}
+        computed = {key for key in plain if not key.startswith("_") and key not in module.config} - {"training"}
+        assert computed
+        assert {key: getattr(stub, key) for key in computed} == {key: plain[key] for key in computed}
+        assert all(weight.is_meta for weight in stub.parameters())
+
+
+def test_a_stub_has_no_device_and_names_what_nobody_knows(
+    split_engines: Callable[[str], Mapping[Role, DiffusersEngine]],
+) -> None:
+    stub = split_engines("stable-diffusion-3")[Role.ENCODER]._pipeline.transformer
+    for attribute in ("device", "no_such_thing"):
+        with pytest.raises(AttributeError, match=f"transformer is not loaded in this role.* no '{attribute}'"):
+            getattr(stub, attribute)
+    with pytest.raises(RuntimeError, match="meta"):
+        stub.proj_out(torch.ones(1, stub.proj_out.in_features))  # nothing is computed with weights that are elsewhere
+
+
+def test_text_encoders_have_stubs_too(split_engines: Callable[[str], Mapping[Role, DiffusersEngine]]) -> None:
+    stub = split_engines("qwen-image")[Role.DIT]._pipeline.text_encoder
+    assert isinstance(stub, ComponentStub)
+    assert stub.get_input_embeddings().weight.is_meta
 
 
 def test_roles_change_and_weights_follow(model_folder: Callable[[str], str]) -> None:

@@ -40,6 +40,19 @@ def test_tensors_keep_dtype_shape_and_bits(dtype: torch.dtype, shape: tuple[int,
     assert torch.equal(back.reshape(-1).view(torch.uint8), bits)
 
 
+@pytest.mark.parametrize("dtype", TORCH_DTYPES.values(), ids=TORCH_DTYPES.keys())
+def test_dtypes_cross_alone_and_within(dtype: torch.dtype) -> None:
+    assert there_and_back(dtype) is dtype
+    assert there_and_back({"kept": [dtype, 1]}) == {"kept": [dtype, 1]}
+
+
+def test_a_dtype_that_this_torch_lacks_is_named() -> None:
+    (key,) = to_wire("dtype", torch.float16, as_is)  # type: ignore[misc]
+    for strange in ("float12", "nn", 3):
+        with pytest.raises(UnsupportedValue, match=f"has no dtype {strange!r}"):
+            from_wire({key: strange}, as_is)
+
+
 def test_contiguous_tensors_are_not_copied() -> None:
     tensor = torch.zeros(64)
     crossed = to_wire("value", tensor, as_is)
@@ -100,7 +113,7 @@ def test_a_generator_continues_where_it_stopped() -> None:
     assert torch.equal(torch.randn(4, generator=other), torch.randn(4, generator=generator))
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, {"inner": {1, 2}}, torch.float32])
+@pytest.mark.parametrize("value", [object(), {1: 2}, {"inner": {1, 2}}, torch.device("cpu")])
 def test_other_values_are_refused_by_name(value: Any) -> None:
     with pytest.raises(UnsupportedValue, match="mask_overlay_kwargs"):
         to_wire("mask_overlay_kwargs", value, as_is)

@@ -1,0 +1,42 @@
+"""How much work the pictures of a request make, by what its workflow does with them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from struct import unpack_from
+
+from wire.params import Workflow
+from wire.references import References, Size
+
+_AS_THE_ANSWER = References()
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_SIZE_AT, _PNG_SIZE_END = 16, 24
+
+
+@dataclass(frozen=True, slots=True)
+class PictureWork:
+    """Of all pictures of one request together, the mask not counted."""
+
+    encoded_pixels: int = 0
+    """That the autoencoder encodes."""
+    sequence_pixels: int = 0
+    """Whose latents lengthen the dit's sequence."""
+    prompt_tokens: int = 0
+    """That the text encoder makes of them."""
+
+
+def picture_work(workflow: Workflow, pictures: Iterable[bytes | None], answer: Size) -> PictureWork:
+    """``pictures`` as PNG; one whose size cannot be read counts as one of the size of the answer."""
+    rule = workflow.references or _AS_THE_ANSWER
+    sizes = [png_size(data) or answer for data in pictures]
+    encoded = sum(width * height for width, height in (rule.size(size, answer) for size in sizes))
+    return PictureWork(encoded, encoded if rule.in_sequence else 0, sum(map(rule.prompt_tokens, sizes)))
+
+
+def png_size(data: bytes | None) -> Size | None:
+    """Width and height in pixels, from the file's header; None of what is no PNG."""
+    if data is None or not data.startswith(_PNG) or len(data) < _PNG_SIZE_END:
+        return None
+    width, height = unpack_from(">II", data, _PNG_SIZE_AT)
+    return (width, height) if width and height else None

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from gateway.service.graph import Graph, StageJob
-from gateway.service.interfaces import UNCOUNTED, PromptRead, StageReport
+from gateway.service.interfaces import UNCOUNTED, PromptRead, StageReport, Took
 from wire.to_gateway import StageDone
 from wire.trace import extract, inject
 from wire.types import Epoch, JobId, ServerId, server_name
@@ -49,6 +49,12 @@ class _Attempt:
     server: ServerId
     queue_seconds: float
     span: Span
+    computed_seconds: float = 0.0
+    """Before it was paused."""
+    computing_since: float | None = None
+
+    def device_seconds(self, now: float) -> float:
+        return self.computed_seconds + (0.0 if self.computing_since is None else now - self.computing_since)
 
 
 class Attempts:
@@ -70,15 +76,37 @@ class Attempts:
         attempt = self._under_way.get(epoch)
         return attempt.job if attempt is not None and attempt.server == server else None
 
-    def done(self, server: ServerId, message: StageDone, now: float) -> None:
+    def started(self, server: ServerId, epoch: Epoch, now: float) -> None:
+        """It has the device, for the first time or again."""
+        attempt = self._under_way.get(epoch)
+        if attempt is not None and attempt.server == server:
+            attempt.computing_since = now
+
+    def paused(self, server: ServerId, epoch: Epoch, now: float) -> None:
+        attempt = self._under_way.get(epoch)
+        if attempt is not None and attempt.server == server:
+            attempt.computed_seconds, attempt.computing_since = attempt.device_seconds(now), None
+
+    def unfinished(self, record: Record, now: float) -> list[Took]:
+        """What the attempts under way of a request took until now, as seen from here."""
+        return [
+            Took(attempt.job.spec.role, seconds)
+            for attempt in self._under_way.values()
+            if attempt.record is record and (seconds := attempt.device_seconds(now)) > 0
+        ]
+
+    def done(self, server: ServerId, message: StageDone, now: float) -> Took | None:
+        """What it took, unless that was said of this job before: it may run again for the sake of a lost output."""
         attempt = self._take(server, message.epoch)
         if attempt is None:
-            return
+            return None
         record, job, times = attempt.record, attempt.job, message.timings
         attempt.span.set_attribute("disagfusion.steps", times.steps)
         attempt.span.end()
+        took = Took(job.spec.role, times.compute / times.batch)
         if job.preview is not None:
-            return
+            return took
+        is_new = job.spec.id not in record.reports
         record.done[job.spec.id] = now
         if message.prompt_tokens:
             record.prompt = PromptRead(message.prompt_tokens, message.prompt_dropped)
@@ -93,6 +121,7 @@ class Attempts:
             publish_seconds=times.publish,
             steps=times.steps,
         )
+        return took if is_new else None
 
     def failed(self, server: ServerId, epoch: Epoch, why: str) -> None:
         attempt = self._take(server, epoch)

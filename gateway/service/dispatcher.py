@@ -143,6 +143,7 @@ class Dispatcher:
             return await entry.outcome
         finally:
             if entry.outcome.cancelled():
+                self._tell_unfinished(entry)  # now: afterwards nobody listens
                 self._events.put_nowait(ev.RequestCancelled(entry.record.graph.spec.id))
 
     def place(self, request_id: str) -> Place | None:
@@ -238,8 +239,12 @@ class Dispatcher:
 
     def _heard(self, server: ServerId, message: to_gateway.ToGateway) -> ev.Event | None:
         match message:
+            case to_gateway.Started(epoch=epoch):
+                self._attempts.started(server, epoch, self._now())
+            case to_gateway.Paused(epoch=epoch):
+                self._attempts.paused(server, epoch, self._now())
             case to_gateway.StageDone():
-                self._attempts.done(server, message, self._now())
+                self._done(server, message)
             case to_gateway.StageFailed():
                 log.warning("%s: attempt %d: %s: %s", server, message.epoch.counter, message.code, message.message)
                 self._attempts.failed(server, message.epoch, message.code)
@@ -254,6 +259,17 @@ class Dispatcher:
                 log.warning("%s keeps %s: %s", server, ", ".join(message.roles), message.message)
                 self._catalogue.holds(server, message.roles)
         return translate.event(server, message)
+
+    def _done(self, server: ServerId, message: to_gateway.StageDone) -> None:
+        job = self._attempts.job(server, message.epoch)
+        took = self._attempts.done(server, message, self._now())
+        entry = self._owners.get(job.spec.id) if job is not None else None
+        if took is not None and entry is not None:
+            entry.listener(took)
+
+    def _tell_unfinished(self, entry: _Open) -> None:
+        for took in self._attempts.unfinished(entry.record, self._now()):
+            entry.listener(took)
 
     def _progressed(self, server: ServerId, epoch: Epoch, step: int, steps: int) -> None:
         job = self._attempts.job(server, epoch)
@@ -363,6 +379,7 @@ class Dispatcher:
         if entry is None or entry.outcome.done():
             return
         if error is not None:
+            self._tell_unfinished(entry)
             entry.outcome.set_exception(error)
             return
         pictures = tuple(entry.pictures[index] for index in sorted(entry.pictures))

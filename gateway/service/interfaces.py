@@ -79,7 +79,16 @@ class Ready:
     prompt: PromptRead = UNCOUNTED
 
 
-News = Admitted | Progress | Partial | Ready
+@dataclass(frozen=True, slots=True)
+class Took:
+    """A stage job held a device that long: until it was done, or until its request was given up. Told once per job,
+    whatever losses made it run again; what somebody else's failure cost is nobody's use."""
+
+    role: str
+    device_seconds: float
+
+
+News = Admitted | Progress | Partial | Ready | Took
 """What a caller may hear of its request before it is over."""
 
 Listener = Callable[[News], None]

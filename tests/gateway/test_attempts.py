@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from gateway.service import attempts, graph
 from gateway.service.attempts import Attempts, Record
+from gateway.service.interfaces import Took
 from wire.to_gateway import StageDone, Timings
 from wire.types import Epoch, JobId, ServerId
 
@@ -79,3 +80,26 @@ def test_the_attempts_of_a_lost_server_end_as_errors_and_are_counted(spans, reco
 def test_without_tracing_nothing_is_sent_along(request_for, model):
     record = Record(graph.build(request_for(), model(), 100.0), "", arrived=10.0)
     assert begin(Attempts(), record, "encoder", 1, A, 11.0) == ""
+
+
+def test_a_job_that_runs_again_for_a_lost_output_is_told_of_once(record):
+    under_way = Attempts()
+    begin(under_way, record, "encoder", 1, A, 11.0)
+    first = under_way.done(A, StageDone(epoch=Epoch("g", 1), outputs=(), timings=Timings(compute=3.0, batch=2)), 12.0)
+    assert first == Took("encoder", 1.5), "a batch's members share its time"
+    begin(under_way, record, "encoder", 2, B, 13.0)
+    assert under_way.done(B, StageDone(epoch=Epoch("g", 2), outputs=(), timings=Timings(compute=3.0)), 14.0) is None
+
+
+def test_unfinished_attempts_took_the_device_but_for_their_pauses(record, request_for, model):
+    under_way = Attempts()
+    other = Record(graph.build(request_for(request_id="other"), model(), 100.0), "", arrived=10.0)
+    begin(under_way, record, "encoder", 1, A, 11.0)
+    assert under_way.unfinished(record, 12.0) == [], "it waits for the device"
+    under_way.started(B, Epoch("g", 1), 11.5)  # not this server's attempt
+    under_way.started(A, Epoch("g", 1), 12.0)
+    under_way.paused(A, Epoch("g", 1), 15.0)
+    assert under_way.unfinished(record, 20.0) == [Took("encoder", 3.0)]
+    under_way.started(A, Epoch("g", 1), 20.0)
+    assert under_way.unfinished(record, 21.5) == [Took("encoder", 4.5)]
+    assert under_way.unfinished(other, 21.5) == []

@@ -21,6 +21,7 @@ from gateway.service.interfaces import (
     Progress,
     PromptRead,
     Ready,
+    Took,
     UnsupportedRequest,
 )
 from gateway.stages.liveness import Heard, Joined, Lost
@@ -218,6 +219,33 @@ async def test_the_caller_hears_how_it_goes(bench, request_for):
     assert heard == [Admitted(1.5), Partial(0, 1, b"sketch"), Progress(0, 3, 12), Ready(0, b"finished")]
     task.cancel()
     await bench.settle()
+
+
+async def test_the_caller_hears_what_each_stage_job_took(bench, request_for):
+    bench.on(ev.RequestArrived, run("encoder", Role.ENCODER))
+    heard = []
+    task = asyncio.create_task(bench.dispatcher.generate(request_for(), heard.append))
+    await bench.settle()
+    bench.on(ev.JobDone, run("dit.0", Role.DIT, counter=2))
+    bench.dispatcher.report(Heard(A, done(1, compute=3.0)))
+    bench.dispatcher.report(Heard(A, to_gateway.Started(epoch=Epoch("g1", 2))))
+    await bench.settle()
+    assert heard == [Took("encoder", 3.0)]
+    task.cancel()
+    await asyncio.wait([task])
+    assert [(took.role, took.device_seconds > 0) for took in heard[1:]] == [("dit", True)], "told before it is over"
+
+
+async def test_a_failed_request_tells_what_it_took(bench, request_for):
+    bench.on(ev.RequestArrived, run("encoder", Role.ENCODER))
+    heard = []
+    task = asyncio.create_task(bench.dispatcher.generate(request_for(), heard.append))
+    await bench.settle()
+    bench.on(ev.JobStarted, act.Fail(**WHY, request=R, code="no_capacity", message="no server"))
+    bench.dispatcher.report(Heard(A, to_gateway.Started(epoch=Epoch("g1", 1))))
+    with pytest.raises(NoCapacity):
+        await task
+    assert [took.role for took in heard] == ["encoder"]
 
 
 async def test_what_the_encoder_says_of_the_prompt_comes_with_every_picture(bench, request_for):

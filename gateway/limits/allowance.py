@@ -1,0 +1,43 @@
+"""What a key may use, and what is said when that is used up. Knows neither HTTP nor where counts are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """None: no limit."""
+
+    requests_per_minute: int | None = None
+    images_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    device_seconds_per_month: float | None = None
+
+    def otherwise(self, defaults: Allowance) -> Allowance:
+        """With the defaults where this says nothing."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Allowance(**{name: getattr(defaults, name) if value is None else value for name, value in own.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Of one limit per minute, after a request was counted or refused."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
+    """Until the oldest of what is counted is forgotten, so that a bit more is possible; 0 if nothing is counted."""
+
+
+class LimitReached(Exception):
+    """One of the key's own limits. ``retry_seconds`` is None where waiting does not help. The text is for the caller."""
+
+    def __init__(self, message: str, retry_seconds: float | None, standing: Standing | None = None) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+        self.standing = standing
+
+
+class BudgetUsedUp(Exception):
+    """The device-seconds of the month. The text is for the caller."""

@@ -1,0 +1,210 @@
+"""Counts that several gateways share, in Redis: windows per minute (the library ``limits``) and leases of requests at a time.
+
+Redis may go at any time. Whoever asks is then told ``Unavailable``, at once from the second request on, and counts
+in its own memory; the log has one line when Redis goes and one when it is back.
+
+Windows hold the times of the gateways that counted, so the clocks of gateways must agree: a second of difference is
+worth a sixtieth of the limit. Leases go by Redis's own clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+from limits import RateLimitItem
+from limits.aio.storage.redis import RedisStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+from limits.errors import ConfigurationError
+
+from gateway.settings import InvalidSettings
+
+ANSWER_SECONDS = 1.0
+"""For one question to Redis; it takes a millisecond."""
+
+PROBE_SECONDS = 2.0
+"""Between two looks whether Redis is back."""
+
+LEASE_SECONDS = 30.0
+"""How long the requests of a gateway that died count as under way. Renewed three times as often."""
+
+PREFIX = "disagfusion:limits"
+
+# Each argument after the first two is a lease. Times are Redis's own, in milliseconds.
+_NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+_ACQUIRE = (
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+)
+_RENEW = (
+    _NOW
+    + """
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[i]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+"""
+)
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+
+class Unavailable(Exception):
+    """Redis does not answer, or refuses."""
+
+
+class Shared:
+    """To be made on a running event loop; ``run`` must run as long as it is used."""
+
+    def __init__(self, url: str, lease_seconds: float = LEASE_SECONDS) -> None:
+        """Connects to nothing yet. Raises ``InvalidSettings``."""
+        parts = urlsplit(url)
+        self.where = f"Redis at {parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"
+        """For messages, without a password."""
+        try:
+            self._storage = RedisStorage(
+                f"async+{url}",
+                implementation="redispy",
+                key_prefix=PREFIX,
+                socket_timeout=ANSWER_SECONDS,
+                socket_connect_timeout=ANSWER_SECONDS,
+            )
+        except ConfigurationError as error:
+            raise InvalidSettings(
+                f"DISAGFUSION_RATE_LIMIT_URL: {error}; install it with: pip install 'disagfusion[redis]'"
+            ) from error
+        self._windows = MovingWindowRateLimiter(self._storage)
+        self._redis = self._storage.bridge.get_connection()
+        self._acquire = self._redis.register_script(_ACQUIRE)
+        self._renew = self._redis.register_script(_RENEW)
+        self._lease_ms = round(lease_seconds * 1000)
+        self._held: dict[str, set[str]] = {}
+        self._releases: set[asyncio.Task[None]] = set()
+        self._up = True
+
+    @property
+    def up(self) -> bool:
+        return self._up
+
+    # --- requests and pictures per minute -----------------------------------------------------------------------------
+
+    async def hit(self, item: RateLimitItem, key: str, cost: int) -> bool:
+        """Raises ``Unavailable``."""
+        return await self._ask(lambda: self._windows.hit(item, key, cost=cost))
+
+    async def stats(self, item: RateLimitItem, key: str) -> tuple[float, int]:
+        """Unix time at which the window moves on, and how many are left. Raises ``Unavailable``."""
+        return await self._ask(lambda: self._windows.get_window_stats(item, key))
+
+    async def free_at(self, item: RateLimitItem, key: str, cost: int) -> float:
+        """Unix time at which ``cost`` more will fit. Raises ``Unavailable``."""
+        name = self._storage.bridge.prefixed_key(item.key_for(key))
+        # Newest first: the entry that has to leave the window before ``cost`` more fit.
+        entry = await self._ask(lambda: self._redis.lindex(name, item.amount - cost))
+        return time.time() if entry is None else float(entry) + item.get_expiry()
+
+    # --- requests at a time -------------------------------------------------------------------------------------------
+
+    async def acquire(self, key: str, limit: int) -> str:
+        """A lease; empty if there are as many as ``limit``. Raises ``Unavailable``, and then nothing is held."""
+        lease = secrets.token_hex(8)
+        held = self._held.setdefault(key, set())
+        held.add(lease)  # before Redis has it: whatever happens meanwhile, it is released
+        granted = False
+        try:
+            granted = await self._ask(
+                lambda: self._acquire(keys=[_leases(key)], args=[self._lease_ms, limit, lease])
+            )
+        finally:
+            if not granted:
+                self._forget(key, lease)
+                self._release_later(key, lease)
+        return lease if granted else ""
+
+    async def release(self, key: str, lease: str) -> None:
+        """Waits until Redis knows, a second at most. A cancelled caller need not wait: it is done all the same."""
+        self._forget(key, lease)
+        await asyncio.shield(self._release_later(key, lease))
+
+    def _forget(self, key: str, lease: str) -> None:
+        held = self._held[key]
+        held.discard(lease)
+        if not held:
+            del self._held[key]
+
+    def _release_later(self, key: str, lease: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._release(key, lease), name="release lease")
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+        return task
+
+    async def _release(self, key: str, lease: str) -> None:
+        if not self._up:
+            return  # it expires
+        try:
+            await self._ask(lambda: self._redis.zrem(_leases(key), lease))
+        except Unavailable:
+            pass
+
+    # --- Redis's comings and goings -----------------------------------------------------------------------------------
+
+    async def run(self) -> NoReturn:
+        """Renew leases, and look for a Redis that went, for ever."""
+        try:
+            while True:
+                await self.look()
+                await asyncio.sleep(self._lease_ms / 3000 if self._up else PROBE_SECONDS)
+        finally:
+            await self.close()
+
+    async def look(self) -> None:
+        """Renew every lease held here, also those that began while Redis was away. If that works, Redis is back."""
+        held = {key: tuple(leases) for key, leases in self._held.items()}
+        try:
+            # A name of its own shows that Redis takes writes even where nothing is held.
+            await self._ask(lambda: self._renew_all({"": ("probe",), **held}))
+        except Unavailable:
+            return
+        if not self._up:
+            self._up = True
+            log.warning("%s is back: limits hold over all gateways again", self.where)
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._releases)
+        await self._redis.aclose()
+
+    async def _renew_all(self, held: Mapping[str, Iterable[str]]) -> None:
+        for key, leases in held.items():
+            await self._renew(keys=[_leases(key)], args=[self._lease_ms, *leases])
+
+    async def _ask(self, question: Callable[[], Awaitable[Answer]]) -> Answer:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await question()
+        except (*self._errors(), OSError, TimeoutError) as error:
+            if self._up:
+                self._up = False
+                why = str(error) or type(error).__name__
+                log.warning(
+                    "%s does not answer (%s): each gateway counts its own requests until it is back", self.where, why
+                )
+            raise Unavailable(str(error)) from error
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        errors = self._storage.base_exceptions
+        return errors if isinstance(errors, tuple) else (errors,)
+
+
+def _leases(key: str) -> str:
+    return f"{PREFIX}:leases:{key}"

@@ -1,0 +1,48 @@
+"""Requests at a time, of one gateway."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.limits.allowance import Allowance, LimitReached
+from gateway.limits.leases import Leases
+
+
+async def test_a_lease_is_given_back_on_every_way_out():
+    leases = Leases()
+
+    async def work(how: str, entered: asyncio.Event) -> None:
+        async with leases.hold("a", 1):
+            entered.set()
+            if how == "error":
+                raise ValueError
+            if how == "cancel":
+                await asyncio.Event().wait()
+
+    for how in ("end", "error", "cancel", "end"):
+        entered = asyncio.Event()
+        task = asyncio.create_task(work(how, entered))
+        await entered.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert leases.under_way("a") == 0, how
+
+
+async def test_one_more_than_allowed_is_refused_and_takes_nothing():
+    leases = Leases()
+    async with leases.hold("a", 2), leases.hold("a", 2), leases.hold("b", 2):
+        with pytest.raises(LimitReached, match="2 requests are under way") as told:
+            async with leases.hold("a", 2):
+                raise AssertionError
+        assert told.value.retry_seconds == 5
+        assert leases.under_way("a") == 2
+    async with leases.hold("a", 2):
+        pass
+
+
+def test_an_allowance_takes_defaults_where_it_says_nothing():
+    own = Allowance(requests_per_minute=5, device_seconds_per_month=1.5)
+    assert own.otherwise(Allowance(10, 20, 30, 40.0)) == Allowance(5, 20, 30, 1.5)
+    assert Allowance().otherwise(Allowance()) == Allowance()

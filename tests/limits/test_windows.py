@@ -1,0 +1,90 @@
+"""Moving windows: what was granted counts for a minute, and for no longer."""
+
+from __future__ import annotations
+
+import pytest
+from limits import RateLimitItemPerMinute
+from limits.aio.strategies import MovingWindowRateLimiter
+
+from gateway.limits.allowance import LimitReached, Standing
+from gateway.limits.rates import Rates
+from gateway.limits.windows import Windows
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+async def test_the_library_s_strategy_works_on_it(clock):
+    limiter, item = MovingWindowRateLimiter(Windows(clock)), RateLimitItemPerMinute(3)
+    assert [await limiter.hit(item, "a") for _ in range(4)] == [True, True, True, False]
+    assert await limiter.hit(item, "b"), "another key has a window of its own"
+    assert not await limiter.test(item, "a")
+    clock.now += 20
+    stats = await limiter.get_window_stats(item, "a")
+    assert (stats.reset_time - clock.now, stats.remaining) == (40.0, 0)
+    clock.now += 40
+    assert await limiter.test(item, "a")
+    assert await limiter.hit(item, "a", cost=3)
+
+
+async def test_no_minute_sees_more_than_the_limit(clock):
+    """Not even the minute around the turn of two, where fixed windows let twice the limit through."""
+    rates, granted = Rates(clock=clock), []
+    clock.now += 55
+    for _ in range(400):
+        clock.now += 0.25
+        try:
+            await rates.count("requests", "a", 10)
+            granted.append(clock.now)
+        except LimitReached:
+            pass
+    assert len(granted) == 20
+    assert max(sum(begin <= other < begin + 60 for other in granted) for begin in granted) == 10
+
+
+async def test_standing_tells_what_is_left_and_when_more_is(clock):
+    rates = Rates(clock=clock)
+    assert await rates.count("pictures", "a", 10, 4) == Standing(10, 6, 60.0)
+    clock.now += 15
+    assert await rates.count("pictures", "a", 10, 3) == Standing(10, 3, 45.0)
+    with pytest.raises(LimitReached, match="10 pictures per minute. This request is for 4. Try again in 45 s.") as told:
+        await rates.count("pictures", "a", 10, 4)
+    assert told.value.standing == Standing(10, 3, 45.0), "a refused request is not counted"
+    assert told.value.retry_seconds == 45.0
+    with pytest.raises(LimitReached) as told:
+        await rates.count("pictures", "a", 10, 8)
+    assert told.value.retry_seconds == 60.0, "the first four pictures are not enough"
+    clock.now += 60
+    assert await rates.count("pictures", "a", 10, 10) == Standing(10, 0, 60.0)
+
+
+async def test_more_than_the_whole_limit_is_never_possible(clock):
+    with pytest.raises(LimitReached, match="for 5 pictures, and your limit is 4 per minute: ask for less") as told:
+        await Rates(clock=clock).count("pictures", "a", 4, 5)
+    assert told.value.retry_seconds is None
+    assert told.value.standing == Standing(4, 4, 0.0)
+
+
+async def test_requests_and_pictures_of_a_key_are_counted_apart(clock):
+    rates = Rates(clock=clock)
+    await rates.count("requests", "a", 1)
+    assert (await rates.count("pictures", "a", 1)).remaining == 0
+
+
+async def test_keys_that_went_quiet_leave_nothing_behind(clock):
+    windows = Windows(clock)
+    for index in range(1000):
+        await windows.acquire_entry(f"key {index}", 10, 60)
+    clock.now += 61
+    await windows.acquire_entry("another", 10, 60)
+    assert len(windows) == 1

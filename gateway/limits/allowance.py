@@ -31,7 +31,7 @@ class Standing:
 
 
 class LimitReached(Exception):
-    """One of the key's own limits. ``retry_seconds`` is None where waiting does not help. The text is for the caller."""
+    """One of the key's own limits. ``retry_seconds`` is None where waiting does not help. The text is for callers."""
 
     def __init__(self, message: str, retry_seconds: float | None, standing: Standing | None = None) -> None:
         super().__init__(message)
@@ -40,4 +40,4 @@ class LimitReached(Exception):
 
 
 class BudgetUsedUp(Exception):
-    """The device-seconds of the month. The text is for the caller."""
+    """The device-seconds of the month. The text is for callers."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.limits.allowance import LimitReached
-from gateway.limits.shared import Shared, Unavailable
+from gateway.limits.shared import Shared
 
 RETRY_SECONDS = 5.0
 """Nobody knows when one of the caller's requests will be over; pictures take seconds."""
@@ -27,13 +27,10 @@ class Leases:
         self._held[key] += 1
         lease = ""
         try:
-            if self._shared is not None and self._shared.up:
-                try:
-                    lease = await self._shared.acquire(key, limit)
-                    if not lease:
-                        raise _reached(limit)
-                except Unavailable:
-                    pass
+            if self._shared is not None:
+                lease = await self._shared.acquire(key, limit)
+                if not lease:
+                    raise _reached(limit)
             yield
         finally:
             self._held[key] -= 1

@@ -1,8 +1,8 @@
 """Requests and pictures per minute: how many more, and when.
 
-A window moves: what was granted counts for sixty seconds, in every sixty seconds. The library's sliding counters would be cheaper in
-Redis, but take the former minute as evenly spread: a caller whose requests came at its end gets up to twice the limit
-within one minute.
+A window moves: no sixty seconds see more than the limit. The library's sliding counters would be cheaper in Redis, but
+take the former minute as evenly spread: a caller whose requests came at its end gets up to twice the limit within sixty
+seconds. The price is an entry per picture in Redis, as many as the limit at most.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ class Rates:
             except Unavailable:
                 pass
         if not await self._own.hit(item, key, cost=cost):
-            raise await self._own_refusal(item, key, cost)
+            free_at = self._own_free_at(item, key, cost)
+            raise self._refusal(item, cost, free_at, await self._own_standing(item, key))
         return await self._own_standing(item, key)
 
     async def _count_shared(self, shared: Shared, item: RateLimitItemPerMinute, key: str, cost: int) -> Standing:
-        if not await self._own.test(item, key, cost=cost):  # all gateways together granted no less than this one
-            raise await self._own_refusal(item, key, cost)
-        granted = await shared.hit(item, key, cost)
+        granted = await self._own.test(item, key, cost=cost) and await shared.hit(item, key, cost)
         if granted:
             self._memory.record(item.key_for(key), item.get_expiry(), cost)
-        standing = self._standing(item, *await shared.stats(item, key))
+        of_all, own = self._standing(item, *await shared.stats(item, key)), await self._own_standing(item, key)
+        standing = min(of_all, own, key=lambda each: each.remaining)
         if not granted:
-            raise self._refusal(item, cost, await shared.free_at(item, key, cost), standing)
+            free_at = max(self._own_free_at(item, key, cost), await shared.free_at(item, key, cost))
+            raise self._refusal(item, cost, free_at, standing)
         return standing
 
-    async def _own_refusal(self, item: RateLimitItemPerMinute, key: str, cost: int) -> LimitReached:
-        free_at = self._memory.free_at(item.key_for(key), item.amount, item.get_expiry(), cost)
-        return self._refusal(item, cost, free_at, await self._own_standing(item, key))
+    def _own_free_at(self, item: RateLimitItemPerMinute, key: str, cost: int) -> float:
+        return self._memory.free_at(item.key_for(key), item.amount, item.get_expiry(), cost)
 
     def _refusal(self, item: RateLimitItemPerMinute, cost: int, free_at: float, standing: Standing) -> LimitReached:
         seconds = max(0.0, free_at - self._clock())

@@ -1,6 +1,7 @@
-"""Counts that several gateways share, in Redis: windows per minute (the library ``limits``) and leases of requests at a time.
+"""Counts that several gateways share, in Redis: windows per minute (by the library ``limits``) and leases of requests
+at a time.
 
-Redis may go at any time. Whoever asks is then told ``Unavailable``, at once from the second request on, and counts
+Redis may go at any time. Whoever asks is then told ``Unavailable``, and at once from the second question on, and counts
 in its own memory; the log has one line when Redis goes and one when it is back.
 
 Windows hold the times of the gateways that counted, so the clocks of gateways must agree: a second of difference is
@@ -14,18 +15,21 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from limits import RateLimitItem
 from limits.aio.storage.redis import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
-from limits.errors import ConfigurationError
 
 from gateway.settings import InvalidSettings
 
 ANSWER_SECONDS = 1.0
 """For one question to Redis; it takes a millisecond."""
+
+CONNECTIONS = 16
+"""Questions under way; further ones wait their turn, which is no fault of Redis."""
 
 PROBE_SECONDS = 2.0
 """Between two looks whether Redis is back."""
@@ -73,19 +77,34 @@ class Shared:
         self.where = f"Redis at {parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"
         """For messages, without a password."""
         try:
-            self._storage = RedisStorage(
-                f"async+{url}",
-                implementation="redispy",
-                key_prefix=PREFIX,
+            from redis.asyncio import BlockingConnectionPool, Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+            from redis.exceptions import RedisError
+        except ModuleNotFoundError:  # an extra
+            raise InvalidSettings(
+                "DISAGFUSION_RATE_LIMIT_URL: the client of Redis is not installed: pip install 'disagfusion[redis]'"
+            ) from None
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
                 socket_timeout=ANSWER_SECONDS,
                 socket_connect_timeout=ANSWER_SECONDS,
+                retry=Retry(NoBackoff(), 1),  # for a connection that Redis closed as it was idle
             )
-        except ConfigurationError as error:
-            raise InvalidSettings(
-                f"DISAGFUSION_RATE_LIMIT_URL: {error}; install it with: pip install 'disagfusion[redis]'"
-            ) from error
+        except ValueError as error:
+            raise InvalidSettings(f"DISAGFUSION_RATE_LIMIT_URL: {error}") from error
+        self._storage = RedisStorage(
+            f"async+{url}",
+            implementation="redispy",
+            key_prefix=PREFIX,
+            connection_pool=pool,  # type: ignore[arg-type] # which the library documents, and its annotation leaves out
+        )
+        self._redis_error = RedisError
+        self._turns = asyncio.Semaphore(CONNECTIONS)
         self._windows = MovingWindowRateLimiter(self._storage)
-        self._redis = self._storage.bridge.get_connection()
+        self._redis = Redis(connection_pool=pool)
         self._acquire = self._redis.register_script(_ACQUIRE)
         self._renew = self._redis.register_script(_RENEW)
         self._lease_ms = round(lease_seconds * 1000)
@@ -117,20 +136,27 @@ class Shared:
     # --- requests at a time -------------------------------------------------------------------------------------------
 
     async def acquire(self, key: str, limit: int) -> str:
-        """A lease; empty if there are as many as ``limit``. Raises ``Unavailable``, and then nothing is held."""
+        """A lease; empty if there are as many as ``limit``. While Redis is away everybody gets one, and Redis is told
+        when it is back."""
         lease = secrets.token_hex(8)
-        held = self._held.setdefault(key, set())
-        held.add(lease)  # before Redis has it: whatever happens meanwhile, it is released
+        self._held.setdefault(key, set()).add(lease)  # before Redis has it: whatever happens meanwhile, it is released
         granted = False
         try:
-            granted = await self._ask(
-                lambda: self._acquire(keys=[_leases(key)], args=[self._lease_ms, limit, lease])
-            )
+            granted = await self._ask_for(key, limit, lease)
         finally:
             if not granted:
                 self._forget(key, lease)
                 self._release_later(key, lease)
         return lease if granted else ""
+
+    async def _ask_for(self, key: str, limit: int, lease: str) -> bool:
+        if not self._up:
+            return True
+        try:
+            arguments: list[str | int] = [self._lease_ms, limit, lease]
+            return bool(await self._ask(lambda: self._acquire(keys=[_leases(key)], args=arguments)))
+        except Unavailable:
+            return True
 
     async def release(self, key: str, lease: str) -> None:
         """Waits until Redis knows, a second at most. A cancelled caller need not wait: it is done all the same."""
@@ -152,10 +178,8 @@ class Shared:
     async def _release(self, key: str, lease: str) -> None:
         if not self._up:
             return  # it expires
-        try:
+        with suppress(Unavailable):
             await self._ask(lambda: self._redis.zrem(_leases(key), lease))
-        except Unavailable:
-            pass
 
     # --- Redis's comings and goings -----------------------------------------------------------------------------------
 
@@ -173,15 +197,19 @@ class Shared:
         held = {key: tuple(leases) for key, leases in self._held.items()}
         try:
             # A name of its own shows that Redis takes writes even where nothing is held.
-            await self._ask(lambda: self._renew_all({"": ("probe",), **held}))
+            await self._try(lambda: self._renew_all({"": ("probe",), **held}))
         except Unavailable:
             return
         if not self._up:
             self._up = True
             log.warning("%s is back: limits hold over all gateways again", self.where)
 
-    async def close(self) -> None:
+    async def settle(self) -> None:
+        """Until Redis knows of every lease given back so far."""
         await asyncio.gather(*self._releases)
+
+    async def close(self) -> None:
+        await self.settle()
         await self._redis.aclose()
 
     async def _renew_all(self, held: Mapping[str, Iterable[str]]) -> None:
@@ -189,21 +217,23 @@ class Shared:
             await self._renew(keys=[_leases(key)], args=[self._lease_ms, *leases])
 
     async def _ask(self, question: Callable[[], Awaitable[Answer]]) -> Answer:
+        async with self._turns:
+            if not self._up:
+                raise Unavailable
+            return await self._try(question)
+
+    async def _try(self, question: Callable[[], Awaitable[Answer]]) -> Answer:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await question()
-        except (*self._errors(), OSError, TimeoutError) as error:
+        except (self._redis_error, OSError, TimeoutError) as error:
             if self._up:
                 self._up = False
                 why = str(error) or type(error).__name__
                 log.warning(
                     "%s does not answer (%s): each gateway counts its own requests until it is back", self.where, why
                 )
-            raise Unavailable(str(error)) from error
-
-    def _errors(self) -> tuple[type[Exception], ...]:
-        errors = self._storage.base_exceptions
-        return errors if isinstance(errors, tuple) else (errors,)
+            raise Unavailable from error
 
 
 def _leases(key: str) -> str:

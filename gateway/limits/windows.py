@@ -1,8 +1,8 @@
 """Moving windows in this process's memory, as a storage of the library ``limits``.
 
 The library's own memory storage sends its sweep through a thread for every key it holds: 47 to 64 µs of processor time
-for one count and the question what is left, with one key or a hundred. This takes a tenth of that, counts ten pictures as one
-entry, and reads a clock that tests can set.
+for one count and the question what is left, with one key or a hundred. This takes a tenth of that, counts ten pictures
+as one entry, and reads a clock that tests can set.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Window:
 class Windows(MemoryStorage):
     """For ``MovingWindowRateLimiter``. What the other strategies need is the library's."""
 
-    STORAGE_SCHEME = None  # it is made here, never by url
+    STORAGE_SCHEME = []  # noqa: RUF012 # it is made here, never by url
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """``clock`` is in Unix seconds, as the library's times are."""
@@ -52,7 +52,7 @@ class Windows(MemoryStorage):
         window.add(self._clock(), amount)
         return True
 
-    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:  # noqa: ARG002
         window = self._current(key, expiry)
         return (window.counted[0][0] if window.counted else self._clock()), window.total
 

@@ -57,8 +57,9 @@ async def test_standing_tells_what_is_left_and_when_more_is(clock):
     assert await rates.count("pictures", "a", 10, 4) == Standing(10, 6, 60.0)
     clock.now += 15
     assert await rates.count("pictures", "a", 10, 3) == Standing(10, 3, 45.0)
-    with pytest.raises(LimitReached, match="10 pictures per minute. This request is for 4. Try again in 45 s.") as told:
+    with pytest.raises(LimitReached, match="10 pictures per minute") as told:
         await rates.count("pictures", "a", 10, 4)
+    assert str(told.value).endswith("This request is for 4. Try again in 45 s.")
     assert told.value.standing == Standing(10, 3, 45.0), "a refused request is not counted"
     assert told.value.retry_seconds == 45.0
     with pytest.raises(LimitReached) as told:

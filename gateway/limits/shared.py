@@ -16,10 +16,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from limits import RateLimitItem
+from limits import RateLimitItemPerMinute
 from limits.aio.storage.redis import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
@@ -118,19 +119,20 @@ class Shared:
 
     # --- requests and pictures per minute -----------------------------------------------------------------------------
 
-    async def hit(self, item: RateLimitItem, key: str, cost: int) -> bool:
-        """Raises ``Unavailable``."""
-        return await self._ask(lambda: self._windows.hit(item, key, cost=cost))
+    async def hit(self, key: str, limit: int, cost: int) -> bool:
+        """Whether ``cost`` more fit, and so are counted. Raises ``Unavailable``."""
+        return await self._ask(lambda: self._windows.hit(_per_minute(limit), key, cost=cost))
 
-    async def stats(self, item: RateLimitItem, key: str) -> tuple[float, int]:
+    async def stats(self, key: str, limit: int) -> tuple[float, int]:
         """Unix time at which the window moves on, and how many are left. Raises ``Unavailable``."""
-        return await self._ask(lambda: self._windows.get_window_stats(item, key))
+        return await self._ask(lambda: self._windows.get_window_stats(_per_minute(limit), key))
 
-    async def free_at(self, item: RateLimitItem, key: str, cost: int) -> float:
+    async def free_at(self, key: str, limit: int, cost: int) -> float:
         """Unix time at which ``cost`` more will fit. Raises ``Unavailable``."""
+        item = _per_minute(limit)
         name = self._storage.bridge.prefixed_key(item.key_for(key))
         # Newest first: the entry that has to leave the window before ``cost`` more fit.
-        entry = await self._ask(lambda: self._redis.lindex(name, item.amount - cost))
+        entry = await self._ask(lambda: self._redis.lindex(name, limit - cost))
         return time.time() if entry is None else float(entry) + item.get_expiry()
 
     # --- requests at a time -------------------------------------------------------------------------------------------
@@ -234,6 +236,11 @@ class Shared:
                     "%s does not answer (%s): each gateway counts its own requests until it is back", self.where, why
                 )
             raise Unavailable from error
+
+
+@lru_cache(maxsize=1024)
+def _per_minute(limit: int) -> RateLimitItemPerMinute:
+    return RateLimitItemPerMinute(limit)
 
 
 def _leases(key: str) -> str:

@@ -1,0 +1,153 @@
+"""Gathers records of use, and sees to it that each is written: to the database, or to a file until it can be.
+
+Lost are at worst the records of the last second, when the process is killed, and what comes when database, file and
+memory are all full; the log says how many that were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import NoReturn, Protocol
+
+from gateway.database.errors import DatabaseError
+from gateway.database.usage import DAY_SECONDS, UsageRecord, month_of
+from gateway.metering.overflow import Overflow
+
+WRITE_SECONDS = 1.0
+"""Between two batches."""
+BATCH = 500
+MAX_WAITING = 20_000
+"""Records in memory, some 10 MB; there are so many only while neither database nor file takes any."""
+FORGET_SECONDS = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class Ledger(Protocol):
+    """``gateway.database.usage.Usage``. Methods raise ``DatabaseError``."""
+
+    async def write(self, records: Sequence[UsageRecord]) -> None: ...
+
+    async def forget(self, before: float, limit: int = ...) -> int: ...
+
+
+class Meter:
+    """``run`` must run as long as it is used, and ``close`` come last."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        overflow: Overflow,
+        retention_days: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._overflow = overflow
+        self._retention_days = retention_days
+        self._clock = clock
+        self._waiting: deque[UsageRecord] = deque()
+        self._unwritten: defaultdict[tuple[str, int], float] = defaultdict(float)
+        self._lost = 0
+        self._is_waiting = False
+        self._forget_at = clock()
+        self.on_written: Callable[[Iterable[str]], None] = lambda _: None
+        """Told the keys of records that have been written."""
+
+    def record(self, record: UsageRecord) -> None:
+        """Never waits."""
+        if len(self._waiting) >= MAX_WAITING:
+            self._lose(1)
+            return
+        self._waiting.append(record)
+        self._unwritten[record.key, month_of(record.created)] += record.device_seconds
+
+    def unwritten(self, key: str, month: int) -> float:
+        """Device-seconds that the ledger does not know of yet."""
+        return self._unwritten.get((key, month), 0.0)
+
+    async def run(self) -> NoReturn:
+        while True:
+            await self.write()
+            await self.forget_old()
+            await asyncio.sleep(WRITE_SECONDS)
+
+    async def close(self) -> None:
+        await self.write()
+
+    async def write(self) -> None:
+        """What is waiting, the file's part first."""
+        try:
+            await self._replay()
+            while self._waiting:
+                batch = list(islice(self._waiting, BATCH))
+                await self._ledger.write(batch)
+                for _ in batch:
+                    self._waiting.popleft()
+                self._written(batch)
+        except DatabaseError:  # it is in the log, once
+            await self._put_into_file()
+
+    async def _replay(self) -> None:
+        try:
+            if not await asyncio.to_thread(self._overflow.exists):
+                return
+            count = 0
+            for batch in self._overflow.batches(BATCH):
+                await self._ledger.write(batch)
+                self._written(batch)
+                count += len(batch)
+            await asyncio.to_thread(self._overflow.clear)
+        except OSError as error:
+            log.warning("%s cannot be read: %s", self._overflow.path, error.strerror)
+            return
+        log.info("%d records of use have been written from %s to the database", count, self._overflow.path)
+        if self._lost:
+            log.error("%d records of use were lost meanwhile", self._lost)
+        self._lost, self._is_waiting = 0, False
+
+    async def _put_into_file(self) -> None:
+        batch = list(self._waiting)
+        if not batch:
+            return
+        where = f"in {self._overflow.path} until the database takes them"
+        try:
+            taken = await asyncio.to_thread(self._overflow.append, batch)
+        except OSError as error:
+            where = f"in memory: {self._overflow.path}: {error.strerror}"
+        else:
+            for _ in batch:
+                self._waiting.popleft()
+            self._lose(len(batch) - taken)
+        if not self._is_waiting:
+            log.warning("records of use wait %s", where)
+        self._is_waiting = True
+
+    def _written(self, batch: Iterable[UsageRecord]) -> None:
+        for record in batch:
+            account = record.key, month_of(record.created)
+            left = self._unwritten.pop(account, 0.0) - record.device_seconds
+            if left > 1e-6:  # sums of floats
+                self._unwritten[account] = left
+        self.on_written({record.key for record in batch})
+
+    def _lose(self, count: int) -> None:
+        if count and not self._lost:
+            log.error("records of use are being lost: neither the database nor %s takes them", self._overflow.path)
+        self._lost += count
+
+    async def forget_old(self) -> None:
+        """Once an hour, whoever asks."""
+        now = self._clock()
+        if self._retention_days is None or now < self._forget_at:
+            return
+        self._forget_at = now + FORGET_SECONDS
+        old = now - self._retention_days * DAY_SECONDS
+        with suppress(DatabaseError):  # it is in the log, once; later, then
+            while await self._ledger.forget(old):
+                pass  # a short transaction each: others write in between

@@ -76,6 +76,8 @@ async def _serve(settings: Settings, *, local: bool) -> None:
         storage=gateway.storage,
         room=gateway.room,
         keys=gateway.keys,
+        limiter=gateway.limiter,
+        meter=gateway.meter,
     )
     server = _Server(
         uvicorn.Config(

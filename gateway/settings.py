@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from gateway.accounts.caller import Limits
 from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
 
@@ -95,6 +96,17 @@ class Settings(BaseSettings):
     """Deadline of a request that names none, and the longest that it may name."""
     deadline_grace_seconds: Seconds = 5.0
     """How long past its deadline a request may take to end by itself before the API ends it."""
+
+    # Limits of an API key that has none of its own, or without keys of a client's address; unset: none
+    default_requests_per_minute: Count | None = None
+    default_images_per_minute: Count | None = None
+    default_concurrent_requests: Count | None = None
+    default_device_seconds_per_month: Seconds | None = None
+    """In calendar months (UTC). Without keys all callers share it."""
+    rate_limit_url: SecretStr | None = None
+    """``redis://…``, for several gateways that limit together; each counts for itself when unset."""
+    usage_max_age_days: Seconds = 400.0
+    """How long records of use are kept."""
 
     # Pictures that clients send
     max_edit_body_bytes: Count = 850 << 20
@@ -181,6 +193,14 @@ class Settings(BaseSettings):
     max_attempts: Count = 3
     """Of one stage job, for errors that a server reports."""
 
+    def default_limits(self) -> Limits:
+        return Limits(
+            self.default_requests_per_minute,
+            self.default_images_per_minute,
+            self.default_concurrent_requests,
+            self.default_device_seconds_per_month,
+        )
+
     def state_folder(self) -> Path:
         """``state_dir``, or the user's own by the XDG rules. Raises ``InvalidSettings`` where there is no home."""
         if self.state_dir is not None:
@@ -199,6 +219,14 @@ class Settings(BaseSettings):
         if given is not None and not re.match(r"postgres(ql)?://", given.get_secret_value()):
             # The url itself may hold a password, and this text ends up in logs.
             raise ValueError("write postgresql://USER:PASSWORD@HOST:PORT/NAME, or leave it out for an SQLite file")
+        return given
+
+    @field_validator("rate_limit_url")
+    @classmethod
+    def _is_redis(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not re.match(r"(rediss?|unix)://", given.get_secret_value()):
+            # The url itself may hold a password, and this text ends up in logs.
+            raise ValueError("write redis://USER:PASSWORD@HOST:PORT/NUMBER (rediss:// with TLS), or unix://PATH")
         return given
 
     @field_validator("api_keys")

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.accounts.keyring import KeyRing
-from gateway.api import admin, edits, files, health, images, models, pictures
+from gateway.api import admin, edits, files, health, images, models, pictures, usage_reports
 from gateway.api.context import RequestContext
 from gateway.api.edit_pictures import PictureLoader
 from gateway.api.error_handlers import UnexpectedErrors, install_handlers
@@ -20,6 +20,8 @@ from gateway.api.forms import FormReader
 from gateway.api.proxies import Proxies
 from gateway.api.remote_pictures import FetchRules, PictureFetcher
 from gateway.api.state import Api
+from gateway.limits.limiter import Limiter
+from gateway.metering.meter import Meter
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
 from gateway.storage.room import Room
@@ -36,6 +38,7 @@ EXPOSED_HEADERS = (
     "x-predicted-wait-ms",
     "x-prompt-tokens",
     "x-prompt-truncated",
+    *(f"x-ratelimit-{figure}-{what}" for what in ("requests", "images") for figure in ("limit", "remaining", "reset")),
     "x-seed",
     "x-seeds",
 )
@@ -75,16 +78,20 @@ def create_app(
     storage: Storage | None = None,
     room: Room | None = None,
     keys: KeyRing | None = None,
+    limiter: Limiter | None = None,
+    meter: Meter | None = None,
 ) -> FastAPI:
     """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
 
     ``operator`` is served below ``/admin`` if the settings name an admin key. Without ``storage`` files and pictures
     are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them. Without ``keys``
-    those of the settings are all there are.
+    those of the settings are all there are; without ``limiter`` their defaults hold, but for budgets; without ``meter``
+    nothing is recorded or reported.
     """
     storage = storage or Storage(settings)
     room = room or Room(settings.uploads_max_bytes)
     keys = keys or KeyRing(settings.api_keys)
+    limiter = limiter or Limiter(settings.default_limits())
     fetcher = PictureFetcher(FetchRules.of(settings)) if settings.fetch_image_urls else None
     loader = PictureLoader(settings, fetcher, files.NamedFiles(storage))
 
@@ -109,12 +116,16 @@ def create_app(
     )
     reader = FormReader(room, storage.spool)
     started = int(time.time())
-    app.state.api = Api(service, settings, storage, reader, loader, room, keys, started, operator)
+    app.state.api = Api(service, settings, storage, reader, loader, room, keys, started, operator, limiter, meter)
     install_handlers(app)
     for concept in (health, files, images, edits, models, pictures):
         app.include_router(concept.router)
     if operator is not None and settings.admin_key is not None:
         app.include_router(admin.router)
+    if meter is not None:
+        app.include_router(usage_reports.own)
+        if settings.admin_key is not None:
+            app.include_router(usage_reports.everybody)
     return app
 
 

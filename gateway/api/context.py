@@ -1,4 +1,8 @@
-"""What surrounds every request: its id, its span, its processing time, its line in the log."""
+"""What surrounds every request: its id, its span, its processing time, its line in the log.
+
+Others leave in its state: ``headers`` for the answer, whichever it will be; ``error_code``; and ``ended``, which is
+called with the status (0: no answer began) and the error's code once all is over.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 from opentelemetry import trace
@@ -31,7 +36,8 @@ class RequestContext:
             return
         began = time.perf_counter()
         request_id = f"req_{uuid.uuid4().hex}"
-        state = scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        state: dict[str, Any] = {**scope.get("state", {}), "request_id": request_id}
+        scope["state"] = state
         status = 0
 
         async def add_headers(message: Message) -> None:
@@ -41,6 +47,7 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(_elapsed_ms(began))
+                headers.raw.extend(state.get("headers", ()))
             await send(message)
 
         with tracer.start_as_current_span(
@@ -53,6 +60,8 @@ class RequestContext:
                 await self.app(scope, receive, add_headers)
             finally:
                 _describe_outcome(span, scope, status, state)
+                if "ended" in state:
+                    state["ended"](status, state.get("error_code", ""))
                 where = f"{scope['method']} {quote(scope['path'])}"  # quoted: a path may hold line breaks
                 log.info('%s "%s" %d in %d ms', request_id, where, status, _elapsed_ms(began))
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,6 +22,7 @@ from gateway.api.errors import ApiError
 from gateway.api.forms import FormLimits
 from gateway.api.generation import Generation
 from gateway.api.keys import Editor
+from gateway.api.limiting import visit
 from gateway.api.models import resolve
 from gateway.api.serving import serve
 from gateway.api.state import Api, ApiDep
@@ -79,7 +80,7 @@ def _with_pictures(schema: dict[str, Any], fields: dict[str, Any], sources: Sequ
     return schema | {"properties": schema["properties"] | fields} | needed
 
 
-@router.post("/images/edits", openapi_extra=_documented())
+@router.post("/images/edits", openapi_extra=_documented(), dependencies=[Depends(visit)])
 async def edit_images(request: Request, api: ApiDep, caller: Editor) -> Response:
     """Make pictures from pictures and a text."""
     generation, uploads = await _prepare(request, api, caller)

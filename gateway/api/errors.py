@@ -53,15 +53,16 @@ class ApiError(Exception):
 
 
 def overloaded(message: str, retry_after_seconds: float, predicted_wait_seconds: float | None = None) -> ApiError:
-    """503. SDKs obey ``Retry-After`` only between 1 and 60 seconds; the uncapped figure goes beside it."""
-    seconds = min(max(math.ceil(retry_after_seconds), 1), 60)
-    headers = _retry_after(seconds)
+    """503. ``Retry-After`` ends at 60 seconds; the prediction goes beside it as it is."""
+    headers = retry_after(retry_after_seconds)
     if predicted_wait_seconds is not None:
         headers["x-predicted-wait-ms"] = milliseconds(predicted_wait_seconds)
     return ApiError(message, code="server_is_overloaded", status=503, kind="service_unavailable_error", headers=headers)
 
 
-def _retry_after(seconds: int) -> dict[str, str]:
+def retry_after(retry_seconds: float) -> dict[str, str]:
+    """Headers, in whole seconds from 1 to 60: what SDKs obey."""
+    seconds = min(max(math.ceil(retry_seconds), 1), 60)
     return {"retry-after": str(seconds), "retry-after-ms": str(seconds * 1000)}
 
 
@@ -87,7 +88,7 @@ def storage_unavailable(message: str = "Storage is unavailable; try again later.
         code="storage_unavailable",
         status=503,
         kind="service_unavailable_error",
-        headers=_retry_after(STORAGE_RETRY_SECONDS),
+        headers=retry_after(STORAGE_RETRY_SECONDS),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.body import read_json
 from gateway.api.generation import plan
 from gateway.api.keys import Generator
+from gateway.api.limiting import visit
 from gateway.api.models import resolve
 from gateway.api.schema import GenerationBody
 from gateway.api.serving import serve
@@ -24,7 +25,7 @@ _BODY_SCHEMA = {
 }
 
 
-@router.post("/images/generations", openapi_extra=_BODY_SCHEMA)
+@router.post("/images/generations", openapi_extra=_BODY_SCHEMA, dependencies=[Depends(visit)])
 async def generate_images(request: Request, api: ApiDep, caller: Generator) -> Response:
     """Make pictures from a text."""
     body = await read_json(request, GenerationBody, api.settings)

@@ -18,6 +18,7 @@ from gateway.api import answer
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
 from gateway.api.generation import Generation
+from gateway.api.limiting import working
 from gateway.api.metadata import with_metadata
 from gateway.api.pictures import url_of
 from gateway.api.priority import priority
@@ -44,7 +45,7 @@ async def serve(
         seeded=generation.seeded,
         uploads=uploads or {},
     )
-    run = partial(_run, api, generation, work)
+    run = partial(_run, request, api, generation, work)
     if generation.stream:
         events = Events(generation, api.settings.embed_metadata)
         return EventStream(run, events, answer.early_headers(generation), partial(api.service.place, work.request_id))
@@ -57,7 +58,15 @@ async def serve(
     )
 
 
-async def _run(api: Api, generation: Generation, work: ImageRequest, listener: Listener = unheard) -> Finished:
+async def _run(
+    request: Request, api: Api, generation: Generation, work: ImageRequest, listener: Listener = unheard
+) -> Finished:
+    """Within the caller's limits, and measured. Raises ``ApiError`` 429 before anything is begun."""
+    async with working(request, api, work.model, len(work.images)) as visit:
+        return await _generate(api, generation, work, visit.heard_by(listener))
+
+
+async def _generate(api: Api, generation: Generation, work: ImageRequest, listener: Listener) -> Finished:
     """The service ends the request at its deadline; this ends it if the service does not."""
     with tracer.start_as_current_span(
         f"generate_content {work.model}", kind=SpanKind.INTERNAL, attributes=_span_attributes(generation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends
@@ -11,6 +11,8 @@ from starlette.requests import Request
 from gateway.accounts.keyring import KeyRing
 from gateway.api.edit_pictures import PictureLoader
 from gateway.api.forms import FormReader
+from gateway.limits.limiter import Limiter
+from gateway.metering.meter import Meter
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
 from gateway.storage.room import Room
@@ -30,6 +32,8 @@ class Api:
     started: int
     """Unix time of the start, the ``created`` of every model."""
     operator: OperatorService | None = None
+    limiter: Limiter = field(default_factory=Limiter)
+    meter: Meter | None = None
 
 
 def api_of(request: Request) -> Api:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gateway.database.errors import DatabaseError
 from gateway.database.usage import month_of
-from gateway.limits.allowance import BudgetUsedUp
+from gateway.limits.refusals import BudgetUsedUp
 
 FRESH_SECONDS = 5.0
 """For so long what other gateways wrote may be unknown here; what this one wrote is known at once."""

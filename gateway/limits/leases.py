@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.limits.allowance import LimitReached
+from gateway.limits.refusals import LimitReached
 from gateway.limits.shared import Shared
 
 RETRY_SECONDS = 5.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gateway.limits.allowance import LimitReached, Standing
+from gateway.limits.refusals import LimitReached, Standing
 from gateway.limits.shared import Shared, Unavailable
 from gateway.limits.windows import Windows
 

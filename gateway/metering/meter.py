@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NoReturn, Protocol
 
 from gateway.database.errors import DatabaseError
-from gateway.database.usage import DAY_SECONDS, UsageRecord, month_of
+from gateway.database.usage import DAY_SECONDS, UsageRecord, UsageSelection, UsageSum, month_of
 from gateway.metering.overflow import Overflow
 
 WRITE_SECONDS = 1.0
@@ -32,13 +32,15 @@ log = logging.getLogger(__name__)
 class Ledger(Protocol):
     """``gateway.database.usage.Usage``. Methods raise ``DatabaseError``."""
 
+    async def sums(self, selection: UsageSelection, limit: int) -> list[UsageSum]: ...
+
     async def write(self, records: Sequence[UsageRecord]) -> None: ...
 
     async def forget(self, before: float, limit: int = ...) -> int: ...
 
 
 class Meter:
-    """``run`` must run as long as it is used, and ``close`` come last."""
+    """``run`` must run as long as it is used, and ``write`` come last."""
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class Meter:
         retention_days: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self._overflow = overflow
         self._retention_days = retention_days
         self._clock = clock
@@ -77,16 +79,13 @@ class Meter:
             await self.forget_old()
             await asyncio.sleep(WRITE_SECONDS)
 
-    async def close(self) -> None:
-        await self.write()
-
     async def write(self) -> None:
         """What is waiting, the file's part first."""
         try:
             await self._replay()
             while self._waiting:
                 batch = list(islice(self._waiting, BATCH))
-                await self._ledger.write(batch)
+                await self.ledger.write(batch)
                 for _ in batch:
                     self._waiting.popleft()
                 self._written(batch)
@@ -99,7 +98,7 @@ class Meter:
                 return
             count = 0
             for batch in self._overflow.batches(BATCH):
-                await self._ledger.write(batch)
+                await self.ledger.write(batch)
                 self._written(batch)
                 count += len(batch)
             await asyncio.to_thread(self._overflow.clear)
@@ -149,5 +148,5 @@ class Meter:
         self._forget_at = now + FORGET_SECONDS
         old = now - self._retention_days * DAY_SECONDS
         with suppress(DatabaseError):  # it is in the log, once; later, then
-            while await self._ledger.forget(old):
+            while await self.ledger.forget(old):
                 pass  # a short transaction each: others write in between

@@ -11,6 +11,12 @@ from gateway.accounts.keyring import KeyRing
 from gateway.database.database import Database
 from gateway.database.errors import DatabaseError
 from gateway.database.keys import StoredKeys
+from gateway.database.usage import Usage
+from gateway.limits.budgets import Budgets
+from gateway.limits.limiter import Limiter
+from gateway.limits.shared import Shared
+from gateway.metering.meter import Meter
+from gateway.metering.overflow import Overflow
 from gateway.service.decisions import Decisions
 from gateway.service.dispatcher import Dispatcher, Outlets
 from gateway.service.operator import Levers, Operator
@@ -32,6 +38,10 @@ from scheduler.roles.gate import PolicySettings
 from wire.control_codec import MAX_CONTROL_BYTES
 from wire.transfer import MAX_FIELDS_BYTES
 
+USAGE_FILE = "usage-waiting.jsonl"
+USAGE_FILE_BYTES = 64 << 20
+"""Some 200,000 records of use, while the database is away."""
+
 
 class Gateway:
     """All but HTTP. To be made on a running event loop."""
@@ -43,6 +53,7 @@ class Gateway:
         self.database = Database(settings)
         self._settings = settings
         self.keys = KeyRing(settings.api_keys, StoredKeys(self.database), anonymous=settings.anonymous)
+        self._shared, self.limiter, self.meter = _limits(settings, Usage(self.database))
         incarnation = secrets.token_hex(8)
         keys = settings.curve_keys()
         self._sockets = Sockets(
@@ -114,16 +125,30 @@ class Gateway:
                 tasks.create_task(self.storage.run(), name="storage")
                 tasks.create_task(self.database.run(), name="database")
                 tasks.create_task(self.keys.run(), name="keys")
+                tasks.create_task(self.meter.run(), name="usage")
+                if self._shared is not None:
+                    tasks.create_task(self._shared.run(), name="shared limits")
                 tasks.create_task(self.dispatcher.run(), name="dispatcher")
         finally:
             with suppress(DatabaseError):
                 await self.keys.write_used()
+            await self.meter.write()
             await self.close()
 
     async def close(self) -> None:
         """For a gateway that does not run: ``run`` does it itself."""
         self._sockets.close()
         await self.database.close()
+
+
+def _limits(settings: Settings, usage: Usage) -> tuple[Shared | None, Limiter, Meter]:
+    """Raises ``InvalidSettings``."""
+    meter = Meter(usage, Overflow(settings.state_folder() / USAGE_FILE, USAGE_FILE_BYTES), settings.usage_max_age_days)
+    budgets = Budgets(usage, meter.unwritten)
+    meter.on_written = budgets.forget
+    url = settings.rate_limit_url
+    shared = Shared(url.get_secret_value()) if url is not None else None
+    return shared, Limiter(settings.default_limits(), shared=shared, budgets=budgets), meter
 
 
 def policies(settings: Settings) -> Policies:

@@ -28,6 +28,7 @@ from gateway.service.interfaces import (
     PromptRead,
     Ready,
     StageReport,
+    Took,
     unheard,
 )
 from gateway.settings import Settings
@@ -124,6 +125,8 @@ class FakeService:
         )
         pictures = tuple(map(_draw, request.images))
         listener(Admitted(1.25))
+        for stage in stages:
+            listener(Took(stage.role, stage.compute_seconds))
         for image, picture in enumerate(pictures):
             listener(Progress(image, 1, 8))
             for index in range(request.images[image].previews):

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.limits.allowance import Allowance, LimitReached
 from gateway.limits.leases import Leases
+from gateway.limits.refusals import LimitReached
 
 
 async def test_a_lease_is_given_back_on_every_way_out():
@@ -40,9 +40,3 @@ async def test_one_more_than_allowed_is_refused_and_takes_nothing():
         assert leases.under_way("a") == 2
     async with leases.hold("a", 2):
         pass
-
-
-def test_an_allowance_takes_defaults_where_it_says_nothing():
-    own = Allowance(requests_per_minute=5, device_seconds_per_month=1.5)
-    assert own.otherwise(Allowance(10, 20, 30, 40.0)) == Allowance(5, 20, 30, 1.5)
-    assert Allowance().otherwise(Allowance()) == Allowance()

@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from redis.asyncio import Redis as Client
 
-from gateway.limits.allowance import LimitReached
 from gateway.limits.leases import Leases
 from gateway.limits.rates import Rates
+from gateway.limits.refusals import LimitReached
 from gateway.limits.shared import Shared
 from tests.needed import needs
 

@@ -10,8 +10,8 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
-from gateway.limits.allowance import LimitReached, Standing
 from gateway.limits.rates import Rates
+from gateway.limits.refusals import LimitReached, Standing
 from gateway.limits.windows import Windows
 
 

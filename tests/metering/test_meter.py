@@ -8,8 +8,8 @@ import pytest
 
 from gateway.database.errors import DatabaseError, Trouble
 from gateway.database.usage import UsageRecord, month_of
-from gateway.limits.allowance import BudgetUsedUp
 from gateway.limits.budgets import Budgets
+from gateway.limits.refusals import BudgetUsedUp
 from gateway.metering import meter as module
 from gateway.metering.meter import Meter
 from gateway.metering.overflow import Overflow

@@ -1,23 +1,8 @@
-"""What a key may use, and what is said when that is used up. Knows neither HTTP nor where counts are kept."""
+"""What is said when a limit is reached. Knows neither HTTP nor where counts are kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """None: no limit."""
-
-    requests_per_minute: int | None = None
-    images_per_minute: int | None = None
-    concurrent_requests: int | None = None
-    device_seconds_per_month: float | None = None
-
-    def otherwise(self, defaults: Allowance) -> Allowance:
-        """With the defaults where this says nothing."""
-        own = {each.name: getattr(self, each.name) for each in fields(self)}
-        return Allowance(**{name: getattr(defaults, name) if value is None else value for name, value in own.items()})
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,151 @@
+"""Limits and usage of the images API: a ``Visit`` is one request from when its key is known until its last byte.
+
+Whatever ends it, ``RequestContext`` closes it, and so it is recorded once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import cast
+
+from starlette.requests import Request
+
+from gateway.accounts.caller import Caller
+from gateway.api.errors import ApiError, retry_after
+from gateway.api.keys import CallerDep
+from gateway.api.state import Api, ApiDep
+from gateway.database.usage import UsageRecord
+from gateway.limits.refusals import BudgetUsedUp, LimitReached, Standing
+from gateway.service.interfaces import Listener, News, Ready, Took
+from wire.types import Role
+
+NOBODY_THERE = 499
+"""Status of a request whose answer did not begin."""
+
+
+@dataclass(slots=True)
+class Visit:
+    caller: Caller
+    account: str
+    """What rates are counted under."""
+    request_id: str
+    endpoint: str
+    arrived: float = field(default_factory=time.time)
+    model: str = ""
+    pictures: int = 0
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Device-seconds per role."""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """For whatever answer it gets."""
+
+    def heard_by(self, listener: Listener) -> Listener:
+        """``listener``, behind one that takes the request's use down."""
+
+        def hear(news: News) -> None:
+            match news:
+                case Took(role, device_seconds):
+                    self.seconds[role] += device_seconds
+                case Ready():
+                    self.pictures += 1
+            listener(news)
+
+        return hear
+
+    def record(self, status: int, code: str) -> UsageRecord:
+        return UsageRecord(
+            id=self.request_id,
+            created=self.arrived,
+            tenant=self.caller.tenant,
+            key=self.caller.key,
+            model=self.model,
+            endpoint=self.endpoint,
+            status=status or NOBODY_THERE,
+            code=code,
+            images=self.pictures,
+            encoder_seconds=self.seconds[Role.ENCODER],
+            dit_seconds=self.seconds[Role.DIT],
+            decoder_seconds=self.seconds[Role.DECODER],
+        )
+
+    def tell(self, what: str, standing: Standing | None) -> None:
+        """OpenAI's headers: how much is allowed, how much is left, and how long until it is more."""
+        if standing is not None:
+            values = str(standing.limit), str(standing.remaining), duration(standing.reset_seconds)
+            for name, value in zip(("limit", "remaining", "reset"), values, strict=True):
+                self.headers.append((f"x-ratelimit-{name}-{what}".encode(), value.encode()))
+
+
+async def visit(request: Request, api: ApiDep, caller: CallerDep) -> None:
+    """A dependency: the request counts from here on, before its body is read. Raises ``ApiError`` 429."""
+    endpoint = request.scope["path"].rsplit("/", 1)[-1]
+    state = request.scope["state"]
+    begun = Visit(caller, caller.key or f"address:{_network(request)}", state["request_id"], endpoint)
+    state["visit"], state["headers"], state["ended"] = begun, begun.headers, _recorder(api, begun)
+    try:
+        standing = await api.limiter.enter(begun.account, caller.limits, budget=caller.key)
+    except BudgetUsedUp as error:
+        raise used_up(error) from None
+    except LimitReached as error:
+        begun.tell("requests", error.standing)
+        raise limited(error) from None
+    begun.tell("requests", standing)
+
+
+@asynccontextmanager
+async def working(request: Request, api: Api, model: str, pictures: int) -> AsyncIterator[Visit]:
+    """While the request is worked on. Raises ``ApiError`` 429 before."""
+    begun = cast(Visit, request.scope["state"]["visit"])
+    begun.model = model
+    own = begun.caller.limits
+    try:
+        async with api.limiter.hold(begun.account, own):
+            begun.tell("images", await api.limiter.count_pictures(begun.account, own, pictures))
+            yield begun
+    except LimitReached as error:
+        begun.tell("images", error.standing)
+        raise limited(error) from None
+
+
+def limited(error: LimitReached) -> ApiError:
+    """429: the caller's own limit."""
+    hopeless = error.retry_seconds is None
+    headers = {"x-should-retry": "false"} if hopeless else retry_after(error.retry_seconds or 0.0)
+    return ApiError(str(error), code="rate_limit_exceeded", status=429, kind="rate_limit_error", headers=headers)
+
+
+def used_up(error: BudgetUsedUp) -> ApiError:
+    """429 that no retry helps."""
+    code = "insufficient_quota"
+    return ApiError(str(error), code=code, status=429, kind=code, headers={"x-should-retry": "false"})
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes them, rounded up: ``120ms``, ``7s``, ``1m0s``."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def _recorder(api: Api, begun: Visit) -> Callable[[int, str], None]:
+    def ended(status: int, code: str) -> None:
+        if api.meter is not None:
+            api.meter.record(begun.record(status, code))
+
+    return ended
+
+
+def _network(request: Request) -> str:
+    """The client's address; of IPv6 the /64, which is what one customer has."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    return host if address.version == 4 else str(ip_network((host, 64), strict=False))

@@ -1,0 +1,69 @@
+"""Everything that limits a key, in the order in which a request meets it. A key without a limit of its own has the
+default.
+
+On arrival: the budget, then requests per minute. Once it is known to be valid: requests at a time, then pictures per
+minute. So what is refused as invalid is no picture, and what is refused for its pictures is a request all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from functools import lru_cache
+
+from gateway.accounts.caller import Limits
+from gateway.limits.budgets import Budgets
+from gateway.limits.leases import Leases
+from gateway.limits.rates import Rates
+from gateway.limits.refusals import Standing
+from gateway.limits.shared import Shared
+
+REQUESTS, PICTURES = "requests", "pictures"
+
+
+class Limiter:
+    def __init__(
+        self,
+        defaults: Limits = Limits(),  # noqa: B008 # frozen
+        *,
+        shared: Shared | None = None,
+        budgets: Budgets | None = None,
+    ) -> None:
+        """Without ``shared`` limits hold on this gateway alone; without ``budgets`` nobody has one."""
+        self._defaults = defaults
+        self._rates = Rates(shared)
+        self._leases = Leases(shared)
+        self._budgets = budgets
+
+    async def enter(self, key: str, own: Limits, budget: str) -> Standing | None:
+        """A request arrives. ``budget`` is the key whose use counts; None is returned where no rate is limited.
+
+        Raises ``BudgetUsedUp`` or ``LimitReached``.
+        """
+        limits = _combined(own, self._defaults)
+        if self._budgets is not None and limits.device_seconds_per_month is not None:
+            await self._budgets.check(budget, limits.device_seconds_per_month)
+        if limits.requests_per_minute is None:
+            return None
+        return await self._rates.count(REQUESTS, key, limits.requests_per_minute)
+
+    async def count_pictures(self, key: str, own: Limits, pictures: int) -> Standing | None:
+        """Raises ``LimitReached``."""
+        limit = _combined(own, self._defaults).images_per_minute
+        return None if limit is None else await self._rates.count(PICTURES, key, limit, pictures)
+
+    @asynccontextmanager
+    async def hold(self, key: str, own: Limits) -> AsyncIterator[None]:
+        """Work on a request, one of so many at a time. Raises ``LimitReached``."""
+        limit = _combined(own, self._defaults).concurrent_requests
+        if limit is None:
+            yield
+        else:
+            async with self._leases.hold(key, limit):
+                yield
+
+
+@lru_cache(maxsize=4096)
+def _combined(own: Limits, defaults: Limits) -> Limits:
+    return Limits(**(asdict(defaults) | {name: value for name, value in asdict(own).items() if value is not None}))

@@ -16,6 +16,7 @@ import uvicorn
 from PIL import Image
 
 from gateway.api.app import create_app
+from gateway.database.database import Database
 from gateway.service.interfaces import (
     UNCOUNTED,
     Admitted,
@@ -32,6 +33,7 @@ from gateway.service.interfaces import (
     unheard,
 )
 from gateway.settings import Settings
+from tests.contract.metered import Metered
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Role
 
@@ -200,3 +202,13 @@ def live(service: FakeService, settings: Settings) -> Iterator[str]:
     server.should_exit = True
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+async def metered(service, settings, tmp_path) -> AsyncIterator[Metered]:
+    database = Database(settings.model_copy(update={"state_dir": tmp_path}))
+    await database.open()
+    metered = Metered(service, settings, database, tmp_path)
+    yield metered
+    await metered.close()
+    await database.close()

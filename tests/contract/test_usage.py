@@ -1,0 +1,172 @@
+"""What is recorded of requests, and who may read it."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from gateway.api.app import create_app
+from gateway.database.errors import DatabaseError, Trouble
+from gateway.service.interfaces import GenerationFailed, NoCapacity, OutOfDeviceMemory, Took
+from tests.contract.metered import ADMIN, keys
+
+URL = "/v1/images/generations"
+BODY = {"prompt": "x", "model": "tiny"}
+
+
+def today() -> str:
+    return str(datetime.now(UTC).date())
+
+
+@pytest.fixture
+def written(metered, monkeypatch):
+    """Records, as they reach the database."""
+    records = []
+    monkeypatch.setattr(metered.usage, "write", lambda batch: asyncio.sleep(0, records.extend(batch)))
+    return records
+
+
+async def test_one_record_of_each_request_whatever_becomes_of_it(metered, service, written):
+    client = metered.client(keys(requests_per_minute=7))
+    answers = [await client.post(URL, json=BODY | {"n": 2})]
+    answers.append(await client.post(URL, json={"prompt": ""}))
+    service.late_error = GenerationFailed("every attempt failed")
+    answers.append(await client.post(URL, json=BODY | {"n": 2, "stream": True}))
+    service.late_error, service.error = None, NoCapacity("full", retry_after_seconds=1)
+    answers.append(await client.post(URL, json=BODY))
+    service.error = OutOfDeviceMemory("")
+    answers.append(await client.post(URL, json=BODY | {"stream": True}))
+    service.error = RuntimeError("boom")
+    answers.append(await client.post(URL, json=BODY))
+    answers.append(await client.post("/v1/images/edits", files={"image": b""}))
+    answers.append(await client.post(URL, json=BODY))
+    await client.get("/v1/models")
+    await client.post(URL, json=BODY, headers={"authorization": "Bearer wrong"})
+    await metered.meter.write()
+    assert [record.id for record in written] == [answer.headers["x-request-id"] for answer in answers]
+    assert [(record.status, record.code, record.images) for record in written] == [
+        (200, "", 2),
+        (400, "string_below_min_length", 0),
+        (200, "server_error", 1),
+        (503, "server_is_overloaded", 0),
+        (500, "out_of_memory", 0),
+        (500, "server_error", 0),
+        (400, "missing_required_parameter", 0),
+        (429, "rate_limit_exceeded", 0),
+    ]
+    assert {(record.tenant, record.key) for record in written} == {("acme", "key-a")}
+    assert [record.model for record in written] == ["tiny", "", "tiny", "tiny", "tiny", "tiny", "", ""]
+    assert [record.endpoint for record in written] == ["generations"] * 6 + ["edits", "generations"]
+    whole = written[0]
+    assert (whole.encoder_seconds, whole.dit_seconds, whole.decoder_seconds) == (0.003, 1.0, 0.0)
+
+
+async def test_a_client_that_leaves_is_charged_what_was_computed(metered, service, written):
+    client = metered.client(keys())
+    hang = asyncio.Event()
+
+    async def generate(request, listener):
+        listener(Took("encoder", 0.25))
+        hang.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            listener(Took("dit", 3.0))
+
+    service.generate = generate
+    leaving = asyncio.create_task(client.post(URL, json=BODY))
+    await hang.wait()
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    await metered.meter.write()
+    (record,) = written
+    assert (record.status, record.images) == (499, 0)
+    assert (record.encoder_seconds, record.dit_seconds) == (0.25, 3.0)
+
+
+async def test_operators_see_every_tenant_by_day(metered):
+    client = metered.client(keys())
+    for key in ("alice", "alice", "bob", "carol"):
+        await client.post(URL, json=BODY, headers={"authorization": f"Bearer {key}"})
+    acme = {"day": today(), "tenant": "acme", "requests": 3, "failed": 0, "images": 3}
+    acme |= {"device_seconds": 1.509, "encoder_seconds": 0.009, "dit_seconds": 1.5, "decoder_seconds": 0.0}
+    rows = await metered.rows(client)
+    assert rows[0] == acme
+    assert [row["tenant"] for row in rows] == ["acme", "other"]
+    assert [row["requests"] for row in await metered.rows(client, "?tenant=acme&key=key-b")] == [1]
+    assert [row["tenant"] for row in await metered.rows(client, "?model=tiny&tenant=other")] == ["other"]
+    yesterday = str(datetime.now(UTC).date() - timedelta(days=1))
+    assert await metered.rows(client, f"?end={yesterday}") == []
+    assert len(await metered.rows(client, f"?start={yesterday}&end={today()}")) == 2
+    answer = await client.get("/admin/usage?format=csv", headers={"authorization": f"Bearer {ADMIN}"})
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    table = list(csv.DictReader(answer.text.splitlines()))
+    assert table[0] == {name: str(value) for name, value in acme.items()}
+
+
+async def test_tenants_see_their_own(metered):
+    client = metered.client(keys())
+    for key in ("alice", "bob", "carol"):
+        await client.post(URL, json=BODY, headers={"authorization": f"Bearer {key}"})
+    await metered.meter.write()
+    for query, requests in (("", [2]), ("?key=key-b", [1]), ("?key=key-c", []), ("?model=other", [])):
+        answer = await client.get(f"/v1/usage{query}")
+        assert [row["requests"] for row in answer.json()["data"]] == requests
+        assert {row["tenant"] for row in answer.json()["data"]} <= {"acme"}
+    refused = await client.get("/v1/usage?tenant=other")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tenant")
+    refused = await client.get("/v1/usage", headers={"authorization": "Bearer carol"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "missing_scope")
+    assert (await client.get("/v1/usage", headers={"authorization": "Bearer wrong"})).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("start=yesterday", "start"),
+        ("end=2026-02-30", "end"),
+        ("format=xml", "format"),
+        ("days=3", "days"),
+        ("start=2026-02-02&end=2026-02-01", "start"),
+    ],
+)
+async def test_a_bad_question_is_refused(metered, query, param):
+    client = metered.client(keys())
+    for url, key in (("/v1/usage", "alice"), ("/admin/usage", ADMIN)):
+        answer = await client.get(f"{url}?{query}", headers={"authorization": f"Bearer {key}"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_keys_are_no_admin_keys_nor_the_other_way_round(metered):
+    client = metered.client(keys())
+    assert (await client.get("/admin/usage")).status_code == 401
+    assert (await client.get("/v1/usage", headers={"authorization": f"Bearer {ADMIN}"})).status_code == 401
+
+
+async def test_without_keys_nobody_reads_what_all_used(metered):
+    answer = await metered.client().get("/v1/usage")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "api_key_required")
+
+
+async def test_without_a_database_requests_go_on_and_reports_do_not(metered, service, monkeypatch):
+    client = metered.client(keys(device_seconds_per_month=100.0))
+
+    async def fail(*_):
+        raise DatabaseError(Trouble.LOST, "")
+
+    for name in ("write", "spent", "sums"):
+        monkeypatch.setattr(metered.usage, name, fail)
+    assert (await client.post(URL, json=BODY)).status_code == 200
+    await metered.meter.write()
+    answer = await client.get("/v1/usage")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
+
+
+async def test_without_a_meter_there_are_no_reports(service, settings):
+    app = create_app(service, settings)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as client:
+        assert (await client.get("/v1/usage")).status_code == 404

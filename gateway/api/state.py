@@ -40,4 +40,10 @@ def api_of(request: Request) -> Api:
     return cast(Api, request.app.state.api)
 
 
-ApiDep = Annotated[Api, Depends(api_of)]
+async def _api(
+    request: Request,
+) -> Api:  # async, or FastAPI would hand it to a thread: several times a bare request's cost
+    return api_of(request)
+
+
+ApiDep = Annotated[Api, Depends(_api)]

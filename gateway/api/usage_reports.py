@@ -47,7 +47,7 @@ class TenantsReport(Report):
     tenant: str | None = None
 
 
-def _admin(request: Request, api: ApiDep) -> None:
+async def _admin(request: Request, api: ApiDep) -> None:
     assert api.settings.admin_key is not None  # noqa: S101 # ``create_app`` includes the router on no other condition
     check_admin(request, api.settings.admin_key)
 

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from sqlalchemy import Column, Double, Index, Integer, Row, String, Table, case, delete, func, select
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Executable,
+    Index,
+    Integer,
+    Row,
+    String,
+    Table,
+    case,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.database import Database
 from gateway.database.tables import insert, metadata
 
 DAY_SECONDS = 86_400
+
+KEYS_AT_ONCE = 1000
+"""In one query; databases bound their number."""
 
 usage = Table(
     "usage",
@@ -31,6 +51,8 @@ usage = Table(
     Column("encoder_seconds", Double, nullable=False),
     Column("dit_seconds", Double, nullable=False),
     Column("decoder_seconds", Double, nullable=False),
+    Column("charged", Boolean, nullable=False),  # whether it is in ``spending``
+    Index("ix_usage_uncharged", "charged", sqlite_where=text("NOT charged"), postgresql_where=text("NOT charged")),
     Index("ix_usage_day", "day", "tenant"),
     Index("ix_usage_tenant", "tenant", "day"),
 )
@@ -106,6 +128,14 @@ def month_of(unix_seconds: float) -> int:
     return when.year * 12 + when.month - 1
 
 
+_CHARGE = (
+    update(usage)
+    .where(~usage.c.charged)
+    .values(charged=True)
+    .returning(usage.c.key, usage.c.created, usage.c.encoder_seconds + usage.c.dit_seconds + usage.c.decoder_seconds)
+)
+
+
 class Usage:
     """Every method raises ``DatabaseError``."""
 
@@ -114,26 +144,26 @@ class Usage:
 
     async def write(self, records: Sequence[UsageRecord]) -> None:
         """All or, with an error, none; those that are there already are left as they are and not charged again."""
-        once = {record.id: record for record in reversed(records)}
-        rows = [asdict(record) | {"day": int(record.created // DAY_SECONDS)} for record in once.values()]
+        rows = [_row(record) for record in records]
+        charges: defaultdict[tuple[str, int], float] = defaultdict(float)
         async with self._database.begin() as connection:
-            added = insert(connection, usage).values(rows).on_conflict_do_nothing(index_elements=["id"])
-            new = (await connection.execute(added.returning(usage.c.id))).scalars()
-            charges: defaultdict[tuple[str, int], float] = defaultdict(float)
-            for record in map(once.__getitem__, new):
-                charges[record.key, month_of(record.created)] += record.device_seconds
-            # In one order everywhere, so that two gateways never wait for each other's rows.
-            for (key, month), seconds in sorted(charges.items()):
-                row = insert(connection, spending).values(key=key, month=month, device_seconds=seconds)
-                total = spending.c.device_seconds + row.excluded.device_seconds
-                more = row.on_conflict_do_update(index_elements=["key", "month"], set_={"device_seconds": total})
-                await connection.execute(more)
+            await connection.execute(insert(connection, usage).on_conflict_do_nothing(index_elements=["id"]), rows)
+            # Which of them are new, the rows know: an insert of many could tell only at ten times the cost. Nobody
+            # else's are uncharged, as they are charged in the transaction that writes them.
+            for key, created, seconds in await connection.execute(_CHARGE):
+                charges[key, month_of(created)] += seconds
+            if charges:
+                await connection.execute(_more(connection), _spendings(charges))
 
-    async def spent(self, key: str, month: int) -> float:
-        """Device-seconds."""
-        wanted = select(spending.c.device_seconds).where(spending.c.key == key, spending.c.month == month)
+    async def spent(self, keys: Collection[str], month: int) -> dict[str, float]:
+        """Device-seconds of those that have spent any."""
+        wanted = select(spending.c.key, spending.c.device_seconds).where(spending.c.month == month)
+        found: dict[str, float] = {}
         async with self._database.session() as connection:
-            return float((await connection.execute(wanted)).scalar_one_or_none() or 0.0)
+            for some in _batched(sorted(keys), KEYS_AT_ONCE):
+                rows = await connection.execute(wanted.where(spending.c.key.in_(some)))
+                found |= {row.key: row.device_seconds for row in rows}
+        return found
 
     async def sums(self, selection: UsageSelection, limit: int) -> list[UsageSum]:
         """By day and tenant, in that order; the first ``limit``."""
@@ -161,6 +191,28 @@ class Usage:
         async with self._database.begin() as connection:
             await connection.execute(delete(spending).where(spending.c.month < month_of(before)))
             return (await connection.execute(delete(usage).where(usage.c.id.in_(old)))).rowcount
+
+
+def _row(record: UsageRecord) -> dict[str, object]:
+    row: dict[str, object] = {name: getattr(record, name) for name in UsageRecord.__slots__}
+    return row | {"day": int(record.created // DAY_SECONDS), "charged": False}
+
+
+def _spendings(charges: Mapping[tuple[str, int], float]) -> list[dict[str, object]]:
+    """In one order everywhere, so that two gateways never wait for each other's rows."""
+    return [
+        {"key": key, "month": month, "device_seconds": seconds} for (key, month), seconds in sorted(charges.items())
+    ]
+
+
+def _more(connection: AsyncConnection) -> Executable:
+    row = insert(connection, spending)
+    total = spending.c.device_seconds + row.excluded.device_seconds
+    return row.on_conflict_do_update(index_elements=["key", "month"], set_={"device_seconds": total})
+
+
+def _batched(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (items[begin : begin + size] for begin in range(0, len(items), size))
 
 
 def _day(day: date) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Set
 from datetime import date
 from typing import Protocol
 
@@ -13,60 +13,79 @@ from gateway.database.usage import month_of
 from gateway.limits.refusals import BudgetUsedUp
 
 FRESH_SECONDS = 5.0
-"""For so long what other gateways wrote may be unknown here; what this one wrote is known at once."""
+"""For so long what other gateways wrote may be unknown here; what this one used is known at once."""
 
 
-class Spent(Protocol):
-    async def spent(self, key: str, month: int) -> float:
-        """Device-seconds. Raises ``DatabaseError``."""
+class Ledger(Protocol):
+    async def spent(self, keys: Collection[str], month: int) -> Mapping[str, float]:
+        """Device-seconds of those that have spent any. Raises ``DatabaseError``."""
 
 
-@dataclass(slots=True)
-class _Known:
-    month: int
-    seconds: float
-    until: float
+class Unwritten(Protocol):
+    def unwritten(self, key: str, month: int) -> float:
+        """Device-seconds that the ledger may not know of yet."""
+
+    @property
+    def writes(self) -> int:
+        """How many writes to the ledger have begun or ended."""
 
 
 class Budgets:
-    """A request begins while anything is left, and is worked on to its end: what is under way may go beyond."""
+    """A request begins while anything is left, and is worked on to its end: what is under way may go beyond.
 
-    def __init__(
-        self,
-        ledger: Spent,
-        unwritten: Callable[[str, int], float],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    The database is asked for all keys at once, and only for a key that was not seen for long does a request wait.
+    """
+
+    def __init__(self, ledger: Ledger, meter: Unwritten, clock: Callable[[], float] = time.time) -> None:
         self._ledger = ledger
-        self._unwritten = unwritten
+        self._meter = meter
         self._clock = clock
-        self._known: dict[str, _Known] = {}
+        self._month = 0
+        self._known: dict[str, float] = {}
+        self._wanted: set[str] = set()
+        """Keys checked since all were looked up; the others are forgotten then."""
+        self._fresh_until = 0.0
+        self._looking = asyncio.Lock()
 
     async def check(self, key: str, limit: float) -> None:
         """Raises ``BudgetUsedUp``. Without the database, what was last known counts, and what was used here since."""
-        now = self._clock()
-        month = month_of(now)
-        known = self._known.get(key)
-        if known is None or known.month != month or now >= known.until:
-            known = await self._read(key, month, now)
-        used = known.seconds + self._unwritten(key, month)
+        month = month_of(self._clock())
+        self._wanted.add(key)
+        if not (self._is_fresh(month) and key in self._known):
+            async with self._looking:
+                if not self._is_fresh(month):
+                    await self._look_anew(month)
+                if key not in self._known:
+                    await self._look({key}, month)
+        used = self._known.get(key, 0.0) + self._meter.unwritten(key, month)
         if used >= limit:
             raise BudgetUsedUp(
                 f"You have used up your budget: {used:.1f} of {limit:g} device-seconds in "
                 f"{date(month // 12, month % 12 + 1, 1):%B %Y}. It begins anew with the next month (UTC)."
             )
 
-    def forget(self, keys: Iterable[str]) -> None:
-        """Something was written: to be read again."""
-        for key in keys:
-            if key in self._known:
-                self._known[key].until = 0.0
+    def written(self, charges: Mapping[tuple[str, int], float]) -> None:
+        """The ledger has these device-seconds of (key, month) now."""
+        for (key, month), seconds in charges.items():
+            if month == self._month and key in self._known:
+                self._known[key] += seconds
 
-    async def _read(self, key: str, month: int, now: float) -> _Known:
+    def _is_fresh(self, month: int) -> bool:
+        return month == self._month and self._clock() < self._fresh_until
+
+    async def _look_anew(self, month: int) -> None:
+        keys, self._wanted = self._wanted, set()
+        known = self._known if month == self._month else {}
+        self._month, self._known = month, {key: known[key] for key in keys & known.keys()}
+        self._fresh_until = self._clock() + FRESH_SECONDS
+        await self._look(keys, month)
+
+    async def _look(self, keys: Set[str], month: int) -> None:
+        writes = self._meter.writes
         try:
-            seconds = await self._ledger.spent(key, month)
+            found = await self._ledger.spent(keys, month)
         except DatabaseError:
-            known = self._known.get(key)
-            seconds = known.seconds if known is not None and known.month == month else 0.0
-        self._known[key] = _Known(month, seconds, now + FRESH_SECONDS)
-        return self._known[key]
+            found = self._known
+        self._known |= {key: found.get(key, 0.0) for key in keys}
+        if self._meter.writes != writes or writes % 2 == 1:
+            self._fresh_until = 0.0  # what was written meanwhile may be in what was found, or not: look again next time

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import NoReturn, Protocol
@@ -58,8 +58,10 @@ class Meter:
         self._lost = 0
         self._is_waiting = False
         self._forget_at = clock()
-        self.on_written: Callable[[Iterable[str]], None] = lambda _: None
-        """Told the keys of records that have been written."""
+        self.writes = 0
+        """Counted up when a write to the ledger begins, and when it ends."""
+        self.on_written: Callable[[Mapping[tuple[str, int], float]], None] = lambda _: None
+        """Told the device-seconds, by key and month, of records that have been written."""
 
     def record(self, record: UsageRecord) -> None:
         """Never waits."""
@@ -85,10 +87,9 @@ class Meter:
             await self._replay()
             while self._waiting:
                 batch = list(islice(self._waiting, BATCH))
-                await self.ledger.write(batch)
+                await self._write(batch)
                 for _ in batch:
                     self._waiting.popleft()
-                self._written(batch)
         except DatabaseError:  # it is in the log, once
             await self._put_into_file()
 
@@ -98,8 +99,7 @@ class Meter:
                 return
             count = 0
             for batch in self._overflow.batches(BATCH):
-                await self.ledger.write(batch)
-                self._written(batch)
+                await self._write(batch)
                 count += len(batch)
             await asyncio.to_thread(self._overflow.clear)
         except OSError as error:
@@ -127,13 +127,21 @@ class Meter:
             log.warning("records of use wait %s", where)
         self._is_waiting = True
 
-    def _written(self, batch: Iterable[UsageRecord]) -> None:
+    async def _write(self, batch: Sequence[UsageRecord]) -> None:
+        """Raises ``DatabaseError``."""
+        self.writes += 1
+        try:
+            await self.ledger.write(batch)
+        finally:
+            self.writes += 1
+        charges: defaultdict[tuple[str, int], float] = defaultdict(float)
         for record in batch:
-            account = record.key, month_of(record.created)
-            left = self._unwritten.pop(account, 0.0) - record.device_seconds
+            charges[record.key, month_of(record.created)] += record.device_seconds
+        for account, seconds in charges.items():
+            left = self._unwritten.pop(account, 0.0) - seconds
             if left > 1e-6:  # sums of floats
                 self._unwritten[account] = left
-        self.on_written({record.key for record in batch})
+        self.on_written(charges)
 
     def _lose(self, count: int) -> None:
         if count and not self._lost:

@@ -53,7 +53,7 @@ class Gateway:
         self.database = Database(settings)
         self._settings = settings
         self.keys = KeyRing(settings.api_keys, StoredKeys(self.database), anonymous=settings.anonymous)
-        self._shared, self.limiter, self.meter = _limits(settings, Usage(self.database))
+        self._shared, self.limiter, self.meter = limits_and_usage(settings, self.database)
         incarnation = secrets.token_hex(8)
         keys = settings.curve_keys()
         self._sockets = Sockets(
@@ -141,11 +141,12 @@ class Gateway:
         await self.database.close()
 
 
-def _limits(settings: Settings, usage: Usage) -> tuple[Shared | None, Limiter, Meter]:
-    """Raises ``InvalidSettings``."""
+def limits_and_usage(settings: Settings, database: Database) -> tuple[Shared | None, Limiter, Meter]:
+    """The first and the last must run. Raises ``InvalidSettings``."""
+    usage = Usage(database)
     meter = Meter(usage, Overflow(settings.state_folder() / USAGE_FILE, USAGE_FILE_BYTES), settings.usage_max_age_days)
-    budgets = Budgets(usage, meter.unwritten)
-    meter.on_written = budgets.forget
+    budgets = Budgets(usage, meter)
+    meter.on_written = budgets.written
     url = settings.rate_limit_url
     shared = Shared(url.get_secret_value()) if url is not None else None
     return shared, Limiter(settings.default_limits(), shared=shared, budgets=budgets), meter

@@ -47,8 +47,8 @@ class Metered:
         self._clients: list[httpx.AsyncClient] = []
 
     def app(self, keys: KeyRing | None = None, **changes: object):
-        budgets = Budgets(self.usage, self.meter.unwritten)
-        self.meter.on_written = budgets.forget
+        budgets = Budgets(self.usage, self.meter)
+        self.meter.on_written = budgets.written
         settings = self._settings.model_copy(update={"admin_key": SecretStr(ADMIN)} | changes)
         limiter = Limiter(settings.default_limits(), budgets=budgets)
         return create_app(self._service, settings, keys=keys, limiter=limiter, meter=self.meter)

@@ -84,7 +84,7 @@ def test_t37_a_used_up_budget_is_asked_for_once(service, settings, tmp_path, sdk
         await database.close()
 
     def make_app():
-        budgets = Budgets(metered.usage, metered.meter.unwritten)
+        budgets = Budgets(metered.usage, metered.meter)
         limiter = Limiter(budgets=budgets)
         allowed = keys(device_seconds_per_month=0.5)
         return create_app(service, settings, keys=allowed, limiter=limiter, meter=metered.meter, lifespan=opened)

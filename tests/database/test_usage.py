@@ -31,14 +31,16 @@ async def usage(request, make) -> Usage:
 async def test_what_is_written_twice_counts_once(usage):
     await usage.write([record(1), record(2)])
     await usage.write([record(2), record(3), record(3, dit_seconds=1000.0)])
-    assert await usage.spent("k1", month_of(NOVEMBER)) == 3 * 2.75
+    assert await usage.spent(["k1"], month_of(NOVEMBER)) == {"k1": 3 * 2.75}
     assert await usage.sums(ALL, 10) == [UsageSum(date(2026, 11, 30), "acme", 3, 0, 3, 0.75, 6.0, 1.5)]
 
 
 async def test_a_budget_is_a_key_s_and_a_calendar_month_s_in_utc(usage):
     await usage.write([record(1), record(2, created=DECEMBER), record(3, key="k2", dit_seconds=5.0)])
-    spent = [await usage.spent(key, month_of(when)) for key in ("k1", "k2", "k3") for when in (NOVEMBER, DECEMBER)]
-    assert spent == [2.75, 2.75, 5.75, 0.0, 0.0, 0.0]
+    assert await usage.spent(["k1", "k2", "k3"], month_of(NOVEMBER)) == {"k1": 2.75, "k2": 5.75}
+    assert await usage.spent(["k1", "k2", "k3"], month_of(DECEMBER)) == {"k1": 2.75}
+    many = [f"other {number}" for number in range(40_000)]
+    assert await usage.spent([*many, "k2"], month_of(NOVEMBER)) == {"k2": 5.75}
 
 
 async def test_sums_are_by_day_and_tenant_of_what_is_selected(usage):
@@ -70,5 +72,5 @@ async def test_old_records_are_forgotten_and_the_month_s_budget_is_not(usage):
     await usage.write([record(number) for number in range(5)] + [record(9, created=DECEMBER)])
     assert [await usage.forget(DECEMBER, limit=3) for _ in range(3)] == [3, 2, 0]
     assert [each.day for each in await usage.sums(ALL, 10)] == [date(2026, 12, 1)]
-    assert await usage.spent("k1", month_of(NOVEMBER)) == 0.0
-    assert await usage.spent("k1", month_of(DECEMBER)) == 2.75
+    assert await usage.spent(["k1"], month_of(NOVEMBER)) == {}
+    assert await usage.spent(["k1"], month_of(DECEMBER)) == {"k1": 2.75}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import defaultdict
 
 import pytest
 
@@ -26,6 +28,8 @@ class Ledger:
         self.fails = ""
         self.reads = 0
         self.forgotten: list[float] = []
+        self.between = lambda: asyncio.sleep(0)
+        """Happens while it is asked what was spent."""
 
     async def write(self, records) -> None:
         if self.fails == "before":
@@ -35,11 +39,16 @@ class Ledger:
         if self.fails == "after":
             raise DatabaseError(Trouble.SLOW, "")
 
-    async def spent(self, key: str, month: int) -> float:
+    async def spent(self, keys, month: int) -> dict[str, float]:
         self.reads += 1
+        await self.between()
         if self.fails:
             raise DatabaseError(Trouble.LOST, "")
-        return sum(r.device_seconds for r in self.records.values() if (r.key, month_of(r.created)) == (key, month))
+        found = defaultdict(float)
+        for record in self.records.values():
+            if record.key in keys and month_of(record.created) == month:
+                found[record.key] += record.device_seconds
+        return found
 
     async def forget(self, before: float, limit: int = 1000) -> int:
         self.forgotten.append(before)
@@ -186,8 +195,8 @@ async def test_retention_deletes_in_small_parts_and_rarely(ledger, file, clock):
 
 @pytest.fixture
 def budgets(ledger, meter, clock) -> Budgets:
-    budgets = Budgets(ledger, meter.unwritten, clock)
-    meter.on_written = budgets.forget
+    budgets = Budgets(ledger, meter, clock)
+    meter.on_written = budgets.written
     return budgets
 
 
@@ -216,6 +225,32 @@ async def test_what_other_gateways_used_is_known_after_five_seconds(budgets, led
         await budgets.check("k", 10.0)
 
 
+async def test_what_is_written_while_the_budget_is_looked_up_counts_once(budgets, meter, ledger):
+    meter.record(record(1))
+    ledger.between = meter.write
+    with pytest.raises(BudgetUsedUp, match=r"10\.0 of 10 device-seconds"):
+        await budgets.check("k", 10.0)
+    ledger.between = lambda: asyncio.sleep(0)
+    with pytest.raises(BudgetUsedUp, match=r"10\.0 of 10 device-seconds"):
+        await budgets.check("k", 10.0)
+    await budgets.check("k", 10.1)
+
+
+async def test_all_keys_are_looked_up_at_once(budgets, ledger, clock):
+    await asyncio.gather(*(budgets.check(f"key {number}", 10.0) for number in range(100)))
+    reads = ledger.reads
+    clock.now += 6
+    await asyncio.gather(*(budgets.check(f"key {number}", 10.0) for number in range(100)))
+    assert ledger.reads <= reads + 2, "one look for those that came before it, one for the rest"
+
+
+async def test_keys_by_turns_are_not_looked_up_each_time(budgets, ledger):
+    for _ in range(10):
+        await budgets.check("a", 10.0)
+        await budgets.check("b", 10.0)
+    assert ledger.reads == 2
+
+
 async def test_a_budget_begins_anew_with_the_month(budgets, meter, clock):
     meter.record(record(1))
     with pytest.raises(BudgetUsedUp):
@@ -234,6 +269,7 @@ async def test_without_the_database_what_was_known_and_what_was_used_since_count
     await meter.write()
     with pytest.raises(BudgetUsedUp):
         await budgets.check("k", 15.0)
+    clock.now += 60
     await budgets.check("unknown", 15.0)
     reads = ledger.reads
     await budgets.check("unknown", 15.0)

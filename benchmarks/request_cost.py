@@ -14,8 +14,9 @@ import gc
 import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -38,6 +39,9 @@ from wire.types import Role
 
 GOAL = 0.4
 """Of a bare handler's own time, for all that is on: the issue's."""
+PER_SECOND = 500
+"""Requests between two batches of records; keys are looked for changes twice as often."""
+BARE, OFF, KEYED, LIMITED, ON = "a bare FastAPI handler", "the images API", "… with keys", "… and limits", "… and usage"
 PATH = "/v1/images/generations"
 BODY = b'{"model": "m", "prompt": "a red circle", "seed": 1}'
 PICTURE = bytes(1000)
@@ -78,26 +82,43 @@ def bare() -> FastAPI:
     return app
 
 
+async def nothing() -> None:
+    pass
+
+
+@dataclass
+class Subject:
+    """An application, keys for it, and what it does beside its requests in a second with ``PER_SECOND`` of them."""
+
+    app: ASGIApp
+    keys: Sequence[str] = ("none",)
+    second: Callable[[], Awaitable[object]] = nothing
+
+
 @asynccontextmanager
-async def everything(folder: Path, redis: str | None) -> AsyncIterator[tuple[ASGIApp, list[str]]]:
-    """With as many keys, each with every limit, as there are secrets."""
+async def with_keys(folder: Path, *, limits: bool, usage: bool, redis: str | None) -> AsyncIterator[Subject]:
+    """The images API with many keys, each with every limit."""
     settings = Settings(state_dir=folder, rate_limit_url=SecretStr(redis) if redis else None)
     database = Database(settings)
     await database.open()
     stored, shown = StoredKeys(database), [secrets.new_secret() for _ in range(KEYS)]
+    own = Limits(MUCH, MUCH, MUCH, 1e12) if limits else Limits()
     for number, secret in enumerate(shown):
-        caller = Caller(f"tenant {number}", limits=Limits(MUCH, MUCH, MUCH, 1e12))
-        await stored.create(caller, "benchmark", secrets.digest_of(secret.encode()), time.time(), None)
+        await stored.create(Caller(f"tenant {number}", limits=own), "", secrets.digest_of(secret.encode()), 0.0, None)
     keys = KeyRing({}, stored)
     await keys.refresh()
     shared, limiter, meter = limits_and_usage(settings, database)
-    async with asyncio.TaskGroup() as tasks:
-        loops = [keys.run(), meter.run(), *([shared.run()] if shared is not None else [])]
-        running = [tasks.create_task(loop) for loop in loops]
-        yield create_app(Service(), settings, keys=keys, limiter=limiter, meter=meter), shown
-        for task in running:
-            task.cancel()
-    await meter.write()
+
+    async def second() -> None:
+        await meter.write()
+        await keys.refresh()
+        await keys.refresh()
+
+    yield Subject(
+        create_app(Service(), settings, keys=keys, limiter=limiter, meter=meter if usage else None), shown, second
+    )
+    if shared is not None:
+        await shared.close()
     await database.close()
 
 
@@ -122,29 +143,32 @@ async def post(app: ASGIApp, key: str) -> None:
     assert received[0]["status"] == 200, received
 
 
-async def microseconds(app: ASGIApp, keys: Sequence[str], requests: int) -> float:
-    """Of processor time per request, until what was recorded is written."""
-    for key in keys:
-        await post(app, key)
+async def microseconds(subject: Subject, requests: int) -> float:
+    """Of processor time per request."""
+    for key in subject.keys:
+        await post(subject.app, key)
+    await subject.second()
     gc.collect()
     began = time.process_time()
-    for number in range(requests):
-        await post(app, keys[number % len(keys)])
+    for number in range(1, requests + 1):
+        await post(subject.app, subject.keys[number % len(subject.keys)])
         await asyncio.sleep(0)  # as between requests of a server
-    await asyncio.sleep(1.5)  # a batch of records is written every second
+        if number % PER_SECOND == 0:
+            await subject.second()
     return (time.process_time() - began) / requests * 1e6
 
 
 async def measure(requests: int, rounds: int, redis: str | None) -> dict[str, float]:
-    best = dict.fromkeys(("bare", "off", "on"), float("inf"))
+    best: dict[str, float] = {}
     for _ in range(rounds):
+        found = {BARE: await microseconds(Subject(bare()), requests)}
         with tempfile.TemporaryDirectory() as folder:
-            off = create_app(Service(), Settings(state_dir=Path(folder)))
-            found = {"bare": await microseconds(bare(), ["k"], requests)}
-            found["off"] = await microseconds(off, ["k"], requests)
-            async with everything(Path(folder), redis) as (on, shown):
-                found["on"] = await microseconds(on, shown, requests)
-        best = {name: min(best[name], found[name]) for name in best}
+            found[OFF] = await microseconds(Subject(create_app(Service(), Settings(state_dir=Path(folder)))), requests)
+        for name, limits, usage in ((KEYED, False, False), (LIMITED, True, False), (ON, True, True)):
+            with tempfile.TemporaryDirectory() as folder:
+                async with with_keys(Path(folder), limits=limits, usage=usage, redis=redis) as subject:
+                    found[name] = await microseconds(subject, requests)
+        best = {name: min(best.get(name, taken), taken) for name, taken in found.items()}
     return best
 
 
@@ -156,11 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     logging.disable(logging.INFO)  # a line per request, on as well as off
     found = asyncio.run(measure(chosen.requests, chosen.rounds, chosen.redis))
-    share = (found["on"] - found["off"]) / found["bare"]
-    print(f"a bare FastAPI handler{found['bare']:40.0f} µs of processor time per request")
-    print(f"the images API, no keys, limits or usage{found['off']:22.0f} µs")
-    print(f"the images API with all of them{found['on']:31.0f} µs")
-    print(f"what they add, of the bare handler's own{share:22.2f} (goal: {GOAL} with idempotency)")
+    for name, taken in found.items():
+        print(f"{name:32}{taken:8.0f} µs of processor time per request")
+    share = (found[ON] - found[OFF]) / found[BARE]
+    print(f"what keys, limits and usage add: {share:.2f} of the bare handler's own (goal, with idempotency: {GOAL})")
 
 
 if __name__ == "__main__":

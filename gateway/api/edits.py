@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -80,9 +80,10 @@ def _with_pictures(schema: dict[str, Any], fields: dict[str, Any], sources: Sequ
     return schema | {"properties": schema["properties"] | fields} | needed
 
 
-@router.post("/images/edits", openapi_extra=_documented(), dependencies=[Depends(visit)])
+@router.post("/images/edits", openapi_extra=_documented())
 async def edit_images(request: Request, api: ApiDep, caller: Editor) -> Response:
     """Make pictures from pictures and a text."""
+    await visit(request, api, caller)
     generation, uploads = await _prepare(request, api, caller)
     return await serve(request, api, caller.tenant, generation, uploads)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,9 +25,10 @@ _BODY_SCHEMA = {
 }
 
 
-@router.post("/images/generations", openapi_extra=_BODY_SCHEMA, dependencies=[Depends(visit)])
+@router.post("/images/generations", openapi_extra=_BODY_SCHEMA)
 async def generate_images(request: Request, api: ApiDep, caller: Generator) -> Response:
     """Make pictures from a text."""
+    await visit(request, api, caller)
     body = await read_json(request, GenerationBody, api.settings)
     generation = plan(body, resolve(api, body.model, caller), api.settings)
     return await serve(request, api, caller.tenant, generation)

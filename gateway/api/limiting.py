@@ -18,8 +18,7 @@ from starlette.requests import Request
 
 from gateway.accounts.caller import Caller
 from gateway.api.errors import ApiError, retry_after
-from gateway.api.keys import CallerDep
-from gateway.api.state import Api, ApiDep
+from gateway.api.state import Api
 from gateway.database.usage import UsageRecord
 from gateway.limits.refusals import BudgetUsedUp, LimitReached, Standing
 from gateway.service.interfaces import Listener, News, Ready, Took
@@ -81,8 +80,11 @@ class Visit:
                 self.headers.append((f"x-ratelimit-{name}-{what}".encode(), value.encode()))
 
 
-async def visit(request: Request, api: ApiDep, caller: CallerDep) -> None:
-    """A dependency: the request counts from here on, before its body is read. Raises ``ApiError`` 429."""
+async def visit(request: Request, api: Api, caller: Caller) -> None:
+    """The request counts from here on, before its body is read. Raises ``ApiError`` 429.
+
+    Handlers call it. As one of FastAPI's dependencies it would cost as much again as all that it does.
+    """
     endpoint = request.scope["path"].rsplit("/", 1)[-1]
     state = request.scope["state"]
     begun = Visit(caller, caller.key or f"address:{_network(request)}", state["request_id"], endpoint)
@@ -102,14 +104,20 @@ async def working(request: Request, api: Api, model: str, pictures: int) -> Asyn
     """While the request is worked on. Raises ``ApiError`` 429 before."""
     begun = cast(Visit, request.scope["state"]["visit"])
     begun.model = model
-    own = begun.caller.limits
+    account, own = begun.account, begun.caller.limits
     try:
-        async with api.limiter.hold(begun.account, own):
-            begun.tell("images", await api.limiter.count_pictures(begun.account, own, pictures))
-            yield begun
+        lease = await api.limiter.take(account, own)
+    except LimitReached as error:
+        raise limited(error) from None
+    try:
+        begun.tell("images", await api.limiter.count_pictures(account, own, pictures))
+        yield begun
     except LimitReached as error:
         begun.tell("images", error.standing)
         raise limited(error) from None
+    finally:
+        if lease is not None:
+            await api.limiter.give_back(lease)
 
 
 def limited(error: LimitReached) -> ApiError:

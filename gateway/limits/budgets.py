@@ -27,7 +27,7 @@ class Unwritten(Protocol):
 
     @property
     def writes(self) -> int:
-        """How many writes to the ledger have begun or ended."""
+        """How many writes to the ledger have begun or ended: odd while there is one."""
 
 
 class Budgets:
@@ -45,6 +45,8 @@ class Budgets:
         self._wanted: set[str] = set()
         """Keys checked since all were looked up; the others are forgotten then."""
         self._fresh_until = 0.0
+        self._is_unsure = False
+        """What was being written at the last look may be in what was found, or not: to be looked up again after it."""
         self._looking = asyncio.Lock()
 
     async def check(self, key: str, limit: float) -> None:
@@ -71,13 +73,15 @@ class Budgets:
                 self._known[key] += seconds
 
     def _is_fresh(self, month: int) -> bool:
+        if self._is_unsure and self._meter.writes % 2 == 0:
+            return False
         return month == self._month and self._clock() < self._fresh_until
 
     async def _look_anew(self, month: int) -> None:
         keys, self._wanted = self._wanted, set()
         known = self._known if month == self._month else {}
         self._month, self._known = month, {key: known[key] for key in keys & known.keys()}
-        self._fresh_until = self._clock() + FRESH_SECONDS
+        self._fresh_until, self._is_unsure = self._clock() + FRESH_SECONDS, False
         await self._look(keys, month)
 
     async def _look(self, keys: Set[str], month: int) -> None:
@@ -88,4 +92,4 @@ class Budgets:
             found = self._known
         self._known |= {key: found.get(key, 0.0) for key in keys}
         if self._meter.writes != writes or writes % 2 == 1:
-            self._fresh_until = 0.0  # what was written meanwhile may be in what was found, or not: look again next time
+            self._is_unsure = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from gateway.limits.refusals import LimitReached
 from gateway.limits.shared import Shared
@@ -13,31 +14,55 @@ RETRY_SECONDS = 5.0
 """Nobody knows when one of the caller's requests will be over; pictures take seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    key: str
+    shared: str = ""
+    """Its name in Redis."""
+
+
 class Leases:
     def __init__(self, shared: Shared | None = None) -> None:
         self._shared = shared
         self._held: Counter[str] = Counter()
         """Of this gateway."""
 
-    @asynccontextmanager
-    async def hold(self, key: str, limit: int) -> AsyncIterator[None]:
-        """One of ``limit``. Raises ``LimitReached``."""
+    async def take(self, key: str, limit: int) -> Lease:
+        """One of ``limit``, to be given back. Raises ``LimitReached``."""
         if self._held[key] >= limit:
             raise _reached(limit)
         self._held[key] += 1
-        lease = ""
+        if self._shared is None:
+            return Lease(key)
+        shared = ""
         try:
-            if self._shared is not None:
-                lease = await self._shared.acquire(key, limit)
-                if not lease:
-                    raise _reached(limit)
+            shared = await self._shared.acquire(key, limit)
+        finally:
+            if not shared:
+                self._forget(key)
+        if not shared:
+            raise _reached(limit)
+        return Lease(key, shared)
+
+    async def give_back(self, lease: Lease) -> None:
+        """Is done, whatever becomes of whoever waits for it."""
+        self._forget(lease.key)
+        if self._shared is not None:
+            await self._shared.release(lease.key, lease.shared)
+
+    @asynccontextmanager
+    async def hold(self, key: str, limit: int) -> AsyncIterator[None]:
+        """Raises ``LimitReached``."""
+        lease = await self.take(key, limit)
+        try:
             yield
         finally:
-            self._held[key] -= 1
-            if not self._held[key]:
-                del self._held[key]
-            if lease and self._shared is not None:
-                await self._shared.release(key, lease)
+            await self.give_back(lease)
+
+    def _forget(self, key: str) -> None:
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]
 
     def under_way(self, key: str) -> int:
         """On this gateway."""

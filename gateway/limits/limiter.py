@@ -7,14 +7,12 @@ minute. So what is refused as invalid is no picture, and what is refused for its
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import lru_cache
 
 from gateway.accounts.caller import Limits
 from gateway.limits.budgets import Budgets
-from gateway.limits.leases import Leases
+from gateway.limits.leases import Lease, Leases
 from gateway.limits.rates import Rates
 from gateway.limits.refusals import Standing
 from gateway.limits.shared import Shared
@@ -53,15 +51,16 @@ class Limiter:
         limit = _combined(own, self._defaults).images_per_minute
         return None if limit is None else await self._rates.count(PICTURES, key, limit, pictures)
 
-    @asynccontextmanager
-    async def hold(self, key: str, own: Limits) -> AsyncIterator[None]:
-        """Work on a request, one of so many at a time. Raises ``LimitReached``."""
+    async def take(self, key: str, own: Limits) -> Lease | None:
+        """For one of so many requests at a time, to be given back; None where they are not limited.
+
+        Raises ``LimitReached``.
+        """
         limit = _combined(own, self._defaults).concurrent_requests
-        if limit is None:
-            yield
-        else:
-            async with self._leases.hold(key, limit):
-                yield
+        return None if limit is None else await self._leases.take(key, limit)
+
+    async def give_back(self, lease: Lease) -> None:
+        await self._leases.give_back(lease)
 
 
 @lru_cache(maxsize=4096)

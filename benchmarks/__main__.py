@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import response_body, wire_throughput
+from benchmarks import request_cost, response_body, wire_throughput
 from benchmarks.scheduling.__main__ import run, write
 from benchmarks.scheduling.tasks import Effort, default_processes
 
@@ -19,6 +19,10 @@ def bodies() -> None:
     response_body.main(["--seconds", "0.3"])
 
 
+def requests() -> None:
+    request_cost.main(["--requests", "500", "--rounds", "3"])
+
+
 def scheduling() -> None:
     run(EXPERIMENTS, Effort(2, quick=True), default_processes(), OUTPUT)
     write(OUTPUT, OUTPUT)
@@ -28,6 +32,7 @@ def scheduling() -> None:
 BENCHMARKS: dict[str, tuple[str, Callable[[], None]]] = {
     "wire": ("tensors and messages between two processes", wire_throughput.main),
     "bodies": ("ways to build a response with pictures in it", bodies),
+    "requests": ("what keys, limits and usage add to a request", requests),
     "scheduling": (
         f"{', '.join(EXPERIMENTS)}: two seeds and short runs; make bench-scheduling does it properly",
         scheduling,

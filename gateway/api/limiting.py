@@ -24,6 +24,10 @@ from gateway.limits.refusals import BudgetUsedUp, LimitReached, Standing
 from gateway.service.interfaces import Listener, News, Ready, Took
 from wire.types import Role
 
+HEADERS = {
+    what: tuple(f"x-ratelimit-{figure}-{what}".encode() for figure in ("limit", "remaining", "reset"))
+    for what in ("requests", "images")
+}
 NOBODY_THERE = 499
 """Status of a request whose answer did not begin."""
 
@@ -75,9 +79,12 @@ class Visit:
     def tell(self, what: str, standing: Standing | None) -> None:
         """OpenAI's headers: how much is allowed, how much is left, and how long until it is more."""
         if standing is not None:
-            values = str(standing.limit), str(standing.remaining), duration(standing.reset_seconds)
-            for name, value in zip(("limit", "remaining", "reset"), values, strict=True):
-                self.headers.append((f"x-ratelimit-{name}-{what}".encode(), value.encode()))
+            limit, remaining, reset = HEADERS[what]
+            self.headers += (
+                (limit, b"%d" % standing.limit),
+                (remaining, b"%d" % standing.remaining),
+                (reset, duration(standing.reset_seconds).encode()),
+            )
 
 
 async def visit(request: Request, api: Api, caller: Caller) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -136,6 +137,10 @@ _CHARGE = (
 )
 
 
+_FIELDS = tuple(field.name for field in fields(UsageRecord))
+_values = attrgetter(*_FIELDS)
+
+
 class Usage:
     """Every method raises ``DatabaseError``."""
 
@@ -194,8 +199,9 @@ class Usage:
 
 
 def _row(record: UsageRecord) -> dict[str, object]:
-    row: dict[str, object] = {name: getattr(record, name) for name in UsageRecord.__slots__}
-    return row | {"day": int(record.created // DAY_SECONDS), "charged": False}
+    row: dict[str, object] = dict(zip(_FIELDS, _values(record), strict=True))
+    row["day"], row["charged"] = int(record.created // DAY_SECONDS), False
+    return row
 
 
 def _spendings(charges: Mapping[tuple[str, int], float]) -> list[dict[str, object]]:

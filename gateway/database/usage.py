@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
     Column,
     Double,
-    Executable,
     Index,
     Integer,
     Row,
@@ -23,9 +21,8 @@ from sqlalchemy import (
     delete,
     func,
     select,
-    text,
-    update,
 )
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.database import Database
@@ -52,8 +49,6 @@ usage = Table(
     Column("encoder_seconds", Double, nullable=False),
     Column("dit_seconds", Double, nullable=False),
     Column("decoder_seconds", Double, nullable=False),
-    Column("charged", Boolean, nullable=False),  # whether it is in ``spending``
-    Index("ix_usage_uncharged", "charged", sqlite_where=text("NOT charged"), postgresql_where=text("NOT charged")),
     Index("ix_usage_day", "day", "tenant"),
     Index("ix_usage_tenant", "tenant", "day"),
 )
@@ -129,14 +124,6 @@ def month_of(unix_seconds: float) -> int:
     return when.year * 12 + when.month - 1
 
 
-_CHARGE = (
-    update(usage)
-    .where(~usage.c.charged)
-    .values(charged=True)
-    .returning(usage.c.key, usage.c.created, usage.c.encoder_seconds + usage.c.dit_seconds + usage.c.decoder_seconds)
-)
-
-
 _FIELDS = tuple(field.name for field in fields(UsageRecord))
 _values = attrgetter(*_FIELDS)
 
@@ -149,16 +136,24 @@ class Usage:
 
     async def write(self, records: Sequence[UsageRecord]) -> None:
         """All or, with an error, none; those that are there already are left as they are and not charged again."""
-        rows = [_row(record) for record in records]
-        charges: defaultdict[tuple[str, int], float] = defaultdict(float)
+        try:
+            await self._add(records)
+        except IntegrityError:
+            await self._add_new(records)
+
+    async def _add(self, records: Sequence[UsageRecord]) -> None:
+        """As if all were new, which they are but after a failure. Raises ``IntegrityError``."""
         async with self._database.begin() as connection:
-            await connection.execute(insert(connection, usage).on_conflict_do_nothing(index_elements=["id"]), rows)
-            # Which of them are new, the rows know: an insert of many could tell only at ten times the cost. Nobody
-            # else's are uncharged, as they are charged in the transaction that writes them.
-            for key, created, seconds in await connection.execute(_CHARGE):
-                charges[key, month_of(created)] += seconds
-            if charges:
-                await connection.execute(_more(connection), _spendings(charges))
+            await connection.execute(usage.insert(), [_row(record) for record in records])
+            await _charge(connection, records)
+
+    async def _add_new(self, records: Sequence[UsageRecord]) -> None:
+        """At ten times the cost: each row has to say whether it is new."""
+        once = {record.id: record for record in reversed(records)}
+        async with self._database.begin() as connection:
+            rows = insert(connection, usage).values([_row(record) for record in once.values()])
+            new = await connection.execute(rows.on_conflict_do_nothing(index_elements=["id"]).returning(usage.c.id))
+            await _charge(connection, [once[row.id] for row in new])
 
     async def spent(self, keys: Collection[str], month: int) -> dict[str, float]:
         """Device-seconds of those that have spent any."""
@@ -200,21 +195,23 @@ class Usage:
 
 def _row(record: UsageRecord) -> dict[str, object]:
     row: dict[str, object] = dict(zip(_FIELDS, _values(record), strict=True))
-    row["day"], row["charged"] = int(record.created // DAY_SECONDS), False
+    row["day"] = int(record.created // DAY_SECONDS)
     return row
 
 
-def _spendings(charges: Mapping[tuple[str, int], float]) -> list[dict[str, object]]:
-    """In one order everywhere, so that two gateways never wait for each other's rows."""
-    return [
+async def _charge(connection: AsyncConnection, records: Iterable[UsageRecord]) -> None:
+    charges: defaultdict[tuple[str, int], float] = defaultdict(float)
+    for record in records:
+        charges[record.key, month_of(record.created)] += record.device_seconds
+    # In one order everywhere, so that two gateways never wait for each other's rows.
+    rows = [
         {"key": key, "month": month, "device_seconds": seconds} for (key, month), seconds in sorted(charges.items())
     ]
-
-
-def _more(connection: AsyncConnection) -> Executable:
-    row = insert(connection, spending)
-    total = spending.c.device_seconds + row.excluded.device_seconds
-    return row.on_conflict_do_update(index_elements=["key", "month"], set_={"device_seconds": total})
+    if rows:
+        row = insert(connection, spending)
+        total = spending.c.device_seconds + row.excluded.device_seconds
+        more = row.on_conflict_do_update(index_elements=["key", "month"], set_={"device_seconds": total})
+        await connection.execute(more, rows)
 
 
 def _batched(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -25,11 +25,8 @@ def upgrade() -> None:
         sa.Column("encoder_seconds", sa.Double(), nullable=False),
         sa.Column("dit_seconds", sa.Double(), nullable=False),
         sa.Column("decoder_seconds", sa.Double(), nullable=False),
-        sa.Column("charged", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_usage"),
     )
-    not_charged = sa.text("NOT charged")
-    op.create_index("ix_usage_uncharged", "usage", ["charged"], sqlite_where=not_charged, postgresql_where=not_charged)
     op.create_index("ix_usage_day", "usage", ["day", "tenant"])
     op.create_index("ix_usage_tenant", "usage", ["tenant", "day"])
     op.create_table(

@@ -20,7 +20,7 @@ def bodies() -> None:
 
 
 def requests() -> None:
-    request_cost.main(["--requests", "500", "--rounds", "3"])
+    request_cost.main(["--rounds", "2"])
 
 
 def scheduling() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.limits.refusals import LimitReached
@@ -49,15 +47,6 @@ class Leases:
         self._forget(lease.key)
         if self._shared is not None:
             await self._shared.release(lease.key, lease.shared)
-
-    @asynccontextmanager
-    async def hold(self, key: str, limit: int) -> AsyncIterator[None]:
-        """Raises ``LimitReached``."""
-        lease = await self.take(key, limit)
-        try:
-            yield
-        finally:
-            await self.give_back(lease)
 
     def _forget(self, key: str) -> None:
         self._held[key] -= 1

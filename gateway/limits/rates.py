@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from gateway.limits.refusals import LimitReached, Standing
 from gateway.limits.shared import Shared, Unavailable
-from gateway.limits.windows import Windows
+from gateway.limits.windows import Window, Windows
 
 
 class Rates:
@@ -35,25 +35,25 @@ class Rates:
             raise LimitReached(
                 f"This request is for {cost} {what}, and your limit is {limit} per minute: ask for less.",
                 retry_seconds=None,
-                standing=self._standing(name, limit),
+                standing=self._standing(self._own.current(name), limit),
             )
         if self._shared is not None and self._shared.up:
             try:
                 return await self._count_shared(self._shared, what, name, limit, cost)
             except Unavailable:
                 pass
-        if not self._own.fits(name, limit, cost):
-            free_at = self._own.free_at(name, limit, cost)
-            raise self._refusal(what, cost, free_at, self._standing(name, limit))
-        self._own.count(name, cost)
-        return self._standing(name, limit)
+        window = self._own.current(name)
+        if window.total + cost > limit:
+            raise self._refusal(what, cost, self._own.free_at(name, limit, cost), self._standing(window, limit))
+        self._own.add(window, cost)
+        return self._standing(window, limit)
 
     async def _count_shared(self, shared: Shared, what: str, name: str, limit: int, cost: int) -> Standing:
         granted = self._own.fits(name, limit, cost) and await shared.hit(name, limit, cost)
         if granted:
             self._own.count(name, cost)
         moves_at, remaining = await shared.stats(name, limit)
-        own = self._standing(name, limit)
+        own = self._standing(self._own.current(name), limit)
         if remaining < own.remaining:
             own = Standing(limit, max(0, remaining), max(0.0, moves_at - self._clock()))
         if not granted:
@@ -70,7 +70,7 @@ class Rates:
             standing,
         )
 
-    def _standing(self, name: str, limit: int) -> Standing:
+    def _standing(self, window: Window, limit: int) -> Standing:
         """As far as this gateway knows."""
-        remaining = max(0, limit - self._own.current(name).total)
-        return Standing(limit, remaining, self._own.moves_at(name) - self._clock() if remaining < limit else 0.0)
+        reset = window.counted[0][0] + self._own.seconds - self._clock() if window.counted else 0.0
+        return Standing(limit, max(0, limit - window.total), reset)

@@ -49,14 +49,11 @@ class Windows:
         return self.current(key).total + amount <= limit
 
     def count(self, key: str, amount: int) -> None:
-        window = self.current(key)
+        self.add(self.current(key), amount)
+
+    def add(self, window: Window, amount: int) -> None:
         window.counted.append((self._clock(), amount))
         window.total += amount
-
-    def moves_at(self, key: str) -> float:
-        """When the oldest of what counts is forgotten; now if nothing does."""
-        window = self.current(key)
-        return window.counted[0][0] + self.seconds if window.counted else self._clock()
 
     def free_at(self, key: str, limit: int, amount: int) -> float:
         """When ``amount`` (at most ``limit``) more will fit, if nothing else is counted until then."""

@@ -14,6 +14,7 @@ from gateway.limits.leases import Leases
 from gateway.limits.rates import Rates
 from gateway.limits.refusals import LimitReached
 from gateway.limits.shared import Shared
+from tests.limits.holding import hold
 from tests.needed import needs
 
 pytestmark = [pytest.mark.services, needs("redis-server")]
@@ -68,13 +69,13 @@ async def test_both_tell_what_is_left_of_the_whole(gateways):
 
 async def test_requests_at_a_time_hold_over_both(gateways, client):
     first, second = Leases(gateways[0]), Leases(gateways[1])
-    async with first.hold("key", 2):
-        async with second.hold("key", 2):
+    async with hold(first, "key", 2):
+        async with hold(second, "key", 2):
             for leases in (first, second):
                 with pytest.raises(LimitReached, match="2 requests are under way"):
-                    async with leases.hold("key", 2):
+                    async with hold(leases, "key", 2):
                         raise AssertionError
-        async with first.hold("key", 2):
+        async with hold(first, "key", 2):
             pass
     assert await client.exists("disagfusion:limits:leases:key") == 0, "every lease was given back"
 
@@ -84,7 +85,7 @@ async def test_a_caller_cancelled_while_it_asks_holds_nothing(gateways, client):
     leases = Leases(gateways[0])
 
     async def work() -> None:
-        async with leases.hold("key", 1):
+        async with hold(leases, "key", 1):
             raise AssertionError
 
     task = asyncio.create_task(work())
@@ -94,7 +95,7 @@ async def test_a_caller_cancelled_while_it_asks_holds_nothing(gateways, client):
     await asyncio.wait([task])
     assert leases.under_way("key") == 0
     await gateways[0].settle()
-    async with Leases(gateways[1]).hold("key", 1):
+    async with hold(Leases(gateways[1]), "key", 1):
         pass
 
 
@@ -102,9 +103,9 @@ async def test_leases_of_a_gateway_that_died_expire_and_of_one_that_lives_do_not
     dead, alive = Shared(redis.url, LEASE_SECONDS), Shared(redis.url, LEASE_SECONDS)
     async with running(alive) as renewed:
         await dead.acquire("key", 2)
-        async with Leases(alive).hold("key", 2):
+        async with hold(Leases(alive), "key", 2):
             with pytest.raises(LimitReached):
-                async with Leases(alive).hold("key", 2):
+                async with hold(Leases(alive), "key", 2):
                     raise AssertionError
             until = asyncio.get_running_loop().time() + 1.5 * LEASE_SECONDS
             while asyncio.get_running_loop().time() < until:
@@ -121,13 +122,13 @@ async def test_redis_is_killed_and_comes_back(redis, gateways, caplog):
     assert sum(before) == 60
     async with AsyncExitStack() as held:
         leases = Leases(gateways[0])
-        await held.enter_async_context(leases.hold("key", 2))
+        await held.enter_async_context(hold(leases, "key", 2))
         redis.kill()
         assert [await granted(rates) for rates in both] == [1, 1], "requests go on"
         assert sum([await granted(both[0]) for _ in range(100)]) == 39, "from where this gateway was"
-        await held.enter_async_context(leases.hold("key", 2))
+        await held.enter_async_context(hold(leases, "key", 2))
         with pytest.raises(LimitReached):
-            await held.enter_async_context(leases.hold("key", 2))
+            await held.enter_async_context(hold(leases, "key", 2))
         warnings = [record.getMessage() for record in caplog.records if record.name == "gateway.limits.shared"]
         assert len(warnings) == 2, "one of each gateway"
         assert all(f"Redis at 127.0.0.1:{redis.port} does not answer" in text for text in warnings)
@@ -138,7 +139,7 @@ async def test_redis_is_killed_and_comes_back(redis, gateways, caplog):
             await shared.look()
         assert all(shared.up for shared in gateways)
         with pytest.raises(LimitReached):  # what began while Redis was away counts on the other gateway, too
-            await held.enter_async_context(Leases(gateways[1]).hold("key", 2))
+            await held.enter_async_context(hold(Leases(gateways[1]), "key", 2))
         assert await granted(both[0]) == 0, "nor does an empty Redis grant this gateway its limit anew"
     lines = [record.getMessage() for record in caplog.records if record.name == "gateway.limits.shared"]
     assert [line.endswith("is back: limits hold over all gateways again") for line in lines] == [False] * 2 + [True] * 2

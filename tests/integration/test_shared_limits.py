@@ -133,6 +133,7 @@ def test_redis_is_killed_and_comes_back(both, until):
 def test_postgresql_is_killed_and_comes_back(both, until, tmp_path):
     key = both.key()
     until(lambda: {both.post(gateway, key).status_code for gateway in (0, 1)} == {200}, "both know the key")
+    until(lambda: both.recorded() == both.made, "what was used before is written")
     both.postgres.crash()
     waiting = [tmp_path / name / "usage-waiting.jsonl" for name in ("one", "two")]
     for _ in range(5):

@@ -124,6 +124,19 @@ class Settings(BaseSettings):
     """Let links lead to private, loopback and link-local addresses: whoever may send requests then reaches what the
     gateway reaches."""
 
+    # Moderation; docs/operating.md
+    moderation_url: HttpUrl | None = None
+    """Is asked about prompts and pictures; nobody is when unset."""
+    moderation_secret: SecretStr | None = None
+    """Sent to it as ``Authorization: Bearer``."""
+    moderation_stages: frozenset[Literal["before", "after"]] = Field(frozenset(("before", "after")), min_length=1)
+    """Before: prompt and pictures that were sent. After: every finished picture."""
+    moderation_timeout_seconds: Seconds = 10.0
+    moderation_on_failure: Literal["refuse", "allow"] = "refuse"
+    """What happens to a request when there is no verdict."""
+    moderation_partial_images: Literal["withhold", "check"] = "withhold"
+    """Of streams, where finished pictures are checked."""
+
     # Models
     default_model: str | None = None
     """For requests that name none; the first model served when unset."""
@@ -240,6 +253,14 @@ class Settings(BaseSettings):
     def _admin_key_is_its_own(self) -> Self:
         if self.admin_key is not None and self.admin_key in self.api_keys.values():
             raise ValueError("admin_key must not be one of api_keys: their holders would be operators")
+        return self
+
+    @model_validator(mode="after")
+    def _moderation_has_an_address(self) -> Self:
+        if self.moderation_url is None and self.moderation_secret is not None:
+            raise ValueError("moderation_secret needs moderation_url")
+        if self.moderation_url is not None and "@" in self.moderation_url.partition("//")[2].partition("/")[0]:
+            raise ValueError("moderation_url must hold no user name or password: use moderation_secret")
         return self
 
     @field_validator("curve_allowed_keys")

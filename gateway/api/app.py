@@ -22,6 +22,8 @@ from gateway.api.remote_pictures import FetchRules, PictureFetcher
 from gateway.api.state import Api
 from gateway.limits.limiter import Limiter
 from gateway.metering.meter import Meter
+from gateway.moderation.hook import Hook, Stage
+from gateway.moderation.moderated import Moderated, Rules
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
 from gateway.storage.room import Room
@@ -94,6 +96,9 @@ def create_app(
     limiter = limiter or Limiter(settings.default_limits())
     fetcher = PictureFetcher(FetchRules.of(settings)) if settings.fetch_image_urls else None
     loader = PictureLoader(settings, fetcher, files.NamedFiles(storage))
+    hook = _hook(settings)
+    if hook is not None:
+        service = Moderated(service, hook, _rules(settings), room)
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -102,6 +107,8 @@ def create_app(
                 yield
         finally:
             await loader.close()
+            if hook is not None:
+                await hook.close()
 
     app = FastAPI(
         title="DisagFusion",
@@ -127,6 +134,17 @@ def create_app(
         if settings.admin_key is not None:
             app.include_router(usage_reports.everybody)
     return app
+
+
+def _hook(settings: Settings) -> Hook | None:
+    if settings.moderation_url is None:
+        return None
+    return Hook(settings.moderation_url, settings.moderation_timeout_seconds, settings.moderation_secret)
+
+
+def _rules(settings: Settings) -> Rules:
+    stages = frozenset(map(Stage, settings.moderation_stages))
+    return Rules(stages, settings.moderation_on_failure, settings.moderation_partial_images)
 
 
 def _middleware(settings: Settings) -> list[Middleware]:

@@ -13,6 +13,8 @@ from gateway.service.interfaces import (
     FaultyModel,
     GenerationFailed,
     ModelNotFound,
+    ModerationBlocked,
+    ModerationUnavailable,
     NoCapacity,
     NothingKnown,
     OrderRefused,
@@ -25,6 +27,7 @@ from gateway.service.interfaces import (
 INVALID_REQUEST = "invalid_request_error"
 
 STORAGE_RETRY_SECONDS = 5
+MODERATION_RETRY_SECONDS = 5
 
 
 class ApiError(Exception):
@@ -118,18 +121,38 @@ def from_service(error: ServiceError) -> ApiError:
             return ApiError(str(error), code="timeout", status=504, kind="server_error")
         case UnsupportedRequest():
             return ApiError(str(error), code="unsupported_value", param=error.param)
+        case ModerationBlocked() | ModerationUnavailable():
+            return _moderation(error)
         case OutOfDeviceMemory() | FaultyModel():
             return _hopeless(error)
+        case UnknownServer() | NothingKnown() | OrderRefused():
+            return _to_operator(error)
+        case GenerationFailed():
+            return internal_error("The image could not be generated: every attempt failed.")
+        case _:
+            return internal_error()
+
+
+def _to_operator(error: UnknownServer | NothingKnown | OrderRefused) -> ApiError:
+    match error:
         case UnknownServer():
             return ApiError(str(error), code="server_not_found", status=404)
         case NothingKnown():
             return ApiError(str(error), code="request_not_found", param="request", status=404)
         case OrderRefused():
             return ApiError(str(error), code="order_refused", status=409)
-        case GenerationFailed():
-            return internal_error("The image could not be generated: every attempt failed.")
-        case _:
-            return internal_error()
+
+
+def _moderation(error: ModerationBlocked | ModerationUnavailable) -> ApiError:
+    if isinstance(error, ModerationBlocked):
+        return ApiError(str(error), code="moderation_blocked", kind="image_generation_user_error")
+    return ApiError(
+        str(error),
+        code="moderation_unavailable",
+        status=503,
+        kind="service_unavailable_error",
+        headers=retry_after(MODERATION_RETRY_SECONDS),
+    )
 
 
 def _hopeless(error: OutOfDeviceMemory | FaultyModel) -> ApiError:

@@ -175,6 +175,14 @@ class FaultyModel(ServiceError):
     """What the model makes is no picture, or not the one asked for: 500, not to be retried. The text is for clients."""
 
 
+class ModerationBlocked(ServiceError):
+    """The operator's moderation forbids the prompt or the picture: 400."""
+
+
+class ModerationUnavailable(ServiceError):
+    """Moderation gave no verdict, and nothing may pass without one: 503."""
+
+
 class GenerationFailed(ServiceError):
     """All attempts failed: 500."""
 

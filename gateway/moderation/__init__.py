@@ -1,0 +1,1 @@
+"""The operator's say in what is made: prompts and pictures are shown to an HTTP hook."""

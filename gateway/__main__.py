@@ -78,6 +78,7 @@ async def _serve(settings: Settings, *, local: bool) -> None:
         keys=gateway.keys,
         limiter=gateway.limiter,
         meter=gateway.meter,
+        once=gateway.once,
     )
     server = _Server(
         uvicorn.Config(

@@ -160,6 +160,11 @@ class Settings(BaseSettings):
     """Of pictures behind urls."""
     results_max_age_seconds: Seconds = 3600.0
 
+    # Answers kept for their Idempotency-Key
+    idempotency_max_age_seconds: Seconds = 86_400.0
+    idempotency_max_bytes: int = Field(1 << 30, ge=64 << 20)
+    """Of all of them; beyond that, the oldest are forgotten before their time."""
+
     # Pipeline
     control_bind: TcpEndpoint = "tcp://127.0.0.1:5600"
     data_bind: TcpEndpoint = "tcp://127.0.0.1:*"

@@ -20,6 +20,7 @@ from gateway.api.forms import FormReader
 from gateway.api.proxies import Proxies
 from gateway.api.remote_pictures import FetchRules, PictureFetcher
 from gateway.api.state import Api
+from gateway.idempotency.once import Once
 from gateway.limits.limiter import Limiter
 from gateway.metering.meter import Meter
 from gateway.moderation.hook import Hook, Stage
@@ -37,6 +38,8 @@ EXPOSED_HEADERS = (
     "retry-after",
     "retry-after-ms",
     "server-timing",
+    "x-idempotency",
+    "x-original-request-id",
     "x-predicted-wait-ms",
     "x-prompt-tokens",
     "x-prompt-truncated",
@@ -82,18 +85,20 @@ def create_app(
     keys: KeyRing | None = None,
     limiter: Limiter | None = None,
     meter: Meter | None = None,
+    once: Once | None = None,
 ) -> FastAPI:
     """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
 
     ``operator`` is served below ``/admin`` if the settings name an admin key. Without ``storage`` files and pictures
     are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them. Without ``keys``
     those of the settings are all there are; without ``limiter`` their defaults hold, but for budgets; without ``meter``
-    nothing is recorded or reported.
+    nothing is recorded or reported; without ``once`` no answer is kept for requests that are sent again.
     """
     storage = storage or Storage(settings)
     room = room or Room(settings.uploads_max_bytes)
     keys = keys or KeyRing(settings.api_keys)
     limiter = limiter or Limiter(settings.default_limits())
+    once = once or Once()
     fetcher = PictureFetcher(FetchRules.of(settings)) if settings.fetch_image_urls else None
     loader = PictureLoader(settings, fetcher, files.NamedFiles(storage))
     hook = _hook(settings)
@@ -106,6 +111,7 @@ def create_app(
             async with lifespan(app) if lifespan else nullcontext():
                 yield
         finally:
+            await once.close()
             await loader.close()
             if hook is not None:
                 await hook.close()
@@ -123,7 +129,7 @@ def create_app(
     )
     reader = FormReader(room, storage.spool)
     started = int(time.time())
-    app.state.api = Api(service, settings, storage, reader, loader, room, keys, started, operator, limiter, meter)
+    app.state.api = Api(service, settings, storage, reader, loader, room, keys, once, started, operator, limiter, meter)
     install_handlers(app)
     for concept in (health, files, images, edits, models, pictures):
         app.include_router(concept.router)

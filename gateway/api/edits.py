@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from gateway.api.edit_schema import MAX_PICTURES, MAX_URL, Edit, EditBody, from_
 from gateway.api.errors import ApiError
 from gateway.api.forms import FormLimits
 from gateway.api.generation import Generation
+from gateway.api.idempotency import Sent, once
 from gateway.api.keys import Editor
 from gateway.api.limiting import visit
 from gateway.api.models import resolve
@@ -84,25 +85,33 @@ def _with_pictures(schema: dict[str, Any], fields: dict[str, Any], sources: Sequ
 async def edit_images(request: Request, api: ApiDep, caller: Editor) -> Response:
     """Make pictures from pictures and a text."""
     await visit(request, api, caller)
-    generation, uploads = await _prepare(request, api, caller)
-    return await serve(request, api, caller.tenant, generation, uploads)
+    async with AsyncExitStack() as stack:
+        edit = await stack.enter_async_context(_received(request, api))
+        held = stack.pop_all()
+
+    async def answer(request: Request) -> Response:
+        async with held:
+            generation, uploads = await _prepare(request, api, caller, edit)
+        return await serve(request, api, caller.tenant, generation, uploads)
+
+    sent = Sent("images/edits", edit.body, (*edit.pictures, edit.mask), held)
+    return await once(request, api, caller.tenant, sent, answer)
 
 
-async def _prepare(request: Request, api: Api, caller: Caller) -> tuple[Generation, dict[str, bytes]]:
-    """What is to be done, and with which pictures. On return nothing holds the request's body any more, nor is it
-    counted; whoever runs the work holds the pictures, and counts them. Raises ``ApiError`` or ``RoomTaken``."""
+async def _prepare(request: Request, api: Api, caller: Caller, edit: Edit) -> tuple[Generation, dict[str, bytes]]:
+    """What is to be done, and with which pictures. Afterwards the request's body is no longer needed; whoever runs the
+    work holds the pictures, and counts them. Raises ``ApiError`` or ``RoomTaken``."""
     with api.room.share() as share:
-        async with _received(request, api) as edit:
-            model = resolve(api, edit.body.model, caller)
-            alpha_is_mask = edit.mask is None and takes_implicit_mask(model, len(edit.pictures))
-            if not alpha_is_mask:  # else what is to be done is not known before the picture is
-                choose_workflow(model, len(edit.pictures), mask=edit.mask is not None)
-            pictures = await while_connected(
-                request.receive, _load(request, api, caller.tenant, edit, share, alpha_is_mask=alpha_is_mask)
-            )
-            workflow = choose_workflow(model, len(edit.pictures), mask=pictures.has_mask)
-            generation = plan_edit(edit.body, model, api.settings, workflow, pictures.size)
-            sent = uploaded_tokens(pictures.uploads, generation.token_side)
+        model = resolve(api, edit.body.model, caller)
+        alpha_is_mask = edit.mask is None and takes_implicit_mask(model, len(edit.pictures))
+        if not alpha_is_mask:  # else what is to be done is not known before the picture is
+            choose_workflow(model, len(edit.pictures), mask=edit.mask is not None)
+        pictures = await while_connected(
+            request.receive, _load(request, api, caller.tenant, edit, share, alpha_is_mask=alpha_is_mask)
+        )
+        workflow = choose_workflow(model, len(edit.pictures), mask=pictures.has_mask)
+        generation = plan_edit(edit.body, model, api.settings, workflow, pictures.size)
+        sent = uploaded_tokens(pictures.uploads, generation.token_side)
     return replace(generation, uploaded_tokens=sent), pictures.uploads
 
 

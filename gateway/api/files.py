@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AsyncExitStack
 from typing import Annotated, Literal
 from urllib.parse import quote
 
@@ -11,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from gateway.api.body import json_answer
 from gateway.api.errors import ApiError, storage_full
 from gateway.api.forms import Form, FormFile, FormLimits
+from gateway.api.idempotency import Sent, once
 from gateway.api.keys import FileOwner, Tenant
 from gateway.api.parsing import validate
 from gateway.api.state import Api, ApiDep
@@ -86,23 +89,34 @@ _UPLOAD_SCHEMA = {
 
 
 @router.post("/files", openapi_extra=_UPLOAD_SCHEMA)
-async def create_file(request: Request, api: ApiDep, tenant: Tenant) -> dict[str, object]:
+async def create_file(request: Request, api: ApiDep, tenant: Tenant) -> Response:
     """Keep a file."""
-    async with api.forms.read(request, _limits(api.settings)) as form:
+    async with AsyncExitStack() as stack:
+        form = await stack.enter_async_context(api.forms.read(request, _limits(api.settings)))
         upload, file = _upload(form)
-        try:
-            record = await api.storage.files.create(
-                await file.read() if file.size <= CHUNK_BYTES else file.chunks(),
-                tenant=tenant,
-                filename=_safe_name(file.filename),
-                purpose=upload.purpose,
-                nbytes=file.size,
-                content_type=_content_type(await file.read(0, 12), file),
-                lifetime_seconds=_lifetime(upload, api.settings),
-            )
-        except StoreFull:
-            raise storage_full() from None
-    return _describe(record)
+        held = stack.pop_all()
+
+    async def answer(_: Request) -> Response:
+        async with held:
+            return json_answer(_describe(await _create(api, tenant, upload, file)))
+
+    return await once(request, api, tenant, Sent("files", upload, (file.filename, file), held), answer)
+
+
+async def _create(api: Api, tenant: str, upload: Upload, file: FormFile) -> FileRecord:
+    """Raises ``ApiError`` or ``StoreError``."""
+    try:
+        return await api.storage.files.create(
+            await file.read() if file.size <= CHUNK_BYTES else file.chunks(),
+            tenant=tenant,
+            filename=_safe_name(file.filename),
+            purpose=upload.purpose,
+            nbytes=file.size,
+            content_type=_content_type(await file.read(0, 12), file),
+            lifetime_seconds=_lifetime(upload, api.settings),
+        )
+    except StoreFull:
+        raise storage_full() from None
 
 
 @router.get("/files")

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from gateway.api.body import read_json
 from gateway.api.generation import plan
+from gateway.api.idempotency import Sent, once
 from gateway.api.keys import Generator
 from gateway.api.limiting import visit
 from gateway.api.models import resolve
@@ -30,5 +31,9 @@ async def generate_images(request: Request, api: ApiDep, caller: Generator) -> R
     """Make pictures from a text."""
     await visit(request, api, caller)
     body = await read_json(request, GenerationBody, api.settings)
-    generation = plan(body, resolve(api, body.model, caller), api.settings)
-    return await serve(request, api, caller.tenant, generation)
+
+    async def answer(request: Request) -> Response:
+        generation = plan(body, resolve(api, body.model, caller), api.settings)
+        return await serve(request, api, caller.tenant, generation)
+
+    return await once(request, api, caller.tenant, Sent("images/generations", body), answer)

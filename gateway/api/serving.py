@@ -87,6 +87,7 @@ async def _items(request: Request, api: Api, generation: Generation, finished: F
     images = [with_metadata(data, generation, image, mode) for image, data in enumerate(finished.images)]
     if not generation.as_url:
         return answer.b64_items(images)
+    request.state.answer_lasts_seconds = api.settings.results_max_age_seconds  # a kept answer must not outlive its urls
     names = [await api.storage.pictures.put(image, generation.output_format) for image in images]
     return answer.url_items(url_of(request, api, name) for name in names)
 

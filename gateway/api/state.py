@@ -11,6 +11,7 @@ from starlette.requests import Request
 from gateway.accounts.keyring import KeyRing
 from gateway.api.edit_pictures import PictureLoader
 from gateway.api.forms import FormReader
+from gateway.idempotency.once import Once
 from gateway.limits.limiter import Limiter
 from gateway.metering.meter import Meter
 from gateway.service.interfaces import ImageService, OperatorService
@@ -29,6 +30,7 @@ class Api:
     room: Room
     """For the uploads of all requests."""
     keys: KeyRing
+    once: Once
     started: int
     """Unix time of the start, the ``created`` of every model."""
     operator: OperatorService | None = None

@@ -12,6 +12,7 @@ from gateway.database.database import Database
 from gateway.database.errors import DatabaseError
 from gateway.database.keys import StoredKeys
 from gateway.database.usage import Usage
+from gateway.idempotency.once import open_once
 from gateway.limits.budgets import Budgets
 from gateway.limits.limiter import Limiter
 from gateway.limits.shared import Shared
@@ -55,6 +56,7 @@ class Gateway:
         self.keys = KeyRing(settings.api_keys, StoredKeys(self.database), anonymous=settings.anonymous)
         self._shared, self.limiter, self.meter = limits_and_usage(settings, self.database)
         incarnation = secrets.token_hex(8)
+        self.once = open_once(settings, self.database, self.storage.objects, incarnation)
         keys = settings.curve_keys()
         self._sockets = Sockets(
             keys=keys, allowed=settings.curve_allowed_keys, allow_plaintext=settings.allow_plaintext
@@ -128,6 +130,7 @@ class Gateway:
                 tasks.create_task(self.meter.run(), name="usage")
                 if self._shared is not None:
                     tasks.create_task(self._shared.run(), name="shared limits")
+                tasks.create_task(self.once.run(), name="answers")
                 tasks.create_task(self.dispatcher.run(), name="dispatcher")
         finally:
             with suppress(DatabaseError):

@@ -36,6 +36,8 @@ class Storage:
     ) -> None:
         objects = objects or in_memory()
         space = Space(settings.storage_max_bytes)
+        self.objects = objects
+        """The store itself, for rooms that keep their own books of what lies there."""
         self.spool = spool
         """Where large request bodies lie meanwhile; the system's temporary folder when None."""
         self.pictures = Pictures(

@@ -94,6 +94,8 @@ class FakeService:
     """By request id."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[ImageRequest] = field(default_factory=list)
+    resumed: asyncio.Event = field(default_factory=asyncio.Event)
+    loop: asyncio.AbstractEventLoop | None = None
     started: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -106,8 +108,14 @@ class FakeService:
     def status(self) -> dict[str, object]:
         return {"tiny": {Role.ENCODER: 1, Role.DIT: 0, "missing": [Role.DIT]}}
 
+    def resume(self) -> None:
+        """What hangs goes on, on whatever thread it is."""
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self.resumed.set)
+
     async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:
         self.requests.append(request)
+        self.loop = asyncio.get_running_loop()
         self.started.set()
         try:
             if self.is_admitted:
@@ -115,7 +123,7 @@ class FakeService:
             if self.waiting is not None:
                 await self._wait(request, listener)
             if self.hang:
-                await asyncio.Event().wait()
+                await self.resumed.wait()
         except asyncio.CancelledError:
             self.cancelled.set()
             raise

@@ -336,8 +336,8 @@ async def test_the_body_of_an_edit_is_given_back_to_the_room_by_all(connect, ser
     calls = [asyncio.create_task(client.post(EDITS, **form)) for _ in range(50)]
     await asyncio.to_thread(service.started.wait, 10)
     async with asyncio.timeout(10):
-        while app.state.api.room.nbytes:
-            await asyncio.sleep(0)  # nothing tells of it
+        while app.state.api.room.nbytes:  # noqa: ASYNC110 # nothing tells of it
+            await asyncio.sleep(0)
     service.resume()
     answers = await asyncio.gather(*calls)
     assert {answer.status_code for answer in answers} == {200}

@@ -58,5 +58,5 @@ def test_the_python_examples_work_one_after_the_other(local_url: str, folder: Pa
 def test_every_part_has_an_example() -> None:
     for path in ("images/generations", "images/edits", "files"):
         assert any(f"{ADDRESS}/v1/{path}" in text for text in SHELL)
-    for call in ("images.generate(", "images.edit(", "files.create(", "stream=True"):
+    for call in ("images.generate(", "images.edit(", "files.create(", "stream=True", "Idempotency-Key"):
         assert call in PYTHON

@@ -93,7 +93,7 @@ class Once:
             answering.cancel()
             leaving.cancel()
             # The key is free once the work has ended, and not before: else it might be done twice at one time.
-            ended, _ = await asyncio.gather(answering, leaving, return_exceptions=True)
+            ended, left = await asyncio.gather(answering, leaving, return_exceptions=True)
             await held.aclose()
             del self._runs[key]
             if isinstance(ended, asyncio.CancelledError):
@@ -102,6 +102,8 @@ class Once:
                 run.fail(ended)
             else:
                 run.finish()
+            if isinstance(left, Exception):
+                log.error("%s: a defect: nobody watches its clients", run.request_id, exc_info=left)
             if isinstance(ended, Exception) and not run.audience:
                 log.warning("%s: failed, and nobody waits: %s: %s", run.request_id, type(ended).__name__, ended)
 

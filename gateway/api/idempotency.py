@@ -92,9 +92,8 @@ async def once(request: Request, api: Api, tenant: str, sent: Sent, work: Work) 
         digest = await asyncio.to_thread(sent.digest, shown)
         run = api.once.join(key, digest)
         if run is None:
-            run = api.once.start(
-                key, digest, request.state.request_id, partial(_answer, request.scope, work), sent.held
-            )
+            answer, record = partial(_answer, request.scope, work), _recorder(request.scope)
+            run = api.once.start(key, digest, request.state.request_id, answer, sent.held, record)
             is_taken = True
         return _Told(run, joined=not is_taken)
     except OtherRequest:
@@ -102,6 +101,23 @@ async def once(request: Request, api: Api, tenant: str, sent: Sent, work: Work) 
     finally:
         if not is_taken:
             await sent.held.aclose()
+
+
+def _recorder(scope: Scope) -> Callable[[Run], None]:
+    """The work is used by the request that began it, until its end: also by a client that has left meanwhile."""
+    ended = scope["state"].pop("ended", None)
+
+    def record(run: Run) -> None:
+        status, code = run.status, run.error_code or ""
+        failure = from_service(run.failure) if isinstance(run.failure, ServiceError) else run.failure
+        if isinstance(failure, ApiError):
+            status, code = failure.status, failure.code
+        elif isinstance(failure, Exception) and not isinstance(failure, Ended):
+            status, code = 500, "server_error"
+        if ended is not None:
+            ended(status, code)
+
+    return record
 
 
 def _shown(request: Request) -> str | None:

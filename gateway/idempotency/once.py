@@ -31,6 +31,10 @@ Work = Callable[[Run], Awaitable[None]]
 """Sends an answer to the run, or raises."""
 
 
+def unrecorded(_: Run) -> None:
+    """For whom it is all the same how a run ended."""
+
+
 def open_once(settings: Settings, database: Database, objects: Objects, owner: str, clock: Clock | None = None) -> Once:
     """``owner``: this process, among all gateways on ``database``."""
     keeper = Keeper(
@@ -58,12 +62,20 @@ class Once:
             raise OtherRequest
         return run
 
-    def start(self, key: bytes, digest: bytes, request_id: str, work: Work, held: AsyncExitStack) -> Run:
-        """A run for ``key``, of which there must be none. ``work`` is called unless the answer is known already;
-        ``held`` is closed in the end."""
+    def start(
+        self,
+        key: bytes,
+        digest: bytes,
+        request_id: str,
+        work: Work,
+        held: AsyncExitStack,
+        record: Callable[[Run], None] = unrecorded,
+    ) -> Run:
+        """A run for ``key``, of which there must be none. ``work`` is called unless the answer is known already. In the
+        end, whoever waits then, ``held`` is closed and ``record`` called."""
         run = self._runs[key] = Run(digest, request_id)
         # Not in a task group: a run belongs to whoever waits, and ends with this object at the latest.
-        task = asyncio.create_task(self._lead(key, run, work, held), name="idempotent request")
+        task = asyncio.create_task(self._lead(key, run, work, held, record), name="idempotent request")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return run
@@ -81,7 +93,9 @@ class Once:
                 await self._keeper.sweep()
             await self._clock.sleep(SWEEP_SECONDS)
 
-    async def _lead(self, key: bytes, run: Run, work: Work, held: AsyncExitStack) -> None:
+    async def _lead(
+        self, key: bytes, run: Run, work: Work, held: AsyncExitStack, record: Callable[[Run], None]
+    ) -> None:
         """From the claim to the end; whatever happens, nobody waits for ever."""
         answering = asyncio.create_task(self._answer(key, run, work), name="idempotent answer")
         leaving = asyncio.create_task(self._until_abandoned(key, run), name="watch clients")
@@ -102,6 +116,7 @@ class Once:
                 run.fail(ended)
             else:
                 run.finish()
+            record(run)
             if isinstance(left, Exception):
                 log.error("%s: a defect: nobody watches its clients", run.request_id, exc_info=left)
             if isinstance(ended, Exception) and not run.audience:

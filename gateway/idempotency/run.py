@@ -82,7 +82,7 @@ class Run:
         """Head of an answer that is told when it is complete."""
         self._told: list[bytes] = []
         self._ears: set[asyncio.Queue[Head | bytes | None]] = set()
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
         self._is_over = False
 
     # --- whoever makes the answer -------------------------------------------------------------------------------------
@@ -112,6 +112,12 @@ class Run:
         self._held = Head(answer.head.status, answer.head.headers + length)
         self._told = [answer.body]
 
+    @property
+    def status(self) -> int:
+        """Of the answer; 0 if none has begun."""
+        head = self._head or self._held
+        return 0 if head is None else head.status
+
     def finish(self) -> None:
         if self._head is None and self._held is not None:
             told, self._told = self._told, []
@@ -122,7 +128,7 @@ class Run:
 
     def fail(self, failure: BaseException) -> None:
         """Everybody who waits raises ``failure``."""
-        self._failure = failure
+        self.failure = failure
         self._end()
 
     def _begin(self, head: Head) -> None:
@@ -175,8 +181,8 @@ class Run:
                 yield word
         finally:
             self._ears.discard(ear)
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
 
 def _is_passing(data: bytes) -> bool:

@@ -22,9 +22,10 @@ from PIL import Image
 from gateway.api.app import create_app
 from gateway.database.database import Database
 from gateway.idempotency.once import open_once
-from gateway.service.interfaces import GenerationFailed, ModerationBlocked, NoCapacity
+from gateway.service.interfaces import Finished, GenerationFailed, ModerationBlocked, NoCapacity, Ready, Took
 from gateway.settings import Settings
 from gateway.storage.storage import Storage
+from tests.contract.metered import keys
 
 OPTIONS = {"api_key": "none", "max_retries": 0, "_strict_response_validation": True}
 KEY = {"Idempotency-Key": "a5a4a6d2-6b0d-4ac0-8f57-8c5f0a2d4f10"}
@@ -335,10 +336,40 @@ async def test_the_body_of_an_edit_is_given_back_to_the_room_by_all(connect, ser
     form = {"files": {"image": png()}, "data": {"prompt": "x", "model": "editor"}, "headers": KEY}
     calls = [asyncio.create_task(client.post(EDITS, **form)) for _ in range(50)]
     await asyncio.to_thread(service.started.wait, 10)
+    (run,) = app.state.api.once._runs.values()
     async with asyncio.timeout(10):
-        while app.state.api.room.nbytes:  # noqa: ASYNC110 # nothing tells of it
+        while run.audience < 50:  # noqa: ASYNC110 # nothing tells of it
             await asyncio.sleep(0)
+    assert app.state.api.room.nbytes == 0
     service.resume()
     answers = await asyncio.gather(*calls)
     assert {answer.status_code for answer in answers} == {200}
     assert len(service.requests) == 1
+
+
+async def test_what_was_computed_is_charged_once_to_who_began_it_though_they_left(metered, service, monkeypatch):
+    records = []
+    monkeypatch.setattr(metered.usage, "write", lambda batch: asyncio.sleep(0, records.extend(batch)))
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def generate(request, listener):
+        begun.set()
+        await go.wait()
+        listener(Took("dit", 3.0))
+        listener(Ready(0, png()))
+        return Finished((png(),), ())
+
+    service.generate = generate
+    client = metered.client(keys())
+    leaving = asyncio.create_task(client.post(GENERATIONS, json={"prompt": "x"}, headers=KEY))
+    await begun.wait()
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    back = asyncio.create_task(client.post(GENERATIONS, json={"prompt": "x"}, headers=KEY))
+    (run,) = client._transport.app.state.api.once._runs.values()
+    await run.somebody_came.wait()
+    go.set()
+    answer = await back
+    await metered.meter.write()
+    used = {record.id: (record.status, record.images, record.dit_seconds) for record in records}
+    assert used == {answer.headers[ORIGINAL]: (200, 1, 3.0), answer.headers["x-request-id"]: (200, 0, 0.0)}

@@ -1,4 +1,4 @@
-"""Processor time that keys, limits and usage add to a request, beside what a bare FastAPI handler takes in all.
+"""Processor time that keys, limits, usage and idempotency add to a request, beside a bare FastAPI handler's own.
 
 python -m benchmarks.request_cost [--rounds 5] [--redis redis://127.0.0.1:6379]
 
@@ -13,6 +13,7 @@ import asyncio
 import logging
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -30,10 +31,12 @@ from gateway.accounts.keyring import KeyRing
 from gateway.api.app import create_app
 from gateway.database.database import Database
 from gateway.database.keys import StoredKeys
+from gateway.idempotency.once import open_once
 from gateway.service.interfaces import Admitted, Finished, ImageRequest, Listener, Ready, Took, unheard
 from gateway.settings import Settings
 from gateway.shell.assembly import limits_and_usage
 from gateway.shell.garbage import spare_pauses
+from gateway.storage.objects import in_memory
 from wire.params import ModelInfo, Workflow
 from wire.types import Role
 
@@ -42,7 +45,15 @@ GOAL = 0.4
 SLICE = 50
 PER_SECOND = 500
 """Requests between two batches of records; keys are looked for changes twice as often."""
-BARE, OFF, KEYED, LIMITED, ON = "a bare FastAPI handler", "the images API", "… with keys", "… and limits", "… and usage"
+BARE, OFF, KEYED, LIMITED = "a bare FastAPI handler", "the images API", "… with keys", "… and limits"
+ON, ONCE = "… and usage and kept answers", "… and an Idempotency-Key each"
+VARIANTS = (
+    # name, limits, usage and kept answers, Idempotency-Key
+    (KEYED, False, False, False),
+    (LIMITED, True, False, False),
+    (ON, True, True, False),
+    (ONCE, True, True, True),
+)
 PATH = "/v1/images/generations"
 BODY = b'{"model": "m", "prompt": "a red circle", "seed": 1}'
 PICTURE = bytes(1000)
@@ -93,11 +104,15 @@ class Subject:
 
     app: ASGIApp
     keys: Sequence[str] = ("none",)
+    once: bool = False
+    """Every request has an ``Idempotency-Key`` of its own."""
     second: Callable[[], Awaitable[object]] = nothing
 
 
 @asynccontextmanager
-async def with_keys(folder: Path, *, limits: bool, usage: bool, redis: str | None) -> AsyncIterator[Subject]:
+async def with_keys(
+    folder: Path, *, limits: bool, usage: bool, once: bool, redis: str | None
+) -> AsyncIterator[Subject]:
     """The images API with many keys, each with every limit."""
     settings = Settings(state_dir=folder, rate_limit_url=SecretStr(redis) if redis else None)
     database = Database(settings)
@@ -115,15 +130,18 @@ async def with_keys(folder: Path, *, limits: bool, usage: bool, redis: str | Non
         await keys.refresh()
         await keys.refresh()
 
-    yield Subject(
-        create_app(Service(), settings, keys=keys, limiter=limiter, meter=meter if usage else None), shown, second
+    answers = open_once(settings, database, in_memory(), "benchmark")
+    app = create_app(
+        Service(), settings, keys=keys, limiter=limiter, meter=meter if usage else None, once=answers if usage else None
     )
+    yield Subject(app, shown, once, second)
+    await answers.close()
     if shared is not None:
         await shared.close()
     await database.close()
 
 
-async def post(app: ASGIApp, key: str) -> None:
+async def post(app: ASGIApp, key: str, *, once: bool = False) -> None:
     sent = False
     received: list[Message] = []
 
@@ -138,6 +156,8 @@ async def post(app: ASGIApp, key: str) -> None:
         received.append(message)
 
     headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer " + key.encode())]
+    if once:
+        headers.append((b"idempotency-key", uuid.uuid4().hex.encode()))
     scope = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b""}
     scope |= {"headers": headers, "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1), "state": {}}
     await app(scope, receive, send)
@@ -148,7 +168,7 @@ async def slice_of(subject: Subject) -> float:
     """Processor seconds per request."""
     began = time.process_time()
     for number in range(SLICE):
-        await post(subject.app, subject.keys[number % len(subject.keys)])
+        await post(subject.app, subject.keys[number % len(subject.keys)], once=subject.once)
         await asyncio.sleep(0)  # as between requests of a server
     return (time.process_time() - began) / SLICE
 
@@ -168,8 +188,8 @@ async def measure(rounds: int, redis: str | None) -> dict[str, float]:
             return Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
         subjects = {BARE: Subject(bare()), OFF: Subject(create_app(Service(), Settings(state_dir=folder())))}
-        for name, limits, usage in ((KEYED, False, False), (LIMITED, True, False), (ON, True, True)):
-            opened = with_keys(folder(), limits=limits, usage=usage, redis=redis)
+        for name, limits, usage, once in VARIANTS:
+            opened = with_keys(folder(), limits=limits, usage=usage, once=once, redis=redis)
             subjects[name] = await stack.enter_async_context(opened)
         for subject in subjects.values():
             for _ in range(4):
@@ -197,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, taken in found.items():
         print(f"{name:32}{taken * 1e6:8.0f} µs of processor time per request")
     share = (found[ON] - found[OFF]) / found[BARE]
-    print(f"what keys, limits and usage add: {share:.2f} of the bare handler's own (goal, with idempotency: {GOAL})")
+    print(f"what keys, limits, usage and idempotency add: {share:.2f} of the bare handler's own (goal: {GOAL})")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ answers = Table(
     Column("lease_ends", Double, nullable=False),
     Column("waited_for", Double, nullable=False),
     Column("status", Integer),  # none yet: it is being made
-    Column("headers", JSON),
+    Column("headers", JSON(none_as_null=True)),
     Column("error_code", String(64)),
     Column("object", String(100)),
     Column("nbytes", BigInteger, nullable=False),

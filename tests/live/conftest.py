@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,6 +35,9 @@ MAX_WAITING = 12
 CRASH_SEED = 666
 """The dit fails with it, each time."""
 PATIENCE = 60.0
+
+BLOCKED_WORD = "unspeakable"
+"""No prompt with it passes moderation."""
 
 CRASHING = f"""
 import sys
@@ -66,6 +70,20 @@ class Trap:
     visits: list[str] = field(default_factory=list)
 
 
+@contextmanager
+def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Of this machine; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, name="web server")
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @pytest.fixture(scope="session")
 def trap() -> Iterator[Trap]:
     class Handler(BaseHTTPRequestHandler):
@@ -73,18 +91,30 @@ def trap() -> Iterator[Trap]:
             found.visits.append(self.path)
             self.send_error(404)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Trap(f"http://127.0.0.1:{server.server_port}", server.server_port)
-    thread = threading.Thread(target=server.serve_forever, name="trap")
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with web_server(Handler) as port:
+        found = Trap(f"http://127.0.0.1:{port}", port)
+        yield found
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, trap: Trap) -> Iterator[PictureService]:
+def moderation() -> Iterator[str]:
+    """The url of a hook that blocks one word."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            question = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            answer = json.dumps({"allowed": BLOCKED_WORD not in question["prompt"]}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+    with web_server(Handler) as port:
+        yield f"http://127.0.0.1:{port}/moderate"
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, trap: Trap, moderation: str) -> Iterator[PictureService]:
     folder = tmp_path_factory.mktemp("live")
     model = quick_model(folder, SIDE, 1, default_guidance=1.0, quality_steps={"low": 1, "medium": 2, "high": 3})
     stages = {
@@ -100,6 +130,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, trap: Trap) -> Iterator[Pi
         "DISAGFUSION_MAX_WAITING_REQUESTS": str(MAX_WAITING),
         "DISAGFUSION_LIVENESS_SECONDS": "600",  # a frozen server is not lost here
         "DISAGFUSION_IMAGE_URL_PORTS": json.dumps([80, 443, trap.port]),
+        "DISAGFUSION_MODERATION_URL": moderation,
+        "DISAGFUSION_MODERATION_STAGES": '["before"]',
     }
     tracing = {"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_SCHEDULE_DELAY": "200"}
     with picture_service(folder, stages, settings, tracing) as running:

@@ -35,9 +35,12 @@ CASES = {
     30: "an unknown model: 404 model_not_found",
     31: "an unknown route: 404, a wrong method: 405, both in the envelope",
     32: "a body above the limit: 413, also without a content-length",
+    33: "a caller over its limit: 429 rate_limit_exceeded, with when to come back",
     34: "a full queue: 503 server_is_overloaded with Retry-After",
     35: "a crash: 500 server_error that tells nothing of the server",
     36: "a deadline that passes: 504 timeout",
+    37: "a used-up budget: 429 insufficient_quota, asked for once",
+    38: "what the operator's hook blocks: 400 moderation_blocked",
     39: "a stream with partial pictures: indices rise, then one finished picture",
     40: "a stream without partial pictures; more than three are refused",
     41: "what is wrong with a stream before it begins is an ordinary HTTP answer",
@@ -51,14 +54,7 @@ CASES = {
     49: "a picture without name and type is known by its bytes",
     50: "models are listed and described, also those with a slash",
     51: "the client's trace reaches the stage servers; request ids are unique, in errors and logs",
+    52: "an idempotency key: one generation; another body is a conflict",
     53: "OpenAI's client, synchronous and not, reads everything strictly; the others: make test-clients",
     54: "a burst mixes no pictures up, and overload is the only failure",
 }
-
-ELSEWHERE = {
-    33: "limits per caller",
-    37: "quotas",
-    38: "moderation",
-    52: "idempotency keys",
-}
-"""Not served yet."""

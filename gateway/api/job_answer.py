@@ -49,6 +49,11 @@ class JobError(msgspec.Struct, frozen=True):
         return cls(error.status, error.envelope())
 
 
+def request_id_of(record: JobRecord) -> str:
+    """Under which the service knows the job's latest attempt."""
+    return f"{record.id}-{record.attempt}"
+
+
 def expired() -> bytes:
     """The error of jobs whose deadline passed."""
     message = "The job was not done before its deadline."

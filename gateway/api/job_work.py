@@ -15,7 +15,7 @@ from gateway.api import answer
 from gateway.api.context import propagator
 from gateway.api.errors import ApiError, from_service, internal_error, overloaded, storage_unavailable
 from gateway.api.generation import Generation
-from gateway.api.job_answer import JobAnswer, JobError, JobRequest, expired
+from gateway.api.job_answer import JobAnswer, JobError, JobRequest, expired, request_id_of
 from gateway.api.limiting import NOBODY_THERE, Visit
 from gateway.api.models import resolve
 from gateway.api.serving import finished_pictures, perform
@@ -66,7 +66,7 @@ class JobWork:
         # asked when the job was posted.
         resolve(api, generation.model, ANYBODY)
         work = ImageRequest(
-            request_id=f"{record.id}-{record.attempt}",
+            request_id=request_id_of(record),
             model=generation.model,
             images=generation.images,
             deadline_seconds=max(0.0, record.deadline_at - time.time()),
@@ -94,7 +94,7 @@ class JobWork:
 def measured(api: Api, record: JobRecord) -> Iterator[Visit]:
     """The boundary of a job: whatever ends it is raised as ``Postponed`` or ``Failure``, and what it used is recorded,
     unless it is to be done again. Its caller and its model are for the block to fill in."""
-    visit = Visit(Caller(record.tenant), "", f"{record.id}-{record.attempt}", record.endpoint.rpartition("/")[2])
+    visit = Visit(Caller(record.tenant), "", request_id_of(record), record.endpoint.rpartition("/")[2])
     status, code = 200, ""
     try:
         yield visit

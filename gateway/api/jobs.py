@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -13,7 +15,7 @@ from gateway.accounts.caller import Scope
 from gateway.api import answer
 from gateway.api.body import json_answer
 from gateway.api.errors import ApiError
-from gateway.api.job_answer import JobAnswer, describe, response, with_response
+from gateway.api.job_answer import JobAnswer, describe, request_id_of, response, with_response
 from gateway.api.job_posting import desk_of, is_id
 from gateway.api.keys import Tenant, with_scope
 from gateway.api.pictures import url_of
@@ -63,7 +65,7 @@ async def retrieve_job(job_id: str, request: Request, api: ApiDep, tenant: Tenan
     """How far it is; once it is completed, with the body and the headers that the call would have had without it."""
     record = await _wanted(api, tenant, job_id)
     if record.status is not JobStatus.COMPLETED:
-        return json_answer(describe(record, await desk_of(api).place(record)))
+        return json_answer(await _under_way(api, record))
     kept = JobAnswer.of(record)
     if kept.generation.as_url:
         items = answer.url_items(url_of(request, api, name) for name in record.outputs.split(","))
@@ -71,6 +73,16 @@ async def retrieve_job(job_id: str, request: Request, api: ApiDep, tenant: Tenan
         items = answer.b64_items(await desk_of(api).outputs(record))
     body = with_response(describe(record), response(record, items))
     return Response(body, headers=kept.headers, media_type="application/json")
+
+
+async def _under_way(api: Api, record: JobRecord) -> dict[str, object]:
+    """With what the scheduler foresees at this moment, if this gateway's has it."""
+    standing = api.service.place(request_id_of(record))
+    if standing is None:
+        return describe(record, await desk_of(api).place(record))
+    is_waiting = record.status is JobStatus.QUEUED and standing.ahead is not None
+    foreseen = replace(record, predicted_at=time.time() + standing.seconds_left)
+    return describe(foreseen, (standing.ahead or 0) + 1 if is_waiting else None)
 
 
 @router.delete("/{job_id}")

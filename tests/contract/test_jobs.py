@@ -12,7 +12,7 @@ import openai
 import pytest
 from PIL import Image
 
-from gateway.service.interfaces import DeadlineExceeded, NoCapacity, OutOfDeviceMemory
+from gateway.service.interfaces import DeadlineExceeded, NoCapacity, OutOfDeviceMemory, Place
 
 URL, JOBS = "/v1/images/generations", "/v1/images/jobs"
 KEYS = {"api_keys": {"alice": "sk-alice", "bob": "sk-bob"}}
@@ -249,6 +249,17 @@ def test_ids_of_nothing(client, job_id):
 def test_without_keys_jobs_are_not_listed(client):
     post(client)
     assert error(client.get(JOBS)) == (403, "api_key_required", None)
+
+
+def test_what_the_scheduler_foresees(client, service):
+    service.hang = service.is_admitted = True
+    job = post(client)["id"]
+    assert service.started.wait(PATIENCE)
+    for ahead, position in ((4, 5), (0, 1), (None, None)):
+        service.places[f"{job}-1"] = Place(ahead, 100.0)
+        found = client.get(f"{JOBS}/{job}").json()
+        assert found["queue_position"] == position
+        assert 95 < found["predicted_completion_at"] - time.time() <= 100
 
 
 @pytest.mark.parametrize("settings_changes", [{"jobs_at_once": 1}])

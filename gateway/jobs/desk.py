@@ -15,6 +15,7 @@ from gateway.database.jobs import JobRecord, Jobs, JobStatus, Page
 from gateway.jobs.batch_runner import BatchRunner
 from gateway.jobs.endings import Endings
 from gateway.jobs.runner import Runner
+from gateway.jobs.unbroken import unbroken
 from gateway.jobs.webhooks import Webhooks
 from gateway.storage.files import StoreFull
 from gateway.storage.job_pictures import JobPictures
@@ -126,7 +127,7 @@ class JobDesk:
         rounds = 0
         while True:
             try:
-                await self.sweep(orphans=rounds % ORPHANS_EVERY == 0)
+                await unbroken(self.sweep(orphans=rounds % ORPHANS_EVERY == 0))
                 rounds += 1
             except (DatabaseError, StoreError) as error:
                 log.warning("jobs: %s", error)

@@ -10,10 +10,10 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from gateway.database.errors import DatabaseError
 from gateway.database.job_queue import Attempt, JobQueue, Lane
@@ -22,6 +22,7 @@ from gateway.jobs.endings import Endings
 from gateway.jobs.live import Live
 from gateway.jobs.owner import Owner
 from gateway.jobs.turns import allot
+from gateway.jobs.unbroken import unbroken
 from gateway.jobs.work import Failure, Made, Postponed, Work
 from gateway.storage.job_pictures import JobPictures
 from gateway.storage.objects import StoreError
@@ -87,7 +88,7 @@ class Runner:
                 while True:
                     self._woken.clear()
                     try:
-                        await self._round()
+                        await unbroken(self._round())
                     except DatabaseError as error:
                         log.debug("jobs: %s", error)  # the database has said so itself
                     await self._pause()
@@ -219,11 +220,11 @@ class Runner:
         await self._pictures.drop_inputs(record.id, filter(None, record.inputs.split(",")))
 
 
-async def _insist(action: Callable[[], Awaitable[Result]]) -> Result:
+async def _insist(action: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     """Until it works: what it writes down must not be lost while the gateway lives."""
     while True:
         try:
-            return await action()
+            return await unbroken(action())
         except (DatabaseError, StoreError) as error:
             log.warning("jobs: %s; it is tried again", error)
         await asyncio.sleep(RETRY_SECONDS)

@@ -267,3 +267,12 @@ async def test_pictures_of_no_job_are_swept(jobs, job, pictures, objects, databa
     await pictures.sweep(known)
     kept = sorted(each.key for each in await objects.list("jobs"))
     assert kept == ["jobs/in/job_1.image", f"jobs/out/job_{'ab' * 16}_0.png"]
+
+
+async def test_a_gateway_may_end_at_any_moment(jobs, job, gateway, database):
+    """A transaction that is cancelled half-way would keep the only connection that writes."""
+    await jobs.add([job() for _ in range(4)])
+    for wait in range(12):
+        async with asyncio.timeout(5), gateway():
+            await asyncio.sleep(wait / 1000)
+    await jobs.add([job()])

@@ -1,15 +1,15 @@
-"""``generate`` and ``edit`` make pictures, ``load`` measures a service under load."""
+"""``generate`` and ``edit`` make pictures, ``jobs`` and ``batch`` have them made, ``load`` measures a service."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from clients import edit, generate
+from clients import batch, edit, generate, jobs
 from clients.load import command as load
 from clients.making import INTERRUPTED
 
-COMMANDS = {"generate": generate.main, "edit": edit.main, "load": load.main}
+COMMANDS = {"generate": generate.main, "edit": edit.main, "jobs": jobs.main, "batch": batch.main, "load": load.main}
 
 PIPE_CLOSED = 141
 """What a shell sees of a program that SIGPIPE ended."""

@@ -48,13 +48,15 @@ class Call:
 
     def build(self, client: httpx.AsyncClient, url: str) -> httpx.Request:
         if not self.images:
-            return client.build_request("POST", f"{url}/images/generations", json=dict(self.fields), headers=_key())
+            return client.build_request(
+                "POST", f"{url}/images/generations", json=dict(self.fields), headers=key_headers()
+            )
         name = "image" if len(self.images) == 1 else "image[]"
         files = [(name, upload.part()) for upload in self.images]
         files += [("mask", self.mask.part())] if self.mask else []
         # httpx writes true and false as JSON does, which is what forms of OpenAI's clients hold.
         data: Any = {key: value for key, value in self.fields.items() if value is not None}
-        return client.build_request("POST", f"{url}/images/edits", data=data, files=files, headers=_key())
+        return client.build_request("POST", f"{url}/images/edits", data=data, files=files, headers=key_headers())
 
 
 def open_client(timeout_seconds: float) -> httpx.AsyncClient:
@@ -63,7 +65,7 @@ def open_client(timeout_seconds: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=timeout_seconds, limits=limits)
 
 
-def _key() -> dict[str, str]:
+def key_headers() -> dict[str, str]:
     """Of one request, not of the client, which also fetches pictures from urls that the key is no business of."""
     key = os.environ.get("OPENAI_API_KEY", "")
     return {"authorization": f"Bearer {key}"} if key else {}
@@ -75,7 +77,7 @@ async def send(client: httpx.AsyncClient, url: str, call: Call) -> AsyncGenerato
     try:
         if not answer.is_success:
             await answer.aread()
-            raise _refusal(answer)
+            raise refusal(answer)
         completed = 0
         async for news in _streamed(answer) if _is_stream(answer) else _whole(client, answer):
             completed += isinstance(news, Completed)
@@ -125,7 +127,7 @@ def _items(answer: httpx.Response) -> list[Any]:
     raise Malformed(f"an answer without data: {answer.text[:80]!r}")
 
 
-def _refusal(answer: httpx.Response) -> Refused:
+def refusal(answer: httpx.Response) -> Refused:
     try:
         fields = answer.json()
     except ValueError:

@@ -48,7 +48,7 @@ def make(args: argparse.Namespace, call: Call) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (Refused, Malformed, httpx.HTTPError, TimeoutError, OSError) as error:
-        print(_complaint(error, args), file=sys.stderr)
+        print(complaint(error, args), file=sys.stderr)
         return 1
     if args.json:
         print(json.dumps(vars(made), indent=2))
@@ -128,7 +128,8 @@ class _Making:
         return output if self._call.pictures == 1 else output.with_stem(f"{output.stem}-{image}")
 
 
-def _complaint(error: Exception, args: argparse.Namespace) -> str:
+def complaint(error: Exception, args: argparse.Namespace) -> str:
+    """What ended a command, in one line for a person."""
     match error:
         case Refused(status=status, code=code, retry_after_seconds=retry):
             head = " ".join(part for part in ("" if status == 200 else str(status), code) if part)

@@ -23,6 +23,7 @@ from gateway.accounts.command import main as keys_command
 from gateway.api.app import create_app
 from gateway.api.http_protocol import HttpProtocol
 from gateway.database.errors import DatabaseRefused
+from gateway.jobs.owner import Owner
 from gateway.settings import InvalidSettings, Settings, ignored_variables, load_settings
 from gateway.shell.assembly import Gateway
 from gateway.shell.garbage import spare_pauses
@@ -68,6 +69,7 @@ async def _serve(settings: Settings, *, local: bool) -> None:
     listener = _listen(settings)
     gateway = Gateway(settings)
     await gateway.open()
+    owner = Owner(settings.state_folder())
     stages = LocalStages(gateway.pool.endpoint) if local else None
     app = create_app(
         gateway.dispatcher,
@@ -79,6 +81,8 @@ async def _serve(settings: Settings, *, local: bool) -> None:
         limiter=gateway.limiter,
         meter=gateway.meter,
         once=gateway.once,
+        database=gateway.database,
+        owner=owner,
     )
     server = _Server(
         uvicorn.Config(
@@ -93,15 +97,17 @@ async def _serve(settings: Settings, *, local: bool) -> None:
         )
     )
     spare_pauses()
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(gateway.run(), name="gateway")]
-        running.append(tasks.create_task(_announce(gateway, listener), name="announcement"))
-        if stages is not None:
-            running.append(tasks.create_task(stages.run(), name="local stages"))
-        await server.serve(sockets=[listener])
-        for task in reversed(running):  # stage servers say goodbye to a gateway that still listens
-            task.cancel()
-            await asyncio.wait([task])
+    with owner:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(gateway.run(), name="gateway")]
+            running.append(tasks.create_task(_announce(gateway, listener), name="announcement"))
+            if stages is not None:
+                running.append(tasks.create_task(stages.run(), name="local stages"))
+            running.append(tasks.create_task(app.state.api.desk.run(), name="jobs"))
+            await server.serve(sockets=[listener])
+            for task in reversed(running):  # jobs are given back, and stage servers say goodbye, while we still listen
+                task.cancel()
+                await asyncio.wait([task])
 
 
 async def _announce(gateway: Gateway, listener: socket.socket) -> None:

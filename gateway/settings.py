@@ -6,6 +6,7 @@ start-up with a message that names it.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
@@ -165,6 +166,23 @@ class Settings(BaseSettings):
     idempotency_max_bytes: int = Field(1 << 30, ge=64 << 20)
     """Of all of them; beyond that, the oldest are forgotten before their time."""
 
+    # Jobs
+    job_timeout_seconds: Seconds = 86_400.0
+    """Deadline of a job whose request names none, and the longest that it may name."""
+    jobs_max_age_seconds: Seconds = 86_400.0
+    """How long a job that has ended is kept, with its prompt and its pictures."""
+    jobs_at_once: Count = 64
+    """That the scheduler knows at a time; others wait in the database."""
+    batch_lines_at_once: Count = 16
+    """Of batches, likewise, behind everything else. As many as keep every server busy."""
+    batches_max_age_seconds: Seconds = 30 * 86_400.0
+    """How long a batch that has ended can be asked for; its files expire by themselves."""
+    webhook_secret: SecretStr | None = None
+    """Signs calls of webhooks: ``whsec_`` and base64 of 24 to 64 random bytes. None are called without it."""
+    webhook_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
+    allow_private_webhooks: bool = False
+    """Let webhooks lead to private, loopback and link-local addresses."""
+
     # Pipeline
     control_bind: TcpEndpoint = "tcp://127.0.0.1:5600"
     data_bind: TcpEndpoint = "tcp://127.0.0.1:*"
@@ -247,6 +265,13 @@ class Settings(BaseSettings):
             raise ValueError("write redis://USER:PASSWORD@HOST:PORT/NUMBER (rediss:// with TLS), or unix://PATH")
         return given
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_webhook_secret(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not _is_whsec(given.get_secret_value()):
+            raise ValueError("write whsec_ and the base64 of 24 to 64 random bytes")
+        return given
+
     @field_validator("api_keys")
     @classmethod
     def _keys_are_usable(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
@@ -327,6 +352,13 @@ def _complaint(location: tuple[int | str, ...], message: str) -> str:
     name = ".".join(str(part) for part in location)
     message = message.removeprefix("Value error, ")
     return f"DISAGFUSION_{name.upper()}: {message}" if name else f"DISAGFUSION settings: {message}"
+
+
+def _is_whsec(text: str) -> bool:
+    try:
+        return text.startswith("whsec_") and 24 <= len(base64.b64decode(text[6:], validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

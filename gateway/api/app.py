@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,15 +13,18 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.accounts.keyring import KeyRing
-from gateway.api import admin, edits, files, health, images, models, pictures, usage_reports
+from gateway.api import admin, batches, edits, files, health, images, jobs, models, pictures, usage_reports
 from gateway.api.context import RequestContext
 from gateway.api.edit_pictures import PictureLoader
 from gateway.api.error_handlers import UnexpectedErrors, install_handlers
 from gateway.api.forms import FormReader
+from gateway.api.job_assembly import job_desk
 from gateway.api.proxies import Proxies
 from gateway.api.remote_pictures import FetchRules, PictureFetcher
 from gateway.api.state import Api
+from gateway.database.database import Database
 from gateway.idempotency.once import Once
+from gateway.jobs.owner import Owner
 from gateway.limits.limiter import Limiter
 from gateway.metering.meter import Meter
 from gateway.moderation.hook import Hook, Stage
@@ -86,13 +90,17 @@ def create_app(
     limiter: Limiter | None = None,
     meter: Meter | None = None,
     once: Once | None = None,
+    database: Database | None = None,
+    owner: Owner | None = None,
 ) -> FastAPI:
     """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
 
     ``operator`` is served below ``/admin`` if the settings name an admin key. Without ``storage`` files and pictures
     are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them. Without ``keys``
     those of the settings are all there are; without ``limiter`` their defaults hold, but for budgets; without ``meter``
-    nothing is recorded or reported; without ``once`` no answer is kept for requests that are sent again.
+    nothing is recorded or reported; without ``once`` no answer is kept for requests that are sent again. Without
+    ``database`` there are no jobs; with it, ``app.state.api.desk`` is to be run beside the app, under the name of
+    ``owner``.
     """
     storage = storage or Storage(settings)
     room = room or Room(settings.uploads_max_bytes)
@@ -129,9 +137,12 @@ def create_app(
     )
     reader = FormReader(room, storage.spool)
     started = int(time.time())
-    app.state.api = Api(service, settings, storage, reader, loader, room, keys, once, started, operator, limiter, meter)
+    api = Api(service, settings, storage, reader, loader, room, keys, once, started, operator, limiter, meter)
+    if database is not None:
+        api = replace(api, desk=job_desk(api, database, owner or Owner(None)))
+    app.state.api = api
     install_handlers(app)
-    for concept in (health, files, images, edits, models, pictures):
+    for concept in (health, files, batches, jobs, images, edits, models, pictures):
         app.include_router(concept.router)
     if operator is not None and settings.admin_key is not None:
         app.include_router(admin.router)

@@ -19,13 +19,15 @@ def deadline_seconds(headers: Mapping[str, str], settings: Settings) -> float:
     """Seconds from now. Raises ``ApiError`` when ``x-request-timeout`` is no positive number."""
     limits = [settings.request_timeout_seconds]
     limits += [seconds for name in SDK_HEADERS if (seconds := _positive(headers.get(name))) is not None]
-    own = headers.get(HEADER)
-    if own is not None:
-        limits.append(_own(own))
-    return min(limits)
+    own = own_seconds(headers)
+    return min(limits if own is None else [*limits, own])
 
 
-def _own(text: str) -> float:
+def own_seconds(headers: Mapping[str, str]) -> float | None:
+    """What the client names in our own header. Raises ``ApiError`` when it is no positive number."""
+    text = headers.get(HEADER)
+    if text is None:
+        return None
     seconds = _positive(text)
     if seconds is None:
         raise ApiError(f"Invalid header '{HEADER}': expected seconds above 0, not '{text[:40]}'.", code="invalid_value")

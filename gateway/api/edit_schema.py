@@ -35,6 +35,9 @@ class EditBody(GenerationBody):
     input_fidelity: Literal["high", "low"] | None = None
 
 
+FIELDS = EditBody.field_names()
+
+
 @dataclass(frozen=True, slots=True)
 class Inline:
     """A data URL, which may lie where the body lies."""
@@ -94,7 +97,7 @@ def from_form(form: Form) -> Edit:
             pictures += _text_link(name, value)
         elif name == "mask":
             masks += _text_link(name, value)
-        elif name in values and name in EditBody.model_fields:
+        elif name in values and name in FIELDS:
             raise ApiError(f"'{name}' was sent more than once.", code="invalid_value", param=name)
         else:
             values[name] = value
@@ -124,7 +127,7 @@ def _from_texts(values: Mapping[str, str]) -> EditBody:
     for name, value in values.items():
         root = name.partition("[")[0]
         name = root if root in NOT_SERVED else name
-        if name in ("prompt", "negative_prompt") or name not in EditBody.model_fields or value not in NO_TEXT:
+        if name in ("prompt", "negative_prompt") or name not in FIELDS or value not in NO_TEXT:
             given[name] = value
     try:
         return EditBody.model_validate_strings(given, strict=False)

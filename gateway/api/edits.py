@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -34,6 +34,8 @@ from gateway.storage.room import Share
 
 MAX_FILES = 32
 """Of a form. More than are allowed, so that what is wrong with them can be said."""
+
+Wait = Callable[[Coroutine[object, object, EditPictures]], Awaitable[EditPictures]]
 
 router = APIRouter(prefix="/v1", tags=["images"])
 
@@ -90,28 +92,32 @@ async def edit_images(request: Request, api: ApiDep, caller: Editor) -> Response
         held = stack.pop_all()
 
     async def answer(request: Request) -> Response:
+        # Afterwards the request's body is no longer needed; whoever runs the work holds the pictures, and counts them.
         async with held:
-            generation, uploads = await _prepare(request, api, caller, edit)
+            with api.room.share() as share:
+                seconds = deadline_seconds(request.headers, api.settings)
+                generation, uploads = await prepare(
+                    api, caller, edit, share, seconds, lambda work: while_connected(request.receive, work)
+                )
         return await serve(request, api, caller.tenant, generation, uploads)
 
     sent = Sent("images/edits", edit.body, (*edit.pictures, edit.mask), held)
     return await once(request, api, caller.tenant, sent, answer)
 
 
-async def _prepare(request: Request, api: Api, caller: Caller, edit: Edit) -> tuple[Generation, dict[str, bytes]]:
-    """What is to be done, and with which pictures. Afterwards the request's body is no longer needed; whoever runs the
-    work holds the pictures, and counts them. Raises ``ApiError`` or ``RoomTaken``."""
-    with api.room.share() as share:
-        model = resolve(api, edit.body.model, caller)
-        alpha_is_mask = edit.mask is None and takes_implicit_mask(model, len(edit.pictures))
-        if not alpha_is_mask:  # else what is to be done is not known before the picture is
-            choose_workflow(model, len(edit.pictures), mask=edit.mask is not None)
-        pictures = await while_connected(
-            request.receive, _load(request, api, caller.tenant, edit, share, alpha_is_mask=alpha_is_mask)
-        )
-        workflow = choose_workflow(model, len(edit.pictures), mask=pictures.has_mask)
-        generation = plan_edit(edit.body, model, api.settings, workflow, pictures.size)
-        sent = uploaded_tokens(pictures.uploads, generation.token_side)
+async def prepare(
+    api: Api, caller: Caller, edit: Edit, share: Share, seconds: float, wait: Wait
+) -> tuple[Generation, dict[str, bytes]]:
+    """What is to be done, and with which pictures; ``wait`` waits for them. Raises ``ApiError``, ``RoomTaken`` or
+    ``DeadlineExceeded``."""
+    model = resolve(api, edit.body.model, caller)
+    alpha_is_mask = edit.mask is None and takes_implicit_mask(model, len(edit.pictures))
+    if not alpha_is_mask:  # else what is to be done is not known before the picture is
+        choose_workflow(model, len(edit.pictures), mask=edit.mask is not None)
+    pictures = await wait(_load(api, caller.tenant, edit, share, seconds, alpha_is_mask=alpha_is_mask))
+    workflow = choose_workflow(model, len(edit.pictures), mask=pictures.has_mask)
+    generation = plan_edit(edit.body, model, api.settings, workflow, pictures.size)
+    sent = uploaded_tokens(pictures.uploads, generation.token_side)
     return replace(generation, uploaded_tokens=sent), pictures.uploads
 
 
@@ -146,9 +152,8 @@ def _form_limits(settings: Settings) -> FormLimits:
 
 
 async def _load(
-    request: Request, api: Api, tenant: str, edit: Edit, share: Share, *, alpha_is_mask: bool
+    api: Api, tenant: str, edit: Edit, share: Share, seconds: float, *, alpha_is_mask: bool
 ) -> EditPictures:
-    seconds = deadline_seconds(request.headers, api.settings)
     try:
         async with asyncio.timeout(seconds):
             return await api.loader.load(edit, tenant, share, alpha_is_mask=alpha_is_mask)

@@ -12,7 +12,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.errors import ApiError, from_service, internal_error, overloaded, storage_unavailable
+from gateway.api.errors import (
+    ApiError,
+    from_service,
+    internal_error,
+    overloaded,
+    storage_unavailable,
+)
 from gateway.api.parsing import from_pydantic
 from gateway.database.errors import DatabaseError
 from gateway.service.interfaces import ServiceError

@@ -95,10 +95,10 @@ def storage_unavailable(message: str = "Storage is unavailable; try again later.
     )
 
 
-def storage_full() -> ApiError:
+def storage_full(what: str = "There is no room for this file") -> ApiError:
     """507. Asking again does not help: somebody has to delete files."""
     return ApiError(
-        "There is no room for this file; delete files that are no longer needed.",
+        f"{what}; delete files and jobs that are no longer needed.",
         code="storage_full",
         status=507,
         kind="server_error",

@@ -126,7 +126,7 @@ async def list_files(api: ApiDep, tenant: Tenant, selection: Annotated[Selection
     if selection.order == "desc":
         records.reverse()
     if selection.after is not None:
-        _wanted(api, tenant, selection.after, "after")
+        await _wanted(api, tenant, selection.after, "after")
         ids = [record.id for record in records]
         records = records[ids.index(selection.after) + 1 :]
     if selection.purpose is not None:
@@ -143,19 +143,19 @@ async def list_files(api: ApiDep, tenant: Tenant, selection: Annotated[Selection
 
 @router.get("/files/{file_id}")
 async def retrieve_file(file_id: str, api: ApiDep, tenant: Tenant) -> dict[str, object]:
-    return _describe(_wanted(api, tenant, file_id))
+    return _describe(await _wanted(api, tenant, file_id))
 
 
 @router.delete("/files/{file_id}")
 async def delete_file(file_id: str, api: ApiDep, tenant: Tenant) -> dict[str, object]:
-    await api.storage.files.delete(_wanted(api, tenant, file_id))
+    await api.storage.files.delete(await _wanted(api, tenant, file_id))
     return {"id": file_id, "object": "file", "deleted": True}
 
 
 @router.get("/files/{file_id}/content")
 async def file_content(file_id: str, api: ApiDep, tenant: Tenant) -> Response:
     """The file's bytes, always as a download."""
-    record = _wanted(api, tenant, file_id)
+    record = await _wanted(api, tenant, file_id)
     download = await api.storage.files.open(record)
     if download is None:
         raise _not_found(file_id)
@@ -174,7 +174,7 @@ class NamedFiles:
     async def file_bytes(self, tenant: str, file_id: str, max_bytes: int) -> bytes:
         """Raises ``ApiError``: 404 for what is not the tenant's, 400 for more than ``max_bytes``; or ``StoreError``."""
         await self._storage.ready()
-        record = self._storage.files.get(tenant, file_id)
+        record = await self._storage.files.find(tenant, file_id)
         if record is None:
             raise _not_found(file_id[:80], "file_id")
         if record.nbytes > max_bytes:
@@ -242,9 +242,9 @@ def _content_type(start: bytes, file: FormFile) -> str:
     return JSONL if file.filename.lower().endswith(".jsonl") else BYTES
 
 
-def _wanted(api: Api, tenant: str, file_id: str, param: str = "id") -> FileRecord:
+async def _wanted(api: Api, tenant: str, file_id: str, param: str = "id") -> FileRecord:
     """Raises ``ApiError`` 404, also for another tenant's file."""
-    record = api.storage.files.get(tenant, file_id)
+    record = await api.storage.files.find(tenant, file_id)
     if record is None:
         raise _not_found(file_id, param)
     return record

@@ -46,6 +46,9 @@ class Generation:
     """As asked for, in the words of today; None if something else came of it."""
     safety_identifier: str | None = None
     stream: bool = False
+    as_job: bool = False
+    """Answered at once, with a job."""
+    webhook_url: str | None = None
     steps: int = 0
     """Named, or the model's own."""
     guidance: float | None = None
@@ -75,6 +78,7 @@ def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generati
 def check_answer(body: GenerationBody, settings: Settings) -> None:
     """What no model could answer. Raises ``ApiError``."""
     _refuse_half_streams(body)
+    _refuse_half_jobs(body)
     _refuse_appearance(body)
     if (body.n or 1) > settings.max_n:
         raise ApiError(f"Invalid 'n': at most {settings.max_n} is allowed.", code="integer_above_max_value", param="n")
@@ -129,6 +133,8 @@ def compose(
         quality=_quality_told(body, model, steps),
         safety_identifier=body.safety_identifier,
         stream=bool(body.stream),
+        as_job=bool(body.run_async),
+        webhook_url=body.webhook_url,
         steps=steps or model.default_steps,
         guidance=model.default_guidance if params.guidance_scale is None else params.guidance_scale,
         token_side=model.size_multiple,
@@ -193,6 +199,21 @@ def _refuse_half_streams(body: GenerationBody) -> None:
             "'response_format' must be b64_json in a stream: events carry no urls.",
             code="invalid_value",
             param="response_format",
+        )
+
+
+def _refuse_half_jobs(body: GenerationBody) -> None:
+    if body.run_async and body.stream:
+        raise ApiError(
+            "'async' and 'stream' exclude each other: a job is asked how far it is.",
+            code="invalid_value",
+            param="async",
+        )
+    if body.webhook_url is not None and not body.run_async:
+        raise ApiError(
+            "'webhook_url' needs 'async': true: other answers come on the connection of the request.",
+            code="invalid_value",
+            param="webhook_url",
         )
 
 

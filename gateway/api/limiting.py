@@ -44,6 +44,8 @@ class Visit:
     pictures: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Device-seconds per role."""
+    goes_on: bool = False
+    """As a job, which is recorded in place of the request that posted it."""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """For whatever answer it gets."""
 
@@ -150,7 +152,7 @@ def duration(seconds: float) -> str:
 
 def _recorder(api: Api, begun: Visit) -> Callable[[int, str], None]:
     def ended(status: int, code: str) -> None:
-        if api.meter is not None:
+        if api.meter is not None and not begun.goes_on:
             api.meter.record(begun.record(status, code))
 
     return ended

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from gateway.api.errors import ApiError
 from gateway.api.state import Api, ApiDep
+from gateway.storage.job_pictures import is_name
 
 router = APIRouter(prefix="/v1", tags=["images"])
 
@@ -18,7 +19,8 @@ HEADERS = {"cache-control": "private", "x-content-type-options": "nosniff"}
 @router.head("/images/files/{name}", include_in_schema=False)
 async def picture(name: str, api: ApiDep) -> Response:
     """The bytes of one picture, until it expires."""
-    image = await api.storage.pictures.get(name)
+    kept = api.storage.jobs.output if is_name(name) else api.storage.pictures.get
+    image = await kept(name)
     if image is None:
         raise ApiError(f"No image named '{name}': it has expired or never was.", code="file_not_found", status=404)
     return Response(image, media_type=f"image/{name.rpartition('.')[2]}", headers=HEADERS)

@@ -86,6 +86,13 @@ class GenerationBody(BaseModel):
     safety_identifier: Text | None = None
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    run_async: Annotated[bool | None, Field(alias="async", description="Answer 202 with a job at once.")] = None
+    webhook_url: Annotated[str, Field(description="Told when the job ends.")] | None = None
+
+    @classmethod
+    def field_names(cls) -> frozenset[str]:
+        """As clients write them."""
+        return frozenset(each.alias or name for name, each in cls.model_fields.items())
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,8 +19,9 @@ from gateway.api import answer
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
 from gateway.api.generation import Generation
+from gateway.api.job_posting import post_job
 from gateway.api.limiting import working
-from gateway.api.metadata import with_metadata
+from gateway.api.metadata import Mode, with_metadata
 from gateway.api.pictures import url_of
 from gateway.api.priority import priority
 from gateway.api.state import Api
@@ -35,6 +37,8 @@ async def serve(
     request: Request, api: Api, tenant: str, generation: Generation, uploads: Mapping[str, bytes] | None = None
 ) -> Response:
     """The body must have been read. Raises ``ApiError``, a ``ServiceError`` or ``ClientDisconnect``."""
+    if generation.as_job:
+        return await post_job(request, api, tenant, generation, uploads or {})
     work = ImageRequest(
         request_id=request.state.request_id,
         model=generation.model,
@@ -63,13 +67,25 @@ async def _run(
 ) -> Finished:
     """Within the caller's limits, and measured. Raises ``ApiError`` 429 before anything is begun."""
     async with working(request, api, work.model, len(work.images)) as visit:
-        return await _generate(api, generation, work, visit.heard_by(listener))
+        return await perform(api, generation, work, visit.heard_by(listener))
 
 
-async def _generate(api: Api, generation: Generation, work: ImageRequest, listener: Listener) -> Finished:
-    """The service ends the request at its deadline; this ends it if the service does not."""
+async def perform(
+    api: Api,
+    generation: Generation,
+    work: ImageRequest,
+    listener: Listener,
+    parent: Context | None = None,
+) -> Finished:
+    """The work itself, for whoever waits for it: a request, or a job. Raises a ``ServiceError``.
+
+    The service ends the request at its deadline; this ends it if the service does not.
+    """
     with tracer.start_as_current_span(
-        f"generate_content {work.model}", kind=SpanKind.INTERNAL, attributes=_span_attributes(generation)
+        f"generate_content {work.model}",
+        context=parent,
+        kind=SpanKind.INTERNAL,
+        attributes=_span_attributes(generation),
     ) as span:
         if api.settings.log_prompts:
             prompt = generation.images[0].prompt
@@ -84,12 +100,17 @@ async def _generate(api: Api, generation: Generation, work: ImageRequest, listen
 
 async def _items(request: Request, api: Api, generation: Generation, finished: Finished) -> list[answer.Item]:
     mode = api.settings.embed_metadata
-    images = [with_metadata(data, generation, image, mode) for image, data in enumerate(finished.images)]
+    images = finished_pictures(finished, generation, mode)
     if not generation.as_url:
         return answer.b64_items(images)
     request.state.answer_lasts_seconds = api.settings.results_max_age_seconds  # a kept answer must not outlive its urls
     names = [await api.storage.pictures.put(image, generation.output_format) for image in images]
     return answer.url_items(url_of(request, api, name) for name in names)
+
+
+def finished_pictures(finished: Finished, generation: Generation, mode: Mode) -> list[bytes]:
+    """As clients get them."""
+    return [with_metadata(data, generation, image, mode) for image, data in enumerate(finished.images)]
 
 
 def _span_attributes(generation: Generation) -> Mapping[str, str | int | bool]:

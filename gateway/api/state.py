@@ -12,6 +12,7 @@ from gateway.accounts.keyring import KeyRing
 from gateway.api.edit_pictures import PictureLoader
 from gateway.api.forms import FormReader
 from gateway.idempotency.once import Once
+from gateway.jobs.desk import JobDesk
 from gateway.limits.limiter import Limiter
 from gateway.metering.meter import Meter
 from gateway.service.interfaces import ImageService, OperatorService
@@ -36,6 +37,8 @@ class Api:
     operator: OperatorService | None = None
     limiter: Limiter = field(default_factory=Limiter)
     meter: Meter | None = None
+    desk: JobDesk | None = None
+    """Where jobs are posted; None where no database is."""
 
 
 def api_of(request: Request) -> Api:

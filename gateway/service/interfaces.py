@@ -9,6 +9,9 @@ from typing import Protocol
 from wire.params import ImageParams, ModelInfo
 from wire.types import Role
 
+BACKGROUND = "~batches"
+"""The tenant of work that everybody else goes before; no caller's, and behind callers' where shares are equal."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:

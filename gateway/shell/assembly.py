@@ -20,6 +20,7 @@ from gateway.metering.meter import Meter
 from gateway.metering.overflow import Overflow
 from gateway.service.decisions import Decisions
 from gateway.service.dispatcher import Dispatcher, Outlets
+from gateway.service.interfaces import BACKGROUND
 from gateway.service.operator import Levers, Operator
 from gateway.settings import InvalidSettings, Settings
 from gateway.stages.liveness import PoolRules, Roster
@@ -42,6 +43,9 @@ from wire.transfer import MAX_FIELDS_BYTES
 USAGE_FILE = "usage-waiting.jsonl"
 USAGE_FILE_BYTES = 64 << 20
 """Some 200,000 records of use, while the database is away."""
+
+BACKGROUND_SHARE = 1e-6
+"""Of device time where others want any: their turn comes first whenever a device is free. Where nobody does, all."""
 
 
 class Gateway:
@@ -170,7 +174,7 @@ def elastic_parts(settings: Settings) -> Elastic:
 def elastic_settings(settings: Settings) -> ElasticSettings:
     return ElasticSettings(
         ordering=Ordering(settings.order),
-        tenant_shares=settings.tenant_shares,
+        tenant_shares={**settings.tenant_shares, BACKGROUND: BACKGROUND_SHARE},
         max_requests=settings.max_waiting_requests,
         max_batch=settings.max_batch,
         batch_seeded=settings.batch_seeded,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,6 +29,8 @@ MAX_FILES = 100_000
 ORPHAN_SECONDS = 3600.0
 """Bytes without a record for that long belong to an upload that never ended."""
 
+
+_ID = re.compile(r"file-[0-9a-f]{32}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +106,16 @@ class Files:
         nbytes: int,
         content_type: str,
         lifetime_seconds: float | None,
+        file_id: str | None = None,
+        is_promised: bool = False,
     ) -> FileRecord:
-        """Store a file; it expires after ``lifetime_seconds``. Raises ``StoreFull``, too."""
+        """Store a file; it expires after ``lifetime_seconds``. Raises ``StoreFull``, too.
+
+        One of the same ``file_id`` is replaced. ``is_promised``: its room has been kept all along.
+        """
         now = int(self._clock())
         record = FileRecord(
-            id=f"file-{secrets.token_hex(16)}",
+            id=file_id or f"file-{secrets.token_hex(16)}",
             tenant=tenant,
             filename=filename,
             purpose=purpose,
@@ -116,8 +124,11 @@ class Files:
             created_at=now,
             expires_at=None if lifetime_seconds is None else now + int(lifetime_seconds),
         )
-        if self._space.files + _weight(record) > self._space.max_bytes or len(self) >= MAX_FILES:
+        excess = self._space.files + self._space.jobs + _weight(record) - self._space.max_bytes
+        if not is_promised and (excess > 0 or len(self) >= MAX_FILES):
             raise StoreFull
+        if (earlier := self.get(tenant, record.id)) is not None:
+            await self.delete(earlier)
         self._space.files += _weight(record)  # before the first await: others count on what is left
         try:
             await self._make_room()
@@ -135,6 +146,21 @@ class Files:
         """None for what is unknown, expired, or another tenant's."""
         record = self._tenants.get(tenant, {}).get(file_id)
         return None if record is None or self._is_over(record) else record
+
+    async def find(self, tenant: str, file_id: str) -> FileRecord | None:
+        """The same, also for a file that another gateway stored since this one started."""
+        record = self.get(tenant, file_id)
+        if record is None and _ID.fullmatch(file_id):
+            raw = await self._objects.get(_record_key(file_id))
+            read = msgspec.json.decode(raw, type=FileRecord) if raw else None
+            if read is not None and read.tenant == tenant and not self._is_over(read):
+                self._remember(read)
+                record = read
+        return record
+
+    async def part(self, record: FileRecord, begins: int, length: int) -> bytes | None:
+        """Some of the file's bytes; None when they are gone."""
+        return await self._objects.part(_content_key(record.id), begins, length)
 
     def of(self, tenant: str) -> list[FileRecord]:
         """All of the tenant's files, oldest first."""

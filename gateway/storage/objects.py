@@ -88,6 +88,14 @@ class Objects:
 
         return Download(found.meta["size"], chunks())
 
+    async def part(self, key: str, start: int, length: int) -> bytes | None:
+        """Some of its bytes; None when there is no such object."""
+        with _translated("read", key):
+            try:
+                return bytes(await self._store.get_range_async(key, start=start, length=length))
+            except FileNotFoundError:
+                return None
+
     async def list(self, prefix: str) -> list[Stored]:
         with _translated("list", prefix):
             return [

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from gateway.settings import InvalidSettings, Settings
 from gateway.storage.files import Files
+from gateway.storage.job_pictures import JobPictures
 from gateway.storage.objects import Objects, StoreError, in_memory, open_store
 from gateway.storage.pictures import Pictures
 from gateway.storage.space import Space
@@ -48,6 +49,7 @@ class Storage:
             clock=clock,
         )
         self.files = Files(objects, space, self.pictures.sweep, clock)
+        self.jobs = JobPictures(objects, space, clock)
         self._loading = asyncio.Lock()
         self._loaded = False
 

@@ -3,6 +3,9 @@
 A job is charged when it is committed, by prediction, and set right when it is done. The tenant whose counter is lowest
 goes first. One that comes back from idleness starts at the lowest counter among those at work: time that nobody asked
 for can't be saved up.
+
+A tenant of next to no share is behind all others as soon as it has got anything, and would drag along whoever started
+at its counter: so nobody does.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from scheduler.policy import Observer
 from scheduler.spec import Timings
 from scheduler.state import Attempt, Request
 from scheduler.view import View
+
+LEAST_SHARE = 1e-3
+"""Tenants of less set no counter for others: they get what nobody else wants."""
 
 MAX_IDLE = 256
 """Idle tenants whose counters are kept before those that say nothing are dropped."""
@@ -36,7 +42,7 @@ class Fairness(Observer):
         """Its counter, or where it would start."""
         if tenant in self._live:
             return self._used[tenant]
-        return max(self.used(tenant), min((self._used[other] for other in self._live), default=self._floor))
+        return max(self.used(tenant), self._lowest(self._floor))
 
     def share(self, tenant: str) -> float:
         return self._shares.get(tenant, 1.0)
@@ -66,9 +72,15 @@ class Fairness(Observer):
         if not self._live[tenant]:
             del self._live[tenant]
             # It never falls, or whoever comes when nobody is at work would start with time saved up.
-            self._floor = max(self._floor, min((self._used[other] for other in self._live), default=self.used(tenant)))
+            last = self.used(tenant) if self.share(tenant) >= LEAST_SHARE else self._floor
+            self._floor = max(self._floor, self._lowest(last))
             if len(self._used) > MAX_IDLE + len(self._live):
                 self._used = {t: used for t, used in self._used.items() if t in self._live or used > self._floor}
+
+    def _lowest(self, otherwise: float) -> float:
+        """Of the counters of those at work."""
+        counters = (self._used[other] for other in self._live if self.share(other) >= LEAST_SHARE)
+        return min(counters, default=otherwise)
 
     def _charge(self, attempt: Attempt, seconds: float) -> None:
         tenant = attempt.job.request.spec.tenant

@@ -10,8 +10,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from gateway.addresses import MAX_URL, is_public, resolve_name
 from gateway.api.errors import ApiError
-from gateway.api.remote_pictures import MAX_URL, FetchRules, PictureFetcher, is_public, resolve_name
+from gateway.api.remote_pictures import FetchRules, PictureFetcher
 
 PUBLIC = "93.184.215.14"
 MAX_BYTES = 100_000

@@ -8,11 +8,14 @@ import io
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from gateway.api.app import create_app
@@ -201,8 +204,40 @@ def client(connect: Connect) -> httpx.AsyncClient:
 @pytest.fixture
 def live(service: FakeService, settings: Settings) -> Iterator[str]:
     """Base url of a real server."""
+    with _served(create_app(service, settings)) as url:
+        yield url
+
+
+@pytest.fixture
+def settings_changes() -> dict[str, object]:
+    return {}
+
+
+@pytest.fixture
+def live_with_jobs(
+    service: FakeService, settings: Settings, settings_changes: dict[str, object], tmp_path: Path
+) -> Iterator[str]:
+    """The same with a database, and all that runs beside it."""
+    settings = Settings(**settings.model_dump() | {"state_dir": tmp_path} | settings_changes)
+    database = Database(settings)
+
+    @asynccontextmanager
+    async def beside(app: FastAPI) -> AsyncIterator[None]:
+        await database.open()
+        running = asyncio.create_task(app.state.api.desk.run(), name="jobs")
+        yield
+        assert not running.done(), running
+        running.cancel()
+        await asyncio.wait([running])
+        await database.close()
+
+    with _served(create_app(service, settings, database=database, lifespan=beside)) as url:
+        yield url
+
+
+@contextmanager
+def _served(app: FastAPI) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(service, settings)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", proxy_headers=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
     thread.start()

@@ -524,7 +524,7 @@ async def test_links_lead_to_public_addresses_only(client, service, url):
 # --- whatever comes ---------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(
-    [*EditBody.model_fields, *sorted(NOT_SERVED), "image", "image[]", "mask", "image_url", "lora[]"]
+    [*sorted(EditBody.field_names()), *sorted(NOT_SERVED), "image", "image[]", "mask", "image_url", "lora[]"]
 )
 TEXTS = st.sampled_from(
     ["", "None", "1", "2.0", "-1", "1e999", "true", "auto", "64x64", "\0", data_url(PNG), "http://["]

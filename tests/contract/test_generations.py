@@ -15,7 +15,7 @@ from PIL import Image
 from gateway.api.schema import NOT_SERVED, GenerationBody
 
 URL = "/v1/images/generations"
-NULLABLE = (set(GenerationBody.model_fields) | NOT_SERVED) - {"prompt"}
+NULLABLE = (set(GenerationBody.field_names()) | NOT_SERVED) - {"prompt"}
 
 
 async def generate(client: httpx.AsyncClient, **body: object) -> dict:

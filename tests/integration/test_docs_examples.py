@@ -51,12 +51,15 @@ def test_the_python_examples_work_one_after_the_other(local_url: str, folder: Pa
     output = run(folder, local_url, PYTHON, sys.executable, "-c")
     assert "image_generation.completed" in output
     assert 'in.jsonl\'] {"line": 1}' in output
+    assert "circle 2 200" in output
+    assert Image.open(folder / "later.png").format == "PNG"
     assert Image.open(folder / "edited.png").size == (128, 96)
     assert [Image.open(folder / f"circle-{index}.png").format for index in range(2)] == ["PNG", "PNG"]
 
 
 def test_every_part_has_an_example() -> None:
-    for path in ("images/generations", "images/edits", "files"):
+    for path in ("images/generations", "images/edits", "images/jobs", "files"):
         assert any(f"{ADDRESS}/v1/{path}" in text for text in SHELL)
-    for call in ("images.generate(", "images.edit(", "files.create(", "stream=True", "Idempotency-Key"):
+    calls = ("images.generate(", "images.edit(", "files.create(", "batches.create(", "stream=True", "Idempotency-Key")
+    for call in calls:
         assert call in PYTHON

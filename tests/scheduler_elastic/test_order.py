@@ -127,3 +127,26 @@ def test_idleness_earns_nothing() -> None:
         add(game, f"back{number}", tenant="back")
     order = game.serve_in_turn(5)
     assert sum(name.startswith("busy") for name in order[1:]) >= 2  # not all four of the other first
+
+
+def test_a_tenant_with_next_to_no_share_gets_what_nobody_else_wants() -> None:
+    """Batches run as such a tenant (``gateway.shell.assembly.BACKGROUND_SHARE``)."""
+    game = play(tenant="~batches", tenant_shares={"~batches": 1e-6})
+    for number in range(4):
+        add(game, f"batch{number}", SHORT, tenant="~batches")
+    assert game.serve_in_turn(2) == ["first", "batch0"], "nobody else is there"
+    for number in range(3):
+        add(game, f"user{number}", LONG, tenant="user")
+    add(game, "other", tenant="other")
+    order = game.serve_in_turn(7)
+    assert order[0] == "batch1", "it has the device"
+    assert set(order[1:5]) == {"user0", "user1", "user2", "other"}
+    assert order[5:] == ["batch2", "batch3"]
+
+
+def test_such_a_tenant_hardly_counts_in_the_predictions_of_others() -> None:
+    alone, beside = play(), play(tenant_shares={"~batches": 1e-6})
+    for number in range(20):
+        add(beside, f"batch{number}", LONG, tenant="~batches")
+    predicted = [game.want("user", tenant="user")[0].predicted_seconds for game in (alone, beside)]
+    assert predicted[1] == pytest.approx(predicted[0], rel=0.05)

@@ -1,0 +1,139 @@
+"""Tells the webhooks of jobs and batches how they ended, signed as the Standard Webhooks specification has it.
+
+A delivery is tried until it is answered with 2xx, ever less often, for a day. The database remembers it, so a restart
+loses none; a receiver may get one twice, and knows it by its ``webhook-id``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import NoReturn
+
+import httpx
+from standardwebhooks import Webhook
+
+from gateway.addresses import AddressRules, UrlRefused, direct_transport, parse_url, request_to
+from gateway.database.deliveries import Deliveries, Delivery
+from gateway.database.errors import DatabaseError
+from gateway.jobs.unbroken import unbroken
+
+DELAYS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 9 * 3600.0)
+"""Seconds after each failed try but the last."""
+TRY_SECONDS = 15.0
+HOLD_SECONDS = 60.0
+"""Longer than a try: whoever took a delivery and has not settled it by then has died."""
+AT_ONCE = 16
+ROUND_SECONDS = 1.0
+TIMEOUTS = httpx.Timeout(10.0, connect=5.0)
+GONE = 410
+"""The receiver wants no more of them."""
+
+log = logging.getLogger(__name__)
+
+
+class Undelivered(Exception):
+    """What came in the way; ``for_good`` if trying again makes no sense."""
+
+    def __init__(self, why: str, *, for_good: bool = False) -> None:
+        super().__init__(why)
+        self.for_good = for_good
+
+
+class Webhooks:
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        secret: str,
+        rules: AddressRules,
+        clock: Callable[[], float] = time.time,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._deliveries = deliveries
+        self._signer = Webhook(secret)
+        self._rules = rules
+        self._clock = clock
+        self._given = transport
+
+    @cached_property
+    def _transport(self) -> httpx.AsyncBaseTransport:
+        return self._given or direct_transport()
+
+    async def check(self, url: str) -> None:
+        """Whether it may be called at all. Raises ``UrlRefused``."""
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                await self._rules.addresses(parse_url(url))
+        except (OSError, UnicodeError):  # a time-out is an OSError
+            raise UrlRefused("names a host that cannot be found") from None
+
+    async def run(self) -> NoReturn:
+        try:
+            while True:
+                try:
+                    delivered = await self.deliver_due()
+                except DatabaseError as error:
+                    log.debug("webhooks: %s", error)  # the database has said so itself
+                    delivered = 0
+                if delivered < AT_ONCE:
+                    await asyncio.sleep(ROUND_SECONDS)
+        finally:
+            if "_transport" in self.__dict__:
+                await self._transport.aclose()
+
+    async def deliver_due(self) -> int:
+        """Try those whose time has come; returns how many. Raises ``DatabaseError``."""
+        due = await unbroken(self._take())
+        await asyncio.gather(*map(self._deliver, due))
+        return len(due)
+
+    async def _take(self) -> Sequence[Delivery]:
+        return await self._deliveries.take(self._clock(), HOLD_SECONDS, AT_ONCE)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        next_at = None
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                await self._send(delivery)
+        except (TimeoutError, Undelivered, UrlRefused, httpx.TransportError, OSError, UnicodeError) as error:
+            why = str(error) or type(error).__name__
+            if delivery.tries <= len(DELAYS) and not (isinstance(error, Undelivered) and error.for_good):
+                delay = DELAYS[delivery.tries - 1]
+                next_at = self._clock() + delay
+                log.info("webhook %s of %s: %s; again in %g s", delivery.id, delivery.subject, why, delay)
+            else:
+                log.warning("webhook %s of %s is given up: %s", delivery.id, delivery.subject, why)
+        try:
+            await unbroken(self._deliveries.settle(delivery, next_at))
+        except DatabaseError as error:
+            log.warning("webhook %s of %s is sent once more: %s", delivery.id, delivery.subject, error)
+
+    async def _send(self, delivery: Delivery) -> None:
+        url = parse_url(delivery.url)
+        addresses = await self._rules.addresses(url)  # again: where the name leads may have changed
+        for address in addresses[:-1]:
+            try:
+                return await self._post(delivery, url, address)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                continue
+        return await self._post(delivery, url, addresses[-1])
+
+    async def _post(self, delivery: Delivery, url: httpx.URL, address: str) -> None:
+        at = datetime.fromtimestamp(int(self._clock()), UTC)
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "DisagFusion",
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(int(at.timestamp())),
+            "webhook-signature": self._signer.sign(delivery.id, at, delivery.payload),
+        }
+        request = request_to(address, "POST", url, headers, TIMEOUTS, delivery.payload.encode())
+        async with aclosing(await self._transport.handle_async_request(request)) as response:
+            if not response.is_success:  # a redirect neither: it would have to be checked, and signed for another
+                status = response.status_code
+                raise Undelivered(f"answered with status {status}", for_good=status == GONE)

@@ -175,7 +175,11 @@ def test_qwen_image_edit_inpaints_as_the_monolith_at_the_size_that_it_would_choo
 
 @pytest.mark.parametrize(
     ("family", "guidance"),
-    [("flux2-dev", {"guidance_scale": 3.0}), ("flux2-klein", {}), ("qwen-image-edit-plus", GUIDED)],
+    [
+        ("flux2-dev", {"guidance_scale": 3.0}),
+        ("flux2-klein", {}),
+        pytest.param("qwen-image-edit-plus", GUIDED, marks=pytest.mark.services),
+    ],
 )
 def test_several_pictures_count_in_their_order(
     family: str,

@@ -126,4 +126,4 @@ def test_benchmarks_are_listed_and_chosen(monkeypatch: pytest.MonkeyPatch, capsy
     assert ran == ["bodies", "wire"]
     with pytest.raises(SystemExit):
         benchmarks.main(["--only", "bodys"])
-    assert "'bodys' is no benchmark; wire, bodies, scheduling are" in capsys.readouterr().err
+    assert "'bodys' is no benchmark; wire, bodies, requests, scheduling are" in capsys.readouterr().err

@@ -82,6 +82,7 @@ async def draw(http: httpx.AsyncClient, prompt: str) -> httpx.Response:
     return await http.post("/v1/images/generations", json=BODY | {"prompt": prompt}, timeout=60)
 
 
+@pytest.mark.services
 async def test_nan_is_answered_with_what_to_do(tmp_path: Path, service: Service, http: httpx.AsyncClient) -> None:
     folder = copied(tmp_path)
     with_nan_in_a_word(folder)

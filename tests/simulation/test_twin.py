@@ -322,6 +322,7 @@ def test_a_full_store_holds_work_back_and_loses_nothing() -> None:
     assert sum(isinstance(action, do.Finish) for _, action in diary.actions) == 12
 
 
+@pytest.mark.services
 def test_a_role_change_drains_and_takes_the_load_time() -> None:
     """From drawing to edits with much to encode; what is loaded takes as long as the profile says."""
     servers = with_best_roles(fleet("qwen-image-4090-offload", 4), Phase(1, mix_of(Kind("8", steps=8))))

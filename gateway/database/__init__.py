@@ -8,7 +8,7 @@ A new concept, ``things``:
 
 1. ``things.py``: a ``Table`` on ``tables.metadata``; ``class Things`` that is given the ``Database``;
    ``async with database.session() as connection`` reads, ``async with database.begin() as connection`` writes, and
-   has committed once its block is left without an exception.
+   has committed once its block is left without an exception. A method that writes is a ``@whole`` one.
 2. ``migrations/versions/NNNN_things.py``: ``revision = "NNNN"``, ``down_revision`` the latest one before it. One line
    of descent: whoever is merged second takes the next number. Released revisions are never changed.
 3. ``tests/database`` compares the tables with what the migrations make, so neither is forgotten.

@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.database import Database
 from gateway.database.tables import insert, metadata
+from gateway.database.unbroken import whole
 
 answers = Table(
     "answers",
@@ -80,6 +81,7 @@ class Answers:
         self._database = database
         self._owner = owner
 
+    @whole
     async def claim(
         self, key: bytes, digest: bytes, request_id: str, now: float, lease_ends: float
     ) -> Kept | UnderWay | None:
@@ -113,6 +115,7 @@ class Answers:
             await connection.execute(update(answers).where(answers.c.id == key).values(**mine))
             return None
 
+    @whole
     async def renew(self, keys: Collection[bytes], lease_ends: float) -> None:
         async with self._database.begin() as connection:
             await connection.execute(update(answers).where(self._mine(keys)).values(lease_ends=lease_ends))
@@ -122,6 +125,7 @@ class Answers:
         async with self._database.session() as connection:
             return (await connection.execute(select(answers.c.waited_for).where(answers.c.id == key))).scalar() or 0.0
 
+    @whole
     async def keep(self, key: bytes, kept: Kept, expires: float) -> bool:
         """False if the claim is no longer the caller's."""
         values = {
@@ -137,16 +141,19 @@ class Answers:
             done = await connection.execute(update(answers).where(self._mine([key])).values(**values))
             return bool(done.rowcount)
 
+    @whole
     async def release(self, key: bytes) -> None:
         """Nothing came of a claim."""
         async with self._database.begin() as connection:
             await connection.execute(delete(answers).where(self._mine([key])))
 
+    @whole
     async def forget(self, key: bytes, lost: Kept) -> None:
         """An answer whose object is gone."""
         async with self._database.begin() as connection:
             await connection.execute(delete(answers).where(answers.c.id == key, answers.c.object == lost.object))
 
+    @whole
     async def sweep(self, now: float, abandoned: float, max_bytes: int) -> tuple[list[str], int]:
         """Delete what has expired, claims whose lease ended before ``abandoned``, and, the oldest first, what is beyond
         ``max_bytes``. The names of their objects, and how many had not expired."""

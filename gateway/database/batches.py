@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from gateway.database.database import Database
 from gateway.database.jobs import RECORD, JobRecord, JobStatus, jobs, record_of
 from gateway.database.tables import metadata
+from gateway.database.unbroken import whole
 
 
 class BatchStatus(StrEnum):
@@ -116,6 +117,7 @@ class Batches:
 
     # --- for callers --------------------------------------------------------------------------------------------------
 
+    @whole
     async def add(self, record: BatchRecord) -> None:
         row = {each.name: getattr(record, each.name) for each in fields(BatchRecord)}
         async with self._database.begin() as connection:
@@ -148,6 +150,7 @@ class Batches:
                     counted[LINE_ENDED[status]] += count
         return counted
 
+    @whole
     async def cancel(self, batch_id: str, now: float) -> bool:
         """False if it has ended, or is being cancelled already."""
         able = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING)
@@ -161,6 +164,7 @@ class Batches:
 
     # --- for whoever works on them ------------------------------------------------------------------------------------
 
+    @whole
     async def take(self, now: float) -> BatchRecord | None:
         """A batch that has something to be done to it as a whole, for this gateway alone."""
         unfinished = sa.exists().where(jobs.c.batch_id == batches.c.id, jobs.c.ended_at.is_(None))
@@ -187,6 +191,7 @@ class Batches:
         """False if the batch is no longer this attempt's."""
         return await self.change(record, lease_until=now + self._lease)
 
+    @whole
     async def change(self, record: BatchRecord, **values: object) -> bool:
         """Columns of the batch, under the attempt. False if it is no longer this attempt's."""
         change = sa.update(batches).where(batches.c.id == record.id, batches.c.attempt == record.attempt)
@@ -205,6 +210,7 @@ class Batches:
         async with self._database.session() as connection:
             return [record_of(row) for row in await connection.execute(wanted.order_by(jobs.c.line).limit(limit))]
 
+    @whole
     async def lose_line(self, job_id: str, error: bytes) -> None:
         """What it made is gone: it has failed after all."""
         change = sa.update(jobs).where(jobs.c.id == job_id)
@@ -222,6 +228,7 @@ class Batches:
         some = sa.select(jobs.c.id).where(jobs.c.batch_id == record.id).limit(AT_ONCE)
         await self._piecemeal(sa.delete(jobs).where(jobs.c.id.in_(some)))
 
+    @whole
     async def _piecemeal(self, change: sa.Update | sa.Delete) -> None:
         """``change`` is of some rows that it then no longer finds. Other writers get their turns in between."""
         while True:
@@ -229,10 +236,12 @@ class Batches:
                 if not (await connection.execute(change)).rowcount:
                     return
 
+    @whole
     async def delete_old(self, before: float) -> None:
         async with self._database.begin() as connection:
             await connection.execute(sa.delete(batches).where(batches.c.ended_at < before))
 
+    @whole
     async def abandon(self, owner: str) -> None:
         """Let go of all that ``owner`` works on, which is known to be dead, or about to end."""
         change = sa.update(batches).where(batches.c.owner == owner, batches.c.ended_at.is_(None))

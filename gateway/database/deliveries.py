@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from gateway.database.database import Database
 from gateway.database.tables import metadata
+from gateway.database.unbroken import whole
 
 deliveries = sa.Table(
     "deliveries",
@@ -48,6 +49,7 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @whole
     async def take(self, now: float, hold_seconds: float, limit: int) -> Sequence[Delivery]:
         """Those whose time has come. For ``hold_seconds`` nobody else gets them, and then somebody does, unless they
         are settled by then: a gateway that dies in between loses none."""
@@ -64,6 +66,7 @@ class Deliveries:
                 taken.append(found)
         return taken
 
+    @whole
     async def settle(self, delivery: Delivery, next_at: float | None) -> None:
         """Delivered, or given up, or, with ``next_at``, to be tried again."""
         here = (deliveries.c.id == delivery.id, deliveries.c.tries == delivery.tries)

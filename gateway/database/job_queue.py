@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from gateway.database.batches import BatchStatus, batches
 from gateway.database.database import Database
 from gateway.database.jobs import RECORD, JobRecord, JobStatus, jobs, record_of
+from gateway.database.unbroken import whole
 
 
 class Lane(NamedTuple):
@@ -63,6 +64,7 @@ class JobQueue:
         async with self._database.session() as connection:
             return [Lane(*row) for row in await connection.execute(wanted.order_by(batches.c.created_at))]
 
+    @whole
     async def take(self, lane: Lane, count: int, now: float) -> Sequence[JobRecord]:
         """The first ``count`` of a lane: by priority, then the oldest; of a batch, by line."""
         first = sa.select(jobs.c.id).where(jobs.c.tenant == lane.tenant, *_free(now))
@@ -94,6 +96,7 @@ class JobQueue:
                 taken.append(record_of((await connection.execute(change.returning(*RECORD))).one()))
         return taken
 
+    @whole
     async def renew(self, now: float) -> None:
         """The leases of all that this gateway runs, also those that have expired meanwhile and nobody took."""
         mine = sa.update(jobs).where(jobs.c.owner == self.owner, jobs.c.ended_at.is_(None))
@@ -106,6 +109,7 @@ class JobQueue:
         async with self._database.session() as connection:
             return {Attempt(*row) for row in await connection.execute(wanted)}
 
+    @whole
     async def advance(self, news: Iterable[Advance], now: float) -> None:
         async with self._database.begin() as connection:
             for each in news:
@@ -122,12 +126,14 @@ class JobQueue:
                     )
                 )
 
+    @whole
     async def put_back(self, attempt: Attempt, not_before: float, predicted_at: float | None = None) -> None:
         """The attempt came to nothing through no fault of the job's."""
         change = sa.update(jobs).where(*_attempt(attempt), jobs.c.owner == self.owner)
         async with self._database.begin() as connection:
             await connection.execute(change.values(**_LOOSE, not_before=not_before, predicted_at=predicted_at))
 
+    @whole
     async def abandon(self, owner: str) -> int:
         """Let go of all that ``owner`` runs, which is known to be dead, or about to end. Returns how many."""
         change = sa.update(jobs).where(jobs.c.owner == owner, jobs.c.ended_at.is_(None))

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.database.database import Database
 from gateway.database.deliveries import Delivery, deliveries
 from gateway.database.tables import metadata
+from gateway.database.unbroken import whole
 
 
 class JobStatus(StrEnum):
@@ -154,6 +155,7 @@ class Jobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @whole
     async def add(self, records: Sequence[JobRecord]) -> None:
         """Committed on return."""
         rows = [{each.name: getattr(record, each.name) for each in fields(JobRecord)} for record in records]
@@ -201,6 +203,7 @@ class Jobs:
             found = [record_of(row) for row in await connection.execute(wanted)]
         return Page(found[:limit], len(found) > limit)
 
+    @whole
     async def finish(self, job_id: str, ending: Ending, attempt: int | None = None) -> bool:
         """End an unfinished job. False if it has ended before or, where ``attempt`` is given, another one has begun."""
         change = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.ended_at.is_(None))
@@ -224,6 +227,7 @@ class Jobs:
                 await connection.execute(sa.insert(deliveries), [ending.event.row()])
             return True
 
+    @whole
     async def delete(self, job_ids: Collection[str]) -> None:
         """With whatever of their webhooks has not been delivered."""
         async with self._database.begin() as connection:

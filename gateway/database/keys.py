@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.accounts.caller import Caller, Limits, Scope
 from gateway.database.database import Database
 from gateway.database.tables import metadata
+from gateway.database.unbroken import whole
 
 MAX_NAME = 200
 """Characters of a tenant's or a key's name."""
@@ -65,6 +66,7 @@ class StoredKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @whole
     async def create(self, caller: Caller, name: str, digest: bytes, created: float, expires: float | None) -> str:
         """The id of a new key of ``caller``, whose own ``key`` says nothing."""
         key = f"key_{random.token_hex(12)}"
@@ -84,6 +86,7 @@ class StoredKeys:
             await _count_change(connection)
         return key
 
+    @whole
     async def revoke(self, key: str, now: float) -> KeyRecord | None:
         """The key as it was before; None if there is none of that id. A revoked key stays as it is."""
         async with self._database.begin() as connection:
@@ -112,6 +115,7 @@ class StoredKeys:
                 return None
             return count or 0, _records((await connection.execute(keys.select())).all())
 
+    @whole
     async def note_used(self, used: Mapping[str, float]) -> None:
         """``used``: id → when, kept where it is the latest, as several gateways may serve one key."""
         when = bindparam("when", type_=Double)

@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.database import Database
 from gateway.database.tables import insert, metadata
+from gateway.database.unbroken import whole
 
 DAY_SECONDS = 86_400
 
@@ -141,12 +142,14 @@ class Usage:
         except IntegrityError:
             await self._add_new(records)
 
+    @whole
     async def _add(self, records: Sequence[UsageRecord]) -> None:
         """As if all were new, which they are but after a failure. Raises ``IntegrityError``."""
         async with self._database.begin() as connection:
             await connection.execute(usage.insert(), [_row(record) for record in records])
             await _charge(connection, records)
 
+    @whole
     async def _add_new(self, records: Sequence[UsageRecord]) -> None:
         """At ten times the cost: each row has to say whether it is new."""
         once = {record.id: record for record in reversed(records)}
@@ -184,6 +187,7 @@ class Usage:
         async with self._database.session() as connection:
             return [_sum(row) for row in await connection.execute(query)]
 
+    @whole
     async def forget(self, before: float, limit: int = 1000) -> int:
         """Delete up to ``limit`` records of the days before that Unix time, and sums of months that ended before it;
         how many records it was."""

@@ -22,7 +22,6 @@ from gateway.database.errors import DatabaseError
 from gateway.database.jobs import JobRecord, Jobs, JobStatus
 from gateway.jobs.batch_lines import FileError, LineReader, Place, TooMuch
 from gateway.jobs.owner import Owner
-from gateway.jobs.unbroken import unbroken
 from gateway.storage.files import FileRecord, Files
 from gateway.storage.job_pictures import JobPictures
 from gateway.storage.objects import StoreError
@@ -113,7 +112,7 @@ class BatchRunner:
             if self._owner.dead is not None:
                 await self._batches.abandon(self._owner.dead)
             self._has_inherited = True
-        record = await unbroken(self._batches.take(self._clock()))
+        record = await self._batches.take(self._clock())
         if record is None:
             return False
         try:

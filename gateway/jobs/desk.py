@@ -12,10 +12,10 @@ from typing import NoReturn
 from gateway.database.batches import Batches, BatchRecord
 from gateway.database.errors import DatabaseError
 from gateway.database.jobs import JobRecord, Jobs, JobStatus, Page
+from gateway.database.unbroken import unbroken
 from gateway.jobs.batch_runner import BatchRunner
 from gateway.jobs.endings import Endings
 from gateway.jobs.runner import Runner
-from gateway.jobs.unbroken import unbroken
 from gateway.jobs.webhooks import Webhooks
 from gateway.storage.files import StoreFull
 from gateway.storage.job_pictures import JobPictures

@@ -18,11 +18,11 @@ from typing import Any, NoReturn, TypeVar
 from gateway.database.errors import DatabaseError
 from gateway.database.job_queue import Attempt, JobQueue, Lane
 from gateway.database.jobs import Ending, JobRecord, Jobs, JobStatus
+from gateway.database.unbroken import unbroken
 from gateway.jobs.endings import Endings
 from gateway.jobs.live import Live
 from gateway.jobs.owner import Owner
 from gateway.jobs.turns import allot
-from gateway.jobs.unbroken import unbroken
 from gateway.jobs.work import Failure, Made, Postponed, Work
 from gateway.storage.job_pictures import JobPictures
 from gateway.storage.objects import StoreError

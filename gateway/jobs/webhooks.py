@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +21,6 @@ from standardwebhooks import Webhook
 from gateway.addresses import AddressRules, UrlRefused, direct_transport, parse_url, request_to
 from gateway.database.deliveries import Deliveries, Delivery
 from gateway.database.errors import DatabaseError
-from gateway.jobs.unbroken import unbroken
 
 DELAYS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 9 * 3600.0)
 """Seconds after each failed try but the last."""
@@ -88,12 +87,9 @@ class Webhooks:
 
     async def deliver_due(self) -> int:
         """Try those whose time has come; returns how many. Raises ``DatabaseError``."""
-        due = await unbroken(self._take())
+        due = await self._deliveries.take(self._clock(), HOLD_SECONDS, AT_ONCE)
         await asyncio.gather(*map(self._deliver, due))
         return len(due)
-
-    async def _take(self) -> Sequence[Delivery]:
-        return await self._deliveries.take(self._clock(), HOLD_SECONDS, AT_ONCE)
 
     async def _deliver(self, delivery: Delivery) -> None:
         next_at = None
@@ -109,7 +105,7 @@ class Webhooks:
             else:
                 log.warning("webhook %s of %s is given up: %s", delivery.id, delivery.subject, why)
         try:
-            await unbroken(self._deliveries.settle(delivery, next_at))
+            await self._deliveries.settle(delivery, next_at)
         except DatabaseError as error:
             log.warning("webhook %s of %s is sent once more: %s", delivery.id, delivery.subject, error)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.service.interfaces import BACKGROUND
 from gateway.settings import InvalidSettings, Settings, load_settings
-from gateway.shell.assembly import elastic_settings, policies
+from gateway.shell.assembly import BACKGROUND_SHARE, elastic_settings, policies
 from scheduler.cost.profile import bundled
 from scheduler.cost.work import Target
 from scheduler.elastic.settings import Ordering
@@ -31,7 +32,8 @@ def test_every_setting_of_the_scheduler_arrives() -> None:
             role_dwell_seconds=3.0,
         )
     )
-    assert (chosen.ordering, chosen.tenant_shares, chosen.max_requests) == (Ordering.FIRST_COME, {"a": 2.0}, 7)
+    assert (chosen.ordering, chosen.max_requests) == (Ordering.FIRST_COME, 7)
+    assert chosen.tenant_shares == {"a": 2.0, BACKGROUND: BACKGROUND_SHARE}
     assert (chosen.max_batch, chosen.batch_seeded, chosen.preemption, chosen.elastic_roles) == (1, True, False, False)
     assert (chosen.roles.exclusive, chosen.roles.interval_seconds, chosen.roles.dwell_seconds) == (True, 0.5, 3.0)
 

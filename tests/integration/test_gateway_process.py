@@ -66,6 +66,7 @@ def test_all_is_there_again_after_the_gateway_was_killed(start, listening, until
     assert "Traceback" not in stage.text()
 
 
+@pytest.mark.services
 async def test_memory_stays_small_with_a_hundred_requests_in_flight(start, listening, until, is_ready, free_port):
     port = free_port()
     patience = {"DISAGFUSION_REQUEST_TIMEOUT_SECONDS": "100000"}  # or a busy machine's gateway would admit fewer

@@ -80,6 +80,7 @@ def test_things_are_where_the_prompt_puts_them(client):
     assert max(green) < SIZE / 2 < min(orange)
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("size", ["1024x1024", "1536x1024", "1024x1536"])
 def test_openais_sizes_are_drawn(client, size):
     answer = client.images.generate(

@@ -11,6 +11,8 @@ from scheduler import actions as act
 from scheduler import events as ev
 from wire.types import Role
 
+pytestmark = pytest.mark.services
+
 E, T, D = Role
 
 

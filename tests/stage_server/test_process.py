@@ -197,6 +197,7 @@ async def test_a_port_in_use(start: Start) -> None:
     assert "Address already in use; choose another port" in errors
 
 
+@pytest.mark.services
 async def test_a_model_that_is_not_there(start: Start) -> None:
     code, errors = await ended(start("--role", "dit", "--model", "/no/such/model", emulated=False))
     assert code == 2

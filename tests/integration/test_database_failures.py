@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -51,9 +52,8 @@ class Scene:
         return httpx.post(f"{self.url}/v1/images/generations", json=PICTURE, headers=headers, timeout=60).status_code
 
     def complaints(self) -> list[str]:
-        """What the gateway's log says of its database."""
-        lines = self.gateway.text().splitlines()
-        return [line for line in lines if "the database" in line and (" ERROR " in line or " WARNING " in line)]
+        """Lines of the gateway's log about its database."""
+        return re.findall(r"^.* (?:ERROR|WARNING) +gateway the database .*$", self.gateway.text(), re.MULTILINE)
 
     def works_without(self, words: str) -> None:
         """Pictures are made; the command fails, saying ``words``."""

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from gateway.accounts.caller import Limits
+from gateway.service.interfaces import BACKGROUND
 from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
 
@@ -277,6 +278,8 @@ class Settings(BaseSettings):
     def _keys_are_usable(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
         if not all(name and key.get_secret_value().strip() for name, key in keys.items()):
             raise ValueError("every entry needs a name and a key that is not blank")
+        if BACKGROUND in keys:
+            raise ValueError(f"batches run as '{BACKGROUND}': give the tenant another name")
         return keys
 
     @model_validator(mode="after")

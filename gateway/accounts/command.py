@@ -18,10 +18,13 @@ from gateway.accounts.table import as_json, as_table, moment
 from gateway.database.database import Database
 from gateway.database.errors import DatabaseError, DatabaseRefused
 from gateway.database.keys import MAX_NAME, StoredKeys
+from gateway.service.interfaces import BACKGROUND
 from gateway.settings import InvalidSettings, Settings, load_settings
 from wire.errors import USER_MISTAKE
 
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+LAST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+"""Later times cannot be shown as dates."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -110,7 +113,7 @@ def _create_text() -> str:
 
 def _add_create(parser: argparse.ArgumentParser) -> None:
     scopes = ",".join(Scope)
-    parser.add_argument("--tenant", required=True, type=_name, help="whose files, jobs and usage it opens")
+    parser.add_argument("--tenant", required=True, type=_tenant, help="whose files, jobs and usage it opens")
     parser.add_argument("--name", type=_name, help="what it is for, in your words")
     parser.add_argument("--scopes", default=EVERYTHING, type=_scopes, help=f"some of {scopes} (default: all)")
     parser.add_argument("--models", default=frozenset(), type=_models, help="names, with commas between (default: all)")
@@ -126,6 +129,13 @@ def _name(given: str) -> str:
     name = given.strip()
     if not name or not name.isprintable() or len(name) > MAX_NAME:
         raise argparse.ArgumentTypeError(f"write 1 to {MAX_NAME} printable characters, not {given!r}")
+    return name
+
+
+def _tenant(given: str) -> str:
+    name = _name(given)
+    if name == BACKGROUND:
+        raise argparse.ArgumentTypeError(f"batches run as {name!r}: take another name")
     return name
 
 
@@ -151,14 +161,17 @@ def _expiry(given: str) -> float:
     now = time.time()
     span = re.fullmatch(r"(\d{1,6})([mhdw])", given)
     if span:
-        return now + int(span[1]) * SECONDS[span[2]]
-    try:
-        when = datetime.fromisoformat(given)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{given!r}: write 30d, 12h or 2027-01-31") from None
-    then = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        then = now + int(span[1]) * SECONDS[span[2]]
+    else:
+        try:
+            when = datetime.fromisoformat(given)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{given!r}: write 30d, 12h or 2027-01-31") from None
+        then = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     if then <= now:
         raise argparse.ArgumentTypeError(f"{given} is past")
+    if then >= LAST:
+        raise argparse.ArgumentTypeError(f"{given} is after the year 9998: leave it out for a key that never expires")
     return then
 
 

@@ -21,6 +21,7 @@ from gateway.api.generation import Generation, plan
 from gateway.api.job_answer import JobAnswer, JobError, response
 from gateway.api.job_posting import most_bytes
 from gateway.api.job_work import JobWork, measured
+from gateway.api.limiting import used_up
 from gateway.api.models import resolve
 from gateway.api.parsing import parse
 from gateway.api.schema import GenerationBody
@@ -28,6 +29,7 @@ from gateway.api.state import Api
 from gateway.database.jobs import JobRecord, JobStatus
 from gateway.jobs.batch_lines import read_line
 from gateway.jobs.work import Made, Postponed
+from gateway.limits.refusals import BudgetUsedUp
 from gateway.service.interfaces import BACKGROUND, Listener
 from gateway.storage.room import Share
 
@@ -65,6 +67,7 @@ class LineWork:
         with measured(self._api, record) as visit:
             request = msgspec.json.decode(record.request, type=LineRequest)
             visit.caller = request.caller
+            await self._check_budget(request.caller)
             with self._api.room.share() as share:
                 generation, uploads = await self._planned(record, request, share)
             visit.model, listener = generation.model, visit.heard_by(listener)
@@ -74,6 +77,13 @@ class LineWork:
             finally:
                 self._api.storage.jobs.keep(record.id)  # what it takes from now on, the database knows
         return replace(made, nbytes=_with_output(made.nbytes))
+
+    async def _check_budget(self, caller: Caller) -> None:
+        """A batch may hold 50,000 requests, and was one when it was posted. Raises ``ApiError`` 429."""
+        try:
+            await self._api.limiter.check_budget(caller.limits, caller.key)
+        except BudgetUsedUp as error:
+            raise used_up(error) from None
 
     def _promise(self, record: JobRecord, nbytes: int) -> None:
         if not self._api.storage.jobs.has_room(nbytes):

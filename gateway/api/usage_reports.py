@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,6 +32,15 @@ COLUMNS = (
 )
 
 
+def _printable(word: str) -> str:
+    if not word.isprintable():  # PostgreSQL refuses to look for NUL
+        raise PydanticCustomError("unprintable", "expected printable characters")
+    return word
+
+
+Word = Annotated[str, AfterValidator(_printable)]
+
+
 class Report(BaseModel):
     """The query. Days are in UTC and both included."""
 
@@ -38,13 +48,13 @@ class Report(BaseModel):
 
     start: date | None = None
     end: date | None = None
-    key: str | None = None
-    model: str | None = None
+    key: Word | None = None
+    model: Word | None = None
     format: Literal["json", "csv"] = "json"
 
 
 class TenantsReport(Report):
-    tenant: str | None = None
+    tenant: Word | None = None
 
 
 async def _admin(request: Request, api: ApiDep) -> None:
@@ -77,7 +87,7 @@ async def usage_of_everybody(request: Request, report: Annotated[TenantsReport, 
 async def _answer(api: Api, report: Report, tenant: str | None) -> Response:
     assert api.meter is not None  # noqa: S101 # ``create_app`` includes the routers on no other condition
     last = report.end or datetime.now(UTC).date()
-    first = report.start or last - timedelta(days=DAYS - 1)
+    first = report.start or date.fromordinal(max(1, last.toordinal() - DAYS + 1))
     if first > last:
         raise ApiError(f"'start' ({first}) must not be after 'end' ({last}).", code="invalid_value", param="start")
     sums = await api.meter.ledger.sums(UsageSelection(first, last, tenant, report.key, report.model), MAX_ROWS + 1)

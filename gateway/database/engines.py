@@ -89,6 +89,9 @@ def _pragmas(*, writes: bool) -> Callable[[DBAPIConnection, object], None]:
             # FULL: an answer may be sent once its transaction is committed, and a power failure must not undo that.
             # NORMAL would save the one fsync per commit, of which there are few: usage is written in batches.
             cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute(
+                "PRAGMA secure_delete = ON"
+            )  # or a deleted prompt stays in the file; not every build's default
         else:
             cursor.execute("PRAGMA query_only = ON")  # a write here would escape the queue of writers
         cursor.close()

@@ -234,6 +234,7 @@ class BatchRunner:
             record,
             status=status,
             ended_at=self._clock(),
+            total=good + bad,  # not known before of one that was cancelled while its file was read
             completed=good,
             failed=bad,
             output_file_id=output.id if output else None,
@@ -282,6 +283,6 @@ class BatchRunner:
 
     async def sweep(self) -> None:
         """Forget batches that ended long ago, and lines of which a gateway's death left something."""
-        await self._batches.delete_old(self._clock() - self._rules.keep_seconds)
-        for record in await self._batches.with_leavings():
+        for record in await self._batches.with_leavings():  # first: lines of no batch would never be found again
             await self._clear(record)
+        await self._batches.delete_old(self._clock() - self._rules.keep_seconds)

@@ -39,12 +39,15 @@ class Limiter:
 
         Raises ``BudgetUsedUp`` or ``LimitReached``.
         """
-        limits = _combined(own, self._defaults)
-        if self._budgets is not None and limits.device_seconds_per_month is not None:
-            await self._budgets.check(budget, limits.device_seconds_per_month)
-        if limits.requests_per_minute is None:
-            return None
-        return await self._rates.count(REQUESTS, key, limits.requests_per_minute)
+        await self.check_budget(own, budget)
+        limit = _combined(own, self._defaults).requests_per_minute
+        return None if limit is None else await self._rates.count(REQUESTS, key, limit)
+
+    async def check_budget(self, own: Limits, budget: str) -> None:
+        """Raises ``BudgetUsedUp``."""
+        limit = _combined(own, self._defaults).device_seconds_per_month
+        if self._budgets is not None and limit is not None:
+            await self._budgets.check(budget, limit)
 
     async def count_pictures(self, key: str, own: Limits, pictures: int) -> Standing | None:
         """Raises ``LimitReached``."""

@@ -48,6 +48,7 @@ def test_the_environment_is_read_and_the_command_line_wins(monkeypatch):
         ("LOG_LEVEL", "loud"),
         ("API_KEYS", '{"alice": ""}'),
         ("API_KEYS", '{"alice": "sk-secret", "bob": 5}'),
+        ("API_KEYS", '{"~batches": "sk-secret"}'),
         ("MODEL_ALIASES", "gpt-image-1=tiny"),
         ("LIVENESS_SECONDS", "1"),
     ],

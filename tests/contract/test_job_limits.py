@@ -17,6 +17,8 @@ from gateway.api.job_answer import JobRequest
 from gateway.database.database import Database
 from gateway.database.usage import UsageRecord
 from gateway.idempotency.once import open_once
+from gateway.limits.budgets import Budgets
+from gateway.limits.limiter import Limiter
 from gateway.service.interfaces import OutOfDeviceMemory
 from gateway.storage.storage import Storage
 from tests.contract.metered import Keys, Metered, keys
@@ -56,11 +58,14 @@ async def open_client(run, service, settings, tmp_path) -> AsyncIterator[Open]:
     database = Database(settings.model_copy(update={"state_dir": tmp_path}))
     await database.open()
 
-    def connect(ring: Keys, key: str = "alice") -> httpx.AsyncClient:
+    def connect(ring: Keys, key: str = "alice", **changes: object) -> httpx.AsyncClient:
         storage = Storage(settings)
         once = open_once(settings, database, storage.objects, "gateway-1")
-        parts = {"storage": storage, "once": once, "database": database}
-        app = create_app(service, settings, keys=ring, meter=run.metered.meter, **parts)
+        budgets = Budgets(run.metered.usage, run.metered.meter)
+        run.metered.meter.on_written = budgets.written
+        parts = {"storage": storage, "once": once, "database": database, "limiter": Limiter(budgets=budgets)}
+        changed = settings.model_copy(update=changes)
+        app = create_app(service, changed, keys=ring, meter=run.metered.meter, **parts)
         run.tasks.append(asyncio.create_task(app.state.api.desk.run()))
         return run.client(app, key)
 
@@ -139,6 +144,16 @@ async def test_the_lines_of_a_batch_are_their_callers_use(open_client, run):
     lines = [record for record in run.written if record.endpoint == "generations"]
     assert sorted((record.status, record.images) for record in lines) == [(200, 1), (200, 2), (400, 0)]
     assert {(record.tenant, record.key) for record in lines} == {("acme", "key-a")}
+
+
+async def test_lines_of_a_batch_end_with_the_budget(open_client):
+    client = open_client(keys(device_seconds_per_month=1.5), batch_lines_at_once=1)
+    started = await batch(client, *[{"prompt": "x", "n": 2}] * 3)  # a second each
+    done = await ended(client, f"/v1/batches/{started.json()['id']}")
+    assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    (refused,) = (await client.get(f"/v1/files/{done['error_file_id']}/content")).text.splitlines()
+    answer = json.loads(refused)["response"]
+    assert (answer["status_code"], answer["body"]["error"]["code"]) == (429, "insufficient_quota")
 
 
 async def test_a_line_may_use_the_models_that_its_key_may(open_client, run):

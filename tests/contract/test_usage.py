@@ -113,7 +113,10 @@ async def test_tenants_see_their_own(metered):
     for key in ("alice", "bob", "carol"):
         await client.post(URL, json=BODY, headers={"authorization": f"Bearer {key}"})
     await metered.meter.write()
-    for query, requests in (("", [2]), ("?key=key-b", [1]), ("?key=key-c", []), ("?model=other", [])):
+    for query, requests in (
+        *(("", [2]), ("?key=key-b", [1]), ("?key=key-c", []), ("?model=other", [])),
+        *(("?end=0001-01-02", []), ("?start=0001-01-01&end=9999-12-31", [2])),
+    ):
         answer = await client.get(f"/v1/usage{query}")
         assert [row["requests"] for row in answer.json()["data"]] == requests
         assert {row["tenant"] for row in answer.json()["data"]} <= {"acme"}
@@ -132,6 +135,7 @@ async def test_tenants_see_their_own(metered):
         ("format=xml", "format"),
         ("days=3", "days"),
         ("start=2026-02-02&end=2026-02-01", "start"),
+        ("model=%00", "model"),
     ],
 )
 async def test_a_bad_question_is_refused(metered, query, param):

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.database.batches import Batches, BatchRecord, BatchStatus
 from gateway.database.jobs import Ending, Jobs, JobStatus
+from gateway.jobs.batch_lines import Place
 from gateway.jobs.batch_runner import BatchRules, BatchRunner
 from gateway.jobs.owner import Owner
 from gateway.settings import Settings
@@ -186,10 +187,11 @@ async def test_cancelling_while_its_file_is_read(post, runner, batches, clock):
     record = await post()
     taken = await batches.take(clock.now)
     assert await batches.cancel(record.id, clock.now)
-    await runner._add(taken, [])
+    await runner._add(taken, [Place(1, 0, 9, "l0"), Place(2, 10, 9, "l1")])
     assert not await batches.change(taken, status=BatchStatus.IN_PROGRESS), "it is no longer this attempt's"
     assert await runner.step()
-    assert (await batches.get("alice", record.id)).status is BatchStatus.CANCELLED
+    done = await batches.get("alice", record.id)
+    assert (done.status, done.total, done.completed, done.failed) == (BatchStatus.CANCELLED, 2, 0, 2)
     assert not await batches.cancel(record.id, clock.now)
 
 
@@ -204,6 +206,14 @@ async def test_what_a_death_left_of_a_batch_that_is_over_is_swept(post, runner, 
     clock.now += 1001
     await runner.sweep()
     assert await batches.get("alice", "batch_1") is None
+
+
+async def test_an_old_batch_takes_its_lines_with_it(post, runner, batches, jobs, job, clock):
+    await post(status=BatchStatus.COMPLETED, ended_at=clock.now - 1001)
+    await jobs.add([job("job_" + "1" * 32, batch_id="batch_1", line=1, nbytes=9)])
+    await runner.sweep()
+    assert await batches.get("alice", "batch_1") is None
+    assert await jobs.held_bytes() == 0
 
 
 async def test_a_file_that_is_gone(post, runner, batches, storage):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,6 +22,15 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test, and no process that one starts, writes to the state directory of whoever runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "DISAGFUSION_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_fsync() -> Iterator[None]:
+    """Databases of the tests' own process need not outlive a power failure."""
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("sqlalchemy"):  # not where only the tests marked ``gpu`` run
+            patch.setattr("gateway.database.engines.SYNCHRONOUS", "OFF")
         yield
 
 

@@ -27,6 +27,10 @@ LOCK_SECONDS = 5.0
 TRANSACTION_SECONDS = 10.0
 """For a whole ``session()`` or ``begin()``, the wait for a connection included: nothing hangs on a database."""
 
+SYNCHRONOUS = "FULL"
+"""An answer may be sent once its transaction is committed, and a power failure must not undo that. NORMAL would save
+the one fsync per commit, of which there are few: usage is written in batches."""
+
 READERS = 4
 """Connections that read an SQLite file; each is a thread."""
 CONNECTIONS = 10
@@ -86,9 +90,7 @@ def _pragmas(*, writes: bool) -> Callable[[DBAPIConnection, object], None]:
         cursor.execute("PRAGMA foreign_keys = ON")
         if writes:
             cursor.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
-            # FULL: an answer may be sent once its transaction is committed, and a power failure must not undo that.
-            # NORMAL would save the one fsync per commit, of which there are few: usage is written in batches.
-            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             cursor.execute(
                 "PRAGMA secure_delete = ON"
             )  # or a deleted prompt stays in the file; not every build's default

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from gateway.database import engines
+from gateway.database.engines import SYNCHRONOUS
 from gateway.database.errors import DatabaseError, DatabaseRefused, Trouble
 from gateway.settings import InvalidSettings, load_settings
 
@@ -95,7 +96,10 @@ async def test_a_broken_constraint_is_for_the_module_that_knows_it(database):
     assert database.healthy
 
 
-async def test_the_file_is_its_users_alone_and_safe_from_power_failures(database, tmp_path):
+async def test_the_file_is_its_users_alone_and_safe_from_power_failures(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(engines, "SYNCHRONOUS", SYNCHRONOUS)
+    database = make()
+    await database.open()
     file = tmp_path / engines.FILE_NAME
     assert file.stat().st_mode & 0o777 == 0o600
     async with database.begin() as connection:

@@ -13,6 +13,8 @@ from scheduler import actions as act
 from scheduler import events as ev
 from wire.types import Role
 
+pytestmark = pytest.mark.services
+
 E, T, D = Role.ENCODER, Role.DIT, Role.DECODER
 OTHERS = {E: (T, D), T: (E, D), D: (E, T)}
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.xdist_group("local")
+pytestmark = pytest.mark.services
 
 PROMPT = "a large red circle in the center on a white background"
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from tests.needed import find
 
@@ -28,11 +29,22 @@ def free_port() -> int:
 
 @dataclass
 class Postgres:
-    """``start`` makes its folder at the first call; ``remove`` must be called at the end."""
+    """Runs within its ``with`` block, but for what ``stop``, ``crash`` and ``start`` do there."""
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="postgres-")))  # not in pytest's: 0700
     port: int = field(default_factory=free_port)
     _made: int = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def start(self) -> None:
         data = self.folder / "data"

@@ -124,9 +124,21 @@ def create_app(
             if hook is not None:
                 await hook.close()
 
+    app = _bare_app(settings, run)
+    reader = FormReader(room, storage.spool)
+    started = int(time.time())
+    api = Api(service, settings, storage, reader, loader, room, keys, once, started, operator, limiter, meter)
+    if database is not None:
+        api = replace(api, desk=job_desk(api, database, owner or Owner(None)))
+    app.state.api = api
+    _include_routers(app, api)
+    return app
+
+
+def _bare_app(settings: Settings, lifespan: Lifespan) -> FastAPI:
     app = FastAPI(
         title="DisagFusion",
-        lifespan=run,
+        lifespan=lifespan,
         middleware=_middleware(settings),
         # RequestContext makes the request's span; FastAPI's own would double it and log what clients sent.
         telemetry={"tracing": False, "operation_spans": False, "metrics": False, "logs": False},
@@ -135,22 +147,20 @@ def create_app(
         docs_url=None,  # the pages load scripts from elsewhere; /openapi.json stays
         redoc_url=None,
     )
-    reader = FormReader(room, storage.spool)
-    started = int(time.time())
-    api = Api(service, settings, storage, reader, loader, room, keys, once, started, operator, limiter, meter)
-    if database is not None:
-        api = replace(api, desk=job_desk(api, database, owner or Owner(None)))
-    app.state.api = api
     install_handlers(app)
+    return app
+
+
+def _include_routers(app: FastAPI, api: Api) -> None:
     for concept in (health, files, batches, jobs, images, edits, models, pictures):
         app.include_router(concept.router)
-    if operator is not None and settings.admin_key is not None:
+    is_administered = api.settings.admin_key is not None
+    if api.operator is not None and is_administered:
         app.include_router(admin.router)
-    if meter is not None:
+    if api.meter is not None:
         app.include_router(usage_reports.own)
-        if settings.admin_key is not None:
+        if is_administered:
             app.include_router(usage_reports.everybody)
-    return app
 
 
 def _hook(settings: Settings) -> Hook | None:

@@ -21,6 +21,7 @@ from gateway.database.batches import Batches, BatchRecord, BatchStatus
 from gateway.database.errors import DatabaseError
 from gateway.database.jobs import JobRecord, Jobs, JobStatus
 from gateway.jobs.batch_lines import FileError, LineReader, Place, TooMuch
+from gateway.jobs.bell import Bell
 from gateway.jobs.owner import Owner
 from gateway.storage.files import FileRecord, Files
 from gateway.storage.job_pictures import JobPictures
@@ -79,27 +80,23 @@ class BatchRunner:
         self._wake_jobs = wake_jobs
         self._owner = owner
         self._clock = clock
-        self._woken = asyncio.Event()
+        self._bell = Bell()
         self._has_inherited = False
 
     def wake(self) -> None:
-        self._woken.set()
+        self._bell.ring()
 
     async def run(self) -> NoReturn:
         """Until cancelled; then its batches are free for others at once. Any exception is a defect."""
         try:
             while True:
-                self._woken.clear()
+                self._bell.still()
                 try:
                     while await self.step():
                         pass
                 except (DatabaseError, StoreError) as error:
                     log.warning("batches: %s; it is tried again", error)
-                try:
-                    async with asyncio.timeout(ROUND_SECONDS):
-                        await self._woken.wait()
-                except TimeoutError:
-                    pass
+                await self._bell.wait(ROUND_SECONDS)
         finally:
             try:
                 await self._batches.abandon(self._owner.name)

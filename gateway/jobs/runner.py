@@ -19,6 +19,7 @@ from gateway.database.errors import DatabaseError
 from gateway.database.job_queue import Attempt, JobQueue, Lane
 from gateway.database.jobs import Ending, JobRecord, Jobs, JobStatus
 from gateway.database.unbroken import unbroken
+from gateway.jobs.bell import Bell
 from gateway.jobs.endings import Endings
 from gateway.jobs.live import Live
 from gateway.jobs.owner import Owner
@@ -74,33 +75,26 @@ class Runner:
         self._running: dict[Attempt, tuple[JobRecord, asyncio.Task[None]]] = {}
         self._closing: set[Attempt] = set()
         """Attempts whose work is over: what is left to do is short, and has to be done to its end."""
-        self._woken = asyncio.Event()
+        self._bell = Bell()
         self._renew_at = 0.0
 
     def wake(self) -> None:
         """There may be something to do."""
-        self._woken.set()
+        self._bell.ring()
 
     async def run(self) -> NoReturn:
         """Until cancelled; then its jobs are free for others at once. Any exception is a defect."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 while True:
-                    self._woken.clear()
+                    self._bell.still()
                     try:
                         await unbroken(self._round())
                     except DatabaseError as error:
                         log.debug("jobs: %s", error)  # the database has said so itself
-                    await self._pause()
+                    await self._bell.wait(ROUND_SECONDS)
         finally:
             await self._let_go()
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(ROUND_SECONDS):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
 
     async def _let_go(self) -> None:
         try:

@@ -91,9 +91,7 @@ async def test_keys(make, postgres):
 
 
 async def test_a_server_that_ends_and_comes_back(make, said, clock):
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         database = make(database_url=server.new_database())
         await database.open()
         async with database.begin() as connection:
@@ -107,17 +105,13 @@ async def test_a_server_that_ends_and_comes_back(make, said, clock):
         clock.now = 5.0
         assert await count(database) == 1
         assert database.healthy
-    finally:
-        server.remove()
     lost, back = said()
     assert f"127.0.0.1:{server.port}: it cannot be reached" in lost
     assert "works again" in back
 
 
 async def test_a_server_that_is_not_there_at_the_start(make, said):
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         url = server.new_database()
         server.stop()
         database = make(database_url=url)
@@ -128,8 +122,6 @@ async def test_a_server_that_is_not_there_at_the_start(make, said):
         async with asyncio.timeout(30):
             await opening
         assert await count(database) == 0
-    finally:
-        server.remove()
     assert len(said()) == 2
 
 

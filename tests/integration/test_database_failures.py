@@ -165,16 +165,11 @@ def test_a_file_that_is_damaged_meanwhile(scene, tmp_path):
 
 @needs("postgresql")
 def test_a_server_that_is_killed_and_comes_back(scene):
-    server = Postgres()
-    try:
+    with Postgres() as server, scene(DISAGFUSION_DATABASE_URL=server.new_database()) as serving:
+        server.crash()
+        serving.works_without("it cannot be reached")
         server.start()
-        with scene(DISAGFUSION_DATABASE_URL=server.new_database()) as serving:
-            server.crash()
-            serving.works_without("it cannot be reached")
-            server.start()
-            serving.works_again()
-            lost, back = serving.complaints()
-            assert f"127.0.0.1:{server.port}: it cannot be reached" in lost
-            assert "works again" in back
-    finally:
-        server.remove()
+        serving.works_again()
+        lost, back = serving.complaints()
+        assert f"127.0.0.1:{server.port}: it cannot be reached" in lost
+        assert "works again" in back

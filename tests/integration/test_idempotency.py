@@ -103,9 +103,7 @@ def test_the_work_of_a_gateway_that_was_killed_is_done_by_the_other(launch, post
 
 
 def test_without_postgresql_pictures_are_made_and_with_it_keys_count_again(launch):
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         gateway = launch("a", server.new_database())
         assert gateway.post("before").headers["x-idempotency"] == "new"
         server.crash()
@@ -118,5 +116,3 @@ def test_without_postgresql_pictures_are_made_and_with_it_keys_count_again(launc
         while not origins or origins[-1] == "unavailable":  # until the next try to connect
             origins.append(gateway.post("before").headers["x-idempotency"])
         assert origins[-1] == "replayed"
-    finally:
-        server.remove()

@@ -65,12 +65,8 @@ class Both:
 
 @pytest.fixture
 def postgres_of_its_own() -> Iterator[Postgres]:
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

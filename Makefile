@@ -2,18 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+RUNS := .venv/.runs
 VISION := .torchvision/.ready
 WORKERS ?= 2
 # At a terminal pip shows what it downloads.
 PIP_INSTALL = $(BIN)/pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check --constraint constraints.txt
 OUT ?= out/bench-gpu
 
-.PHONY: demo serve test test-services test-nightly test-clients check format bench bench-gpu bench-scheduling clean
+.PHONY: demo serve docs test test-services test-nightly test-clients check format bench bench-gpu bench-scheduling clean
 
-demo: $(STAMP)
+demo: $(RUNS)
 	@$(BIN)/python examples/demo.py
 
-serve: $(STAMP)
+serve: $(RUNS)
 	@$(BIN)/python -m gateway --local
 
 test: $(STAMP) $(VISION)
@@ -36,6 +37,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation site, into out/site. Links and anchors that lead nowhere fail it.
+docs: $(STAMP)
+	@$(BIN)/python -m website
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -52,13 +57,19 @@ bench-scheduling: $(STAMP)
 	$(BIN)/python -m benchmarks.scheduling --output docs/results
 	$(BIN)/python -m benchmarks.scheduling.live --output docs/results
 
-$(STAMP): pyproject.toml constraints.txt
+# What it takes to run, so that the first picture does not wait for what only tests need.
+$(RUNS): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'
 	@echo "Set-up, once, a few minutes. Step 1 of 3: a virtual environment in .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Step 2 of 3: torch, by far the largest package"
 	@$(PIP_INSTALL) torch
 	@echo "Step 3 of 3: everything else"
+	@$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(STAMP): $(RUNS)
+	@echo "What tests and checks need beside that"
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 

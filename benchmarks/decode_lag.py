@@ -1,4 +1,4 @@
-"""How long the gateway's event loop waits while its two threads decode pictures of 50 megapixels that clients sent.
+"""How long the gateway's event loop waits while its two processes decode pictures of 50 megapixels that clients sent.
 
 python -m benchmarks.decode_lag [--rounds 2]
 
@@ -13,26 +13,25 @@ import asyncio
 import io
 import os
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 from PIL import Image
 
-from gateway.api.edit_pictures import DECODING_AT_ONCE
-from gateway.api.input_pictures import Decoding, InputPicture, decode, decode_mask
+from gateway.decoding.decoders import DECODING_AT_ONCE, Decoders
+from gateway.decoding.pictures import Decoding
 from gateway.settings import Settings
 
 WIDTH, HEIGHT = 8000, 6250
 TICK_SECONDS = 0.005
 
-Decode = Callable[[], InputPicture]
+Picture = tuple[bytes, Decoding]
 
 
-def decoders() -> Mapping[str, Decode]:
+def pictures() -> Mapping[str, Picture]:
     """What to decode, by its name."""
     rules = Settings()
     image, mask = (
@@ -44,14 +43,14 @@ def decoders() -> Mapping[str, Decode]:
     smooth = Image.fromarray(np.dstack([slope] * 3))
     clear = Image.merge("RGBA", (*smooth.split(), Image.fromarray(slope)))
     return {
-        "PNG, 8-bit RGB": partial(decode, _file(smooth), image),
-        "PNG, the same with noise": partial(decode, _file(Image.fromarray(np.asarray(smooth) ^ noise)), image),
-        "PNG, with alpha": partial(decode, _file(clear), image),
-        "PNG, palette": partial(decode, _file(smooth.quantize(64), transparency=0), image),
-        "PNG, 16-bit grey": partial(decode, _file(Image.fromarray(slope.astype(np.uint16) << 8)), image),
-        "PNG, a mask": partial(decode_mask, _file(clear), mask),
-        "JPEG": partial(decode, _file(smooth, "JPEG"), image),
-        "WebP": partial(decode, _file(smooth, "WEBP", quality=80, method=0), image),
+        "PNG, 8-bit RGB": (_file(smooth), image),
+        "PNG, the same with noise": (_file(Image.fromarray(np.asarray(smooth) ^ noise)), image),
+        "PNG, with alpha": (_file(clear), image),
+        "PNG, palette": (_file(smooth.quantize(64), transparency=0), image),
+        "PNG, 16-bit grey": (_file(Image.fromarray(slope.astype(np.uint16) << 8)), image),
+        "PNG, a mask": (_file(clear), mask),
+        "JPEG": (_file(smooth, "JPEG"), image),
+        "WebP": (_file(smooth, "WEBP", quality=80, method=0), image),
     }
 
 
@@ -70,12 +69,11 @@ def _coreless_seconds() -> float:
     return int(schedstat.split()[1]) / 1e9
 
 
-async def lags(work: Decode, rounds: int) -> tuple[list[float], list[float]]:
+async def lags(picture: Picture, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds by which each tick was late; and of these, without those in which there was no core."""
-    loop = asyncio.get_running_loop()
     late, locked = [], []
-    with ThreadPoolExecutor(DECODING_AT_ONCE) as threads:
-        tasks = [loop.run_in_executor(threads, work) for _ in range(rounds * DECODING_AT_ONCE)]
+    with closing(Decoders(picture[1].max_pixels)) as decoders:
+        tasks = [asyncio.create_task(decoders.decode(*picture)) for _ in range(rounds * DECODING_AT_ONCE)]
         while not all(task.done() for task in tasks):
             coreless, start = _coreless_seconds(), perf_counter()
             await asyncio.sleep(TICK_SECONDS)
@@ -87,11 +85,11 @@ async def lags(work: Decode, rounds: int) -> tuple[list[float], list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode_lag", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=2, help="pictures for each thread (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="pictures for each process (%(default)s)")
     rounds = parser.parse_args().rounds
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; ms: p50 / p99 / most")
-    for name, work in decoders().items():
-        late, locked = asyncio.run(lags(work, rounds))
+    for name, picture in pictures().items():
+        late, locked = asyncio.run(lags(picture, rounds))
         print(f"{name:26} late {_told(late)}   for the lock {_told(locked)}", flush=True)
 
 

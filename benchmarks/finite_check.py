@@ -14,21 +14,13 @@ from unittest.mock import patch
 
 import torch
 
-from stage_server.engine.base import StageJob
+from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.finite import FiniteCheck
 from wire.params import ImageParams
 from wire.types import Role
 
 REPEATS = 5
-
-
-class _Steps:
-    def step_done(self, step: int, steps: int) -> None:
-        pass
-
-    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
-        pass
 
 
 class Stopwatch:
@@ -57,7 +49,7 @@ def measure(engine: DiffusersEngine, side: int) -> dict[Role, tuple[float, float
             look, settle = watch.timed(FiniteCheck.look), watch.timed(FiniteCheck.settle)
             with patch.object(FiniteCheck, "look", look), patch.object(FiniteCheck, "settle", settle):
                 began = perf_counter()
-                (outputs,) = engine.run(StageJob(role, (params,)), (inputs,), _Steps())
+                outputs = engine.run(StageJob(role, params), inputs, Unwatched())
                 found[role].append((perf_counter() - began, watch.seconds))
             inputs = {name: value for port in outputs.values() for name, value in port.items()}
     return {role: (median(t for t, _ in times[1:]), median(c for _, c in times[1:])) for role, times in found.items()}

@@ -19,12 +19,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import FastAPI
 from pydantic import SecretStr
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message
 
+from benchmarks import bare_handler
+from benchmarks.bare_handler import PATH
 from gateway.accounts import secrets
 from gateway.accounts.caller import Caller, Limits
 from gateway.accounts.keyring import KeyRing
@@ -54,7 +53,6 @@ VARIANTS = (
     (ON, True, True, False),
     (ONCE, True, True, True),
 )
-PATH = "/v1/images/generations"
 BODY = b'{"model": "m", "prompt": "a red circle", "seed": 1}'
 PICTURE = bytes(1000)
 MUCH = 10**9
@@ -82,16 +80,6 @@ class Service:
             listener(Took(role, 1.0))
         listener(Ready(0, PICTURE))
         return Finished((PICTURE,), ())
-
-
-def bare() -> FastAPI:
-    app = FastAPI()
-
-    @app.post(PATH)
-    async def handler(request: Request) -> Response:
-        return Response(await request.body(), media_type="application/json")
-
-    return app
 
 
 async def nothing() -> None:
@@ -187,7 +175,10 @@ async def measure(rounds: int, redis: str | None) -> dict[str, float]:
         def folder() -> Path:
             return Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
-        subjects = {BARE: Subject(bare()), OFF: Subject(create_app(Service(), Settings(state_dir=folder())))}
+        subjects = {
+            BARE: Subject(bare_handler.app()),
+            OFF: Subject(create_app(Service(), Settings(state_dir=folder()))),
+        }
         for name, limits, usage, once in VARIANTS:
             opened = with_keys(folder(), limits=limits, usage=usage, once=once, redis=redis)
             subjects[name] = await stack.enter_async_context(opened)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from clients.events import Admitted, Completed, EventReader, Malformed, News, Refused, Stages, picture, refused
+from clients.failover import AsyncFailover
 from clients.timing import stage_seconds
 
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -59,10 +60,13 @@ class Call:
         return client.build_request("POST", f"{url}/images/edits", data=data, files=files, headers=key_headers())
 
 
-def open_client(timeout_seconds: float) -> httpx.AsyncClient:
-    """With as many connections as there are requests."""
+def open_client(timeout_seconds: float, urls: Sequence[str] = ()) -> httpx.AsyncClient:
+    """With as many connections as there are requests. Of several base ``urls``, requests name the first."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    return httpx.AsyncClient(timeout=timeout_seconds, limits=limits)
+    if len(urls) < 2:
+        return httpx.AsyncClient(timeout=timeout_seconds, limits=limits)
+    transport = AsyncFailover(urls, httpx.AsyncHTTPTransport(limits=limits))
+    return httpx.AsyncClient(timeout=timeout_seconds, transport=transport)
 
 
 def key_headers() -> dict[str, str]:

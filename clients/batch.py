@@ -20,8 +20,8 @@ ENDPOINTS = {"generations": "/v1/images/generations", "edits": "/v1/images/edits
 ERRORS_SHOWN = 10
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m clients batch", description=__doc__)
+def main(argv: list[str], program: str = "python -m clients") -> int:
+    parser = argparse.ArgumentParser(prog=f"{program} batch", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     running = commands.add_parser("run", help="upload a file of JSON lines, wait for the end, write the pictures")
     running.add_argument("file", type=Path)

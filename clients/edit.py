@@ -9,8 +9,8 @@ from clients.api import Call, Upload
 from clients.making import make, watched
 
 
-def main(argv: list[str]) -> int:
-    parser = options.parser("edit", __doc__)
+def main(argv: list[str], program: str = "python -m clients") -> int:
+    parser = options.parser(f"{program} edit", __doc__)
     parser.add_argument("-i", "--image", type=Path, action="append", required=True, help="may be repeated")
     parser.add_argument(
         "--mask", type=Path, help="a PNG of the first picture's size: what is transparent is drawn anew"

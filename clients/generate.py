@@ -7,6 +7,6 @@ from clients.api import Call
 from clients.making import make, watched
 
 
-def main(argv: list[str]) -> int:
-    args = options.parse(options.parser("generate", __doc__), argv)
+def main(argv: list[str], program: str = "python -m clients") -> int:
+    args = options.parse(options.parser(f"{program} generate", __doc__), argv)
     return make(args, Call(options.fields(args, watched=watched())))

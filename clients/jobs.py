@@ -16,10 +16,10 @@ from clients.terminal import StatusLine
 OVER = ("completed", "failed", "cancelled", "expired")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], program: str = "python -m clients") -> int:
     if argv[:1] == ["post"]:
-        return _post(argv[1:])
-    parser = argparse.ArgumentParser(prog="python -m clients jobs", description=__doc__)
+        return _post(argv[1:], program)
+    parser = argparse.ArgumentParser(prog=f"{program} jobs", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("post", help="PROMPT and the options of generate: prints the new job's id")
     listing = commands.add_parser("list", help="your jobs, newest first; needs an API key")
@@ -35,8 +35,8 @@ def main(argv: list[str]) -> int:
     return run(args, args.does)
 
 
-def _post(argv: list[str]) -> int:
-    parser = options.parser("jobs post", "Posts a job and prints its id.")
+def _post(argv: list[str], program: str) -> int:
+    parser = options.parser(f"{program} jobs post", "Posts a job and prints its id.")
     parser.add_argument("--wait", action="store_true", help="and wait for its pictures")
     parser.add_argument("--webhook", metavar="URL", help="is told when the job ends")
     args = options.parse(parser, argv)

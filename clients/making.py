@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,14 +69,14 @@ class _Making:
         self._previews: set[Path] = set()
         self._made = Made()
 
-    async def run(self, url: str, timeout_seconds: float) -> Made:
+    async def run(self, urls: Sequence[str], timeout_seconds: float) -> Made:
         progress = Progress(self._call.pictures)
         # The client comes first: it reads certificates for a third of a second, which is no time of the server's.
-        async with open_client(timeout_seconds) as client:
+        async with open_client(timeout_seconds, urls) as client:
             start = perf_counter()
             drawing = asyncio.create_task(self._draw(progress, start), name="progress")
             try:
-                async with asyncio.timeout(timeout_seconds), aclosing(send(client, url, self._call)) as answer:
+                async with asyncio.timeout(timeout_seconds), aclosing(send(client, urls[0], self._call)) as answer:
                     async for news in answer:
                         elapsed = perf_counter() - start
                         progress.hear(news, elapsed)
@@ -130,15 +131,16 @@ class _Making:
 
 def complaint(error: Exception, args: argparse.Namespace) -> str:
     """What ended a command, in one line for a person."""
+    where = ", ".join(args.url)
     match error:
         case Refused(status=status, code=code, retry_after_seconds=retry):
             head = " ".join(part for part in ("" if status == 200 else str(status), code) if part)
             again = f" (to be tried again in {retry:g} s)" if retry is not None else ""
             return f"{head}: {error}{again}"
         case Malformed():
-            return f"{args.url} sent {error}"
+            return f"{where} sent {error}"
         case TimeoutError() | httpx.TimeoutException():
-            return f"{args.url} took longer than --timeout {args.timeout:g} s"
+            return f"{where} took longer than --timeout {args.timeout:g} s"
         case OSError(filename=str() | Path()):
             return f"{error.filename} cannot be written: {error.strerror}"
-    return f"{args.url} cannot be reached: {error or type(error).__name__}"
+    return f"{where} cannot be reached: {error or type(error).__name__}"

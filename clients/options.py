@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clients.address import DEFAULT, ENVIRONMENT, base_url
+from clients.address import ENVIRONMENT, add_url_option
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 TEXTS = ("model", "size", "negative_prompt", "quality")
@@ -14,13 +14,13 @@ PREVIEWS = 2
 """Of each picture, where somebody watches."""
 
 
-def parser(command: str, description: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"python -m clients {command}", description=description, epilog=ENVIRONMENT)
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=program, description=description, epilog=ENVIRONMENT)
     made.add_argument("prompt", nargs="?")
     made.add_argument("--prompt", dest="named_prompt", metavar="PROMPT", help="the same")
     made.add_argument("-o", "--output", type=Path, help="its ending sets the format (default: picture.png)")
     made.add_argument("--format", choices=sorted({*FORMATS.values()}), help="for an output without such an ending")
-    made.add_argument("--url", type=base_url, default=DEFAULT, help="of the API (default: %(default)s)")
+    add_url_option(made)
     made.add_argument("--model")
     made.add_argument("--size", help="WIDTHxHEIGHT in pixels")
     made.add_argument("--negative-prompt")

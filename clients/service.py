@@ -7,15 +7,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
 
 from clients import terminal
-from clients.address import DEFAULT, ENVIRONMENT, base_url
+from clients.address import ENVIRONMENT, add_url_option
 from clients.api import key_headers, refusal
 from clients.events import Malformed, Refused
+from clients.failover import Failover
 from clients.making import INTERRUPTED, complaint
 from clients.terminal import StatusLine
 
@@ -27,9 +28,13 @@ RETRIED = (429, 500, 502, 503, 504)
 
 
 class Service:
-    def __init__(self, url: str, timeout_seconds: float, pause: Callable[[float], None] = time.sleep) -> None:
-        self._url = url
-        self._client = httpx.Client(timeout=timeout_seconds)
+    def __init__(
+        self, urls: Sequence[str], timeout_seconds: float, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        """``urls``: base urls of the API, at least one."""
+        self._url = urls[0]
+        transport = Failover(urls, httpx.HTTPTransport()) if len(urls) > 1 else None
+        self._client = httpx.Client(timeout=timeout_seconds, transport=transport)
         self._pause = pause
 
     def __enter__(self) -> Service:
@@ -99,7 +104,7 @@ class Service:
 
 def add_service_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
-    parser.add_argument("--url", type=base_url, default=DEFAULT, help="of the API (default: %(default)s)")
+    add_url_option(parser)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one answer")
 
 

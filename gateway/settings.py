@@ -1,4 +1,4 @@
-"""Every setting of the gateway, read once at start from ``DISAGFUSION_*`` variables and passed down.
+"""Every setting of the gateway, read once at start from ``DISAGFUSION_*`` variables and a file, and passed down.
 
 The only module of the gateway that looks at the environment, but for ``OTEL_*`` (``wire.telemetry``). A bad value stops
 start-up with a message that names it.
@@ -10,17 +10,16 @@ import base64
 import ipaddress
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.accounts.caller import Limits
 from gateway.service.interfaces import BACKGROUND
-from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
+from wire.types import Role
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -45,12 +44,43 @@ def _network(given: str) -> str:
         raise ValueError(f"{error}; write an address or a network, as in 10.0.0.7 or 10.0.0.0/24") from None
 
 
+def _peer_endpoint(given: str) -> str:
+    if not re.fullmatch(r"tcp://.+:\d+", given):
+        raise ValueError(f"{given!r} is no address; write tcp://HOST:PORT, the control address of a gateway")
+    return given
+
+
+PeerEndpoint = Annotated[str, AfterValidator(_peer_endpoint)]
 TcpEndpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class InvalidSettings(Exception):
     """A setting cannot be used; the text is for the operator and names the variable."""
+
+
+class PoolTable(BaseModel):
+    """Stage servers of one model that are started and stopped as the load asks for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(min_length=1)
+    min: int = Field(1, ge=0)
+    max: int = Field(ge=1)
+    roles: frozenset[Role] = Field(frozenset(Role), min_length=1)
+    """That its servers may have."""
+    device_class: str = ""
+    """As cost profiles name it: tells how fast its servers are before one was seen."""
+    cold_start_seconds: Seconds = 120.0
+    """Assumed until some were measured."""
+    price: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Of a server, relative to other pools' of the model."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) must not be below min ({self.min})")
+        return self
 
 
 class Settings(BaseSettings):
@@ -74,7 +104,16 @@ class Settings(BaseSettings):
     """Must be set to listen beyond loopback without any key."""
     admin_key: SecretStr | None = Field(None, min_length=16)
     """Opens ``/admin``, which does not exist without it. None of ``api_keys``."""
+    page: bool = True
+    """Serve the web page at ``/``."""
+    metrics: bool = True
+    """Serve ``/metrics`` for Prometheus."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Of ``host``, where ``/metrics`` is then served instead of beside the API; 0 lets the system choose."""
+    metrics_key: SecretStr | None = Field(None, min_length=16)
+    """To be shown by whoever reads ``/metrics``, as ``Authorization: Bearer``; open to all without it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
     log_prompts: bool = False
     """Put prompts into logs and spans."""
     expose_stage_timings: bool = True
@@ -154,6 +193,8 @@ class Settings(BaseSettings):
     """Url of the store for files and pictures (``s3://bucket/prefix``); a folder of ``state_dir`` when unset."""
     storage_max_bytes: int = Field(10 << 30, ge=64 << 20)
     """Of files and pictures together."""
+    storage_tenant_share: float = Field(0.5, gt=0, le=1)
+    """Of ``storage_max_bytes``, for what one tenant's files and jobs take."""
     file_max_bytes: Count = 512 << 20
     """Of one uploaded file."""
     files_max_age_seconds: Seconds | None = None
@@ -185,6 +226,18 @@ class Settings(BaseSettings):
     """Let webhooks lead to private, loopback and link-local addresses."""
 
     # Pipeline
+    embedding_cache_bytes: int = Field(1 << 30, ge=0)
+    """Of encoders' outputs kept in the stage servers' stores, so that a repeated prompt is not encoded again; at most a
+    quarter of each store. 0 keeps none."""
+    share_embeddings: bool = False
+    """Let one key's requests use what was encoded for another's: from a request's time it can be told whether anybody
+    has asked for the same before."""
+    cell: str = Field("", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")
+    """Name of this gateway among its ``peers``; unset: this machine's name and the port of ``control_bind``."""
+    peers: tuple[PeerEndpoint, ...] = ()
+    """Control addresses of the other gateways (its own may be among them), which take over for each other."""
+    shutdown_seconds: Seconds = 120.0
+    """From SIGTERM on, for requests under way to finish and servers to go to the ``peers``; with ``--local`` 5."""
     control_bind: TcpEndpoint = "tcp://127.0.0.1:5600"
     data_bind: TcpEndpoint = "tcp://127.0.0.1:*"
     data_advertise: TcpEndpoint | None = None
@@ -216,13 +269,19 @@ class Settings(BaseSettings):
     """A server keeps new roles at least that long."""
     preemption: bool = True
     """Let a much shorter job interrupt a long one between two denoising steps."""
-    max_batch: int = Field(1, ge=1, le=32)
-    """Jobs of equal shape that run as one where that pays. The diffusers engine runs a batch's members one after the
-    other, which never pays: 1 turns batching off."""
-    batch_seeded: bool = False
-    """Batch requests that name a seed too: their pictures may then vary with the company."""
+    max_batch: int = Field(8, ge=1, le=128)
+    """Most jobs of equal shape that compute together on one device, where it allows as many and where it pays. Only
+    those of requests that may be fast (``batching``); 1 turns it off."""
     tenant_shares: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Tenant → weight of its share of device time, where it is not 1."""
+    pools: dict[str, PoolTable] = {}
+    """Servers that a launcher starts and stops as ``/admin/scaling`` says, by the pool's name; docs/autoscaling.md."""
+    scaling_dwell_seconds: float = Field(60.0, ge=0, allow_inf_nan=False)
+    """A pool keeps what it has for at least so long after it was needed."""
+    scaling_idle_seconds: Seconds = 300.0
+    """Without a request, after which pools go back to their least."""
+    scaling_wait_seconds: Seconds = 60.0
+    """That requests may have to wait before more servers are asked for, whatever their deadlines allow."""
     profiles: tuple[Path, ...] = ()
     """Cost profiles beside the bundled ones, as ``python -m stage_server profile`` writes them."""
     max_waiting_requests: Count = 1000
@@ -332,29 +391,6 @@ class Settings(BaseSettings):
     def anonymous(self) -> bool:
         """Whether everybody is served as long as there is no API key."""
         return self.allow_anonymous or _is_loopback(self.host)
-
-
-def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment, where ``overrides`` (from the command line) win. Raises ``InvalidSettings``."""
-    try:
-        return Settings(**overrides)  # type: ignore[arg-type] # validated by pydantic, whatever their type
-    except SettingsError as error:
-        raise InvalidSettings(f"{error}; it must be JSON") from error.__cause__
-    except ValidationError as error:
-        raise InvalidSettings(
-            "\n".join(_complaint(problem["loc"], problem["msg"]) for problem in error.errors())
-        ) from None
-
-
-def ignored_variables() -> Iterator[str]:
-    """A warning about each variable that was probably meant as a setting. Stage servers see to their own."""
-    return complaints(os.environ, "DISAGFUSION_", Settings.model_fields, other="DISAGFUSION_STAGE_")
-
-
-def _complaint(location: tuple[int | str, ...], message: str) -> str:
-    name = ".".join(str(part) for part in location)
-    message = message.removeprefix("Value error, ")
-    return f"DISAGFUSION_{name.upper()}: {message}" if name else f"DISAGFUSION settings: {message}"
 
 
 def _is_whsec(text: str) -> bool:

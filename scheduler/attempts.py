@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler import events as ev
+from scheduler.handover import HandOvers
 from scheduler.ledger import Ledger
 from scheduler.matcher import Matcher
 from scheduler.outbox import Outbox
@@ -17,6 +18,7 @@ from scheduler.state import Attempt, Job, Server
 from scheduler.transitions import COMMITTED, JobState
 from scheduler.trials import Trials
 from scheduler.view import View
+from wire.types import Handle
 
 AttemptEvent = (
     ev.JobFetched
@@ -26,8 +28,14 @@ AttemptEvent = (
     | ev.JobPreviewed
     | ev.JobDone
     | ev.JobFailed
+    | ev.JobHandedOver
     | ev.JobCancelled
 )
+
+LastWord = ev.JobDone | ev.JobFailed | ev.JobHandedOver | ev.JobCancelled
+LAST_WORDS = (ev.JobDone, ev.JobFailed, ev.JobHandedOver, ev.JobCancelled)
+LEAVING = (ev.JobDone, ev.JobHandedOver, ev.JobPreviewed)
+"""By which a server may have something more in its store."""
 
 REFUSED = "draining"
 """The server gave the role up while the job was on its way: nobody's failure."""
@@ -35,13 +43,26 @@ REFUSED = "draining"
 SPOILT = "non_finite"
 """NaN or infinity came out: of a device that miscalculates, or as it would anywhere. A second server tells which."""
 
+STUCK = "stuck"
+"""It gave no sign of life, and its server ends itself: of a device that hangs, or of a job that hangs every device."""
+
+MAX_STUCK = 2
+"""Servers that a job may cost so before its request fails: a second one tells whose fault it is, as with ``SPOILT``."""
+
 MAX_UNREACHED = 10
 """Attempts of a job that may end because somebody could not be reached, before its request fails."""
 
 
 class Attempts:
     def __init__(
-        self, view: View, outbox: Outbox, policies: Policies, ledger: Ledger, matcher: Matcher, trials: Trials
+        self,
+        view: View,
+        outbox: Outbox,
+        policies: Policies,
+        ledger: Ledger,
+        matcher: Matcher,
+        trials: Trials,
+        handovers: HandOvers,
     ):
         self._view = view
         self._outbox = outbox
@@ -49,6 +70,7 @@ class Attempts:
         self._ledger = ledger
         self._matcher = matcher
         self._trials = trials
+        self._handovers = handovers
 
     def handle(self, event: AttemptEvent, now: float) -> None:
         server = self._view.servers.get(event.server)
@@ -61,23 +83,23 @@ class Attempts:
         if attempt.job.attempt is attempt and attempt.job.state in COMMITTED:
             self._report(attempt, event, now)
         else:
-            self._late(attempt, event)
-        self._matcher.touch(server)
+            self._late(attempt, event, now)
+        self._matcher.touch(server, only_pace=isinstance(event, ev.JobProgressed))
 
     def _stranger(self, server: Server, event: AttemptEvent) -> None:
         """Of an older epoch: it must leave nothing behind."""
-        if isinstance(event, ev.JobDone):
-            self._outbox.release(server.id, [output.handle for output in event.outputs], "of a former epoch")
-        elif not isinstance(event, ev.JobFailed | ev.JobCancelled):
+        if isinstance(event, LEAVING):
+            self._outbox.release(server.id, _left(event), "of a former epoch")
+        if not isinstance(event, LAST_WORDS):
             self._outbox.cancel(server.id, (event.epoch,), "of a former epoch")
 
-    def _late(self, attempt: Attempt, event: AttemptEvent) -> None:
-        """The attempt was cancelled, and only its end still matters."""
-        if not isinstance(event, ev.JobDone | ev.JobFailed | ev.JobCancelled):
+    def _late(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
+        """The attempt was cancelled, and only its end still matters, and what it has left."""
+        if isinstance(event, LEAVING):
+            self._outbox.release(attempt.server.id, _left(event), "no longer wanted")
+        if not isinstance(event, LAST_WORDS):
             return
-        self._close(attempt)
-        if isinstance(event, ev.JobDone):
-            self._outbox.release(attempt.server.id, [output.handle for output in event.outputs], "no longer wanted")
+        self._close(attempt, now)
         if attempt.job.attempt is attempt and attempt.job.state is JobState.CANCELLING:
             attempt.job.become(JobState.CANCELLED)
             attempt.job.attempt = None
@@ -87,17 +109,33 @@ class Attempts:
         match event:
             case ev.JobFetched() if job.state is JobState.FETCHING:
                 job.become(JobState.READY)
-                self._trials.fetched(job, attempt.server.id, now)
+                self._fetched(attempt, now)
             case ev.JobStarted() if job.state is not JobState.RUNNING:
                 job.become(JobState.RUNNING)
-                attempt.resume(now)
+                self._computes(attempt, 1, now)
+                self._ledger.forget_handed_over(job)
             case ev.JobPaused() if job.state is JobState.RUNNING:
                 job.become(JobState.PAUSED)
-                attempt.pause(now)
+                self._computes(attempt, 0, now)
+                self._handovers.consider(attempt.server, now)
             case ev.JobProgressed():
                 self._progressed(attempt, event, now)
             case ev.JobPreviewed():
                 self._shown(attempt, event, now)
+            case ev.JobDone() | ev.JobFailed() | ev.JobHandedOver() | ev.JobCancelled():
+                self._ended(attempt, event, now)
+
+    def _fetched(self, attempt: Attempt, now: float) -> None:
+        job = attempt.job
+        self._trials.fetched(job, attempt.server.id, now)
+        self._ledger.forget_handed_over(job)
+        holders = dict.fromkeys(job.request.jobs[need].holder for need in job.spec.needs)
+        for server in [self._view.servers[holder] for holder in holders if holder in self._view.servers]:
+            if server.is_leaving:
+                self._ledger.relieve(server, now)
+
+    def _ended(self, attempt: Attempt, event: LastWord, now: float) -> None:
+        match event:
             case ev.JobDone():
                 fault = _fault(attempt, event)
                 if fault:
@@ -106,17 +144,35 @@ class Attempts:
                     self._done(attempt, event, now)
             case ev.JobFailed():
                 self._failed(attempt, event, now)
+            case ev.JobHandedOver():
+                self._handed_over(attempt, event, now)
             case ev.JobCancelled():
                 # Nobody cancelled it here: the server gave it up by itself, as after a long silence of ours.
                 self._failed(attempt, _failure(event, "a stage server gave the job up"), now)
 
     def _progressed(self, attempt: Attempt, event: ev.JobProgressed, now: float) -> None:
         since = event.step - attempt.step
-        attempt.step, attempt.steps, attempt.step_seconds = event.step, event.steps, event.step_seconds
-        attempt.reported_at = now
+        company = attempt.reported(event.step, event.steps, event.step_seconds, now)
         if since > 0:
-            members = sum(other.batch == attempt.batch for other in attempt.server.attempts.values())
-            self._observe(attempt, event.step_seconds * since, members, steps=since)
+            self._observe(attempt, event.step_seconds * since, company, steps=since)
+        self._handovers.consider(attempt.server, now)
+
+    def _handed_over(self, attempt: Attempt, event: ev.JobHandedOver, now: float) -> None:
+        self._close(attempt, now)
+        for observer in self._policies.observers:
+            observer.handed_over(attempt, event.timings, now)
+        server, output = attempt.server, event.output
+        if output is None:
+            self._ledger.requeue(attempt.job, now)
+        elif event.step < attempt.job.first_step or output.handle in {
+            *server.holds,
+            *server.shown,
+            *server.handed_over,
+        }:
+            self._outbox.release(server.id, (output.handle,), "it cannot be gone on from")
+            self._ledger.requeue(attempt.job, now)
+        else:
+            self._ledger.handed_over(attempt, event.step, output, now)
 
     def _shown(self, attempt: Attempt, event: ev.JobPreviewed, now: float) -> None:
         """What nobody asked for, or has already, is dropped where it lies."""
@@ -129,26 +185,29 @@ class Attempts:
             self._ledger.add_preview(asked[0], attempt.job, Input(output.handle, server.id, output.nbytes), now)
 
     def _done(self, attempt: Attempt, event: ev.JobDone, now: float) -> None:
-        self._close(attempt)
+        self._close(attempt, now)
         if not attempt.steps:  # progress reports have told it already
-            self._observe(attempt, event.timings.compute, min(event.timings.batch, attempt.members))
+            self._observe(attempt, event.timings.compute, min(event.timings.batch, attempt.most_company))
         for observer in self._policies.observers:
             observer.done(attempt, event.timings, now)
         self._ledger.done(attempt, event.outputs, now)
 
-    def _observe(self, attempt: Attempt, seconds: float, members: int, steps: int = 0) -> None:
+    def _observe(self, attempt: Attempt, seconds: float, company: float, steps: int = 0) -> None:
         seen = attempt.job.spec.work
-        if (members, steps or seen.steps) != (seen.batch, seen.steps):
-            seen = replace(seen, batch=members, steps=steps or seen.steps)
+        if (company, steps or seen.steps) != (seen.batch, seen.steps):
+            seen = replace(seen, batch=company, steps=steps or seen.steps)
         spec = attempt.server.spec
         self._view.cost.observe(seen, spec.target, spec.name, seconds)
 
     def _failed(self, attempt: Attempt, event: ev.JobFailed, now: float) -> None:
         job = attempt.job
-        self._close(attempt)
+        self._close(attempt, now)
         is_beyond_hope = not event.retryable or (event.code == SPOILT and job.is_spoilt)
         if event.code == SPOILT:
             job.is_spoilt = True
+            job.avoid.add(attempt.server.id)
+        if event.code == STUCK:
+            job.stuck += 1
             job.avoid.add(attempt.server.id)
         if event.unreached:
             job.unreached += 1
@@ -159,7 +218,11 @@ class Attempts:
             for observer in self._policies.observers:
                 observer.failed(attempt, is_fault=event.retryable and not event.lost_inputs, now=now)
         if job.spec.optional:
-            self._ledger.drop(job, event.message)
+            self._ledger.drop(job, event.message, now)
+            return
+        if job.stuck >= MAX_STUCK:
+            message = f"{job.stuck} stage servers stood still while they worked on this request, the last one: "
+            self._ledger.give_up(job, event.code, message + event.message)
             return
         if is_beyond_hope or job.failures >= self._policies.max_failures:
             self._ledger.give_up(job, event.code, event.message)
@@ -174,6 +237,9 @@ class Attempts:
         What its holder still has, as far as is known, is left to another server to fetch if there is one.
         """
         job, gone = attempt.job, []
+        if job.handed_over is not None and job.handed_over.source.handle in event.lost_inputs:
+            self._trials.suspect(attempt.server.id, job.handed_over.source.holder, now)
+            self._ledger.forget_handed_over(job)
         for source in [job.request.jobs[need] for need in job.spec.needs]:
             handles = {output.handle for output in source.outputs}.intersection(event.lost_inputs)
             if not handles or source.holder is None:
@@ -187,8 +253,26 @@ class Attempts:
             gone.append(source)
         return gone
 
-    def _close(self, attempt: Attempt) -> None:
-        del attempt.server.attempts[attempt.epoch]
+    def _computes(self, attempt: Attempt, company: int, now: float) -> None:
+        attempt.keep_company(company, now)
+        if attempt.share:
+            attempt.server.regroup(attempt.group, now)
+
+    def _close(self, attempt: Attempt, now: float) -> None:
+        server = attempt.server
+        del server.attempts[attempt.epoch]
+        if attempt.share:
+            server.regroup(attempt.group, now)
+
+
+def _left(event: ev.JobDone | ev.JobHandedOver | ev.JobPreviewed) -> list[Handle]:
+    match event:
+        case ev.JobPreviewed(output=output):
+            return [output.handle]
+        case ev.JobDone(outputs=outputs):
+            return [output.handle for output in outputs]
+        case ev.JobHandedOver(output=output):
+            return [] if output is None else [output.handle]
 
 
 def _may_refuse(attempt: Attempt) -> bool:

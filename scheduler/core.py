@@ -6,10 +6,13 @@ tests with whatever they like. What may differ between deployments is in ``sched
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.attempts import MAX_UNREACHED, Attempts
 from scheduler.fleet import Fleet
+from scheduler.handover import HandOvers
 from scheduler.ledger import Ledger
 from scheduler.matcher import Matcher
 from scheduler.outbox import Outbox
@@ -21,7 +24,7 @@ from scheduler.state import Request
 from scheduler.timers import Alarm, Timers
 from scheduler.trials import Trials
 from scheduler.view import View
-from wire.types import Epoch, JobId, RequestId
+from wire.types import Epoch, JobId, ModelKey, RequestId
 
 
 class Scheduler:
@@ -37,9 +40,12 @@ class Scheduler:
         self._timers = Timers()
         self._matcher = Matcher(self.view, self._outbox, self.policies, self._timers, self._next_epoch)
         self._ledger = Ledger(self.view, self._outbox, self._matcher, self.policies)
-        self._matcher.read_inputs_with(self._ledger.inputs)
+        self._matcher.consult(self._ledger.inputs, self._ledger.settle)
+        handovers = HandOvers(self.view, self._outbox, self.policies)
         self._trials = Trials(self.view, self._outbox, self._ledger, self._matcher, self._timers)
-        self._attempts = Attempts(self.view, self._outbox, self.policies, self._ledger, self._matcher, self._trials)
+        self._attempts = Attempts(
+            self.view, self._outbox, self.policies, self._ledger, self._matcher, self._trials, handovers
+        )
         self._fleet = Fleet(
             self.view,
             self._outbox,
@@ -48,6 +54,7 @@ class Scheduler:
             self._matcher,
             self._timers,
             self._trials,
+            handovers,
             self._next_epoch,
         )
 
@@ -56,22 +63,52 @@ class Scheduler:
 
         Raises ``ValueError`` where the event contradicts what the caller said before (an id used twice).
         """
-        self._outbox.cause += 1
-        self._alarms(now)
-        self._dispatch(event, now)
+        return self.handle_together((event,), now)[0]
+
+    def handle_together(self, events: Sequence[ev.Event], now: float) -> list[list[Action]]:
+        """The same for events of one moment: jobs and servers are brought together once, after the last of them.
+
+        What is to be done about each, in order; what the bringing together leads to is the last one's.
+        """
+        told: list[list[Action]] = []
+        for event in events:
+            self._outbox.cause += 1
+            if not told:
+                self._alarms(now)
+            self._dispatch(event, now)
+            told.append(self._outbox.drain())
         self._matcher.pump(now)
-        return self._outbox.drain()
+        told[-1] += self._outbox.drain()
+        return told
 
     def standing(self, request_id: RequestId, now: float) -> Standing | None:
         """Where a request stands, ``now`` on the clock of ``handle``; None if it is not under way. Changes nothing."""
         return self._standings.of(request_id, now)
+
+    def no_room(self, model: ModelKey, now: float) -> str:
+        """Why nobody holds all roles of the model, where that is for want of room; otherwise empty. Changes nothing."""
+        return self.policies.room.no_room(model, self.view, now) if self.policies.room is not None else ""
 
     def next_wakeup(self) -> float | None:
         """When a ``Tick`` is due, on the clock of ``handle``."""
         return self._timers.next_at()
 
     def _dispatch(self, event: ev.Event, now: float) -> None:
-        match event:
+        match event:  # what comes most often comes first
+            case (
+                ev.JobFetched()
+                | ev.JobStarted()
+                | ev.JobDone()
+                | ev.JobProgressed()
+                | ev.JobPaused()
+                | ev.JobPreviewed()
+                | ev.JobFailed()
+                | ev.JobHandedOver()
+                | ev.JobCancelled()
+            ):
+                self._attempts.handle(event, now)
+            case ev.LimitsRaised():
+                self._fleet.handle(event, now)
             case ev.RequestArrived(request=spec):
                 self._arrived(spec, now)
             case ev.RequestCancelled(request=request_id):
@@ -84,17 +121,6 @@ class Scheduler:
                 self._trials.handle(event, now)
             case ev.Tick():
                 pass  # the alarms have been served
-            case (
-                ev.JobFetched()
-                | ev.JobStarted()
-                | ev.JobPaused()
-                | ev.JobProgressed()
-                | ev.JobPreviewed()
-                | ev.JobDone()
-                | ev.JobFailed()
-                | ev.JobCancelled()
-            ):
-                self._attempts.handle(event, now)
             case _:
                 self._fleet.handle(event, now)
 
@@ -106,7 +132,7 @@ class Scheduler:
         if self.policies.roles is not None:
             self.policies.roles.arrived(request, self.view, now)
         if not verdict.admitted:
-            self._outbox.reject(spec.id, verdict.retry_after_seconds, verdict.predicted_seconds, verdict.reason)
+            self._outbox.reject(spec.id, verdict)
             request.dissolve()
             return
         self._outbox.admit(spec.id, verdict.predicted_seconds, verdict.reason)
@@ -124,7 +150,7 @@ class Scheduler:
         job = self.view.jobs.get(job_id)
         if job is not None and job.holder is not None and not job.taken:
             holder = job.holder
-            self._ledger.taken(job)
+            self._ledger.taken(job, now)
             self._trials.reached(GATEWAY, holder, now)
 
     def _result_lost(self, event: ev.ResultLost, now: float) -> None:
@@ -134,7 +160,7 @@ class Scheduler:
             return
         self._trials.suspect(GATEWAY, job.holder, now)
         if job.spec.optional:
-            self._ledger.drop(job, "its picture could not be fetched")
+            self._ledger.drop(job, "its picture could not be fetched", now)
             return
         job.avoid.add(job.holder)
         if event.unreached:
@@ -149,22 +175,25 @@ class Scheduler:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def _alarms(self, now: float) -> None:
-        for alarm, subject in self._timers.pop_due(now):
+        due = self._timers.next_at()
+        for alarm, subject in self._timers.pop_due(now) if due is not None and due <= now else ():
             match alarm:
                 case Alarm.DEADLINE:
-                    self._expire(RequestId(subject))
+                    self._expire(RequestId(subject), now)
                 case Alarm.REACH:
                     self._trials.alarm(now)
                 case Alarm.LEAD | Alarm.ROLES:
                     self._fleet.alarm(alarm, subject, now)
 
-    def _expire(self, request_id: RequestId) -> None:
+    def _expire(self, request_id: RequestId, now: float) -> None:
         request = self.view.live.get(request_id)
         if request is None:
             return
         nobody = self._roles_without_holder(request)
         if nobody:
-            self._ledger.fail(request, "no_capacity", f"no server held the role {' or '.join(nobody)} in time")
+            why = self.no_room(request.spec.model, now)
+            message = f"no server held the role {' or '.join(nobody)} in time"
+            self._ledger.fail(request, "no_capacity", f"{message}: {why}" if why else message)
         else:
             self._ledger.fail(request, "deadline", "the deadline passed before every picture was ready")
 

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from scheduler.roles.solver import Plan
 from scheduler.spec import Output, RequestSpec, ServerSpec, Timings
+from wire.record import record
 from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RequestArrived:
     request: RequestSpec
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RequestCancelled:
     """The client is gone."""
 
     request: RequestId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ResultTaken:
     """The gateway has the picture of this final job."""
 
     job: JobId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ResultLost:
     """The gateway could not fetch the picture."""
 
@@ -44,7 +45,7 @@ class ResultLost:
 # --- servers ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ServerJoined:
     server: ServerSpec
     limits: Mapping[Role, int]
@@ -53,34 +54,55 @@ class ServerJoined:
     holds: tuple[Handle, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ServerLost:
     server: ServerId
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ServerLeaving:
     """It takes no new work."""
 
     server: ServerId
+    within: float = 0.0
+    """It leaves after so many seconds whatever is left; 0: nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
+class LossAnnounced:
+    """Its machine will be taken away. Until it must stop to be done in time, it works on."""
+
+    server: ServerId
+    within: float
+    """Seconds."""
+
+
+@record(frozen=True, slots=True)
 class LimitsRaised:
     server: ServerId
     limits: Mapping[Role, int]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RolesReady:
     server: ServerId
     epoch: Epoch
     roles: frozenset[Role]
     load_seconds: float
+    from_host: bool = False
+    """All that was new came out of its host memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
+class RolesWarm:
+    """Other roles than before wait in the server's host memory."""
+
+    server: ServerId
+    roles: frozenset[Role]
+
+
+@record(frozen=True, slots=True)
 class RolesFailed:
     server: ServerId
     epoch: Epoch
@@ -88,7 +110,7 @@ class RolesFailed:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ServerPinned:
     """An operator fixes (or frees) a server's roles."""
 
@@ -96,7 +118,7 @@ class ServerPinned:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RolesOrdered:
     """An operator gives a server its roles."""
 
@@ -107,13 +129,13 @@ class RolesOrdered:
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobFetched:
     server: ServerId
     epoch: Epoch
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobStarted:
     """Also after a pause."""
 
@@ -121,14 +143,14 @@ class JobStarted:
     epoch: Epoch
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobPaused:
     server: ServerId
     epoch: Epoch
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobProgressed:
     server: ServerId
     epoch: Epoch
@@ -137,7 +159,7 @@ class JobProgressed:
     step_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobPreviewed:
     """A running dit job has an intermediate picture ready to be decoded."""
 
@@ -148,7 +170,7 @@ class JobPreviewed:
     output: Output
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobDone:
     server: ServerId
     epoch: Epoch
@@ -156,7 +178,7 @@ class JobDone:
     timings: Timings = field(default_factory=Timings)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobFailed:
     server: ServerId
     epoch: Epoch
@@ -168,7 +190,19 @@ class JobFailed:
     """Those of them whose holder could not be reached from the server; the others it did not have."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
+class JobHandedOver:
+    """The answer to ``HandOver``: nothing computes any more, and the job can go on elsewhere after ``step``."""
+
+    server: ServerId
+    epoch: Epoch
+    step: int
+    output: Output | None
+    """From which it goes on; None: it starts anew."""
+    timings: Timings = field(default_factory=Timings)
+
+
+@record(frozen=True, slots=True)
 class JobCancelled:
     server: ServerId
     epoch: Epoch
@@ -177,7 +211,7 @@ class JobCancelled:
 # --- trials -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PeerReached:
     """An answer to ``TryPeer``."""
 
@@ -186,7 +220,7 @@ class PeerReached:
     holder: ServerId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PeerUnreached:
     """An answer to ``TryPeer``."""
 
@@ -199,12 +233,12 @@ class PeerUnreached:
 # --- time and plans ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tick:
     """Time has reached ``Scheduler.next_wakeup``."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PlanReady:
     """The role solver, run off the event loop on a ``SolvePlan``, has an answer; None where no plan is feasible."""
 
@@ -219,8 +253,10 @@ Event = (
     | ServerJoined
     | ServerLost
     | ServerLeaving
+    | LossAnnounced
     | LimitsRaised
     | RolesReady
+    | RolesWarm
     | RolesFailed
     | ServerPinned
     | RolesOrdered
@@ -231,6 +267,7 @@ Event = (
     | JobPreviewed
     | JobDone
     | JobFailed
+    | JobHandedOver
     | JobCancelled
     | PeerReached
     | PeerUnreached

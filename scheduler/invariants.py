@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from scheduler.ledger import kept_before
 from scheduler.matcher import SLOTS
-from scheduler.state import Job, Server
+from scheduler.state import Attempt, Job, Server
 from scheduler.transitions import COMMITTED, JobState
 from scheduler.trials import is_in_vain
 from scheduler.view import View
@@ -46,6 +47,10 @@ def _about_job(view: View, job: Job) -> Iterator[str]:
         yield f"{_name(job)} is on {attempt.server.id}, which is gone"
     if attempt is not None and attempt.server.attempts.get(attempt.epoch) is not attempt:
         yield f"{_name(job)}: {attempt.server.id} does not know of it"
+    if job.handed_over is None and job.first_step and job.state is JobState.WAITING:
+        yield f"{_name(job)} is to begin at step {job.first_step}, from nothing"
+    if attempt is not None and job.spec.lacks(attempt.server.spec.adapters):
+        yield f"{_name(job)} is on {attempt.server.id}, which has not all of {sorted(job.spec.adapters)}"
     if job.holder is not None:
         yield from _about_outputs(view, job, job.holder)
     if job.state is JobState.WAITING:
@@ -62,8 +67,8 @@ def _about_outputs(view: View, job: Job, holder: ServerId) -> Iterator[str]:
 
 def _about_inputs(job: Job) -> Iterator[str]:
     lacking = {need for need in job.spec.needs if job.request.jobs[need].holder is None}
-    if lacking != job.missing:
-        yield f"{_name(job)} misses {sorted(job.missing)}, really {sorted(lacking)}"
+    if lacking | kept_before(job) != job.missing:
+        yield f"{_name(job)} misses {sorted(job.missing)}, really {sorted(lacking | kept_before(job))}"
     stuck = [need for need in lacking if job.request.jobs[need].state is JobState.DONE]
     if stuck:
         yield f"{_name(job)} waits for {stuck}, which will not run again"
@@ -71,12 +76,7 @@ def _about_inputs(job: Job) -> Iterator[str]:
 
 def _about_server(view: View, server: Server) -> Iterator[str]:
     name = f"server {server.id}"
-    batches = len({attempt.batch for attempt in server.attempts.values()})
-    if batches > SLOTS + 1:
-        yield f"{name} has {batches} batches"
-    paused = {a.batch for a in server.attempts.values() if a.job.attempt is a and a.job.state is JobState.PAUSED}
-    if len(paused) > 1:
-        yield f"{name} has {len(paused)} batches paused"
+    yield from _about_groups(server)
     # Of a dropped preview nothing is on record; the next run of its source may show another of its name meanwhile.
     jobs = [a.job for a in server.attempts.values() if a.job.attempt is a and view.jobs.get(a.job.spec.id) is a.job]
     owned = [job.spec.id for job in jobs]
@@ -84,14 +84,54 @@ def _about_server(view: View, server: Server) -> Iterator[str]:
         yield f"{name} has a job twice: {sorted(owned)}"
     for role, sent in server.sent.items():
         if sent > server.limits.get(role, 0):
-            yield f"{name} got {sent} {role} batches, more than it allowed"
+            yield f"{name} got {sent} {role} jobs, more than it allowed"
     for job in server.holds.values():
         if job.holder != server.id:
             yield f"{name} holds outputs of {job.spec.id}, which names {job.holder}"
     for role in server.serving:
         if server.id not in view.serving(server.spec.model, role):
             yield f"{name} serves {role} but is not listed"
+    if server.sharers != (view.devices[server.spec.device] if server.spec.device else []):
+        yield f"{name} does not know who shares its device"
+    yield from _about_what_was_handed_over(server)
     yield from _about_what_is_set_aside(server)
+
+
+def _about_what_was_handed_over(server: Server) -> Iterator[str]:
+    for job in server.handed_over.values():
+        if job.handed_over is None or job.handed_over.source.holder != server.id:
+            yield f"server {server.id} holds what {_name(job)} began, which goes on from {job.handed_over}"
+        if job.state not in (JobState.WAITING, JobState.FETCHING):
+            yield f"server {server.id} holds what {_name(job)} began, and has gone on from"
+
+
+def _about_groups(server: Server) -> Iterator[str]:
+    groups = {attempt.group for attempt in server.attempts.values()}
+    on_device = {attempt.group for attempt in server.on_device()}
+    if len(on_device) > SLOTS + 1:
+        yield f"server {server.id} has {len(on_device)} groups on its device"
+    paused = {a.group for a in server.attempts.values() if a.job.attempt is a and a.job.state is JobState.PAUSED}
+    if len(paused) > 1:
+        yield f"server {server.id} has {len(paused)} groups paused"
+    for group in groups:
+        yield from _about_group(server, server.group(group))
+
+
+def _about_group(server: Server, group: list[Attempt]) -> Iterator[str]:
+    """Those that compute together."""
+    jobs = [attempt.job for attempt in group]
+    if len(group) > 1 and not all(attempt.share for attempt in group):
+        yield f"server {server.id}: {_names(jobs)} are together, and not all of them share"
+    if not all(job.spec.is_like(jobs[0].spec) for job in jobs):
+        yield f"server {server.id}: {_names(jobs)} are together, and of different kinds"
+    if len(group) > 1 and any(job.request.spec.exact or job.spec.optional for job in jobs):
+        yield f"server {server.id}: one of {_names(jobs)} was to have the device alone"
+    most = server.together(jobs[0].spec.role)
+    if len(group) > most + 1:
+        yield f"server {server.id}: {_names(jobs)} are together, and {most} may be, with one in line"
+    computing = sum(attempt.company > 0 for attempt in group)
+    if any(attempt.company not in (0, computing) for attempt in group):
+        yield f"server {server.id}: {computing} of {_names(jobs)} compute, which not all of them know"
 
 
 def _about_what_is_set_aside(server: Server) -> Iterator[str]:
@@ -101,6 +141,10 @@ def _about_what_is_set_aside(server: Server) -> Iterator[str]:
             yield f"server {server.id} works on {_name(job)}, whose role is set aside there"
     if server.serving & server.aside:
         yield f"server {server.id} serves {sorted(server.serving)}, of which {sorted(server.aside)} are set aside"
+
+
+def _names(jobs: Iterable[Job]) -> str:
+    return ", ".join(job.spec.id for job in jobs)
 
 
 def _name(job: Job) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from scheduler import actions
-from scheduler.actions import Action, Member
+from scheduler.actions import Action
 from scheduler.roles.problem import Problem
 from scheduler.spec import Input
+from scheduler.state import Attempt
 from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
+
+if TYPE_CHECKING:
+    from scheduler.policy import Verdict
 
 
 class Outbox:
@@ -25,43 +30,51 @@ class Outbox:
     def admit(self, request: RequestId, predicted_seconds: float, reason: str) -> None:
         self._add(actions.Admit(cause=self.cause, reason=reason, request=request, predicted_seconds=predicted_seconds))
 
-    def reject(self, request: RequestId, retry_after: float, predicted: float, reason: str) -> None:
+    def reject(self, request: RequestId, verdict: Verdict) -> None:
         self._add(
             actions.Reject(
                 cause=self.cause,
-                reason=reason,
+                reason=verdict.reason,
                 request=request,
-                retry_after_seconds=retry_after,
-                predicted_seconds=predicted,
+                retry_after_seconds=verdict.retry_after_seconds,
+                predicted_seconds=verdict.predicted_seconds,
+                code=verdict.code,
             )
         )
 
     def run(
         self,
-        server: ServerId,
-        role: Role,
-        members: tuple[Member, ...],
-        deadline: float,
+        attempt: Attempt,
+        inputs: tuple[Input, ...],
         reason: str,
         *,
         preempt: bool = False,
         keep_seconds: float = 0.0,
     ) -> None:
+        job = attempt.job
         self._add(
             actions.Run(
                 cause=self.cause,
                 reason=reason,
-                server=server,
-                role=role,
-                members=members,
-                deadline=deadline,
+                server=attempt.server.id,
+                role=job.spec.role,
+                job=job.spec.id,
+                epoch=attempt.epoch,
+                inputs=inputs,
+                deadline=job.request.spec.deadline,
                 preempt=preempt,
                 keep_seconds=keep_seconds,
+                share=attempt.share,
+                predicted_seconds=attempt.predicted_seconds,
+                resume=None if job.handed_over is None else job.handed_over.source,
             )
         )
 
     def cancel(self, server: ServerId, epochs: Sequence[Epoch], reason: str) -> None:
         self._add(actions.Cancel(cause=self.cause, reason=reason, server=server, epochs=tuple(epochs)))
+
+    def hand_over(self, server: ServerId, epochs: Sequence[Epoch], reason: str) -> None:
+        self._add(actions.HandOver(cause=self.cause, reason=reason, server=server, epochs=tuple(epochs)))
 
     def release(self, server: ServerId, handles: Sequence[Handle], reason: str) -> None:
         self._add(actions.Release(cause=self.cause, reason=reason, server=server, handles=tuple(handles)))
@@ -81,6 +94,9 @@ class Outbox:
 
     def assign_roles(self, server: ServerId, epoch: Epoch, roles: frozenset[Role], reason: str) -> None:
         self._add(actions.AssignRoles(cause=self.cause, reason=reason, server=server, epoch=epoch, roles=roles))
+
+    def preload(self, server: ServerId, roles: frozenset[Role], reason: str) -> None:
+        self._add(actions.Preload(cause=self.cause, reason=reason, server=server, roles=roles))
 
     def try_peer(self, fetcher: ServerId, holder: ServerId, reason: str) -> None:
         self._add(actions.TryPeer(cause=self.cause, reason=reason, fetcher=fetcher, holder=holder))

@@ -10,19 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from scheduler.coming import Coming
 from scheduler.cost.model import CostModel
 from scheduler.queue import Key, KeyQueue, StageQueue
 from scheduler.roles.solver import Plan
 from scheduler.spec import Timings
 from scheduler.state import Attempt, Job, Request, Server
-from wire.types import Role, ServerId
+from wire.record import record
+from wire.types import ModelKey, Role, ServerId
 
 if TYPE_CHECKING:
     from scheduler.roles.problem import Problem
     from scheduler.view import View
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Verdict:
     """Of admission."""
 
@@ -31,6 +33,8 @@ class Verdict:
     """Until the last picture."""
     retry_after_seconds: float = 0.0
     reason: str = ""
+    code: str = ""
+    """The reason in one word, where it does not admit: ``full``, ``deadline``."""
 
 
 class Admission(Protocol):
@@ -54,6 +58,9 @@ class Order(Protocol):
     def queue(self) -> StageQueue:
         """A new queue for one (model, stage)."""
 
+    def first(self, jobs: Sequence[Job]) -> Job:
+        """Of the best jobs of several models, all in their queues, which a device that serves them takes first."""
+
     def line(self, jobs: Iterable[Job], view: View) -> Line:
         """Of jobs of one model that wait in its queues, one of each request."""
 
@@ -73,8 +80,22 @@ class Placement(Protocol):
 
 
 class Batching(Protocol):
-    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:
-        """The jobs to run with ``job`` (first), all in ``queue``."""
+    def most(self, job: Job, server: Server, view: View) -> int:
+        """How many like this job may compute together there, itself included; 1: it has the device alone."""
+
+    def joins(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server | None:
+        """Which of these servers gets the job, to compute together with all that it has; None: the job rather waits.
+
+        Each has one group, of the job's kind and with room for it (``Server.sharing``).
+        """
+
+    def makes_way(
+        self, job: Job, following: Sequence[Job], candidates: Sequence[Server], view: View, now: float
+    ) -> Server | None:
+        """Which of these servers' groups pauses between two steps for a job of another role; None: it rather waits.
+
+        What is ``following`` it, of its request, is of the group's kind and would join it then.
+        """
 
 
 class Preemption(Protocol):
@@ -91,6 +112,16 @@ class Preemption(Protocol):
         """Whether the job that runs there gives way to an intermediate picture, which would otherwise come too late."""
 
 
+class Previews(Protocol):
+    def keeps(self, preview: Job, view: View, now: float) -> bool:
+        """Whether the finished picture waits for this intermediate one, which has just been shown."""
+
+
+class Migration(Protocol):
+    def worth(self, attempt: Attempt, view: View, now: float) -> str:
+        """Why this dit attempt had better go on elsewhere, from its next step; empty if it had not."""
+
+
 class RolePolicy(Protocol):
     """Called every ``period_seconds``; the solver in between runs off the event loop."""
 
@@ -102,8 +133,18 @@ class RolePolicy(Protocol):
 
     def accept(self, plan: Plan, view: View, now: float) -> Sequence[tuple[ServerId, frozenset[Role], str]]: ...
 
-    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:
-        """Whoever ordered it. ``load_seconds``: what loading ``added`` took."""
+    def likely(self) -> Sequence[tuple[ServerId, frozenset[Role], str]]:
+        """Asked after ``accept``: roles that should be read into host memory, as they may come."""
+
+    def switched(
+        self, server: Server, added: frozenset[Role], load_seconds: float, now: float, *, from_host: bool
+    ) -> None:
+        """Whoever ordered it. ``load_seconds``: what loading ``added`` took, ``from_host`` memory or from files."""
+
+
+class Room(Protocol):
+    def no_room(self, model: ModelKey, view: View, now: float) -> str:
+        """Why nobody holds all roles of the model, where that is for want of room; otherwise empty."""
 
 
 class Observer:
@@ -124,6 +165,9 @@ class Observer:
     def failed(self, attempt: Attempt, *, is_fault: bool, now: float) -> None:
         """``is_fault``: of its server, as far as can be told; not of an input that was lost."""
 
+    def handed_over(self, attempt: Attempt, timings: Timings, now: float) -> None:
+        """It has ended with some of its steps done, from which another goes on."""
+
     def over(self, request: Request, *, finished: bool) -> None:
         """Finished, failed or cancelled."""
 
@@ -138,7 +182,8 @@ class AdmitUpTo:
         predicted = view.naive_seconds(request, now)
         if view.requests < self._limit:
             return Verdict(True, predicted)
-        return Verdict(False, predicted, retry_after_seconds=predicted, reason=f"{self._limit} requests are under way")
+        reason = f"{self._limit} requests are under way"
+        return Verdict(False, predicted, retry_after_seconds=predicted, reason=reason, code="full")
 
     def seconds_left(self, request: Request, view: View, now: float) -> float:
         return view.naive_seconds(request, now)
@@ -161,10 +206,13 @@ class FirstCome:
     """
 
     def key(self, job: Job, view: View, now: float) -> Key:  # noqa: ARG002
-        return (job.spec.optional, -job.request.spec.priority, job.request.index)
+        return (job.gives_way, -job.request.spec.priority, job.request.index)
 
     def queue(self) -> StageQueue:
         return KeyQueue()
+
+    def first(self, jobs: Sequence[Job]) -> Job:
+        return min(jobs, key=lambda job: job.queued_key or ())
 
     def line(self, jobs: Iterable[Job], view: View) -> Line:  # noqa: ARG002
         return KeyLine(jobs)
@@ -177,7 +225,7 @@ class Downstream:
         self._lead_seconds = lead_seconds
 
     def role(self, server: Server, heads: Mapping[Role, Job], view: View, now: float) -> Role:  # noqa: ARG002
-        heads = {role: job for role, job in heads.items() if not job.spec.optional} or heads
+        heads = {role: job for role, job in heads.items() if not job.gives_way} or heads
         return next(role for role in (Role.DECODER, Role.DIT, Role.ENCODER) if role in heads)
 
     def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:
@@ -191,8 +239,21 @@ class Downstream:
 
 
 class OneByOne:
-    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:  # noqa: ARG002
-        return (job,)
+    def most(self, job: Job, server: Server, view: View) -> int:  # noqa: ARG002
+        return 1
+
+    def joins(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server | None:  # noqa: ARG002
+        return None
+
+    def makes_way(
+        self,
+        job: Job,  # noqa: ARG002
+        following: Sequence[Job],  # noqa: ARG002
+        candidates: Sequence[Server],  # noqa: ARG002
+        view: View,  # noqa: ARG002
+        now: float,  # noqa: ARG002
+    ) -> Server | None:
+        return None
 
 
 @dataclass(slots=True)
@@ -202,7 +263,13 @@ class Policies:
     placement: Placement = field(default_factory=Downstream)
     batching: Batching = field(default_factory=OneByOne)
     preemption: Preemption | None = None
+    migration: Migration | None = None
+    previews: Previews | None = None
+    """None: all of them go behind everything that was promised."""
     roles: RolePolicy | None = None
+    coming: Coming = field(default_factory=Coming)
+    """To be told who starts servers."""
+    room: Room | None = None
     cost: CostModel = field(default_factory=CostModel)
     max_failures: int = 3
     """Reported errors after which a job's request fails."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -20,11 +20,11 @@ class StageQueue(Protocol):
 
     def discard(self, job: Job) -> None: ...
 
-    def best(self, now: float) -> Job | None:
-        """The job to run next; it stays in the queue."""
+    def best(self, now: float, adapters: Collection[str] | None = None) -> Job | None:
+        """The job to run next; it stays in the queue. With ``adapters``: on a server that has these and no others."""
 
     def alike(self, job: Job) -> Iterable[Job]:
-        """Others in the queue with the very same work, oldest first."""
+        """Others in the queue with the very same work and adapters, oldest first."""
 
 
 class KeyQueue:
@@ -51,10 +51,16 @@ class KeyQueue:
         if ticket is not None:
             del self._waiting[ticket]
 
-    def best(self, now: float) -> Job | None:  # noqa: ARG002
+    def best(self, now: float, adapters: Collection[str] | None = None) -> Job | None:  # noqa: ARG002
         while self._heap and self._heap[0][1] not in self._waiting:
             heappop(self._heap)
-        return self._heap[0][2] if self._heap else None
+        best = self._heap[0][2] if self._heap else None
+        if best is None or adapters is None or not best.spec.lacks(adapters):
+            return best
+        able = (entry for entry in self._heap if entry[1] in self._waiting and not entry[2].spec.lacks(adapters))
+        return min(able, default=(None, None, None))[2]
 
     def alike(self, job: Job) -> Iterable[Job]:
-        return (other for other in self._waiting.values() if other is not job and other.spec.work == job.spec.work)
+        kind = (job.spec.work, job.spec.adapters)
+        others = (other for other in self._waiting.values() if other is not job)
+        return (other for other in others if (other.spec.work, other.spec.adapters) == kind)

@@ -4,11 +4,10 @@ somebody asks, never when something happens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from scheduler.policy import Line, Policies
 from scheduler.state import Job, Request
 from scheduler.view import View
+from wire.record import record
 from wire.types import ModelKey, RequestId
 
 LINE_SECONDS = 1.0
@@ -18,7 +17,7 @@ STALE_SHARE = 0.1
 It is counted down meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Standing:
     ahead: int | None
     """Waiting requests of the model that are likely to be served before it; None for one that does not wait."""
@@ -26,13 +25,13 @@ class Standing:
     """Predicted, until its last picture."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Drawn:
     line: Line
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Predicted:
     end: float
     holds_until: float

@@ -51,5 +51,10 @@ class Timers:
             yield name
 
     def _drop_void(self) -> None:
-        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
-            heappop(self._heap)
+        heap = self._heap
+        while heap:
+            _, number, name = heap[0]
+            pending = self._due.get(name)
+            if pending is not None and pending[1] == number:
+                break
+            heappop(heap)

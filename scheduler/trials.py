@@ -40,8 +40,11 @@ class Trials:
         self._timers = timers
         self._asked: dict[Pair, float] = {}
         """When, lately."""
-        self._pending: set[Pair] = set()
-        """Of those, the ones without an answer."""
+        self._pending: dict[Pair, None] = {}
+        """Of those, the ones without an answer, in the order in which they were asked. There are thousands when a
+        thousand servers join at once, too many to go through at every answer."""
+        self._may_be_aside = False
+        """Some server is, or was when it was last concluded what follows."""
         self._owed: dict[Pair, float] = {}
         """Suspected so soon after their last trial that they wait for the next, and until when."""
 
@@ -77,7 +80,7 @@ class Trials:
 
     def handle(self, event: TrialEvent, now: float) -> None:
         pair = event.fetcher, event.holder
-        self._pending.discard(pair)
+        self._pending.pop(pair, None)
         if event.holder not in self._view.servers or not (pair[0] == GATEWAY or pair[0] in self._view.servers):
             return
         match event:
@@ -93,7 +96,7 @@ class Trials:
     def forget(self, server: ServerId, now: float) -> None:
         """It is gone."""
         self._asked = {pair: at for pair, at in self._asked.items() if server not in pair}
-        self._pending = {pair for pair in self._pending if server not in pair}
+        self._pending = {pair: None for pair in self._pending if server not in pair}
         self._owed = {pair: at for pair, at in self._owed.items() if server not in pair}
         failing = self._view.reach.failing
         for pair in [pair for pair in failing if server in pair]:
@@ -102,7 +105,8 @@ class Trials:
 
     def alarm(self, now: float) -> None:
         late = {pair for pair in self._pending if self._asked[pair] + PATIENCE <= now}
-        self._pending -= late
+        for pair in late:
+            del self._pending[pair]
         due = [pair for pair, failure in self._view.reach.failing.items() if failure.retry_at <= now]
         for pair in due:
             failure = self._view.reach.failing[pair]
@@ -134,13 +138,13 @@ class Trials:
                 continue
             self._owed.pop(pair, None)
             self._asked[pair] = now
-            self._pending.add(pair)
+            self._pending[pair] = None
             self._outbox.try_peer(*pair, why)
         self._schedule()
 
     def _schedule(self) -> None:
         times = [failure.retry_at for failure in self._view.reach.failing.values()]
-        times += [self._asked[pair] + PATIENCE for pair in self._pending]
+        times += [self._asked[pair] + PATIENCE for pair in islice(self._pending, 1)]
         times += self._owed.values()
         if times:
             self._timers.set(Alarm.REACH, "", min(times))
@@ -152,7 +156,7 @@ class Trials:
     def _conclude(self, now: float) -> None:
         self._schedule()
         failing = self._view.reach.failing
-        if not failing and not any(server.aside for server in self._view.servers.values()):
+        if not failing and not self._may_be_aside:
             return
         fetchers = {fetcher for fetcher, _ in self._pending}
         holders = {holder for _, holder in self._pending}
@@ -167,6 +171,7 @@ class Trials:
             unfed = READING if server.id in verdict.fetchers else frozenset()
             if (unread, unfed) != (server.unread, server.unfed):
                 self._set_aside(server, unread, unfed, self._explain(server, verdict), now)
+        self._may_be_aside = any(server.aside for server in self._view.servers.values())
 
     def _set_aside(self, server: Server, unread: frozenset[Role], unfed: frozenset[Role], why: str, now: float) -> None:
         server.unread, server.unfed, server.why_aside = unread, unfed, why

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 from scheduler.cost.model import CostModel
@@ -34,7 +34,17 @@ class View:
     """Servers that serve a role now."""
     targets: dict[ModelKey, Target] = field(default_factory=dict)
     """The cost model by which a model's jobs are compared with each other."""
+    names: dict[ModelKey, str] = field(default_factory=dict)
+    """What clients call a model that a server has introduced."""
     reach: Reach = field(default_factory=Reach)
+    _shared: dict[tuple[ModelKey, Role, Role], bool] = field(default_factory=dict)
+    """Answers of ``shared``, until somebody serves other roles."""
+    devices: dict[str, list[Server]] = field(default_factory=dict)
+    """Servers by the device that they say they share, ``ServerSpec.device``."""
+
+    def name_of(self, model: ModelKey) -> str:
+        """What clients call it: its key without the digest, where no server has said otherwise."""
+        return self.names.get(model) or model.rpartition("@")[0] or model
 
     @property
     def requests(self) -> int:
@@ -47,24 +57,48 @@ class View:
     def serving(self, model: ModelKey, role: Role) -> Mapping[ServerId, Server]:
         return self.stations.get((model, role), {})
 
+    def shared(self, model: ModelKey, role: Role, other: Role) -> bool:
+        """Whether some server serves both roles."""
+        known = self._shared.get((model, role, other))
+        if known is None:
+            known = not self.serving(model, role).keys().isdisjoint(self.serving(model, other))
+            self._shared[(model, role, other)] = known
+        return known
+
     def serve(self, server: Server, offered: frozenset[Role]) -> None:
         """It gets jobs of ``offered`` roles, as far as they are not set aside. Only the core calls this."""
         roles, model = offered - server.aside, server.spec.model
+        self._shared.clear()
         for role in server.serving - roles:
             del self.stations[(model, role)][server.id]
         for role in roles - server.serving:
             self.stations.setdefault((model, role), {})[server.id] = server
         server.offered, server.serving = offered, roles
 
+    def settle(self, server: Server) -> None:
+        """It is here. Only the core calls this."""
+        self.servers[server.id] = server
+        if server.spec.device:
+            sharers = self.devices.setdefault(server.spec.device, [])
+            sharers.append(server)
+            server.sharers = sharers
+
+    def remove(self, server: Server) -> None:
+        """It is gone. Only the core calls this."""
+        del self.servers[server.id]
+        if server.sharers:
+            server.sharers.remove(server)
+            if not server.sharers:
+                del self.devices[server.spec.device]
+            server.sharers = []
+
     def seconds(self, job: Job, server: Server) -> float:
         """Predicted for this job on this server."""
         return self.cost.seconds(job.spec.work, server.spec.target, server.spec.name)
 
-    def batch_seconds(self, job: Job, server: Server, members: int) -> float:
-        """Predicted for a batch of ``members`` jobs like this one on this server."""
-        if members == 1:
-            return self.seconds(job, server)
-        return self.cost.seconds(replace(job.spec.work, batch=members), server.spec.target, server.spec.name)
+    def marginal(self, job: Job, server: Server) -> float:
+        """What one more job like this costs there where they compute together, in jobs."""
+        return self.cost.batch_marginal(job.spec.work, server.spec.target)
 
     def reference_seconds(self, job: Job) -> float:
         """Predicted for this job on the model's reference class; 0 while no server of the model was ever seen."""

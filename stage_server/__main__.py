@@ -11,62 +11,82 @@ if __name__ == "__main__":  # what is imported below takes a second or more, in 
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
+from stage_server.data.frames import keep_frames
 from stage_server.data.holder import BindError
 from stage_server.engine.base import LoadError
 from stage_server.runtime.ask import Unwelcome
 from stage_server.runtime.control import BadEndpoint
-from stage_server.runtime.server import StageServer
+from stage_server.runtime.device import ServersOfOneDevice
+from stage_server.runtime.guard import loop_guarded
+from stage_server.runtime.watch import FIRST_TIME
 from stage_server.settings import InvalidSettings, Settings, ignored_variables, read_settings
 from stage_server.startup import assembled
 from wire.errors import USER_MISTAKE
-from wire.telemetry import BadExporter, configure
+from wire.logs import log_to_stderr
+from wire.telemetry import BadExporter, configure, shut_down
+
+SWITCH_SECONDS = 0.001
+"""After which a thread that computes lets another run. At Python's 5 ms every hop of a message between threads may take
+that long, and a hand-off has several."""
 
 log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m stage_server") -> int:
     """The exit status: 0 after a regular end, 2 for what the operator has to put right, 1 for anything else."""
     for number in (signal.SIGTERM, signal.SIGINT):  # until the server runs there is nothing to drain
         signal.signal(number, lambda *_: sys.exit(0))
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if given[:1] == ["profile"]:
-            return _profile(given[1:])
-        settings = read_settings(given)
-        _log_to_stderr(settings)
+            return _profile(given[1:], program)
+        settings = read_settings(given, program)
+        log_to_stderr(settings.name or "+".join(settings.role), settings.log_level, settings.log_format)
         for line in ignored_variables():
             log.warning("%s", line)
         configure("stage_server")
-        with assembled(settings) as server:
-            return asyncio.run(_serve(server))
+        return _run(settings)
     except (InvalidSettings, BadExporter, LoadError, BindError, BadEndpoint, Unwelcome) as error:
         print(f"stage_server: {error}", file=sys.stderr)  # noqa: T201  # this is its way to speak to the operator
         return USER_MISTAKE
 
 
-def _profile(arguments: Sequence[str]) -> int:
+def _profile(arguments: Sequence[str], program: str) -> int:
     # Imported here: a server has no need of it.
     from stage_server.profiling.command import run
 
-    run(arguments)
+    run(arguments, program)
     return 0
 
 
-async def _serve(server: StageServer) -> int:
+def _run(settings: Settings) -> int:
+    keep_frames()
+    with assembled(settings) as server:
+        status = asyncio.run(_serve(server, settings.stuck_seconds * FIRST_TIME))
+    if not server.idle:
+        _vanish(status)
+    return status
+
+
+async def _serve(server: ServersOfOneDevice, patience: float) -> int:
+    sys.setswitchinterval(SWITCH_SECONDS)
     threading.excepthook = server.thread_died
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.terminate)
-    return await server.run()
+    async with loop_guarded(patience):
+        return await server.run()
 
 
-def _log_to_stderr(settings: Settings) -> None:
-    name = settings.name or "+".join(settings.role)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)-7s {name} %(message)s", stream=sys.stderr
-    )
+def _vanish(status: int) -> NoReturn:
+    """A thread computes, perhaps for ever: the interpreter's own end, or the device's driver, would wait for it."""
+    shut_down()
+    logging.shutdown()
+    os._exit(status)
 
 
 if __name__ == "__main__":

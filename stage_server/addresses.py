@@ -13,19 +13,24 @@ log = logging.getLogger(__name__)
 
 
 def check_data_address(settings: Settings) -> None:
-    """Raise ``InvalidSettings`` for a loopback address that the gateway, on another machine, could not reach."""
+    """Raise ``InvalidSettings`` for a loopback address that a gateway, on another machine, could not reach."""
     endpoint = settings.data_advertise or settings.data_bind
     if not is_loopback(endpoint):
         return
+    for gateway in settings.gateway:
+        _check_reached(settings, endpoint, gateway)
+
+
+def _check_reached(settings: Settings, endpoint: str, gateway: str) -> None:
     try:
-        found = resolve(settings.gateway)
+        found = resolve(gateway)
     except OSError as error:
-        log.warning("--gateway %s: %s; whether it reaches %s cannot be told", settings.gateway, error, endpoint)
+        log.warning("--gateway %s: %s; whether it reaches %s cannot be told", gateway, error, endpoint)
         return
     if not any(_is_own(family, address[0]) for family, _, _, _, address in found):
         flag = "--data-advertise" if settings.data_advertise else "--data-bind"
         raise InvalidSettings(
-            f"{flag} {endpoint} is reached from this machine only, and the gateway {settings.gateway} is on another: "
+            f"{flag} {endpoint} is reached from this machine only, and the gateway {gateway} is on another: "
             "set --data-bind tcp://HOST:* to an address of this machine that others reach (with --data-advertise "
             "tcp://HOST:* where they call it by another name)"
         )

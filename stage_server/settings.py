@@ -20,7 +20,24 @@ from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
 from wire.types import Role
 
+MOST_MODELS = 4
+"""Of one server: the role planner combines no more."""
+
+MOST_GATEWAYS = 32
+
+MOST_TOGETHER = 64
+"""Jobs of one role at once: more than pays on any device."""
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+REPEATABLE = {
+    "role": "ROLE",
+    "may_take": "ROLE",
+    "gateway": "tcp://HOST:PORT",
+    "adapter": "NAME=SOURCE",
+    "may_load": "[NAME=]MODEL",
+}
+"""Options → what their values are called in ``--help``."""
 
 
 def _control_address(given: str) -> str:
@@ -62,10 +79,14 @@ class EngineSettings(BaseSettings):
     compile: bool = Field(False, description="compile the transformer with torch.compile")
     attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
     threads: int | None = Field(None, ge=1, description="processor threads that torch may use")
-    weight_cache_bytes: int = Field(
-        0, ge=0, description="host memory for weights that role changes unload, so that they come back quickly"
+    weight_cache_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="host memory for weights of roles that were held or may come, so that they come quickly; "
+        "0 keeps none; unset: a quarter of what is free at start",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what goes to stderr")
+    log_format: Literal["text", "json"] = Field("text", description="of the log; json: an object on each line")
 
 
 class Settings(EngineSettings):
@@ -74,19 +95,53 @@ class Settings(EngineSettings):
     role: Annotated[tuple[Role, ...], NoDecode] = Field(
         min_length=1, description="encoder, dit or decoder: what to serve at start; repeatable or comma-separated"
     )
-    gateway: ControlAddress = Field(description="control address of the gateway, tcp://HOST:PORT")
+    may_take: Annotated[tuple[Role, ...], NoDecode] = Field(
+        tuple(Role), min_length=1, description="roles that the gateway may give this server; all unless named"
+    )
+    gateway: Annotated[tuple[ControlAddress, ...], NoDecode] = Field(
+        min_length=1,
+        max_length=MOST_GATEWAYS,
+        description="control address of the gateway, tcp://HOST:PORT; repeatable or comma-separated: "
+        "it belongs to one of them at a time, and goes to the next when that is lost",
+    )
 
     engine: Literal["diffusers", "emulated"] = Field("diffusers", description="diffusers computes, emulated waits")
     profile: str = Field("", description="with the emulated engine: file or bundled name of a cost profile")
     time_scale: float = Field(1.0, gt=0, description="with the emulated engine: 0.1 makes all ten times faster")
+    adapter: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="LoRA that requests may name: NAME=FILE, NAME=FOLDER or NAME=HUB_ID[@REVISION][:FILE]; repeatable",
+    )
+    adapters_folder: str = Field("", description="folder whose LoRA files, and folders with one, may be named")
+    adapter_bytes: int = Field(
+        2 << 30, ge=0, description="device memory for LoRAs; those used longest ago are given up first"
+    )
+    may_load: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        max_length=MOST_MODELS - 1,
+        description="further model that the gateway may have this server hold, beside or instead of --model: "
+        "[NAME=]MODEL, with the emulated engine [NAME=]PROFILE; repeatable",
+    )
     served_model_name: Name = Field("", max_length=256, description="name that clients use; the model's own when unset")
 
     name: Name = Field("", max_length=100, description="of this server, stable over restarts; host and pid when unset")
+    pool: Name = Field("", max_length=100, description="that it was started for, as the gateway's pools call it")
     pin: bool = Field(False, description="keep the roles given: the gateway may not change them")
+    together: Annotated[dict[Role, Annotated[int, Field(ge=1, le=MOST_TOGETHER)]], NoDecode] = Field(
+        {Role.DIT: 8},
+        description="jobs of fast requests that may compute at once: a number for every role, or ROLE=NUMBER, "
+        "comma-separated, where roles not named compute one at a time (default: dit=8)",
+    )
+    prefetch: int = Field(
+        1, ge=0, le=1, description="jobs whose inputs are fetched while another computes; 0: one after another"
+    )
     data_bind: DataAddress = Field("tcp://127.0.0.1:*", min_length=1, description="where other processes fetch outputs")
     data_advertise: DataAddress = Field(
         "",
         description="how they reach that address, if not as it is; port * is filled in",
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="for Prometheus, of the host in --data-bind; 0: any; none if unset"
     )
     insecure: bool = Field(False, description="allow addresses beyond this machine without encryption")
     curve_public_key: str = Field(
@@ -100,9 +155,33 @@ class Settings(EngineSettings):
     connect_timeout: Seconds | None = Field(
         None, description="seconds to look for a gateway at start; for ever if unset"
     )
+    ready_file: Path | None = Field(
+        None, description="file that is there once a gateway has let this server in, for probes; removed at start"
+    )
     drain_timeout: Seconds = Field(30.0, description="seconds after SIGTERM until the server leaves in any case")
+    stuck_seconds: float = Field(
+        120.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds without a sign of life, and 20 times the prediction, after which the device counts as "
+        "stuck and the process ends, to be started anew; 0: never",
+    )
 
-    @field_validator("role", mode="before")
+    @field_validator("gateway", mode="before")
+    @classmethod
+    def _each_once(cls, given: object) -> object:
+        parts = [given] if isinstance(given, str) else given
+        if not isinstance(parts, list | tuple):
+            return given
+        return tuple(dict.fromkeys(name.strip() for part in parts for name in str(part).split(",") if name.strip()))
+
+    @field_validator("adapter", "may_load", mode="before")
+    @classmethod
+    def _apart(cls, given: object) -> object:
+        """An environment variable holds all of them, separated by commas."""
+        return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
+
+    @field_validator("role", "may_take", mode="before")
     @classmethod
     def _split(cls, given: object) -> object:
         parts = [given] if isinstance(given, str) else given
@@ -114,16 +193,45 @@ class Settings(EngineSettings):
             raise ValueError(f"{strange[0]!r} is no role; {', '.join(known)} are")
         return tuple(role for role in Role if role in names)
 
+    @field_validator("together", mode="before")
+    @classmethod
+    def _by_role(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        if re.fullmatch(r"\d+", given.strip()):
+            return dict.fromkeys(Role, given.strip())
+        pairs = [re.fullmatch(r"(\w+)=(\d+)", part.strip()) for part in given.split(",")]
+        if not all(pair and pair[1] in set(Role) for pair in pairs):
+            raise ValueError(f"{given!r} is neither a number nor a list such as dit=8,decoder=2")
+        return {pair[1]: pair[2] for pair in pairs if pair}
+
+    @model_validator(mode="after")
+    def _may_take_its_roles(self) -> Self:
+        if beyond := [role for role in self.role if role not in self.may_take]:
+            raise ValueError(f"--role {beyond[0]} is not among those of --may-take {','.join(self.may_take)}")
+        return self
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.engine == "emulated" and not self.profile:
             raise ValueError("the emulated engine needs a profile: add --profile FILE")
         if self.engine == "diffusers" and (self.profile or self.time_scale != 1.0):
             raise ValueError("--profile and --time-scale belong to --engine emulated")
-        if self.engine == "emulated" and self.weight_cache_bytes:
-            raise ValueError("--weight-cache-bytes belongs to --engine diffusers: an emulation has no weights")
+        if self.engine == "emulated" and (self.adapter or self.adapters_folder):
+            raise ValueError(
+                "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
+            )
         if self.engine == "diffusers" and not self.model:
             raise ValueError("which model? add --model NAME_OR_PATH")
+        if self.pin and self.may_load:
+            raise ValueError(
+                "--pin keeps the roles of --model, so that --may-load would do nothing: leave one of them out"
+            )
+        if unnamed := [given for given in self.may_load if not given.rpartition("=")[2]]:
+            raise ValueError(f"--may-load {unnamed[0]!r} names no model: write [NAME=]MODEL")
+        names = [given.rpartition("=")[0] or given for given in self.may_load]
+        if len(set(names)) < len(names):
+            raise ValueError(f"--may-load names a model twice: {', '.join(self.may_load)}")
         given = (
             bool(self.curve_public_key),
             bool(self.curve_secret_key.get_secret_value()),
@@ -134,6 +242,20 @@ class Settings(EngineSettings):
         if self.curve_gateway_key and not valid_key(self.curve_gateway_key):
             raise ValueError("--curve-gateway-key is not 40 characters of Z85")
         return self
+
+    def of_each_model(self) -> tuple[Settings, ...]:
+        """``--model``, and without roles each ``--may-load``; LoRAs and the revision are the first one's."""
+        return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
+
+    def _of_other(self, name: str, source: str) -> Settings:
+        which = {"profile": source, "model": name} if self.engine == "emulated" else {"model": source}
+        own = {"role": (), "revision": None, "adapter": (), "adapters_folder": "", "served_model_name": name}
+        return self.model_copy(update={**own, **which})
+
+    def data_host(self) -> str:
+        """Of ``data_bind``, as sockets take it."""
+        host = self.data_bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+        return "0.0.0.0" if host == "*" else host  # noqa: S104 # what * means there
 
     def curve_keys(self) -> CurveKeys | None:
         """Raises ``InvalidSettings``."""
@@ -169,7 +291,7 @@ class ProfileSettings(EngineSettings):
 AnySettings = TypeVar("AnySettings", bound=EngineSettings)
 
 
-def read_settings(arguments: Sequence[str] | None = None) -> Settings:
+def read_settings(arguments: Sequence[str] | None = None, program: str = "python -m stage_server") -> Settings:
     """From the command line, and what it leaves open from the environment. Raises ``InvalidSettings``.
 
     Exits by itself on ``--help`` and on options that do not exist.
@@ -178,13 +300,15 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
         "Serves one or more stages of a diffusion model to a DisagFusion gateway. "
         "'python -m stage_server profile --help' tells how to measure one."
     )
-    return _read(Settings, "python -m stage_server", text, arguments)
+    return _read(Settings, program, text, arguments)
 
 
-def read_profile_settings(arguments: Sequence[str] | None = None) -> ProfileSettings:
+def read_profile_settings(
+    arguments: Sequence[str] | None = None, program: str = "python -m stage_server"
+) -> ProfileSettings:
     """The same for the subcommand ``profile``."""
     text = "Times a model on this device and writes a cost profile, which docs/profiles.md describes."
-    return _read(ProfileSettings, "python -m stage_server profile", text, arguments)
+    return _read(ProfileSettings, f"{program} profile", text, arguments)
 
 
 def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
@@ -221,8 +345,8 @@ def _parser(kind: type[EngineSettings], program: str, summary: str) -> argparse.
         text = f"{field.description}{_default(field.default)}"
         if field.annotation is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        elif name == "role":
-            parser.add_argument(flag, action="append", metavar="ROLE", help=text)
+        elif name in REPEATABLE:
+            parser.add_argument(flag, action="append", metavar=REPEATABLE[name], help=text)
         else:
             parser.add_argument(flag, metavar=name.rpartition("_")[2].upper(), help=text)
     return parser

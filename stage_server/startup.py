@@ -7,8 +7,10 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from math import isqrt
 from pathlib import Path
@@ -21,18 +23,23 @@ import msgspec
 from stage_server.addresses import check_data_address
 from stage_server.data.consumer import Consumer
 from stage_server.data.holder import Holder
+from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.engine.base import Engine, EngineError, LoadError, StageJob
 from stage_server.engine.emulated import EmulatedEngine
-from stage_server.runtime.ask import ANSWER_SECONDS, ask_gateway
+from stage_server.runtime.ask import ANSWER_SECONDS, ask_gateways
+from stage_server.runtime.baton import Baton
 from stage_server.runtime.control import Curve
 from stage_server.runtime.core import CoreTimes
+from stage_server.runtime.device import ServersOfOneDevice
 from stage_server.runtime.link import LinkTimes
+from stage_server.runtime.sensors import Sensors
 from stage_server.runtime.server import Equipment, StageServer
 from stage_server.settings import EngineSettings, InvalidSettings, Settings, find_profile
+from wire.bundle import Bundle
 from wire.params import ImageParams, ModelInfo
-from wire.to_gateway import Ask, Hello, RoleInfo
-from wire.types import Role
+from wire.to_gateway import Ask, Hello, RoleInfo, ToGateway
+from wire.types import Handle, Role
 from wire.version import PROTOCOL
 
 if TYPE_CHECKING:
@@ -47,54 +54,188 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def assembled(settings: Settings) -> Iterator[StageServer]:
-    """A server whose roles are resident and whose data socket is open.
+def assembled(settings: Settings) -> Iterator[ServersOfOneDevice]:
+    """The server of each model; the first one's roles are resident, and their data socket is open.
 
     Raises ``InvalidSettings``, ``LoadError``, ``BindError``, ``BadEndpoint`` or ``Unwelcome``.
     """
+    with _counted(settings) as on_told, _assembled(settings, on_told) as servers:
+        yield servers
+
+
+@contextmanager
+def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) -> Iterator[ServersOfOneDevice]:
     keys = settings.curve_keys()
     check_data_address(settings)
     curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
     ask = question(settings)
-    ask_gateway(settings.gateway, ask, curve, min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS))
-    engine = make_engine(settings)
-    room = Condition()
-    store = OutputStore(settings.store_bytes, on_room=lambda: _notify(room))
+    ask_gateways(settings.gateway, ask, curve, min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS))
+    models = _of_each_model(settings)
+    engines = [make_engine(each) for each in models]
+    _acquaint(engines, models)
+    rooms = [Condition() for _ in models]
+    stores = [OutputStore(settings.store_bytes, on_room=partial(_notify, room)) for room in rooms]
+    asks = [ask, *(msgspec.structs.replace(ask, name=f"{ask.name}.{k}") for k in range(2, len(models) + 1))]
+    identities = [f"{each.name}/{each.incarnation}" for each in asks]
+    device = identities[0] if len(models) > 1 else ""
+    lookup = _lookup(stores)
     holder = Holder(
         settings.data_bind,
-        store.get,
+        lookup,
         keys=keys,
         allow_plaintext=settings.insecure,
-        identity=f"{ask.name}/{ask.incarnation}",
+        identity=identities[0],
+        aliases=identities[1:],
     )
-    consumer = Consumer(keys=keys, local=store.get)
+    consumer = Consumer(keys=keys, local=lookup, allocate=BufferPool(engines[0].host_buffer or pageable))
+    baton = Baton()
+    times = CoreTimes(
+        link=LinkTimes(give_up=settings.connect_timeout), drain=settings.drain_timeout, stuck=settings.stuck_seconds
+    )
     try:
         endpoint = _advertised(settings, holder.endpoint)
-        info = engine.describe()
-        equipment = Equipment(engine, store, consumer, room, largest_outputs(engine, info), keys)
-        measured = load_roles(engine, store, equipment.largest, settings.role)
-        hello = introduction(settings, ask, engine, info, measured, endpoint)
-        link = LinkTimes(give_up=settings.connect_timeout)
-        times = CoreTimes(link=link, drain=settings.drain_timeout)
-        server = StageServer(hello, settings.gateway, equipment, times, curve)
-        yield server
-        if server.idle:  # a thread that still computes would find its weights gone
-            engine.close()
+        servers: list[StageServer] = []
+        measured: dict[Role, RoleInfo] = {}
+        for each, one, engine, store, room in zip(models, asks, engines, stores, rooms, strict=True):
+            equipment = replace(_equipment(each, engine, store, room, consumer, baton), on_told=on_told)
+            capable = load_roles(engine, store, equipment.largest, each.role, measured)
+            measured = measured or capable
+            hello = introduction(each, one, engine, engine.describe(), capable, endpoint)
+            hello = msgspec.structs.replace(hello, device=device)
+            servers.append(StageServer(hello, settings.gateway, equipment, times, curve))
+        process = ServersOfOneDevice(servers)
+        yield process
+        if process.idle:  # a thread that still computes would find its weights gone
+            for engine in engines:
+                engine.close()
     finally:
         consumer.close()
         holder.close()
+
+
+def _equipment(
+    settings: Settings, engine: Engine, store: OutputStore, room: Condition, consumer: Consumer, baton: Baton
+) -> Equipment:
+    """Of the server of one model; ``consumer`` and ``baton`` are those of the process."""
+    largest, sensors = largest_outputs(engine, engine.describe()), Sensors(engine.device_uuid)
+    keys, prefetch = settings.curve_keys(), settings.prefetch
+    tell = _ready_file(settings.ready_file) if settings.ready_file and settings.role else _nobody
+    return Equipment(engine, store, consumer, room, largest, keys, prefetch, baton, sensors, on_welcome=tell)
+
+
+def _nobody(*_: object) -> None:
+    """Is told."""
+
+
+@contextmanager
+def _counted(settings: Settings) -> Iterator[Callable[[str, ToGateway], None]]:
+    """What is to be told of every message to the gateway. Raises ``InvalidSettings``."""
+    if settings.metrics_port is None:
+        yield _nobody
+        return
+    if find_spec("prometheus_client") is None:
+        raise InvalidSettings("--metrics-port needs prometheus-client: pip install 'disagfusion[stage]'")
+    from stage_server.metrics import Metrics, served  # here, as nothing else needs prometheus-client
+
+    metrics = Metrics()
+    with served(metrics, settings.data_host(), settings.metrics_port) as url:
+        log.info("metrics at %s", url)
+        yield metrics.note
+
+
+def _ready_file(path: Path) -> Callable[[], None]:
+    """Makes it; it is gone until then. Raises ``InvalidSettings``."""
+    try:
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise InvalidSettings(f"--ready-file {path} cannot be made: {error.strerror}") from error
+    return path.touch
+
+
+def _of_each_model(settings: Settings) -> tuple[Settings, ...]:
+    """Host memory for weights is divided evenly, since each engine counts its own."""
+    models = settings.of_each_model()
+    if len(models) == 1:
+        return models
+    limit = settings.weight_cache_bytes
+    if limit is None and settings.engine == "diffusers":
+        from stage_server.engine.weight_cache import default_limit  # here, as torch comes with it
+
+        limit = default_limit()
+    each = None if limit is None else limit // len(models)
+    return tuple(model.model_copy(update={"weight_cache_bytes": each}) for model in models)
+
+
+def _acquaint(engines: Sequence[Engine], models: Sequence[Settings]) -> None:
+    """Each counts what the others have on the device, and loads nothing that one of them has.
+
+    Raises ``InvalidSettings`` where two are one model.
+    """
+    described = [engine.describe() for engine in engines]
+    names = [settings.served_model_name or info.name for settings, info in zip(models, described, strict=True)]
+    if len(set(names)) < len(names) or len({info.key for info in described}) < len(described):
+        raise InvalidSettings(
+            f"--may-load: two of the models are the same, or have one name: {', '.join(names)}; "
+            "give each a name of its own, NAME=MODEL"
+        )
+    for engine in engines:
+        others = [other for other in engines if other is not engine]
+        if others:
+            engine.beside = partial(_resident_bytes, others)
+    if len(engines) > 1 and models[0].engine == "diffusers":
+        from stage_server.engine.diffusers_engine import DiffusersEngine  # here, as torch comes with it
+
+        DiffusersEngine.acquaint([engine for engine in engines if isinstance(engine, DiffusersEngine)])
+
+
+def _resident_bytes(engines: Sequence[Engine]) -> int:
+    return sum(engine.resident_bytes for engine in engines)
+
+
+def _lookup(stores: Sequence[OutputStore]) -> Callable[[Handle], Bundle | None]:
+    if len(stores) == 1:
+        return stores[0].get
+
+    def found(handle: Handle) -> Bundle | None:
+        return next((bundle for store in stores if (bundle := store.get(handle)) is not None), None)
+
+    return found
 
 
 def make_engine(settings: Settings) -> Engine:
     """Raises ``LoadError`` or ``InvalidSettings``."""
     if settings.engine == "emulated":
         path = find_profile(settings.profile, _profile_folders())
-        return EmulatedEngine(path, settings.time_scale, settings.model)
-    return make_real_engine(settings)
+        return EmulatedEngine(path, settings.time_scale, settings.model, settings.weight_cache_bytes, settings.together)
+    from stage_server.engine.adapter_source import named_sources  # here, as ``make_real_engine`` imports
+
+    together = settings.together
+    if settings.compile and "together" not in settings.model_fields_set:
+        together = {}  # every new number of members would be compiled anew, for minutes
+    adapters = named_sources(settings.adapter, settings.adapters_folder)
+    return make_real_engine(settings, together, adapters, settings.adapter_bytes)
 
 
-def make_real_engine(settings: EngineSettings) -> DiffusersEngine:
-    """Raises ``LoadError``."""
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """What torch and diffusers make as they are imported stays: looking for garbage in it is an eighth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()  # every role change collects garbage, which need not look at all that either
+
+
+@_nothing_collected()
+def make_real_engine(
+    settings: EngineSettings,
+    together: Mapping[Role, int],
+    adapters: Mapping[str, str] | None = None,
+    adapter_bytes: int = 0,
+) -> DiffusersEngine:
+    """``together``: how many jobs of a role may compute at once; ``adapters``: name → source. Raises ``LoadError``."""
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
@@ -107,7 +248,7 @@ def make_real_engine(settings: EngineSettings) -> DiffusersEngine:
     accelerated = torch.cuda.is_available()
     device = ("cuda:0" if accelerated else "cpu") if settings.device == "auto" else settings.device
     dtype = ("bfloat16" if device.startswith("cuda") else "float32") if settings.dtype == "auto" else settings.dtype
-    engine = DiffusersEngine(
+    return DiffusersEngine(
         settings.model,
         device=device,
         dtype=dtype,
@@ -115,9 +256,10 @@ def make_real_engine(settings: EngineSettings) -> DiffusersEngine:
         compile=settings.compile,
         attention_backend=settings.attention_backend,
         weight_cache_bytes=settings.weight_cache_bytes,
+        together=together,
+        adapters=adapters,
+        adapter_bytes=adapter_bytes,
     )
-    gc.freeze()  # every role change collects garbage, which need not look at all that torch and diffusers have made
-    return engine
 
 
 def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:
@@ -125,7 +267,7 @@ def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:
     width, height = largest_size(info)
     params = ImageParams(workflow=info.workflows[0].name if info.workflows else "", width=width, height=height)
     try:
-        return {role: engine.output_bound(StageJob(role, (params,), ({},))) for role in Role}
+        return {role: engine.output_bound(StageJob(role, params)) for role in Role}
     except EngineError as error:
         raise LoadError(f"the size of {info.name}'s outputs cannot be foreseen: {error}") from error
 
@@ -148,9 +290,15 @@ def _max_pixels(info: ModelInfo) -> int:
 
 
 def load_roles(
-    engine: Engine, store: OutputStore, largest: Mapping[Role, int], roles: Iterable[Role]
+    engine: Engine,
+    store: OutputStore,
+    largest: Mapping[Role, int],
+    roles: Iterable[Role],
+    like: Mapping[Role, RoleInfo] | None = None,
 ) -> dict[Role, RoleInfo]:
     """Make ``roles`` resident one by one, so that the time of each is known; that of others is guessed by their bytes.
+
+    Where there are none to load, by what was measured of another model: ``like``.
 
     Raises ``LoadError``.
     """
@@ -169,13 +317,13 @@ def load_roles(
         engine.set_roles(held)
         capable[role] = msgspec.structs.replace(capable[role], load_seconds=monotonic() - began)
         log.info("%s is loaded and warm after %.2f s", role, monotonic() - began)
-    return _with_guesses(capable, held)
+    return _with_guesses(capable, {role: capable[role] for role in held} or like or {})
 
 
-def _with_guesses(capable: dict[Role, RoleInfo], held: frozenset[Role]) -> dict[Role, RoleInfo]:
+def _with_guesses(capable: dict[Role, RoleInfo], measured: Mapping[Role, RoleInfo]) -> dict[Role, RoleInfo]:
     """A role whose load was not measured, and not announced, takes as long per byte as those that were."""
-    nbytes = sum(capable[role].weight_bytes for role in held)
-    per_byte = sum(capable[role].load_seconds for role in held) / nbytes if nbytes else 0.0
+    nbytes = sum(info.weight_bytes for info in measured.values())
+    per_byte = sum(info.load_seconds for info in measured.values()) / nbytes if nbytes else 0.0
     return {
         role: info if info.load_seconds else msgspec.structs.replace(info, load_seconds=per_byte * info.weight_bytes)
         for role, info in capable.items()
@@ -194,6 +342,7 @@ def question(settings: Settings) -> Ask:
 def introduction(
     settings: Settings, ask: Ask, engine: Engine, info: ModelInfo, capable: dict[Role, RoleInfo], endpoint: str
 ) -> Hello:
+    offered = settings.role if settings.pin else settings.may_take
     return Hello(
         protocol=ask.protocol,
         name=ask.name,
@@ -201,12 +350,17 @@ def introduction(
         model=msgspec.structs.replace(info, name=settings.served_model_name or info.name),
         device_class=engine.device_class,
         memory_bytes=engine.memory_bytes,
-        capable={role: cost for role, cost in capable.items() if not settings.pin or role in settings.role},
+        capable={role: cost for role, cost in capable.items() if role in offered},
         roles=settings.role,
         data_endpoint=endpoint,
         pinned=settings.pin,
         engine=settings.engine,
+        warm=tuple(role for role in Role if role in engine.warm),
         public_key=ask.public_key,
+        software=engine.software,
+        joins=True,
+        moves=True,
+        pool=settings.pool,
     )
 
 

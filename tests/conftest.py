@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tests.torchvision
+from tests.databases import prepared
 from tests.servers import Postgres, Redis
 
 if TYPE_CHECKING:
     from gateway.database.database import Database
 
 tests.torchvision.make_importable()
+
+if importlib.util.find_spec("hypothesis"):  # not where only the tests marked ``gpu`` run
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)  # a crowded processor is no fault of the code
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -40,7 +47,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     from gateway.database.database import Database
     from gateway.settings import Settings
 
-    opened = Database(Settings(state_dir=tmp_path))
+    opened = Database(Settings(state_dir=prepared(tmp_path)))
     await opened.open()
     yield opened
     await opened.close()

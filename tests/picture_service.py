@@ -17,6 +17,8 @@ from typing import TypeVar
 
 import httpx
 
+from tests.databases import prepared
+
 ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "stage_server/models/tiny-shapes"
 MODEL = BUNDLED.name
@@ -28,6 +30,7 @@ ADMIN_KEY = "sk-pictures-operator"
 START_SECONDS = 300.0
 """For processes that import torch, on a machine that may have other things to do."""
 STOP_SECONDS = 20.0
+KEY_SECONDS = 60.0
 
 Found = TypeVar("Found")
 
@@ -59,6 +62,19 @@ class PictureService:
 
     def log(self, name: str) -> Path:
         return self.processes[name].log
+
+    def new_key(self, tenant: str, *limits: str) -> str:
+        """Made as an operator makes one, with options of ``python -m gateway keys create``; the gateway knows it."""
+        command = [sys.executable, "-m", "gateway", "keys", "create", "--tenant", tenant, *limits]
+        state = {"DISAGFUSION_STATE_DIR": str(self.log("gateway").parent / "state")}
+        made = subprocess.run(command, env=os.environ | state, cwd=ROOT, capture_output=True, text=True, check=True)
+        key = made.stdout.strip()
+        limit = time.monotonic() + KEY_SECONDS
+        while not httpx.get(f"{self.url}/v1/models", headers={"api-key": key}, timeout=30).is_success:
+            if time.monotonic() > limit:
+                raise NotStarted(f"the gateway does not know a new key after {KEY_SECONDS:g} s")
+            time.sleep(0.05)
+        return key
 
     def is_idle(self) -> bool:
         """No stage server has a job."""
@@ -109,7 +125,7 @@ def picture_service(
     base = {
         "DISAGFUSION_API_KEYS": json.dumps({"pictures": KEY}),
         "DISAGFUSION_ADMIN_KEY": ADMIN_KEY,
-        "DISAGFUSION_STATE_DIR": str(folder / "state"),
+        "DISAGFUSION_STATE_DIR": str(prepared(folder / "state")),
         # A busy machine foresees long waits, and the gateway admits nothing that may end too late.
         "DISAGFUSION_REQUEST_TIMEOUT_SECONDS": "100000",
     }

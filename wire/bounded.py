@@ -8,13 +8,16 @@ import msgspec
 
 from wire.types import Handle
 
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+MAX_SECONDS = 1e9
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
 MAX_KEEP_SECONDS = 1.0
 """No device stands idle longer than this for a job that may not come."""
 
 KeepSeconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_KEEP_SECONDS)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+Celsius = Annotated[float, msgspec.Meta(ge=-274, le=1000)]
+Watts = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Guidance = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """One line: names appear in logs."""

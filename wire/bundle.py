@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
 from wire.control_codec import check_size, decode
 from wire.errors import FrameTooLarge, MalformedFrame, UnsupportedValue
+from wire.record import record
 from wire.values import DTYPE_BYTES, Image, Tensor, Value
 
 ALIGNMENT = 64
@@ -30,7 +30,7 @@ MAX_DIMENSIONS = 64
 """As in numpy and torch. Without it, a hostile shape could keep the reader multiplying for minutes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Limits:
     """What a reader accepts, and a writer therefore refuses to write."""
 
@@ -43,7 +43,7 @@ class Limits:
 LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Bundle:
     """Packed values: ``pieces`` are (offset, bytes) in rising order and never change; gaps between them read as 0.
 

@@ -32,8 +32,9 @@ _to_stage: msgspec.msgpack.Decoder[ToStage] = msgspec.msgpack.Decoder(ToStage)
 def encode(message: ToGateway | ToStage) -> bytes:
     """Raises ``FrameTooLarge`` where the receiver would."""
     frame = _encoder.encode(message)
-    limit = MAX_TO_STAGE_BYTES if isinstance(message, to_stage.Message) else MAX_CONTROL_BYTES
-    check_size(frame, limit, type(message).__name__)
+    if len(frame) > MAX_CONTROL_BYTES:  # the smaller limit, which few come near
+        limit = MAX_TO_STAGE_BYTES if isinstance(message, to_stage.Message) else MAX_CONTROL_BYTES
+        check_size(frame, limit, type(message).__name__)
     return frame
 
 
@@ -59,6 +60,6 @@ def decode(decoder: Callable[[Buffer], Decoded], frame: Buffer, limit: int, what
 
 
 def check_size(frame: Buffer, limit: int, what: str) -> None:
-    size = memoryview(frame).nbytes
+    size = len(frame) if isinstance(frame, bytes) else memoryview(frame).nbytes
     if size > limit:
         raise FrameTooLarge(f"{what}: {size} bytes, at most {limit} are allowed")

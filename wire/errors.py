@@ -25,6 +25,8 @@ class Code(StrEnum):
     """The picture has another size than was asked for; the message is for the client."""
     DEADLINE = "deadline"
     DRAINING = "draining"
+    STUCK = "stuck"
+    """It gave no sign of life for many times what it should take; its server ends itself."""
 
 
 class WireError(Exception):

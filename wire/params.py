@@ -10,6 +10,41 @@ from wire.bounded import Count, Guidance, Name, Positive
 from wire.references import References
 from wire.types import Role
 
+MAX_ADAPTERS = 8
+"""Of one image."""
+MAX_ADAPTERS_OFFERED = 1024
+"""By one server."""
+MAX_ADAPTER_SCALE = 10.0
+"""Either way."""
+
+AdapterName = Annotated[str, msgspec.Meta(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Digest = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[0-9a-f]+$")]
+AdapterScale = Annotated[float, msgspec.Meta(ge=-MAX_ADAPTER_SCALE, le=MAX_ADAPTER_SCALE)]
+
+
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA that a server's operator allows. Where its file lies stays on the server."""
+
+    name: AdapterName
+    """As clients name it."""
+    digest: Digest
+    """Of the file: two servers may have different ones under one name, and one picture must not get both."""
+    roles: Annotated[tuple[Role, ...], msgspec.Meta(max_length=len(Role))]
+    """Whose weights it changes: jobs of these go to servers that have it."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}@{self.digest}"
+
+
+class AdapterUse(msgspec.Struct, frozen=True):
+    """An adapter that one image is made with."""
+
+    name: AdapterName
+    digest: Digest
+    scale: AdapterScale
+    """Of what it adds; on top of the ``alpha / rank`` of its file."""
+
 
 class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Parameters of one image, as every stage of its graph sees them. ``None`` means the model's own default.
@@ -38,6 +73,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """0 to 100: JPEG and WebP quality; ignored for PNG."""
     previews: Count = 0
     """Intermediate pictures that are asked for; see ``wire.previews``."""
+    adapters: Annotated[tuple[AdapterUse, ...], msgspec.Meta(max_length=MAX_ADAPTERS)] = ()
+    """By name, each once. The gateway leaves out those that do not concern the stage."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,6 +93,8 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Pictures that it takes, where it takes any; the mask not counted."""
     references: References | None = None
     """What becomes of these pictures; None: they get the size of the answer, and only the autoencoder reads them."""
+    encoder_inputs: tuple[str, ...] = ()
+    """Those of ``inputs`` that the encoder's outputs depend on. Empty, as from older servers: not known."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -82,6 +121,12 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     default_guidance: Guidance | None = None
     quality_steps: dict[str, Positive] = {}
     """``num_inference_steps`` when a request names a quality and no steps."""
+    attention: Name = ""
+    """Attention backend of the denoiser; empty: the library's own choice. Part of the key, as it may change bytes."""
+    compiled: bool = False
+    """Whether the denoiser is compiled. Part of the key likewise."""
+    adapters: Annotated[tuple[Adapter, ...], msgspec.Meta(max_length=MAX_ADAPTERS_OFFERED)] = ()
+    """In a ``Hello``: those that this server allows."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from struct import unpack_from
 
 import msgspec
 
@@ -10,6 +11,10 @@ from wire.bounded import Count, Positive
 
 Size = tuple[int, int]
 """Width, height in pixels."""
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_SIZE_AT, _PNG_SIZE_END = 16, 24
 
 
 class References(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -60,3 +65,11 @@ class References(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     def _down(self, side: float) -> int:
         return max(1, int(side) // self.multiple) * self.multiple
+
+
+def png_size(data: bytes | None) -> Size | None:
+    """Width and height in pixels, from the file's header; None of what is no PNG."""
+    if data is None or not data.startswith(_PNG) or len(data) < _PNG_SIZE_END:
+        return None
+    width, height = unpack_from(">II", data, _PNG_SIZE_AT)
+    return (width, height) if width and height else None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import Address, BoundedHandle, Count, Detail, Name, Positive, Seconds
+from wire.bounded import Address, BoundedHandle, Celsius, Count, Detail, Name, Positive, Seconds, Watts
 from wire.params import ModelInfo
 from wire.types import Epoch, Role
 
@@ -26,6 +26,12 @@ class RoleInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     activation_bytes: Count = 0
     load_seconds: Seconds = 0.0
     """0: not measured yet."""
+    together: Positive = 1
+    """Attempts that may compute at the same time where each has ``Run.share``; 1: each has the device alone."""
+    warm_seconds: Seconds = 0.0
+    """To load it when its weights wait in host memory; 0: not known."""
+    common_bytes: dict[Name, Count] = {}
+    """Of ``weight_bytes``, what roles with the same key, of whichever model, hold once together on one device."""
 
 
 class Hello(Message, frozen=True, kw_only=True):
@@ -59,6 +65,20 @@ class Hello(Message, frozen=True, kw_only=True):
     """Outputs in its store."""
     limits: dict[Role, Count] = {}
     """See ``Grant``."""
+    warm: Roles = ()
+    """Roles that it does not hold and whose weights wait in its host memory."""
+    software: Detail = ""
+    """What computes, with versions: servers of one device class and software go on with each other's denoising to the
+    bit. Empty: it cannot hand a job over."""
+    device: Name = ""
+    """Name/incarnation of the process where it may serve several models, and introduces itself once for each: all of
+    these servers share its device, and may hold no role. Empty: it is the only one."""
+    joins: bool = False
+    """It reads messages that come as the frames of one."""
+    moves: bool = False
+    """It goes to another gateway when told: ``MoveTo``."""
+    pool: Name = ""
+    """That it was started for; empty: for none."""
 
 
 class Ask(Message, frozen=True, kw_only=True):
@@ -73,6 +93,14 @@ class Ask(Message, frozen=True, kw_only=True):
     public_key: Address = ""
 
 
+class AskCell(Message, frozen=True, kw_only=True):
+    """From another gateway, once a second: what does your cell look like? Answered by ``CellState``, and by a gateway
+    that is older than the question with ``SayHello``."""
+
+    name: Name
+    """Of the cell that asks."""
+
+
 class Heartbeat(Message, frozen=True, kw_only=True):
     """Sent every ``Welcome.heartbeat_seconds`` by the control loop: proof of life."""
 
@@ -81,6 +109,17 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     store_capacity: Count = 0
     device_memory_bytes: Count = 0
     """In use."""
+    warm: Roles = ()
+    """As in ``Hello``."""
+    blocked: Roles = ()
+    """Roles that get no work because the store has no room for another output."""
+    device_busy_seconds: Seconds | None = None
+    """For which jobs or role changes have held the device since the process began.
+    None, as from older servers: not known."""
+    temperature_celsius: Celsius | None = None
+    """Of the device; None where nothing measures it."""
+    power_watts: Watts | None = None
+    """That the device draws; None likewise."""
 
 
 class Grant(Message, frozen=True, kw_only=True):
@@ -147,8 +186,8 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     publish: Seconds = 0.0
     paused: Seconds = 0.0
     steps: Count = 0
-    batch: Positive = 1
-    """Members of the batch it ran in; ``compute`` is the whole batch's."""
+    batch: Annotated[float, msgspec.Meta(ge=1, le=128)] = 1
+    """Attempts that computed together, itself among them, in the mean over the job; ``compute`` is all of that time."""
     peak_bytes: Count = 0
 
 
@@ -180,10 +219,26 @@ class StageCancelled(Message, frozen=True, kw_only=True):
     epoch: Epoch
 
 
+class HandedOver(Message, frozen=True, kw_only=True):
+    """The answer to ``HandOver``: the attempt is over here, and its job can go on elsewhere after ``step``."""
+
+    epoch: Epoch
+    step: Count
+    """Denoising steps that are done."""
+    output: Output | None = None
+    """What to go on from, retained until ``Release``; None where nothing was begun: the job starts anew."""
+    timings: Timings = Timings()
+
+
 class RolesReady(Message, frozen=True, kw_only=True):
     epoch: Epoch
     roles: Roles
     load_seconds: Seconds
+    """Without waiting for its turn at the device. The roles that stay were served meanwhile."""
+    from_host: bool = False
+    """All weights that are new were in host memory already: ``load_seconds`` is that of warm roles."""
+    stopped_seconds: Seconds = 0.0
+    """For which the device was taken from jobs to swap the roles; before that, each new role had a tiny job."""
 
 
 class RolesFailed(Message, frozen=True, kw_only=True):
@@ -205,6 +260,9 @@ class PeerTried(Message, frozen=True, kw_only=True):
 class Leaving(Message, frozen=True, kw_only=True):
     """SIGTERM: no new work please. The server stays until its work is done and its outputs are released."""
 
+    within: Seconds = 0.0
+    """At most so long; 0: unknown."""
+
 
 class Goodbye(Message, frozen=True, kw_only=True):
     """Last message: the socket closes now."""
@@ -213,6 +271,7 @@ class Goodbye(Message, frozen=True, kw_only=True):
 ToGateway = (
     Hello
     | Ask
+    | AskCell
     | Heartbeat
     | Grant
     | Fetched
@@ -223,6 +282,7 @@ ToGateway = (
     | StageDone
     | StageFailed
     | StageCancelled
+    | HandedOver
     | RolesReady
     | RolesFailed
     | PeerTried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from wire.bounded import KeepSeconds
+from wire.bounded import KeepSeconds, Seconds
 from wire.params import ImageParams
 from wire.types import Epoch, Handle, Role, ServerId
 
@@ -21,6 +21,8 @@ class Welcome(Message, frozen=True, kw_only=True):
     heartbeat_seconds: float
     liveness_seconds: float
     """Silence after which either side counts the other as lost."""
+    joins: bool = False
+    """The gateway reads messages that come as the frames of one: what waits for the socket may go together."""
 
 
 class Fine(Message, frozen=True, kw_only=True):
@@ -28,6 +30,31 @@ class Fine(Message, frozen=True, kw_only=True):
 
     gateway: str
     """Incarnation."""
+
+
+class Unit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Processes of stage servers that are alike."""
+
+    holds: dict[str, tuple[Role, ...]]
+    """Model key → roles. A process holds roles of one model, or of several."""
+    count: int = 1
+    moves: bool = False
+    """They could go to another cell now, as far as they themselves are concerned."""
+    going_to: str = ""
+    """Name of the cell that they were told to move to."""
+
+
+class CellState(Message, frozen=True, kw_only=True):
+    """The answer to ``AskCell``: the stage servers of one gateway."""
+
+    name: str
+    gateway: str
+    """Incarnation."""
+    draining: bool = False
+    """It is about to end: nobody may be sent there."""
+    ready: bool = False
+    """It serves some model."""
+    units: tuple[Unit, ...] = ()
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -56,7 +83,7 @@ class InputRef(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One job of a batch; most batches have one."""
+    """What is asked for."""
 
     epoch: Epoch
     params: ImageParams
@@ -67,6 +94,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Uploaded pictures held by the gateway: ``image``, ``mask_image``, …"""
     request: str = ""
     """Id of the request, as the gateway's log and its client know it."""
+    resume: InputRef | None = None
+    """What another server handed over: go on from there instead of beginning."""
 
 
 class Run(Message, frozen=True, kw_only=True):
@@ -74,6 +103,7 @@ class Run(Message, frozen=True, kw_only=True):
 
     role: Role
     members: tuple[Member, ...]
+    """One. Of several, which gateways before protocol 1.2 may send, each is an attempt of its own."""
     remaining_seconds: float
     """Until the deadline, counted from receipt."""
     preempt: bool = False
@@ -81,9 +111,22 @@ class Run(Message, frozen=True, kw_only=True):
     preview: bool = False
     keep_seconds: KeepSeconds = 0.0
     """Once computed, let only preempting jobs have the device for so long: the request's next one is about to come."""
+    share: bool = False
+    """It may compute together with other attempts of its role that may: its result need not be that of a run alone."""
+    predicted_seconds: Seconds = 0.0
+    """On the device, as the gateway expects; 0: unknown. Many times that without a sign of life: it is stuck."""
 
 
 class Cancel(Message, frozen=True, kw_only=True):
+    epochs: tuple[Epoch, ...]
+
+
+class HandOver(Message, frozen=True, kw_only=True):
+    """End these dit attempts at their next step and leave what another server needs to go on: ``HandedOver``.
+
+    One that is past its last step, or over, is answered as if nobody had asked.
+    """
+
     epochs: tuple[Epoch, ...]
 
 
@@ -94,9 +137,19 @@ class Release(Message, frozen=True, kw_only=True):
 
 
 class AssignRoles(Message, frozen=True, kw_only=True):
-    """Drain the roles that go, unload, load, warm up, answer ``RolesReady`` or ``RolesFailed``."""
+    """Drain the roles that go, load and warm up those that come while the others are served, swap, answer
+    ``RolesReady`` or ``RolesFailed``."""
 
     epoch: Epoch
+    roles: tuple[Role, ...]
+
+
+class Preload(Message, frozen=True, kw_only=True):
+    """These roles may come: read their weights into host memory, as far as there is room, beside the work that is done.
+
+    Nothing else changes, and no answer is due: heartbeats tell which roles are warm. For servers of protocol 1.2 on.
+    """
+
     roles: tuple[Role, ...]
 
 
@@ -116,6 +169,15 @@ class SetAside(Message, frozen=True, kw_only=True):
     why: str = ""
 
 
+class MoveTo(Message, frozen=True, kw_only=True):
+    """Finish as for ``Shutdown``, say ``Goodbye``, and join the gateway at ``endpoint``; nothing is loaded anew.
+
+    For servers that say ``Hello.moves``.
+    """
+
+    endpoint: str
+
+
 class Shutdown(Message, frozen=True, kw_only=True):
     """Finish as after SIGTERM."""
 
@@ -123,14 +185,18 @@ class Shutdown(Message, frozen=True, kw_only=True):
 ToStage = (
     Welcome
     | Fine
+    | CellState
     | Refused
     | SayHello
     | HeartbeatAck
     | Run
     | Cancel
+    | HandOver
     | Release
     | AssignRoles
+    | Preload
     | TryPeer
     | SetAside
+    | MoveTo
     | Shutdown
 )

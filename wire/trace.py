@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, ProxyTracer, ProxyTracerProvider, Span, SpanContext, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _FIELD = "traceparent"
 _propagator = TraceContextTextMapPropagator()
+
+
+NO_SPAN: AbstractContextManager[Span] = nullcontext(INVALID_SPAN)
+"""In place of a span that would be ``pointless``."""
+
+
+def pointless(tracer: Tracer, parent: Context | None = None) -> bool:
+    """Whether a span in ``parent`` (default: the current context) would be recorded by nobody and pass no trace on.
+
+    Making it all the same would take longer than much of what it measures.
+    """
+    # By type: these are abstract classes, of which isinstance asks in Python.
+    if type(tracer) is not ProxyTracer or type(trace.get_tracer_provider()) is not ProxyTracerProvider:
+        return False
+    return not trace.get_current_span(parent).get_span_context().is_valid
 
 
 def inject(context: Context | None = None) -> str:
@@ -19,3 +39,17 @@ def inject(context: Context | None = None) -> str:
 def extract(traceparent: str) -> Context:
     """A context to start child spans in; without a parent where the text is empty or not a valid ``traceparent``."""
     return _propagator.extract({_FIELD: traceparent}, Context())
+
+
+def named_by(traceparent: str) -> SpanContext:
+    """The span that the text names, to be linked to; not a valid one where the text is none."""
+    return trace.get_current_span(extract(traceparent)).get_span_context()
+
+
+def transfer_attributes(endpoint: str, nbytes: int) -> Mapping[str, str | int]:
+    """Of a span that fetches ``nbytes`` from ``endpoint``, ``tcp://HOST:PORT``."""
+    host, _, port = endpoint.partition("://")[2].rpartition(":")
+    told: dict[str, str | int] = {"network.transport": "tcp", "disagfusion.bytes": nbytes}
+    if port.isdecimal():
+        told |= {"server.address": host.strip("[]"), "server.port": int(port)}
+    return told

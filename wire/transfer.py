@@ -1,8 +1,8 @@
 """The data plane's protocol without its sockets: how one bundle moves from its holder to a consumer.
 
-The consumer asks for the bundle's header, learns from it how many bytes follow, reserves them, and then pulls chunks,
-a few at a time; each answer is one message of a control frame and a raw frame. The holder keeps no state between
-requests. A consumer, with threads or asyncio alike::
+The consumer asks for the bundle, learns from its header how many bytes follow, reserves them, and pulls chunks, a few
+at a time; the first of them come with the header, unasked. Each answer is one message of a control frame and a raw
+frame. The holder keeps no state between requests. A consumer, with threads or asyncio alike::
 
     fetch = Fetch(handle, transfer=next(counter))
     await send(fetch.request())
@@ -17,14 +17,15 @@ requests. A consumer, with threads or asyncio alike::
 
 and a holder::
 
-    await send(peer, serve(frames, store.get))
+    for answer in serve(frames, store.get):
+        await send(peer, answer)
 
 Deadlines, silence and lost connections are the socket's affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum, auto
 
 import msgspec
@@ -45,6 +46,12 @@ CHUNK_BYTES = 1 << 20
 WINDOW = 8
 """Chunks that one transfer has under way."""
 
+MAX_AHEAD = 8
+"""Chunks, at most, that a holder sends unasked."""
+
+MAX_OPENING_HEADER = 2048
+"""Bytes of a bundle's header, at most, that fit into a control frame; a larger one is a frame of its own."""
+
 MAX_FIELDS_BYTES = 4096
 """Largest control frame on this plane; as holders receive nothing else, also their ``ZMQ_MAXMSGSIZE``."""
 
@@ -62,10 +69,14 @@ class _Fields(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only
 
 
 class Get(_Fields, frozen=True, kw_only=True):
-    """What is under this handle? Answered by ``Header``, ``Missing`` or ``Refused``."""
+    """What is under this handle? Answered by ``Opening`` or ``Header``, ``Missing`` or ``Refused``."""
 
     handle: Handle
     protocol: tuple[int, int]
+    chunk: int = 0
+    """Bytes of the chunks that may come unasked; 0: none may."""
+    ahead: int = 0
+    """How many of them."""
 
 
 class Pull(_Fields, frozen=True, kw_only=True):
@@ -89,8 +100,19 @@ class Here(_Fields, frozen=True, kw_only=True):
     """It is the one asked for."""
 
 
+class Opening(_Fields, frozen=True, kw_only=True):
+    """A second frame holds the first chunk; those that begin before ``ahead`` follow, each as a ``Chunk``."""
+
+    header: bytes
+    """The bundle's."""
+    ahead: int
+    """Bytes of the payload."""
+    checksum: int
+    """Of the first chunk."""
+
+
 class Header(_Fields, frozen=True, kw_only=True):
-    """A second frame holds the bundle's header."""
+    """A second frame holds the bundle's header; nothing comes unasked."""
 
 
 class Chunk(_Fields, frozen=True, kw_only=True):
@@ -109,7 +131,7 @@ class Refused(_Fields, frozen=True, kw_only=True):
 
 
 Request = Get | Pull | Probe
-Answer = Header | Chunk | Missing | Refused | Here
+Answer = Opening | Header | Chunk | Missing | Refused | Here
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
@@ -128,33 +150,52 @@ def recognised(answer: Answer) -> str:
     return "" if answer.expected else f"another server answers there: {answer.name!r}"
 
 
-def serve(frames: Frames, lookup: Lookup, identity: str = "") -> list[Buffer]:
-    """The frames that answer one request; ``identity`` is who does, name/incarnation.
+def serve(frames: Frames, lookup: Lookup, identity: str = "", aliases: Collection[str] = ()) -> Iterator[list[Buffer]]:
+    """The messages that answer one request; ``identity`` is who does, name/incarnation, and so are its ``aliases``.
 
-    Raises ``WireError`` where it cannot be read, so nobody can be answered.
+    Raises ``WireError``, before the first of them, where the request cannot be read, so nobody can be answered.
     """
     if len(frames) != 1:
         raise MalformedFrame(f"a data request has one frame, not {len(frames)}")
     request = decode(_request_decoder.decode, frames[0], MAX_FIELDS_BYTES, "data request")
     if isinstance(request, Probe):
         name = identity.rpartition("/")[0]  # the incarnation would open the server's control connection to others
-        return [_encoder.encode(Here(transfer=request.transfer, name=name, expected=request.server == identity))]
+        expected = request.server == identity or request.server in aliases
+        return iter([[_encoder.encode(Here(transfer=request.transfer, name=name, expected=expected))]])
     bundle = lookup(request.handle)
     if bundle is None:
-        return [_encoder.encode(Missing(transfer=request.transfer))]
+        return iter([[_encoder.encode(Missing(transfer=request.transfer))]])
     match request:
         case Get():
             return _offer(request, bundle)
         case Pull():
-            return _cut(request, bundle)
+            return iter([_cut(request, bundle)])
 
 
-def _offer(request: Get, bundle: Bundle) -> list[Buffer]:
+def _offer(request: Get, bundle: Bundle) -> Iterator[list[Buffer]]:
+    transfer = request.transfer
     try:
         check_protocol(request.protocol)
     except ProtocolMismatch as error:
-        return [_encoder.encode(Refused(transfer=request.transfer, message=str(error)))]
-    return [_encoder.encode(Header(transfer=request.transfer)), bundle.header]
+        yield [_encoder.encode(Refused(transfer=transfer, message=str(error)))]
+        return
+    ahead = _ahead(request, bundle)
+    if not ahead:
+        yield [_encoder.encode(Header(transfer=transfer)), bundle.header]
+        return
+    first, *others = (bundle.view(at, min(request.chunk, ahead - at)) for at in range(0, ahead, request.chunk))
+    opening = Opening(transfer=transfer, header=bundle.header, ahead=ahead, checksum=xxhash.xxh3_64_intdigest(first))
+    yield [_encoder.encode(opening), first]
+    for number, body in enumerate(others, 1):
+        yield _chunk(transfer, number * request.chunk, body)
+
+
+def _ahead(request: Get, bundle: Bundle) -> int:
+    """Bytes of the payload to send unasked: whole chunks, or all of it."""
+    chunk = request.chunk
+    if not 0 < chunk <= MAX_CHUNK_BYTES or len(bundle.header) > MAX_OPENING_HEADER:
+        return 0
+    return max(0, min(bundle.nbytes, chunk * min(request.ahead, MAX_AHEAD)))
 
 
 def _cut(request: Pull, bundle: Bundle) -> list[Buffer]:
@@ -164,8 +205,11 @@ def _cut(request: Pull, bundle: Bundle) -> list[Buffer]:
             f"{length} bytes from {first}: a chunk has 1 to {MAX_CHUNK_BYTES} of the payload's {bundle.nbytes} bytes"
         )
         return [_encoder.encode(Refused(transfer=request.transfer, message=message))]
-    body = bundle.view(first, length)
-    fields = Chunk(transfer=request.transfer, offset=first, checksum=xxhash.xxh3_64_intdigest(body))
+    return _chunk(request.transfer, first, bundle.view(first, length))
+
+
+def _chunk(transfer: int, offset: int, body: memoryview) -> list[Buffer]:
+    fields = Chunk(transfer=transfer, offset=offset, checksum=xxhash.xxh3_64_intdigest(body))
     return [_encoder.encode(fields), body]
 
 
@@ -180,7 +224,7 @@ def decode_answer(frames: Frames) -> tuple[Answer, Buffer]:
 class State(Enum):
     ASKED = auto()
     OFFERED = auto()
-    """``nbytes`` is known: call ``accept``, now or when there is room."""
+    """``nbytes`` is known: call ``accept`` before the next answer is fed."""
     PULLING = auto()
     COMPLETE = auto()
     """``bundle`` is there; whatever still arrives is ignored."""
@@ -208,13 +252,17 @@ class Fetch:
         self._window = window
         self._header = b""
         self._payload = memoryview(b"")
+        self._first: tuple[Chunk, Buffer] | None = None
+        """The chunk that came with the header, until its place is known."""
         self._next = 0
         self._under_way: dict[int, int] = {}
         """Offset → times that it arrived damaged."""
 
     def request(self) -> list[Buffer]:
         """The first message."""
-        return [_encoder.encode(Get(transfer=self.transfer, handle=self.handle, protocol=PROTOCOL))]
+        chunk, ahead = self._chunk_bytes, self._window
+        get = Get(transfer=self.transfer, handle=self.handle, protocol=PROTOCOL, chunk=chunk, ahead=ahead)
+        return [_encoder.encode(get)]
 
     def feed(self, answer: Answer, body: Buffer) -> list[list[Buffer]]:
         """Take one answer; the messages to send now. Answers to other transfers are ignored."""
@@ -235,7 +283,10 @@ class Fetch:
             raise ValueError(f"the payload needs {self.nbytes} writable, contiguous bytes")
         self._payload = payload.cast("B") if payload.nbytes else payload
         self.state = State.PULLING
-        return self._advance()
+        if self._first is None:
+            return self._advance()
+        (chunk, body), self._first = self._first, None
+        return self._received(chunk, memoryview(body))
 
     @property
     def bundle(self) -> Bundle:
@@ -246,8 +297,12 @@ class Fetch:
 
     def _feed(self, answer: Answer, body: Buffer) -> list[list[Buffer]]:
         match answer:
+            case Opening():
+                self._opened(answer, body)
+                return []
             case Header():
-                return self._offered(body)
+                self._offered(body)
+                return []
             case Chunk():
                 return self._received(answer, memoryview(body))
             case Missing():
@@ -257,13 +312,24 @@ class Fetch:
             case Here():
                 raise MalformedFrame("the answer to another question")
 
-    def _offered(self, body: Buffer) -> list[list[Buffer]]:
+    def _opened(self, opening: Opening, body: Buffer) -> None:
+        if self.state is not State.ASKED:
+            return
+        self._offered(opening.header)
+        ahead, chunk = opening.ahead, self._chunk_bytes
+        is_whole = ahead == self.nbytes or ahead % chunk == 0
+        if not 0 < ahead <= min(self.nbytes, self._window * chunk) or not is_whole:
+            raise MalformedFrame(f"{ahead} of {self.nbytes} bytes are said to come unasked, in chunks of {chunk}")
+        self._first = Chunk(transfer=self.transfer, offset=0, checksum=opening.checksum), body
+        self._under_way = dict.fromkeys(range(0, ahead, chunk), 0)
+        self._next = ahead
+
+    def _offered(self, header: Buffer) -> None:
         if self.state is State.ASKED:
-            check_size(body, self._limits.header_bytes, "bundle header")
-            self._header = bytes(body)
+            check_size(header, self._limits.header_bytes, "bundle header")
+            self._header = bytes(header)
             self.nbytes = payload_bytes(self._header, self._limits)
             self.state = State.OFFERED
-        return []
 
     def _received(self, chunk: Chunk, body: memoryview) -> list[list[Buffer]]:
         first = chunk.offset

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from wire.errors import UnsupportedValue
+from wire.record import record
 
 DTYPE_BYTES: dict[str, int] = {
     "bool": 1,
@@ -31,7 +30,7 @@ DTYPE_BYTES: dict[str, int] = {
 """torch's dtype names → bytes per element."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tensor:
     """A dense, C-ordered tensor: ``data`` holds ``prod(shape)`` elements of ``dtype``, in host memory."""
 
@@ -54,7 +53,7 @@ class Tensor:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Image:
     """A picture between stages, as PNG bytes."""
 

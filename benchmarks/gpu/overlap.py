@@ -54,7 +54,7 @@ def in_sequence(
             if isinstance(event, follow) and (reference := next(left, None)) is not None:
                 _begin(reference, role, params, plant)
             if isinstance(event, Published):
-                plant.store.release(output.handle for outputs in event.outputs for output in outputs)
+                plant.store.release(output.handle for output in event.outputs)
                 ended.append(event.timings)
             elif isinstance(event, Broke | Stopped):
                 raise EngineError(str(event))
@@ -76,7 +76,7 @@ def _plant(engine: Engine, role: Role, params: ImageParams, events: queue.Simple
             room.notify_all()
 
     store = OutputStore(STORE_BYTES, on_room=room_freed)
-    store.set_roles({role: engine.output_bound(StageJob(role, (params,)))})
+    store.set_roles({role: engine.output_bound(StageJob(role, params))})
     consumer = Consumer()
     try:
         yield Plant(engine, Baton(), store, consumer, events.put, room)

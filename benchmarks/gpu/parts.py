@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+
+import msgspec
+import torch
 
 from benchmarks.gpu.overlap import in_sequence
 from benchmarks.gpu.records import Records
@@ -15,13 +19,29 @@ from stage_server.engine.base import NamedValues, StageJob
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.profiling.command import describe
 from stage_server.profiling.document import render
-from stage_server.profiling.measure import USUAL, Bench, Measured, Size, Stopwatch, inputs_of
+from stage_server.profiling.measure import USUAL, Bench, Measured, Size, inputs_of
 from stage_server.profiling.shapes import read_shapes
+from stage_server.profiling.together import run_together
 from wire.params import ImageParams
 from wire.types import Role
 
 STEPS = 4
 """Of dit jobs in batches and sequences, where the profile has the time of a single step already."""
+
+
+class TurnWatch:
+    """Turns at a device that nobody else wants; remembers the seconds of each."""
+
+    def __init__(self) -> None:
+        self.turns: list[float] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        began = perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.turns.append(perf_counter() - began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +86,8 @@ class Subject:
         """Of every role. Decoder jobs end with the picture's encoding as PNG, and random weights draw noise."""
         self.engine.set_roles(frozenset(Role))
         for role, size, params, inputs in self._jobs(tuple(Role)):
-            self._seconds(role, params, inputs, 1)  # does not count
             for members in self.extent.batches:
+                self._seconds(role, params, inputs, members)  # does not count: it is found out how they are joined
                 seconds = median(self._seconds(role, params, inputs, members) for _ in range(self.repeats))
                 records.add(
                     "batches",
@@ -80,9 +100,10 @@ class Subject:
                 )
 
     def _seconds(self, role: Role, params: ImageParams, inputs: NamedValues, members: int) -> float:
-        began = perf_counter()
-        self.engine.run(StageJob(role, (params,) * members), (inputs,) * members, Stopwatch())
-        return perf_counter() - began
+        """From the first call to the end of the last of jobs that compute together."""
+        jobs = [StageJob(role, msgspec.structs.replace(params, seed=seed), share=True) for seed in range(members)]
+        _, watches = run_together(self.engine, [(job, inputs) for job in jobs])
+        return max(watch.ticks[-1] for watch in watches) - min(watch.ticks[0] for watch in watches)
 
     def overlap(self, records: Records, folder: Path) -> None:  # noqa: ARG002
         """Of the roles that have inputs."""
@@ -104,6 +125,20 @@ class Subject:
                 seconds=found.seconds,
                 **phases,
             )
+
+    def moves(self, records: Records, folder: Path) -> None:  # noqa: ARG002
+        """Each role out of host memory, beside the others, which stay."""
+        everything = frozenset(Role)
+        self.engine.set_roles(everything)
+        for role in Role:
+            self.engine.set_roles(everything - {role})
+            for _ in range(self.repeats):
+                watch, began = TurnWatch(), perf_counter()
+                self.engine.set_roles(everything, watch)
+                seconds = perf_counter() - began
+                warm_up, swap = watch.turns
+                records.add("moves", self.name, role=role, seconds=seconds, warm_up_seconds=warm_up, stop_seconds=swap)
+                self.engine.set_roles(everything - {role})
 
     def _jobs(self, roles: Sequence[Role]) -> Iterator[tuple[Role, Size, ImageParams, NamedValues]]:
         """At the smallest size and that of the middle, as far as stages were measured there."""

@@ -15,6 +15,14 @@ _TABLES: Mapping[str, tuple[str, Sequence[tuple[str, Callable[[Record], str]]]]]
         (("ms", lambda r: f"{r['seconds'] * 1e3:.1f}"), ("peak, GB", lambda r: f"{r['peak_bytes'] / 1e9:.1f}")),
     ),
     "load": ("A role's weights, from host memory to the device", (("s", lambda r: f"{r['seconds']:.2f}"),)),
+    "moves": (
+        "A role out of host memory, beside those that stay: the device stops for the swap alone (goal: 50 ms)",
+        (
+            ("s", lambda r: f"{r['seconds']:.2f}"),
+            ("of which a tiny job, ms", lambda r: f"{r['warm_up_seconds'] * 1e3:.1f}"),
+            ("stop, ms", lambda r: f"{r['stop_seconds'] * 1e3:.1f}"),
+        ),
+    ),
     "batches": (
         "Batches",
         (

@@ -1,6 +1,6 @@
 """Run the scenario suite: print the goal table and write docs/results/scheduling.{md,json} and their plots.
 
-python -m benchmarks.scheduling [--quick] [--seeds 20] [--only backlog,ordering] [--output docs/results]
+python -m benchmarks.scheduling [--quick] [--seeds 20] [--only backlog,ordering] [--output docs/results] [--name …]
 
 What every run came to is kept in a folder (--runs); the files are written from all that lies there, so that an
 experiment can be repeated by itself.
@@ -20,11 +20,15 @@ from benchmarks.scheduling import (
     decisions,
     fused,
     hardship,
+    leaving,
+    models,
     ordering,
     overload,
     plots,
+    sharing,
     shifting,
     stillness,
+    waves,
 )
 from benchmarks.scheduling.results import Report, write_json
 from benchmarks.scheduling.tasks import Effort, Results, default_processes, run_all
@@ -35,11 +39,15 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "shifting": shifting,
     "ordering": ordering,
     "stillness": stillness,
+    "waves": waves,
     "cost": cost_error,
     "overload": overload,
     "fused": fused,
     "decisions": decisions,
     "hardship": hardship,
+    "sharing": sharing,
+    "leaving": leaving,
+    "models": models,
 }
 PLOTS: dict[str, Callable[[Results, Path], None]] = {
     "backlog": plots.throughput,
@@ -55,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds = args.seeds or (3 if args.quick else 20)
     if not args.report:
         run(chosen, Effort(seeds, quick=args.quick), args.processes, args.runs)
-    write(args.runs, args.output)
+    write(args.runs, args.output, args.name)
 
 
 def run(chosen: Sequence[str], effort: Effort, processes: int, folder: Path) -> None:
@@ -65,21 +73,21 @@ def run(chosen: Sequence[str], effort: Effort, processes: int, folder: Path) -> 
         run_all(EXPERIMENTS[name].tasks(effort), processes).save(folder / f"{name}.jsonl")
 
 
-def write(runs: Path, output: Path | None) -> None:
-    """Print the tables of all experiments kept in ``runs``; write files below ``output`` unless it is None."""
+def write(runs: Path, output: Path | None, name: str = "scheduling") -> None:
+    """Print the tables of all experiments kept in ``runs``; write files ``name`` below ``output`` unless it is None."""
     results = Results()
     reports: dict[str, Report] = {}
-    for name, module in EXPERIMENTS.items():
-        if (path := runs / f"{name}.jsonl").exists():
+    for experiment, module in EXPERIMENTS.items():
+        if (path := runs / f"{experiment}.jsonl").exists():
             results.load(path)
-            reports[name] = module.report(results)
+            reports[experiment] = module.report(results)
     for report in reports.values():
         print(f"\n{report.title}\n", goals(report.rows) if report.rows else "", *report.text, sep="\n")
     if output is not None:
-        _write(output, results, reports)
+        _write(output, name, results, reports)
 
 
-def _write(folder: Path, results: Results, reports: dict[str, Report]) -> None:
+def _write(folder: Path, file: str, results: Results, reports: dict[str, Report]) -> None:
     pictures = {}
     for name, report in reports.items():
         if name in PLOTS:
@@ -88,8 +96,8 @@ def _write(folder: Path, results: Results, reports: dict[str, Report]) -> None:
     if "shifting" in reports:
         plots.roles_over_time(folder / "roles.png")
         reports["shifting"].text.append("Holders of each role through workload 2 (seed 1):\n\n![roles](roles.png)")
-    write_markdown(folder / "scheduling.md", list(reports.values()), pictures)
-    write_json(folder / "scheduling.json", [row for report in reports.values() for row in report.rows], "simulator")
+    write_markdown(folder / f"{file}.md", list(reports.values()), pictures)
+    write_json(folder / f"{file}.json", [row for report in reports.values() for row in report.rows], "simulator")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder for what each run came to")
     parser.add_argument("--report", action="store_true", help="run nothing, report what is kept")
     parser.add_argument("--output", type=Path, help="folder to write Markdown, JSON and plots to; none by default")
+    parser.add_argument("--name", default="scheduling", help="of these files, where few experiments are in the folder")
     return parser
 
 

@@ -8,33 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.rows import Goal
 from benchmarks.scheduling.statistics import Estimate
-
-Op = Literal["<=", ">=", "<", "=="]
 
 COMMAND = "python -m benchmarks.scheduling"
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    op: Op
-    value: float
-
-    def holds(self, value: float) -> bool:
-        return {
-            "<=": value <= self.value,
-            ">=": value >= self.value,
-            "<": value < self.value,
-            "==": value == self.value,
-        }[self.op]
-
-    def __str__(self) -> str:
-        return f"{self.op} {self.value:g}"
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """``id`` is the row of the goal table."""
+    """Like ``benchmarks.rows.Row``, of an estimate. ``id`` is the row of the goal table."""
 
     id: int
     measure: str

@@ -97,12 +97,17 @@ class PlanCache:
 
 def _among_equals(server: Server) -> tuple[object, ...]:
     """The order in which the solver lets them stay: numbers instead of names and drains make problems alike."""
-    return server.cls, sorted(server.roles), server.fixed, -server.drain_seconds, server.id
+    return server.cls, sorted(server.roles), server.fixed, len(server.warm), -server.drain_seconds, server.id
 
 
 def _rounded(cls: ServerClass) -> ServerClass:
     needs = {
-        role: replace(need, speed=_on_grid(need.speed), load_seconds=_on_grid(need.load_seconds))
+        role: replace(
+            need,
+            speed=_on_grid(need.speed),
+            load_seconds=_on_grid(need.load_seconds),
+            warm_seconds=_on_grid(need.seconds(warm=True)),
+        )
         for role, need in cls.needs.items()
     }
     return replace(cls, needs=needs)

@@ -70,6 +70,14 @@ def shifting(workload: str, fleet: str = "exclusive", *, quick: bool = False) ->
 
 
 @cache
+def waves(fleet: str, one: str, other: str, load: float, seconds: float, halves: int) -> Scenario:
+    """Two mixes in turn, each for ``seconds`` and at the same load."""
+    servers = FLEETS[fleet]()
+    phases = tuple(at(load, servers, Phase(seconds, MIXES[(one, other)[n % 2]])) for n in range(halves))
+    return patient(Scenario(f"{one} and {other}", with_best_roles(servers, phases[0]), Workload(phases)))
+
+
+@cache
 def stationary(mix: str, fleet: str, load: float, requests: int, cv: float = 1.0) -> Scenario:
     """One phase with about so many requests."""
     servers = FLEETS[fleet]()

@@ -16,7 +16,7 @@ Role plans are solved for demands rounded to 2.5 % and speeds rounded to 5 %, so
 
 Every figure is a mean over paired seeds (the same arrivals and the same noise for all policies) with its 95 % bootstrap
 interval. A goal is met when the end of the interval on its bad side meets it; that end is the `value` in
-[scheduling.json](scheduling.json). Goals that are not met stay here.
+the JSON file beside this one. Goals that are not met stay here.
 """
 
 NOTES = {

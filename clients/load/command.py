@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 from clients import terminal
-from clients.address import DEFAULT, ENVIRONMENT, base_url
+from clients.address import ENVIRONMENT, add_url_option
 from clients.api import open_client
 from clients.load.arrivals import Limits, Planned, gamma, plan, read_trace
 from clients.load.kinds import Kind, parse_kind, read_kinds
@@ -29,8 +29,8 @@ REDRAW_SECONDS = 0.5
 STREAM = "-"
 
 
-def main(argv: list[str]) -> int:
-    args = _parse(argv)
+def main(argv: list[str], program: str = "python -m clients") -> int:
+    args = _parse(argv, program)
     try:
         requests = _requests(args)
     except (OSError, ValueError) as error:
@@ -90,9 +90,9 @@ def _with_slo(kind: Kind, slos: dict[str, float]) -> Kind:
 
 async def _send(args: argparse.Namespace, requests: Iterator[Planned], tally: Tally) -> None:
     line = StatusLine(sys.stderr, live=terminal.is_live(sys.stderr, os.environ))
-    async with open_client(args.timeout) as client:
+    async with open_client(args.timeout, args.url) as client:
         clock = WallClock()  # only now: the first request would leave late by what a client takes to open
-        sender = Sender(client, args.url, tally, clock, args.timeout, args.retries)
+        sender = Sender(client, args.url[0], tally, clock, args.timeout, args.retries)
         drawing = asyncio.create_task(_draw(line, tally, clock), name="progress")
         try:
             if args.arrivals == "closed":
@@ -160,10 +160,10 @@ def _share(given: str) -> float:
     return value
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m clients load", description=__doc__, epilog=ENVIRONMENT)
+def _parse(argv: list[str], program: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"{program} load", description=__doc__, epilog=ENVIRONMENT)
     add = parser.add_argument
-    add("--url", type=base_url, default=DEFAULT, help="of the API (default: %(default)s)")
+    add_url_option(parser)
     add("--arrivals", choices=("poisson", "gamma", "closed", "trace"), help="default: trace with --trace, else poisson")
     add("--rate", type=_above_zero, default=1.0, help="requests per second, of poisson and gamma (default: 1)")
     add("--cv", type=_above_zero, default=2.0, help="of gamma's gaps: above 1 is burstier than poisson (default: 2)")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from wire.record import record
 
 
 class Scope(StrEnum):
@@ -21,7 +22,7 @@ WORK = frozenset({Scope.GENERATE, Scope.EDIT, Scope.JOBS})
 """Any one of them opens ``/v1/files``, which is of no use without."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Limits:
     """Of one key; None is no limit of its own."""
 
@@ -31,7 +32,7 @@ class Limits:
     device_seconds_per_month: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Caller:
     tenant: str
     """Files, jobs and usage belong to it; empty on an open server."""

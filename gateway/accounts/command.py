@@ -18,8 +18,9 @@ from gateway.accounts.table import as_json, as_table, moment
 from gateway.database.database import Database
 from gateway.database.errors import DatabaseError, DatabaseRefused
 from gateway.database.keys import MAX_NAME, StoredKeys
+from gateway.given_settings import load_settings
 from gateway.service.interfaces import BACKGROUND
-from gateway.settings import InvalidSettings, Settings, load_settings
+from gateway.settings import InvalidSettings, Settings
 from wire.errors import USER_MISTAKE
 
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -27,12 +28,12 @@ LAST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 """Later times cannot be shown as dates."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: str = "python -m gateway") -> int:
     """The exit status: 0, or 2 for what the operator has to put right."""
-    given = _parser().parse_args(arguments)
+    given = _parser(program).parse_args(arguments)
     logging.getLogger("gateway").addHandler(logging.NullHandler())  # what the database says there is said below
     try:
-        return asyncio.run(_with_keys(load_settings(), lambda keys: given.run(keys, given)))
+        return asyncio.run(_with_keys(load_settings(given.config), lambda keys: given.run(keys, given)))
     except (InvalidSettings, DatabaseError, DatabaseRefused) as error:
         return _complain(str(error))
 
@@ -72,7 +73,7 @@ async def _revoke(keys: StoredKeys, given: argparse.Namespace) -> int:
     for key in given.id:
         before = await keys.revoke(key, time.time())
         if before is None:
-            status = _complain(f"there is no key {key!r}; 'python -m gateway keys list' shows the ids")
+            status = _complain(f"there is no key {key!r}; 'keys list' shows the ids")
         elif before.revoked is not None:
             _say(f"{key} was revoked at {moment(before.revoked)} already.")
         else:
@@ -89,12 +90,13 @@ def _complain(line: str) -> int:
     return USER_MISTAKE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m gateway keys",
+        prog=f"{program} keys",
         description="API keys in the database that DISAGFUSION_STATE_DIR or DISAGFUSION_DATABASE_URL names. "
         "Run it as the gateway's user and with its settings; the gateway may run or not.",
     )
+    parser.add_argument("--config", metavar="FILE", help="TOML file with the gateway's settings (DISAGFUSION_CONFIG)")
     commands = parser.add_subparsers(required=True, metavar="create | list | revoke")
     _add_create(commands.add_parser("create", help="make a key and show it, once", description=_create_text()))
     listing = commands.add_parser("list", help="show all keys, without their secrets")

@@ -105,6 +105,10 @@ class KeyRing:
         """Whether callers must show a key."""
         return not (self._anonymous and self.empty)
 
+    def has_others(self, tenant: str) -> bool:
+        """Whether any tenant but this one has a key that is not revoked."""
+        return any(entry.caller.tenant != tenant for entry in self._entries.values() if not entry.revoked)
+
     def check(self, shown: bytes) -> Caller:
         """Whose key ``shown`` is. Right, wrong, revoked and expired keys take one way: one digest, one comparison.
 

@@ -20,10 +20,16 @@ from gateway.service.interfaces import OperatorService
 from wire.types import Role
 
 
+class LossBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    within_seconds: float = Field(ge=0, le=86_400)
+
+
 class RolesBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    roles: list[Literal["encoder", "dit", "decoder"]] = Field(min_length=1)
+    roles: list[Literal["encoder", "dit", "decoder"]]
 
 
 def operator_of(request: Request) -> OperatorService:
@@ -38,6 +44,11 @@ def operator_of(request: Request) -> OperatorService:
 OperatorDep = Annotated[OperatorService, Depends(operator_of)]
 
 router = APIRouter(prefix="/admin", tags=["admin"])
+
+
+def _takes(body: type[BaseModel]) -> dict[str, object]:
+    """For the OpenAPI document: the handler reads the body itself."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
 
 
 @router.get("/servers")
@@ -60,6 +71,23 @@ async def explain_plan(operator: OperatorDep) -> Response:
     return json_answer(operator.plan())
 
 
+@router.get("/scaling")
+async def explain_scaling(operator: OperatorDep) -> Response:
+    """For launchers: how many servers each pool shall have, which of them shall go, and why."""
+    return json_answer(operator.scaling())
+
+
+@router.post(
+    "/servers/{name:path}/loss",
+    status_code=202,
+    openapi_extra=_takes(LossBody),
+)
+async def announce_loss(name: str, request: Request, operator: OperatorDep) -> Response:
+    """Its machine will be taken away, as spot machines are: the server stops in time, and its pool gets another."""
+    body = await read_json(request, LossBody, api_of(request).settings)
+    return json_answer(await operator.announce_loss(name, body.within_seconds), 202)
+
+
 @router.post("/servers/{name:path}/pin")
 async def pin(name: str, operator: OperatorDep) -> Response:
     """Keep the server's roles as they are."""
@@ -80,9 +108,7 @@ async def drain(name: str, operator: OperatorDep) -> Response:
 @router.post(
     "/servers/{name:path}/roles",
     status_code=202,
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": RolesBody.model_json_schema()}}}
-    },
+    openapi_extra=_takes(RolesBody),
 )
 async def assign(name: str, request: Request, operator: OperatorDep) -> Response:
     """Give the server these roles, and no others. It is under way when this is answered: see ``GET /admin/servers``."""

@@ -66,7 +66,8 @@ def headers(finished: Finished, generation: Generation, *, with_stages: bool) ->
 
 def early_headers(generation: Generation) -> dict[str, str]:
     """What is known before the work begins."""
-    return {"x-seed": str(generation.seed), "x-seeds": ",".join(str(image.seed) for image in generation.images)}
+    seeds = ",".join(str(image.seed) for image in generation.images)
+    return {"x-seed": str(generation.seed), "x-seeds": seeds, "x-batching": "exact" if generation.exact else "fast"}
 
 
 def _server_timing(stage: StageReport) -> str:

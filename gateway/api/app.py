@@ -13,22 +13,45 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.accounts.keyring import KeyRing
-from gateway.api import admin, batches, edits, files, health, images, jobs, models, pictures, usage_reports
+from gateway.api import (
+    admin,
+    batches,
+    edits,
+    files,
+    health,
+    images,
+    jobs,
+    limits,
+    models,
+    pictures,
+    pipeline,
+    usage_reports,
+)
+from gateway.api.at_the_door import AtTheDoor
 from gateway.api.context import RequestContext
+from gateway.api.direct import Direct
 from gateway.api.edit_pictures import PictureLoader
 from gateway.api.error_handlers import UnexpectedErrors, install_handlers
 from gateway.api.forms import FormReader
 from gateway.api.job_assembly import job_desk
+from gateway.api.metrics import MetricsAtPath
+from gateway.api.page import page_router
 from gateway.api.proxies import Proxies
 from gateway.api.remote_pictures import FetchRules, PictureFetcher
 from gateway.api.state import Api
+from gateway.cells.door import Door
 from gateway.database.database import Database
+from gateway.decoding.decoders import Decoders
 from gateway.idempotency.once import Once
 from gateway.jobs.owner import Owner
 from gateway.limits.limiter import Limiter
 from gateway.metering.meter import Meter
+from gateway.metrics.instruments import Instruments
+from gateway.metrics.measured import Measured
 from gateway.moderation.hook import Hook, Stage
 from gateway.moderation.moderated import Moderated, Rules
+from gateway.page.files import load_page
+from gateway.pipeline_feed.feed import Feed
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
 from gateway.storage.room import Room
@@ -42,6 +65,7 @@ EXPOSED_HEADERS = (
     "retry-after",
     "retry-after-ms",
     "server-timing",
+    "x-batching",
     "x-idempotency",
     "x-original-request-id",
     "x-predicted-wait-ms",
@@ -84,6 +108,7 @@ def create_app(
     *,
     lifespan: Lifespan | None = None,
     operator: OperatorService | None = None,
+    feed: Feed | None = None,
     storage: Storage | None = None,
     room: Room | None = None,
     keys: KeyRing | None = None,
@@ -92,15 +117,20 @@ def create_app(
     once: Once | None = None,
     database: Database | None = None,
     owner: Owner | None = None,
+    decoders: Decoders | None = None,
+    instruments: Instruments | None = None,
+    door: Door | None = None,
 ) -> FastAPI:
     """The API in front of ``service``. ``lifespan`` runs around the serving of requests.
 
-    ``operator`` is served below ``/admin`` if the settings name an admin key. Without ``storage`` files and pictures
-    are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them. Without ``keys``
-    those of the settings are all there are; without ``limiter`` their defaults hold, but for budgets; without ``meter``
-    nothing is recorded or reported; without ``once`` no answer is kept for requests that are sent again. Without
-    ``database`` there are no jobs; with it, ``app.state.api.desk`` is to be run beside the app, under the name of
-    ``owner``.
+    ``operator`` is served below ``/admin`` if the settings name an admin key, and so is ``feed``. Without ``storage``
+    files and pictures are kept in memory. ``room`` is for uploads, and shared with whatever in the service holds them.
+    Without ``keys`` those of the settings are all there are; without ``limiter`` their defaults hold, but for budgets;
+    without ``meter`` nothing is recorded or reported; without ``once`` no answer is kept for requests that are sent
+    again. Without ``database`` there are no jobs; with it, ``app.state.api.desk`` is to be run beside the app, under
+    the name of ``owner``. Without ``decoders`` the app has its own, which end with it. With
+    ``instruments`` it counts what it does, and serves them at ``/metrics`` unless the settings name another port.
+    New work is refused while the ``door`` says so.
     """
     storage = storage or Storage(settings)
     room = room or Room(settings.uploads_max_bytes)
@@ -108,10 +138,13 @@ def create_app(
     limiter = limiter or Limiter(settings.default_limits())
     once = once or Once()
     fetcher = PictureFetcher(FetchRules.of(settings)) if settings.fetch_image_urls else None
-    loader = PictureLoader(settings, fetcher, files.NamedFiles(storage))
+    own_decoders = Decoders(settings.max_image_pixels)  # no process yet
+    loader = PictureLoader(settings, decoders or own_decoders, fetcher, files.NamedFiles(storage))
     hook = _hook(settings)
     if hook is not None:
         service = Moderated(service, hook, _rules(settings), room)
+    if instruments is not None:
+        service = Measured(service, instruments)
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -121,25 +154,30 @@ def create_app(
         finally:
             await once.close()
             await loader.close()
+            own_decoders.close()
             if hook is not None:
                 await hook.close()
 
-    app = _bare_app(settings, run)
+    app = _bare_app(settings, run, instruments, door)
     reader = FormReader(room, storage.spool)
     started = int(time.time())
-    api = Api(service, settings, storage, reader, loader, room, keys, once, started, operator, limiter, meter)
+    api = Api(
+        service, settings, storage, reader, loader, room, keys, once, started, operator, limiter, meter, feed, door
+    )
     if database is not None:
         api = replace(api, desk=job_desk(api, database, owner or Owner(None)))
+        if door is not None and api.desk is not None:
+            door.jobs = api.desk.jobs_under_way
     app.state.api = api
     _include_routers(app, api)
     return app
 
 
-def _bare_app(settings: Settings, lifespan: Lifespan) -> FastAPI:
+def _bare_app(settings: Settings, lifespan: Lifespan, instruments: Instruments | None, door: Door | None) -> FastAPI:
     app = FastAPI(
         title="DisagFusion",
         lifespan=lifespan,
-        middleware=_middleware(settings),
+        middleware=_middleware(settings, instruments, door),
         # RequestContext makes the request's span; FastAPI's own would double it and log what clients sent.
         telemetry={"tracing": False, "operation_spans": False, "metrics": False, "logs": False},
         responses={"default": REFUSAL},  # also keeps FastAPI from promising its own 422, which nobody gets
@@ -152,11 +190,15 @@ def _bare_app(settings: Settings, lifespan: Lifespan) -> FastAPI:
 
 
 def _include_routers(app: FastAPI, api: Api) -> None:
-    for concept in (health, files, batches, jobs, images, edits, models, pictures):
+    for concept in (health, files, batches, jobs, images, edits, limits, models, pictures):
         app.include_router(concept.router)
+    if api.settings.page:
+        app.include_router(page_router(load_page()))
     is_administered = api.settings.admin_key is not None
     if api.operator is not None and is_administered:
         app.include_router(admin.router)
+        if api.feed is not None:
+            app.include_router(pipeline.router)
     if api.meter is not None:
         app.include_router(usage_reports.own)
         if is_administered:
@@ -174,9 +216,9 @@ def _rules(settings: Settings) -> Rules:
     return Rules(stages, settings.moderation_on_failure, settings.moderation_partial_images)
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(settings: Settings, instruments: Instruments | None, door: Door | None) -> list[Middleware]:
     """Outermost first: even the answer to a preflight, or to a crash, gets its id and its line in the log."""
-    layers = [Middleware(RequestContext)]
+    layers = [Middleware(RequestContext, instruments=instruments)]
     if settings.trusted_proxies:
         layers.insert(0, Middleware(Proxies, trusted=settings.trusted_proxies))
     if settings.cors_origins:
@@ -189,4 +231,9 @@ def _middleware(settings: Settings) -> list[Middleware]:
                 expose_headers=EXPOSED_HEADERS,
             )
         )
-    return [*layers, Middleware(UnexpectedErrors)]
+    if instruments is not None and settings.metrics_port is None:
+        scrapes = Middleware(MetricsAtPath, registry=instruments.registry, key=settings.metrics_key)
+        layers.insert(0, scrapes)  # no request of anybody's
+    if door is not None:
+        layers.append(Middleware(AtTheDoor, door=door))
+    return [*layers, Middleware(UnexpectedErrors), Middleware(Direct, routers=(images.router, edits.router))]

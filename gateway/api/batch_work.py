@@ -21,17 +21,17 @@ from gateway.api.generation import Generation, plan
 from gateway.api.job_answer import JobAnswer, JobError, response
 from gateway.api.job_posting import most_bytes
 from gateway.api.job_work import JobWork, measured
-from gateway.api.limiting import used_up
-from gateway.api.models import resolve
+from gateway.api.limiting import check_budget
+from gateway.api.models import names, resolve
 from gateway.api.parsing import parse
 from gateway.api.schema import GenerationBody
 from gateway.api.state import Api
 from gateway.database.jobs import JobRecord, JobStatus
 from gateway.jobs.batch_lines import read_line
-from gateway.jobs.work import Made, Postponed
-from gateway.limits.refusals import BudgetUsedUp
+from gateway.jobs.work import Failure, Fate, Made, Postponed
 from gateway.service.interfaces import BACKGROUND, Listener
 from gateway.storage.room import Share
+from gateway.storage.space import StoreFull
 
 EDITS = "/v1/images/edits"
 Pictures = TypeVar("Pictures")
@@ -63,13 +63,18 @@ class LineWork:
         self._api = api
         self._jobs = jobs
 
-    async def __call__(self, record: JobRecord, listener: Listener) -> Made:
-        with measured(self._api, record) as visit:
+    async def __call__(self, record: JobRecord, listener: Listener, fate: Fate) -> Made:
+        with measured(self._api, record, fate) as visit:
             request = msgspec.json.decode(record.request, type=LineRequest)
             visit.caller = request.caller
-            await self._check_budget(request.caller)
+            await check_budget(self._api, request.caller)
             with self._api.room.share() as share:
-                generation, uploads = await self._planned(record, request, share)
+                try:
+                    generation, uploads = await self._planned(record, request, share)
+                except ApiError as error:
+                    if error.code == "model_not_found" and not record.model:
+                        raise self._no_such_model(error, request.caller) from None
+                    raise
             visit.model, listener = generation.model, visit.heard_by(listener)
             self._promise(record, _with_output(most_bytes(generation)))
             try:
@@ -78,17 +83,18 @@ class LineWork:
                 self._api.storage.jobs.keep(record.id)  # what it takes from now on, the database knows
         return replace(made, nbytes=_with_output(made.nbytes))
 
-    async def _check_budget(self, caller: Caller) -> None:
-        """A batch may hold 50,000 requests, and was one when it was posted. Raises ``ApiError`` 429."""
-        try:
-            await self._api.limiter.check_budget(caller.limits, caller.key)
-        except BudgetUsedUp as error:
-            raise used_up(error) from None
+    def _no_such_model(self, error: ApiError, caller: Caller) -> Failure:
+        """Nobody served the model when the batch was read, nor does now: it is misspelt, and waiting does not help."""
+        there_are = f"{error} There are: {', '.join(names(self._api, caller))}."
+        return Failure(
+            msgspec.json.encode(JobError.of(ApiError(there_are, code=error.code, param="model", status=404)))
+        )
 
     def _promise(self, record: JobRecord, nbytes: int) -> None:
-        if not self._api.storage.jobs.has_room(nbytes):
-            raise Postponed("the file store is full", FULL_SECONDS)
-        self._api.storage.jobs.promise(record.id, nbytes)
+        try:
+            self._api.storage.jobs.promise(record.id, record.tenant, nbytes)
+        except StoreFull as full:
+            raise Postponed(str(full), FULL_SECONDS) from None
 
     async def _planned(
         self, record: JobRecord, request: LineRequest, share: Share

@@ -54,6 +54,8 @@ class BatchBody(BaseModel):
 class Selection(BaseModel):
     """The query of a list."""
 
+    model_config = ConfigDict(extra="forbid")
+
     limit: int = Field(20, ge=1, le=100)
     after: str | None = None
 

@@ -1,7 +1,8 @@
 """What surrounds every request: its id, its span, its processing time, its line in the log.
 
 Others leave in its state: ``headers`` for the answer, whichever it will be; ``error_code``; and ``ended``, which is
-called with the status (0: no answer began) and the error's code once all is over.
+called with the status (0: no answer began) and the error's code once all is over; and ``work``, which says for the log
+what was asked for (``gateway.api.work_done``).
 """
 
 from __future__ import annotations
@@ -10,25 +11,35 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.metrics.instruments import Instruments, exemplar
+from wire.trace import NO_SPAN, pointless
+
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer("disagfusion.gateway")
 propagator = TraceContextTextMapPropagator()
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"))
+OTHER_METHOD = "_OTHER"
+"""OpenTelemetry's word for what clients make up."""
 
 
 class RequestContext:
     """Outermost middleware. Puts ``request_id`` into the request's state and the headers of every response."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, instruments: Instruments | None = None) -> None:
         self.app = app
+        self._instruments = instruments
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,20 +61,59 @@ class RequestContext:
                 headers.raw.extend(state.get("headers", ()))
             await send(message)
 
-        with tracer.start_as_current_span(
-            scope["method"],
-            context=propagator.extract(Headers(scope=scope)),
-            kind=SpanKind.SERVER,
-            attributes=_request_attributes(scope),
-        ) as span:
+        if self._instruments is not None:
+            self._instruments.http_active(_method(scope)).inc()
+        with _span(scope) as span:
             try:
                 await self.app(scope, receive, add_headers)
             finally:
-                _describe_outcome(span, scope, status, state)
+                if span.is_recording():
+                    _describe_outcome(span, scope, status, state)
+                if self._instruments is not None:
+                    _count(self._instruments, scope, status, time.perf_counter() - began)
                 if "ended" in state:
                     state["ended"](status, state.get("error_code", ""))
-                where = f"{scope['method']} {quote(scope['path'])}"  # quoted: a path may hold line breaks
-                log.info('%s "%s" %d in %d ms', request_id, where, status, _elapsed_ms(began))
+                if log.isEnabledFor(logging.INFO):
+                    _log(scope, status, _elapsed_ms(began), state)
+
+
+def _log(scope: Scope, status: int, milliseconds: int, state: Mapping[str, Any]) -> None:
+    """``work``, where the request was for pictures, says what it asked for and what its stages took."""
+    where = f"{scope['method']} {quote(scope['path'])}"  # quoted: a path may hold line breaks
+    work = state.get("work")
+    about = {
+        "request_id": state["request_id"],
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "milliseconds": milliseconds,
+        **({"error": state["error_code"]} if "error_code" in state else {}),
+        **(work.fields() if work is not None else {}),
+    }
+    line = '%s "%s" %d in %d ms%s'
+    told = f": {work}" if work is not None else ""
+    log.info(line, state["request_id"], where, status, milliseconds, told, extra={"about": about})
+
+
+def _count(instruments: Instruments, scope: Scope, status: int, seconds: float) -> None:
+    method = _method(scope)
+    instruments.http_active(method).dec()
+    route = getattr(scope.get("route"), "path", "")
+    instruments.http_seconds(method, route, str(status)).observe(seconds, exemplar())
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+
+
+def _span(scope: Scope) -> AbstractContextManager[Span]:
+    is_traced = any(name == b"traceparent" for name, _ in scope["headers"])
+    parent = propagator.extract(Headers(scope=scope)) if is_traced else Context()
+    if pointless(tracer, parent):
+        return NO_SPAN
+    return tracer.start_as_current_span(
+        scope["method"], context=parent, kind=SpanKind.SERVER, attributes=_request_attributes(scope)
+    )
 
 
 def _elapsed_ms(began: float) -> int:

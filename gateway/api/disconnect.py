@@ -18,19 +18,27 @@ async def while_connected(receive: Receive, work: Coroutine[object, object, Resu
     The request's body must have been read: from then on ``receive`` answers only when the connection ends.
     Raises ``ClientDisconnect``.
     """
-    working = asyncio.create_task(work, name="generate")
-    leaving = asyncio.create_task(_disconnected(receive), name="watch client")
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
+    working = asyncio.current_task()
+    assert working is not None  # noqa: S101 # a coroutine that runs
+    has_left = False
+
+    async def watch() -> None:
+        nonlocal has_left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        has_left = True
         working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    # The work stays in the task that it is in: a task of its own, and the wait for it, cost more than the watch.
+    cancelling = working.cancelling()
+    watching = asyncio.create_task(watch(), name="watch client")
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if has_left and working.cancelling() == cancelling + 1:  # nobody else wants the task to end
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watching.cancel()
+        if has_left:
+            working.uncancel()

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import logging
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import msgspec
 import pybase64
 
 from gateway.api.edit_schema import BAD_JSON, Edit, FileId, Inline, Remote, Source
-from gateway.api.errors import ApiError
+from gateway.api.errors import ApiError, invalid_picture, overloaded
 from gateway.api.forms import FormFile
-from gateway.api.input_pictures import Decoding, InputPicture, decode, decode_mask, invalid
 from gateway.api.remote_pictures import PictureFetcher
 from gateway.api.sizes import Size
+from gateway.decoding.decoders import DECODING_AT_ONCE, Decoders, NoDecoder
+from gateway.decoding.pictures import BadPicture, Decoding, InputPicture
 from gateway.settings import Settings
 from gateway.storage.room import Share
-
-DECODING_AT_ONCE = 2
-"""Each may take 18 bytes per pixel while it lasts (a lossless WebP with alpha does; a JPEG takes 3)."""
 
 MAX_DATA_HEAD = 256
 """Characters of a data URL before its comma."""
 
-Decoder = Callable[[bytes, Decoding], InputPicture]
+NO_DECODER_SECONDS = 5.0
+"""``Retry-After`` where the machine lets no process start."""
+
+log = logging.getLogger(__name__)
 
 
 class UploadedFiles(Protocol):
@@ -51,17 +50,21 @@ class EditPictures:
 class PictureLoader:
     """Loads pictures for all requests, a few at a time."""
 
-    def __init__(self, settings: Settings, fetcher: PictureFetcher | None, files: UploadedFiles | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        decoders: Decoders,
+        fetcher: PictureFetcher | None,
+        files: UploadedFiles | None = None,
+    ) -> None:
         """Without ``fetcher`` links are refused; without ``files`` no file is known."""
         self._settings = settings
         self._fetcher = fetcher
         self._files = files
+        self._decoders = decoders
         self._slots = asyncio.Semaphore(DECODING_AT_ONCE)
-        # A decoding whose request is cancelled goes on to its end: its thread, not the slot, is what bounds memory.
-        self._threads = ThreadPoolExecutor(DECODING_AT_ONCE, "decode picture")
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._fetcher is not None:
             await self._fetcher.close()
 
@@ -79,26 +82,25 @@ class PictureLoader:
         pictures = [task.result() for task in tasks]
         first, mask = pictures[0], masking.result()
         if mask is not None and mask.sent_size != first.sent_size:
-            raise invalid(f"The mask has {mask.sent_size} pixels, the picture {first.sent_size}.", "mask")
+            sizes = f"The mask has {Size(*mask.sent_size)} pixels, the picture {Size(*first.sent_size)}."
+            raise invalid_picture(sizes, "mask")
         uploads = {f"image_{index}" if index else "image": picture.png for index, picture in enumerate(pictures)}
         grey = first.mask if mask is None else mask.png
         if grey is not None:
             uploads["mask_image"] = grey
-        return EditPictures(uploads, first.sent_size, grey is not None)
+        return EditPictures(uploads, Size(*first.sent_size), grey is not None)
 
     async def _picture(self, source: Source, tenant: str, share: Share, *, alpha_is_mask: bool) -> InputPicture:
         rules = self._settings
         how = Decoding("image", rules.max_image_bytes, rules.max_image_pixels, rules.max_pixels, alpha_is_mask)
-        return await self._decoded(source, tenant, share, how, decode)
+        return await self._decoded(source, tenant, share, how)
 
     async def _mask(self, source: Source | None, tenant: str, share: Share) -> InputPicture | None:
         rules = self._settings
         how = Decoding("mask", rules.max_mask_bytes, rules.max_image_pixels, rules.max_pixels)
-        return None if source is None else await self._decoded(source, tenant, share, how, decode_mask)
+        return None if source is None else await self._decoded(source, tenant, share, how)
 
-    async def _decoded(
-        self, source: Source, tenant: str, share: Share, how: Decoding, decoder: Decoder
-    ) -> InputPicture:
+    async def _decoded(self, source: Source, tenant: str, share: Share, how: Decoding) -> InputPicture:
         data = b""
         match source:
             case Remote(url):
@@ -107,10 +109,18 @@ class PictureLoader:
                 data = await self._named(file_id, tenant, how)
                 share.take(len(data))
         async with self._slots:
-            if isinstance(source, FormFile):
-                data = await source.read()
-            work = partial(_decode, source, data, how, decoder)
-            picture = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            match source:
+                case FormFile():
+                    data = await source.read()
+                case Inline():
+                    data = await asyncio.to_thread(_from_data_url, source, how.param)
+            try:
+                picture = await self._decoders.decode(data, how)
+            except BadPicture as error:
+                raise invalid_picture(str(error), how.param) from None
+            except NoDecoder as error:
+                log.error("%s", error)  # noqa: TRY400 # no defect of ours
+                raise overloaded("Pictures cannot be decoded at the moment.", NO_DECODER_SECONDS) from None
         share.take(len(picture.png) + len(picture.mask or b""))
         return picture
 
@@ -129,23 +139,17 @@ class PictureLoader:
         return await self._files.file_bytes(tenant, file_id, how.max_bytes)
 
 
-def _decode(source: Source, data: bytes, how: Decoding, decoder: Decoder) -> InputPicture:
-    """On a worker thread."""
-    if isinstance(source, Inline):
-        data = _from_data_url(source, how.param)
-    return decoder(data, how)
-
-
 def _from_data_url(source: Inline, param: str) -> bytes:
+    """On a thread. Raises ``ApiError``."""
     head, comma, _ = bytes(source.url[:MAX_DATA_HEAD]).partition(b",")
     if not comma or not head.lower().rstrip().endswith(b";base64"):
-        raise invalid("A data URL must read data:image/png;base64,… with the picture's own type.", param)
+        raise invalid_picture("A data URL must read data:image/png;base64,… with the picture's own type.", param)
     text = source.url[len(head) + 1 :]
     try:
         return bytes(pybase64.b64decode(text, validate=True))
     except ValueError:
         if not source.as_json or b"\\" not in bytes(text):
-            raise invalid("The data URL holds no valid base64.", param) from None
+            raise invalid_picture("The data URL holds no valid base64.", param) from None
     return _from_data_url(Inline(_unescaped(source.url, param)), param)
 
 
@@ -154,4 +158,4 @@ def _unescaped(text: memoryview, param: str) -> memoryview:
     try:
         return memoryview(msgspec.json.decode(b'"%b"' % bytes(text), type=str).encode())
     except BAD_JSON as error:
-        raise invalid(f"The data URL is no valid JSON: {error}.", param) from None
+        raise invalid_picture(f"The data URL is no valid JSON: {error}.", param) from None

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from gateway.api.errors import ApiError
 from gateway.api.forms import Form, FormFile
+from gateway.api.lora_form import PART, from_parts
 from gateway.api.parsing import NOT_AN_OBJECT, from_pydantic, parse
 from gateway.api.schema import NOT_SERVED, GenerationBody
 
@@ -85,6 +86,7 @@ def from_form(form: Form) -> Edit:
     values: dict[str, str] = {}
     pictures: list[Source] = []
     masks: list[Source] = []
+    adapters: list[tuple[str, str]] = []
     for file in form.files:
         if PICTURE_PART.fullmatch(file.name):
             pictures.append(file)
@@ -97,13 +99,16 @@ def from_form(form: Form) -> Edit:
             pictures += _text_link(name, value)
         elif name == "mask":
             masks += _text_link(name, value)
+        elif PART.fullmatch(name):
+            adapters += [] if value in NO_TEXT else [(name, value)]
         elif name in values and name in FIELDS:
             raise ApiError(f"'{name}' was sent more than once.", code="invalid_value", param=name)
         else:
             values[name] = value
     if len(masks) > 1:
         raise ApiError("'mask' was sent more than once.", code="invalid_value", param="mask")
-    return Edit(_from_texts(values), tuple(pictures), masks[0] if masks else None)
+    body = _from_texts(values).model_copy(update=from_parts(adapters))
+    return Edit(body, tuple(pictures), masks[0] if masks else None)
 
 
 def _text_link(name: str, value: str) -> Iterable[Source]:

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.accounts.caller import Caller
+from gateway.accounts.caller import Caller, Scope
 from gateway.api.deadline import deadline_seconds
 from gateway.api.disconnect import while_connected
 from gateway.api.edit_pictures import EditPictures
@@ -22,11 +22,11 @@ from gateway.api.errors import ApiError
 from gateway.api.forms import FormLimits
 from gateway.api.generation import Generation
 from gateway.api.idempotency import Sent, once
-from gateway.api.keys import Editor
+from gateway.api.keys import caller_with
 from gateway.api.limiting import visit
 from gateway.api.models import resolve
 from gateway.api.serving import serve
-from gateway.api.state import Api, ApiDep
+from gateway.api.state import Api, api_of
 from gateway.api.usage import uploaded_tokens
 from gateway.service.interfaces import DeadlineExceeded
 from gateway.settings import Settings
@@ -84,8 +84,9 @@ def _with_pictures(schema: dict[str, Any], fields: dict[str, Any], sources: Sequ
 
 
 @router.post("/images/edits", openapi_extra=_documented())
-async def edit_images(request: Request, api: ApiDep, caller: Editor) -> Response:
+async def edit_images(request: Request) -> Response:
     """Make pictures from pictures and a text."""
+    api, caller = api_of(request), caller_with(request, Scope.EDIT)
     await visit(request, api, caller)
     async with AsyncExitStack() as stack:
         edit = await stack.enter_async_context(_received(request, api))

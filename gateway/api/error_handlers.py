@@ -54,47 +54,56 @@ def render(error: ApiError, request_state: dict[str, object]) -> Response:
     return Response(body, status_code=error.status, headers=error.headers, media_type="application/json")
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Make every refusal of ``app`` an envelope. What nobody foresaw is for ``UnexpectedErrors``."""
+HANDLED = (
+    ApiError,
+    ServiceError,
+    StoreError,
+    DatabaseError,
+    RoomTaken,
+    RequestValidationError,
+    HTTPException,
+    ClientDisconnect,
+)
+"""What ``refusal`` knows. What nobody foresaw is for ``UnexpectedErrors``."""
 
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> Response:
-        return render(error, request.scope["state"])
 
-    @app.exception_handler(ServiceError)
-    async def service_error(request: Request, error: ServiceError) -> Response:
-        log.warning("%s: %s: %s", request.state.request_id, type(error).__name__, error)
-        return render(from_service(error), request.scope["state"])
-
-    @app.exception_handler(StoreError)
-    async def store_error(request: Request, error: StoreError) -> Response:
-        log.error("%s: %s", request.state.request_id, error)
-        return render(storage_unavailable(), request.scope["state"])
-
-    @app.exception_handler(DatabaseError)
-    async def database_error(request: Request, error: DatabaseError) -> Response:
-        log.error("%s: %s", request.state.request_id, error)
-        return render(storage_unavailable(), request.scope["state"])
-
-    @app.exception_handler(RoomTaken)
-    async def room_taken(request: Request, error: RoomTaken) -> Response:
-        log.warning("%s: %s", request.state.request_id, error)
-        told = overloaded("Uploads of other requests take all the room there is.", ROOM_RETRY_SECONDS)
-        return render(told, request.scope["state"])
-
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]  # without "query", "path"
-        return render(from_pydantic(problems), request.scope["state"])
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        return render(from_http(request, error), request.scope["state"])
-
-    @app.exception_handler(ClientDisconnect)
-    async def client_gone(request: Request, _: ClientDisconnect) -> Response:
+def refusal(request: Request, error: Exception) -> Response:
+    """The answer that one of ``HANDLED`` stands for, and its line in the log."""
+    if isinstance(error, ClientDisconnect):
         request.state.error_code = "client_disconnect"
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return render(_told(request, error), request.scope["state"])
+
+
+def _told(request: Request, error: Exception) -> ApiError:
+    match error:
+        case ApiError():
+            return error
+        case ServiceError():
+            log.warning("%s: %s: %s", request.state.request_id, type(error).__name__, error)
+            return from_service(error)
+        case StoreError() | DatabaseError():
+            log.error("%s: %s", request.state.request_id, error)
+            return storage_unavailable()
+        case RoomTaken():
+            log.warning("%s: %s", request.state.request_id, error)
+            return overloaded("Uploads of other requests take all the room there is.", ROOM_RETRY_SECONDS)
+        case RequestValidationError():
+            problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]  # without "query", "path"
+            return from_pydantic(problems)
+        case HTTPException():
+            return from_http(request, error)
+    raise error
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make every refusal of ``app`` an envelope."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return refusal(request, error)
+
+    for kind in HANDLED:
+        app.add_exception_handler(kind, answer)
 
 
 class UnexpectedErrors:

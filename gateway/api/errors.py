@@ -23,6 +23,7 @@ from gateway.service.interfaces import (
     UnknownServer,
     UnsupportedRequest,
 )
+from gateway.storage.space import StoreFull
 
 INVALID_REQUEST = "invalid_request_error"
 
@@ -95,10 +96,10 @@ def storage_unavailable(message: str = "Storage is unavailable; try again later.
     )
 
 
-def storage_full(what: str = "There is no room for this file") -> ApiError:
+def storage_full(full: StoreFull) -> ApiError:
     """507. Asking again does not help: somebody has to delete files."""
     return ApiError(
-        f"{what}; delete files and jobs that are no longer needed.",
+        f"{full}; delete files and jobs that are no longer needed.",
         code="storage_full",
         status=507,
         kind="server_error",
@@ -161,6 +162,10 @@ def _hopeless(error: OutOfDeviceMemory | FaultyModel) -> ApiError:
     if isinstance(error, OutOfDeviceMemory):
         message, code = "No server has enough memory for this request; ask for a smaller size.", "out_of_memory"
     return ApiError(message, code=code, status=500, kind="server_error", headers={"x-should-retry": "false"})
+
+
+def invalid_picture(message: str, param: str) -> ApiError:
+    return ApiError(message, code="invalid_image", param=param, kind="image_generation_user_error")
 
 
 def internal_error(message: str = "The server had an error while processing the request.") -> ApiError:

@@ -20,8 +20,9 @@ from gateway.api.keys import FileOwner, Tenant
 from gateway.api.parsing import validate
 from gateway.api.state import Api, ApiDep
 from gateway.settings import Settings
-from gateway.storage.files import FileRecord, StoreFull
+from gateway.storage.files import FileRecord
 from gateway.storage.objects import CHUNK_BYTES
+from gateway.storage.space import StoreFull
 from gateway.storage.storage import Storage
 
 DAY = 86_400
@@ -55,6 +56,8 @@ class Upload(BaseModel):
 
 class Selection(BaseModel):
     """The query of a list."""
+
+    model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(10_000, ge=1, le=10_000)
     order: Literal["asc", "desc"] = "desc"
@@ -115,13 +118,14 @@ async def _create(api: Api, tenant: str, upload: Upload, file: FormFile) -> File
             content_type=_content_type(await file.read(0, 12), file),
             lifetime_seconds=_lifetime(upload, api.settings),
         )
-    except StoreFull:
-        raise storage_full() from None
+    except StoreFull as full:
+        raise storage_full(full) from None
 
 
 @router.get("/files")
 async def list_files(api: ApiDep, tenant: Tenant, selection: Annotated[Selection, Query()]) -> dict[str, object]:
     """The caller's files, newest first unless ``order`` is ``asc``."""
+    await api.storage.files.look(tenant)
     records = api.storage.files.of(tenant)
     if selection.order == "desc":
         records.reverse()

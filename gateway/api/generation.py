@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
+from gateway.api import loras
 from gateway.api.errors import ApiError
 from gateway.api.schema import MAX_SEED, RANDOM_SEED, GenerationBody
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
 from wire.params import ImageParams, ModelInfo
+from wire.record import record
 
 WORKFLOW = "text2image"
 STEPS = ("num_inference_steps", "steps", "step")
@@ -27,7 +28,7 @@ URL_MODELS = ("dall-e-2", "dall-e-3")
 Number = TypeVar("Number", int, float)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Generation:
     """A request that the model can serve, and how its answer is to look."""
 
@@ -39,6 +40,8 @@ class Generation:
     as_url: bool
     seeded: bool
     """The caller named the seed."""
+    exact: bool
+    """Its pictures are those of a run alone, byte for byte; otherwise company may change their last bits."""
     kind: str = "image_generation"
     """``image_generation`` or ``image_edit``: what events are called after."""
     requested_model: str | None = None
@@ -120,6 +123,7 @@ def compose(
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
         previews=body.partial_images or 0,
+        adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
     )
     return Generation(
         model=model.name,
@@ -128,6 +132,7 @@ def compose(
         output_format=params.output_format,
         as_url=_wants_url(body),
         seeded=seed is not None,
+        exact=body.batching == "exact" or (body.batching is None and seed is not None),
         kind=kind,
         requested_model=body.model,
         quality=_quality_told(body, model, steps),

@@ -22,8 +22,11 @@ async def alive() -> Response:
 @router.get("/readyz")
 @router.head("/readyz", include_in_schema=False)
 async def ready(api: ApiDep) -> Response:
-    """200 when every role of some model is held by a live server; until then 503 and what is missing."""
+    """200 when every role of some model is held by a live server; until then 503 and what is missing. 503 once more
+    from the moment when the gateway is told to end."""
     status = api.service.status()
+    if api.door is not None and api.door.is_draining:
+        return json_answer({"status": "draining", "models": status}, 503)
     if api.service.ready():
         return json_answer({"status": "ready", "models": status})
     error = {

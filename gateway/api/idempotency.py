@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 import msgspec
@@ -30,6 +30,7 @@ from gateway.api.forms import FormFile
 from gateway.api.state import Api
 from gateway.idempotency.run import Ended, Head, OtherRequest, Run
 from gateway.service.interfaces import ServiceError
+from wire.record import record
 
 HEADER = "idempotency-key"
 
@@ -41,7 +42,7 @@ Work = Callable[[Request], Awaitable[Response]]
 """Answers the request that it is given, which may be another object than the endpoint's: its client never leaves."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Sent:
     """What a client asks for, as far as it decides the answer. The same request sent again is equal, however its form
     is divided and wherever its fields stand."""
@@ -89,7 +90,8 @@ async def once(request: Request, api: Api, tenant: str, sent: Sent, work: Work) 
     is_taken = False
     try:
         key = _scoped(request, tenant, shown)
-        digest = await asyncio.to_thread(sent.digest, shown)
+        # Files may be large; without them the way to a thread takes longer than the digest.
+        digest = await asyncio.to_thread(sent.digest, shown) if sent.files else sent.digest(shown)
         run = api.once.join(key, digest)
         if run is None:
             answer, record = partial(_answer, request.scope, work), _recorder(request.scope)

@@ -6,15 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.accounts.caller import Scope
 from gateway.api.body import read_json
 from gateway.api.generation import plan
 from gateway.api.idempotency import Sent, once
-from gateway.api.keys import Generator
+from gateway.api.keys import caller_with
 from gateway.api.limiting import visit
 from gateway.api.models import resolve
 from gateway.api.schema import GenerationBody
 from gateway.api.serving import serve
-from gateway.api.state import ApiDep
+from gateway.api.state import api_of
 
 router = APIRouter(prefix="/v1", tags=["images"])
 
@@ -27,8 +28,9 @@ _BODY_SCHEMA = {
 
 
 @router.post("/images/generations", openapi_extra=_BODY_SCHEMA)
-async def generate_images(request: Request, api: ApiDep, caller: Generator) -> Response:
+async def generate_images(request: Request) -> Response:
     """Make pictures from a text."""
+    api, caller = api_of(request), caller_with(request, Scope.GENERATE)
     await visit(request, api, caller)
     body = await read_json(request, GenerationBody, api.settings)
 

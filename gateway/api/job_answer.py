@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.accounts.caller import Limits
 from gateway.api import answer
 from gateway.api.errors import ApiError
 from gateway.api.generation import Generation
@@ -17,6 +18,8 @@ class JobRequest(msgspec.Struct, frozen=True):
     """Id of the key that it was posted with, whose use it is."""
     traceparent: str = ""
     """Of the request that posted it."""
+    limits: Limits = Limits()
+    """The key's own, as they were then."""
 
     @classmethod
     def of(cls, record: JobRecord) -> JobRequest:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from gateway.addresses import AddressRules
 from gateway.api.batch_work import LineOutcome, LineWork
 from gateway.api.files import BATCH_SECONDS
 from gateway.api.job_answer import expired
 from gateway.api.job_work import JobWork
+from gateway.api.models import is_known
 from gateway.api.state import Api
 from gateway.database.batches import Batches
 from gateway.database.database import Database
@@ -34,13 +37,23 @@ def job_desk(api: Api, database: Database, owner: Owner) -> JobDesk:
         JobQueue(database, owner.name, LEASE_SECONDS),
         owner,
         api.storage.jobs,
-        lambda record, listener: (work if record.batch_id is None else lines)(record, listener),
+        lambda record, listener, fate: (work if record.batch_id is None else lines)(record, listener, fate),
         Places(settings.jobs_at_once, settings.batch_lines_at_once),
         endings,
     )
     store = Batches(database, owner.name, LEASE_SECONDS)
     rules = BatchRules(settings.batches_max_age_seconds, settings.files_max_age_seconds or BATCH_SECONDS)
-    batches = BatchRunner(store, jobs, api.storage.files, api.storage.jobs, LineOutcome(), rules, runner.wake, owner)
+    batches = BatchRunner(
+        store,
+        jobs,
+        api.storage.files,
+        api.storage.jobs,
+        LineOutcome(),
+        partial(is_known, api),
+        rules,
+        runner.wake,
+        owner,
+    )
     return JobDesk(jobs, api.storage.jobs, runner, endings, store, batches, _webhooks(settings, database))
 
 

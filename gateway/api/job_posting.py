@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.accounts.caller import Scope
+from gateway.accounts.caller import Caller, Scope
 from gateway.addresses import UrlRefused
 from gateway.api import answer
 from gateway.api.body import json_answer
@@ -25,7 +25,7 @@ from gateway.api.priority import priority
 from gateway.api.state import Api
 from gateway.database.jobs import JobRecord
 from gateway.jobs.desk import JobDesk
-from gateway.storage.files import StoreFull
+from gateway.storage.space import StoreFull
 from wire.trace import inject
 
 BYTES_PER_PIXEL = 3
@@ -48,8 +48,8 @@ async def post_job(
         async with working(request, api, generation.model, len(generation.images)) as visit:
             await desk.accept(record, uploads)
             visit.goes_on = True
-    except StoreFull:
-        raise storage_full("There is no room for the pictures of another job") from None
+    except StoreFull as full:
+        raise storage_full(full) from None
     described = json_answer(describe(record, await desk.place(record)), 202)
     described.headers.update(answer.early_headers(generation))
     described.headers["location"] = f"/v1/images/jobs/{record.id}"
@@ -70,13 +70,14 @@ def is_id(text: str, kind: str) -> bool:
 
 def _record(request: Request, api: Api, tenant: str, generation: Generation, uploads: Mapping[str, bytes]) -> JobRecord:
     now = time.time()
+    caller: Caller = request.state.caller
     limits = [api.settings.job_timeout_seconds, own_seconds(request.headers)]
     return JobRecord(
         id=f"job_{secrets.token_hex(16)}",
         tenant=tenant,
         endpoint=request.url.path,
         model=generation.model,
-        request=msgspec.json.encode(JobRequest(generation, request.state.caller.key, inject())),
+        request=msgspec.json.encode(JobRequest(generation, caller.key, inject(), caller.limits)),
         created_at=now,
         deadline_at=now + min(seconds for seconds in limits if seconds is not None),
         priority=priority(request.headers),

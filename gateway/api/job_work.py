@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import msgspec
 
@@ -16,13 +17,14 @@ from gateway.api.context import propagator
 from gateway.api.errors import ApiError, from_service, internal_error, overloaded, storage_unavailable
 from gateway.api.generation import Generation
 from gateway.api.job_answer import JobAnswer, JobError, JobRequest, expired, request_id_of
-from gateway.api.limiting import NOBODY_THERE, Visit
+from gateway.api.limiting import NOBODY_THERE, Visit, check_budget
 from gateway.api.models import resolve
 from gateway.api.serving import finished_pictures, perform
 from gateway.api.state import Api
 from gateway.database.errors import DatabaseError
 from gateway.database.jobs import JobRecord, JobStatus
-from gateway.jobs.work import Failure, Made, Postponed
+from gateway.database.usage import ATTEMPT
+from gateway.jobs.work import Failure, Fate, Made, Postponed
 from gateway.service.interfaces import DeadlineExceeded, ImageRequest, Listener, ServiceError
 from gateway.storage.objects import StoreError
 from gateway.storage.room import RoomTaken
@@ -39,12 +41,14 @@ class JobWork:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def __call__(self, record: JobRecord, listener: Listener) -> Made:
+    async def __call__(self, record: JobRecord, listener: Listener, fate: Fate) -> Made:
         """Raises ``Postponed`` or ``Failure``."""
-        with measured(self._api, record) as visit:
+        with measured(self._api, record, fate) as visit:
             request = JobRequest.of(record)
             generation, listener = request.generation, visit.heard_by(listener)
-            visit.caller, visit.model = Caller(record.tenant, request.key), generation.model
+            visit.caller = Caller(record.tenant, request.key, limits=request.limits)
+            visit.model = generation.model
+            await check_budget(self._api, visit.caller)
             uploads = await self._uploads(record)
             return await self.do(
                 record, generation, uploads, listener, tenant=record.tenant, traceparent=request.traceparent
@@ -72,7 +76,7 @@ class JobWork:
             deadline_seconds=max(0.0, record.deadline_at - time.time()),
             tenant=tenant,
             priority=record.priority,
-            seeded=generation.seeded,
+            exact=generation.exact,
             uploads=uploads,
         )
         parent = propagator.extract({"traceparent": traceparent})
@@ -91,15 +95,15 @@ class JobWork:
 
 
 @contextmanager
-def measured(api: Api, record: JobRecord) -> Iterator[Visit]:
-    """The boundary of a job: whatever ends it is raised as ``Postponed`` or ``Failure``, and what it used is recorded,
-    unless it is to be done again. Its caller and its model are for the block to fill in."""
+def measured(api: Api, record: JobRecord, fate: Fate) -> Iterator[Visit]:
+    """The boundary of a job: whatever ends it is raised as ``Postponed`` or ``Failure``, and what it used is recorded;
+    as a request only by the attempt that ends it. Its caller and its model are for the block to fill in."""
     visit = Visit(Caller(record.tenant), "", request_id_of(record), record.endpoint.rpartition("/")[2])
     status, code = 200, ""
     try:
         yield visit
     except asyncio.CancelledError:
-        status, code = NOBODY_THERE, "cancelled"
+        status, code = (NOBODY_THERE, "cancelled") if fate.job_is_over else (ATTEMPT, "")
         raise
     except Exception as error:  # one job fails and no other
         outcome = told(error, record)
@@ -107,11 +111,15 @@ def measured(api: Api, record: JobRecord) -> Iterator[Visit]:
             failed = msgspec.json.decode(outcome.error, type=JobError)
             status, code = failed.status, failed.error["code"] or ""
         else:
-            status = 0
+            status = ATTEMPT
         raise outcome from error
     finally:
-        if status and api.meter is not None:
-            api.meter.record(visit.record(status, code))
+        if api.meter is not None and status != ATTEMPT:
+            # As the job, not as this attempt: should the gateway be killed before the job's end is written down, it is
+            # run again, and counts once.
+            api.meter.record(replace(visit.record(status, code), id=record.id))
+        elif api.meter is not None and visit.seconds:
+            api.meter.record(visit.attempt_record())
 
 
 def told(error: Exception, record: JobRecord) -> Postponed | Failure:

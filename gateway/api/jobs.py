@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,6 +27,8 @@ router = APIRouter(prefix="/v1/images/jobs", tags=["jobs"], dependencies=[Depend
 
 class Selection(BaseModel):
     """The query of a list."""
+
+    model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(20, ge=1, le=100)
     order: Literal["asc", "desc"] = "desc"

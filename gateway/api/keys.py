@@ -23,7 +23,15 @@ _MESSAGES = {
 }
 
 
-async def caller_of(request: Request) -> Caller:  # async, or FastAPI would hand it to a thread
+def caller_with(request: Request, *scopes: Scope) -> Caller:
+    """The caller, whose key has at least one of ``scopes``. Raises as ``find_caller``, and ``ApiError`` 403."""
+    caller = find_caller(request)
+    if caller.scopes.isdisjoint(scopes):
+        raise missing_scope(*scopes)
+    return caller
+
+
+def find_caller(request: Request) -> Caller:
     """Whose key the request shows; also left in ``request.state.caller``. Raises ``ApiError`` 401, or 503 while nobody
     can tell."""
     try:
@@ -34,6 +42,11 @@ async def caller_of(request: Request) -> Caller:  # async, or FastAPI would hand
         raise storage_unavailable("API keys cannot be looked up at the moment; try again later.") from None
     request.state.caller = caller
     return caller
+
+
+async def caller_of(request: Request) -> Caller:  # async, or FastAPI would hand it to a thread
+    """``find_caller`` as a dependency."""
+    return find_caller(request)
 
 
 CallerDep = Annotated[Caller, Depends(caller_of)]
@@ -83,6 +96,4 @@ def _shown_key(request: Request) -> bytes:
 
 
 Tenant = Annotated[str, Depends(tenant_of)]
-Generator = Annotated[Caller, Depends(with_scope(Scope.GENERATE))]
-Editor = Annotated[Caller, Depends(with_scope(Scope.EDIT))]
 FileOwner = Annotated[Caller, Depends(with_scope(*sorted(WORK)))]

@@ -10,16 +10,17 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import cast
 
 from starlette.requests import Request
 
-from gateway.accounts.caller import Caller
+from gateway.accounts.caller import Caller, Limits
 from gateway.api.errors import ApiError, retry_after
 from gateway.api.state import Api
-from gateway.database.usage import UsageRecord
+from gateway.database.usage import ATTEMPT, UsageRecord
 from gateway.limits.refusals import BudgetUsedUp, LimitReached, Standing
 from gateway.service.interfaces import Listener, News, Ready, Took
 from wire.types import Role
@@ -28,6 +29,7 @@ HEADERS = {
     what: tuple(f"x-ratelimit-{figure}-{what}".encode() for figure in ("limit", "remaining", "reset"))
     for what in ("requests", "images")
 }
+NO_LIMITS = Limits()
 NOBODY_THERE = 499
 """Status of a request whose answer did not begin."""
 
@@ -44,6 +46,8 @@ class Visit:
     pictures: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Device-seconds per role."""
+    limits: Limits = NO_LIMITS
+    """The caller's own, with the defaults for the rest."""
     goes_on: bool = False
     """As a job, which is recorded in place of the request that posted it."""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -78,6 +82,10 @@ class Visit:
             decoder_seconds=self.seconds[Role.DECODER],
         )
 
+    def attempt_record(self) -> UsageRecord:
+        """Of an attempt at a job that another one follows: its use is charged, and it is no request."""
+        return replace(self.record(ATTEMPT, ""), status=ATTEMPT, images=0)
+
     def tell(self, what: str, standing: Standing | None) -> None:
         """OpenAI's headers: how much is allowed, how much is left, and how long until it is more."""
         if standing is not None:
@@ -89,6 +97,19 @@ class Visit:
             )
 
 
+def account_of(request: Request, caller: Caller) -> str:
+    """What the caller's rates are counted under."""
+    return caller.key or f"address:{_network(request)}"
+
+
+async def check_budget(api: Api, caller: Caller) -> None:
+    """Of a job, or the line of a batch, as it is begun: it may have waited for long. Raises ``ApiError`` 429."""
+    try:
+        await api.limiter.check_budget(api.limiter.limits_of(caller.limits), caller.key)
+    except BudgetUsedUp as error:
+        raise used_up(error) from None
+
+
 async def visit(request: Request, api: Api, caller: Caller) -> None:
     """The request counts from here on, before its body is read. Raises ``ApiError`` 429.
 
@@ -96,10 +117,11 @@ async def visit(request: Request, api: Api, caller: Caller) -> None:
     """
     endpoint = request.scope["path"].rsplit("/", 1)[-1]
     state = request.scope["state"]
-    begun = Visit(caller, caller.key or f"address:{_network(request)}", state["request_id"], endpoint)
+    limits, account = api.limiter.limits_of(caller.limits), account_of(request, caller)
+    begun = Visit(caller, account, state["request_id"], endpoint, limits=limits)
     state["visit"], state["headers"], state["ended"] = begun, begun.headers, _recorder(api, begun)
     try:
-        standing = await api.limiter.enter(begun.account, caller.limits, budget=caller.key)
+        standing = await api.limiter.enter(account, limits, budget=caller.key)
     except BudgetUsedUp as error:
         raise used_up(error) from None
     except LimitReached as error:
@@ -113,13 +135,13 @@ async def working(request: Request, api: Api, model: str, pictures: int) -> Asyn
     """While the request is worked on. Raises ``ApiError`` 429 before."""
     begun = cast(Visit, request.scope["state"]["visit"])
     begun.model = model
-    account, own = begun.account, begun.caller.limits
+    account, limits = begun.account, begun.limits
     try:
-        lease = await api.limiter.take(account, own)
+        lease = await api.limiter.take(account, limits)
     except LimitReached as error:
         raise limited(error) from None
     try:
-        begun.tell("images", await api.limiter.count_pictures(account, own, pictures))
+        begun.tell("images", await api.limiter.count_pictures(account, limits, pictures))
         yield begun
     except LimitReached as error:
         begun.tell("images", error.standing)
@@ -160,7 +182,11 @@ def _recorder(api: Api, begun: Visit) -> Callable[[int, str], None]:
 
 def _network(request: Request) -> str:
     """The client's address; of IPv6 the /64, which is what one customer has."""
-    host = request.client.host if request.client else ""
+    return _network_of(request.client.host) if request.client else ""
+
+
+@lru_cache(maxsize=4096)
+def _network_of(host: str) -> str:
     try:
         address = ip_address(host)
     except ValueError:

@@ -58,7 +58,7 @@ def embed(data: bytes, text: str) -> bytes:
     if data.startswith(_PNG):
         chunk = b"iTXt" + b"parameters\0\0\0\0\0" + text.encode()
         block = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        return b"".join((data[:_PNG_BODY], block, data[_PNG_BODY:]))
+        return b"".join((data[:_PNG_BODY], block, memoryview(data)[_PNG_BODY:]))
     if data.startswith(b"\xff\xd8\xff"):
         return _in_jpeg(data, b"Exif\0\0" + _exif(text))
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":

@@ -32,6 +32,7 @@ WORDINGS = {
     "literal_error": Wording("Invalid '{param}': expected {expected}.", "invalid_value"),
     "finite_number": Wording("Invalid '{param}': {msg}.", "invalid_value"),
     "string_too_long": Wording("Invalid '{param}': at most {max_length} characters.", "string_above_max_length"),
+    "too_long": Wording("Invalid '{param}': at most {max_length} entries, not {actual_length}.", "invalid_value"),
     "unprintable": Wording("Invalid '{param}': {msg}.", "invalid_value"),
     "blank": Wording("Invalid '{param}': {msg}.", "string_below_min_length"),
     "string_too_short": Wording("Invalid '{param}': at least {min_length} characters.", "string_below_min_length"),

@@ -23,8 +23,8 @@ from gateway.addresses import (
     request_to,
     resolve_name,
 )
-from gateway.api.errors import ApiError
-from gateway.api.input_pictures import FEWEST_BYTES, check_signature, invalid
+from gateway.api.errors import ApiError, invalid_picture
+from gateway.decoding.pictures import FEWEST_BYTES, BadPicture, check_signature
 from gateway.settings import Settings
 
 MAX_REDIRECTS = 3
@@ -124,7 +124,7 @@ async def _read(response: httpx.Response, param: str, max_bytes: int, take: Call
         if len(body) > max_bytes:
             raise _failed(f"has more than {max_bytes} bytes", param)
         if not checked and len(body) >= FEWEST_BYTES:
-            check_signature(bytes(body[:FEWEST_BYTES]), param)
+            _check_signature(bytes(body[:FEWEST_BYTES]), param)
             checked = True
     return bytes(body)
 
@@ -145,5 +145,12 @@ def _refused(why: str, param: str) -> ApiError:
     )
 
 
+def _check_signature(head: bytes, param: str) -> None:
+    try:
+        check_signature(head)
+    except BadPicture as error:
+        raise invalid_picture(str(error), param) from None
+
+
 def _failed(what: str, param: str) -> ApiError:
-    return invalid(f"The picture at 'image_url' {what}.", param)
+    return invalid_picture(f"The picture at 'image_url' {what}.", param)

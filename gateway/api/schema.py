@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from gateway.api.loras import Loras
+
 Text = Annotated[str, Field(max_length=32_000)]
 Steps = Annotated[int, Field(ge=1, le=200)]
 Guidance = Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)]
@@ -27,8 +29,6 @@ NOT_SERVED = frozenset(
         "flow_shift",
         "frame_count",
         "frame_duration_ms",
-        "image_loras",
-        "lora",
         "markup",
         "scheduler",
         "strength",
@@ -70,6 +70,7 @@ class GenerationBody(BaseModel):
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     seed: Annotated[int, Field(ge=RANDOM_SEED, le=MAX_SEED, description="-1: random.")] | None = None
+    batching: Literal["exact", "fast"] | None = None
     num_inference_steps: Steps | None = None
     steps: Steps | None = None
     step: Steps | None = None
@@ -77,6 +78,9 @@ class GenerationBody(BaseModel):
     cfg_scale: Guidance | None = None
     guidance: Guidance | None = None
     negative_prompt: Text | None = None
+    lora: Loras = None
+    loras: Loras = None
+    image_loras: Loras = None
     max_sequence_length: Annotated[int, Field(ge=1, le=32_000)] | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None

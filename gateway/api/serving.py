@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,8 +27,9 @@ from gateway.api.pictures import url_of
 from gateway.api.priority import priority
 from gateway.api.state import Api
 from gateway.api.streaming import Events, EventStream
+from gateway.api.work_done import WorkDone
 from gateway.service.interfaces import DeadlineExceeded, Finished, ImageRequest, Listener, unheard
-from wire.trace import inject
+from wire.trace import NO_SPAN, inject, pointless
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer("disagfusion.gateway")
@@ -46,10 +48,11 @@ async def serve(
         deadline_seconds=deadline_seconds(request.headers, api.settings),
         tenant=tenant,
         priority=priority(request.headers),
-        seeded=generation.seeded,
+        exact=generation.exact,
         uploads=uploads or {},
     )
-    run = partial(_run, request, api, generation, work)
+    done = request.state.work = WorkDone(generation)
+    run = partial(_run, request, api, done, work)
     if generation.stream:
         events = Events(generation, api.settings.embed_metadata)
         return EventStream(run, events, answer.early_headers(generation), partial(api.service.place, work.request_id))
@@ -63,11 +66,12 @@ async def serve(
 
 
 async def _run(
-    request: Request, api: Api, generation: Generation, work: ImageRequest, listener: Listener = unheard
+    request: Request, api: Api, done: WorkDone, work: ImageRequest, listener: Listener = unheard
 ) -> Finished:
     """Within the caller's limits, and measured. Raises ``ApiError`` 429 before anything is begun."""
     async with working(request, api, work.model, len(work.images)) as visit:
-        return await perform(api, generation, work, visit.heard_by(listener))
+        done.finished = await perform(api, done.generation, work, visit.heard_by(listener))
+        return done.finished
 
 
 async def perform(
@@ -81,19 +85,16 @@ async def perform(
 
     The service ends the request at its deadline; this ends it if the service does not.
     """
-    with tracer.start_as_current_span(
-        f"generate_content {work.model}",
-        context=parent,
-        kind=SpanKind.INTERNAL,
-        attributes=_span_attributes(generation),
-    ) as span:
+    with _span(generation, parent) as span:
         if api.settings.log_prompts:
             prompt = generation.images[0].prompt
             log.info("%s: prompt %r", work.request_id, prompt)
             span.set_attribute("gen_ai.input.messages", prompt)
         try:
             async with asyncio.timeout(work.deadline_seconds + api.settings.deadline_grace_seconds):
-                return await api.service.generate(replace(work, traceparent=inject()), listener)
+                if span is not INVALID_SPAN:
+                    work = replace(work, traceparent=inject())
+                return await api.service.generate(work, listener)
         except TimeoutError:
             raise DeadlineExceeded(f"Generation exceeded the deadline of {work.deadline_seconds:g} s.") from None
 
@@ -111,6 +112,13 @@ async def _items(request: Request, api: Api, generation: Generation, finished: F
 def finished_pictures(finished: Finished, generation: Generation, mode: Mode) -> list[bytes]:
     """As clients get them."""
     return [with_metadata(data, generation, image, mode) for image, data in enumerate(finished.images)]
+
+
+def _span(generation: Generation, parent: Context | None) -> AbstractContextManager[Span]:
+    if pointless(tracer, parent):
+        return NO_SPAN
+    name, attributes = f"generate_content {generation.model}", _span_attributes(generation)
+    return tracer.start_as_current_span(name, context=parent, kind=SpanKind.INTERNAL, attributes=attributes)
 
 
 def _span_attributes(generation: Generation) -> Mapping[str, str | int | bool]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.api.errors import ApiError
 from gateway.settings import Settings
 from wire.params import ModelInfo
+from wire.record import record
 
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", re.ASCII)
 
@@ -25,7 +25,7 @@ class Size(NamedTuple):
         return f"{self.width}x{self.height}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SizeRules:
     """What one model accepts under one server's limits."""
 

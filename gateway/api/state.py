@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, cast
 
 from fastapi import Depends
@@ -11,17 +11,20 @@ from starlette.requests import Request
 from gateway.accounts.keyring import KeyRing
 from gateway.api.edit_pictures import PictureLoader
 from gateway.api.forms import FormReader
+from gateway.cells.door import Door
 from gateway.idempotency.once import Once
 from gateway.jobs.desk import JobDesk
 from gateway.limits.limiter import Limiter
 from gateway.metering.meter import Meter
+from gateway.pipeline_feed.feed import Feed
 from gateway.service.interfaces import ImageService, OperatorService
 from gateway.settings import Settings
 from gateway.storage.room import Room
 from gateway.storage.storage import Storage
+from wire.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Api:
     service: ImageService
     settings: Settings
@@ -37,6 +40,10 @@ class Api:
     operator: OperatorService | None = None
     limiter: Limiter = field(default_factory=Limiter)
     meter: Meter | None = None
+    feed: Feed | None = None
+    """Tells the page of the pipeline; None where it does not."""
+    door: Door | None = None
+    """None: new work is always taken."""
     desk: JobDesk | None = None
     """Where jobs are posted; None where no database is."""
 

@@ -135,8 +135,10 @@ class EventStream(Response):
                 await self._send(send, frame)
             await self._end(working, scope, send)
         finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            # Nothing is awaited after the last event: the connection may be closed then, as nobody leaves by that.
+            if not working.done():
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
 
     async def _frames(self, news: asyncio.Queue[News | None]) -> AsyncIterator[bytes]:
         silent = 0.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gateway.api.generation import Generation
 from gateway.service.interfaces import PromptRead
-from gateway.service.references import png_size
+from wire.references import png_size
 
 MASK = "mask_image"
 

@@ -50,6 +50,7 @@ class Report(BaseModel):
     end: date | None = None
     key: Word | None = None
     model: Word | None = None
+    by: Literal["tenant", "key"] = "tenant"
     format: Literal["json", "csv"] = "json"
 
 
@@ -90,31 +91,35 @@ async def _answer(api: Api, report: Report, tenant: str | None) -> Response:
     first = report.start or date.fromordinal(max(1, last.toordinal() - DAYS + 1))
     if first > last:
         raise ApiError(f"'start' ({first}) must not be after 'end' ({last}).", code="invalid_value", param="start")
-    sums = await api.meter.ledger.sums(UsageSelection(first, last, tenant, report.key, report.model), MAX_ROWS + 1)
+    selection = UsageSelection(first, last, tenant, report.key, report.model, by_key=report.by == "key")
+    sums = await api.meter.ledger.sums(selection, MAX_ROWS + 1)
     if len(sums) > MAX_ROWS:
         raise ApiError(
             f"These are more than {MAX_ROWS} rows: ask for fewer days, or for one tenant.",
             code="invalid_value",
             param="start",
         )
-    rows = [_row(each) for each in sums]
+    columns = (*COLUMNS, "key") if report.by == "key" else COLUMNS
+    rows = [_row(each, columns) for each in sums]
     if report.format == "csv":
         name = f"usage-{first}-{last}.csv"
         return Response(
-            _csv(rows), media_type="text/csv", headers={"content-disposition": f'attachment; filename="{name}"'}
+            _csv(rows, columns),
+            media_type="text/csv",
+            headers={"content-disposition": f'attachment; filename="{name}"'},
         )
     return json_answer({"object": "list", "start": str(first), "end": str(last), "data": rows})
 
 
-def _row(each: UsageSum) -> dict[str, object]:
+def _row(each: UsageSum, columns: Sequence[str]) -> dict[str, object]:
     total = each.encoder_seconds + each.dit_seconds + each.decoder_seconds
     fields = asdict(each) | {"day": str(each.day), "device_seconds": total}
-    return {name: round(fields[name], 6) if name.endswith("_seconds") else fields[name] for name in COLUMNS}
+    return {name: round(fields[name], 6) if name.endswith("_seconds") else fields[name] for name in columns}
 
 
-def _csv(rows: Sequence[dict[str, object]]) -> str:
+def _csv(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS)
+    table = csv.DictWriter(text, columns)
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()

@@ -15,16 +15,19 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Double,
+    Executable,
     Index,
     Integer,
     LargeBinary,
     String,
     Table,
+    bindparam,
     delete,
     select,
     update,
 )
 from sqlalchemy import func as sql
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.database import Database
@@ -48,6 +51,11 @@ answers = Table(
     Column("expires", Double),
     Column("body", LargeBinary),
     Index("ix_answers_expires_nbytes", "expires", "nbytes"),
+)
+
+# Made once, like that of new claims: to put it together takes longer than to carry it out.
+_KEEP = update(answers).where(
+    answers.c.id == bindparam("key"), answers.c.owner == bindparam("maker"), answers.c.status.is_(None)
 )
 
 
@@ -80,6 +88,8 @@ class Answers:
         """``owner`` is another one for each process."""
         self._database = database
         self._owner = owner
+        self._new: Executable | None = None
+        """Of claims nobody has made before; which SQL that is, the first connection tells."""
 
     @whole
     async def claim(
@@ -100,25 +110,29 @@ class Answers:
             "expires": None,
             "body": None,
         }
-        async with self._database.begin() as connection:
-            new = insert(connection, answers).values(id=key, **mine).on_conflict_do_nothing()
-            if (await connection.execute(new.returning(answers.c.id))).first() is not None:
+
+        def claim(connection: Connection) -> Kept | UnderWay | None:
+            if self._new is None:
+                self._new = insert(connection, answers).on_conflict_do_nothing().returning(answers.c.id)
+            if connection.execute(self._new, {"id": key, **mine}).first() is not None:
                 return None
-            row = (await connection.execute(select(answers).where(answers.c.id == key).with_for_update())).one_or_none()
+            row = connection.execute(select(answers).where(answers.c.id == key).with_for_update()).one_or_none()
             if row is None:  # deleted in between: the next time it can be claimed
                 return UnderWay(digest)
             if row.status is not None and row.expires > now:
                 return _kept(row)
             if row.status is None and row.lease_ends > now and row.owner != self._owner:
-                await connection.execute(update(answers).where(answers.c.id == key).values(waited_for=now))
+                connection.execute(update(answers).where(answers.c.id == key).values(waited_for=now))
                 return UnderWay(row.digest)
-            await connection.execute(update(answers).where(answers.c.id == key).values(**mine))
+            connection.execute(update(answers).where(answers.c.id == key).values(**mine))
             return None
+
+        return await self._database.write(claim)
 
     @whole
     async def renew(self, keys: Collection[bytes], lease_ends: float) -> None:
-        async with self._database.begin() as connection:
-            await connection.execute(update(answers).where(self._mine(keys)).values(lease_ends=lease_ends))
+        longer = update(answers).where(self._mine(keys)).values(lease_ends=lease_ends)
+        await self._database.write(lambda connection: connection.execute(longer))
 
     async def waited_for(self, key: bytes) -> float:
         """When another gateway last asked for it; 0 if there is no such claim."""
@@ -129,6 +143,8 @@ class Answers:
     async def keep(self, key: bytes, kept: Kept, expires: float) -> bool:
         """False if the claim is no longer the caller's."""
         values = {
+            "key": key,
+            "maker": self._owner,
             "status": kept.status,
             "headers": [list(pair) for pair in kept.headers],
             "error_code": kept.error_code,
@@ -137,21 +153,19 @@ class Answers:
             "body": kept.body,
             "expires": expires,
         }
-        async with self._database.begin() as connection:
-            done = await connection.execute(update(answers).where(self._mine([key])).values(**values))
-            return bool(done.rowcount)
+        return await self._database.write(lambda connection: bool(connection.execute(_KEEP, values).rowcount))
 
     @whole
     async def release(self, key: bytes) -> None:
         """Nothing came of a claim."""
-        async with self._database.begin() as connection:
-            await connection.execute(delete(answers).where(self._mine([key])))
+        claim = delete(answers).where(self._mine([key]))
+        await self._database.write(lambda connection: connection.execute(claim))
 
     @whole
     async def forget(self, key: bytes, lost: Kept) -> None:
         """An answer whose object is gone."""
-        async with self._database.begin() as connection:
-            await connection.execute(delete(answers).where(answers.c.id == key, answers.c.object == lost.object))
+        gone = delete(answers).where(answers.c.id == key, answers.c.object == lost.object)
+        await self._database.write(lambda connection: connection.execute(gone))
 
     @whole
     async def sweep(self, now: float, abandoned: float, max_bytes: int) -> tuple[list[str], int]:

@@ -6,17 +6,22 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from typing import TypeVar
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from gateway.database.engines import TRANSACTION_SECONDS, Engines, engines
+from gateway.database.engines import TRANSACTION_SECONDS, Engines, checkpoint, engines
 from gateway.database.errors import CONNECTION, DatabaseError, DatabaseRefused, Trouble, failures, trouble_of
 from gateway.database.migrate import migrate
+from gateway.database.thread_writer import ThreadWriter
 from gateway.settings import Settings
 
 RETRY_SECONDS = 1.0
 """After a connection failed, for so long nobody tries again: all are told at once what the last one was told."""
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,10 @@ class Database:
         self._clock = clock
         self._migrated = False
         self._opening = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        """SQLite's two connections that write take turns here, rather than in its busy loop."""
+        engine = self._engines.thread_writer
+        self._thread_writer = ThreadWriter(engine, self._writing) if engine is not None else None
         self._failure: DatabaseError | None = None
         self._failed_in: AsyncEngine | None = None
         self._next_try = float("-inf")
@@ -75,6 +84,8 @@ class Database:
                 return
 
     async def close(self) -> None:
+        if self._thread_writer is not None:
+            self._thread_writer.close()
         await self._engines.dispose()
 
     @asynccontextmanager
@@ -91,13 +102,42 @@ class Database:
         async with self._transaction(self._engines.writer) as connection:
             yield connection
 
+    async def write(self, work: Callable[[Connection], Result]) -> Result:
+        """The same for a transaction that is one function, which must not raise but what the database does.
+
+        On SQLite it goes to a thread and back once, and is committed with others that wait; with ``begin`` every
+        statement goes there several times. Raises as ``begin`` does.
+        """
+        if self._thread_writer is None:
+            async with self.begin() as connection:
+                return await connection.run_sync(work)
+        self._refuse_early(self._engines.writer)
+        with self._watched(self._engines.writer):
+            async with asyncio.timeout(self._seconds):
+                done = await self._thread_writer.run(work)
+        self._recovered(self._engines.writer)
+        return done
+
+    async def wipe(self) -> None:
+        """Let what was deleted vanish from the disk: SQLite's write-ahead log holds it until its next checkpoint, which
+        may be days away. PostgreSQL sees to that itself. Readers under way put it off. Raises ``DatabaseError``."""
+        self._refuse_early(self._engines.writer)
+        with self._watched(self._engines.writer):
+            async with asyncio.timeout(self._seconds), self._turn(self._engines.writer):
+                await checkpoint(self._engines.writer)
+        self._recovered(self._engines.writer)
+
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         self._refuse_early(engine)
         with self._watched(engine):
-            async with asyncio.timeout(self._seconds), engine.begin() as connection:
+            async with asyncio.timeout(self._seconds), self._turn(engine), engine.begin() as connection:
                 yield connection
         self._recovered(engine)
+
+    def _turn(self, engine: AsyncEngine) -> AbstractAsyncContextManager[object]:
+        is_shared = engine is self._engines.writer and self._thread_writer is not None
+        return self._writing if is_shared else nullcontext()
 
     def _refuse_early(self, engine: AsyncEngine) -> None:
         """While connections fail, one caller at a time tries, a second after the last: a request that has to know

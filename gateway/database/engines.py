@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import event
-from sqlalchemy.engine import Connection
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -24,6 +25,8 @@ FILE_NAME = "gateway.sqlite3"
 CONNECT_SECONDS = 5.0
 LOCK_SECONDS = 5.0
 """How long a statement waits for another process's transaction."""
+CHECKPOINT_WAIT_SECONDS = 0.1
+"""For readers to end, while all writers wait; there is another checkpoint soon."""
 TRANSACTION_SECONDS = 10.0
 """For a whole ``session()`` or ``begin()``, the wait for a connection included: nothing hangs on a database."""
 
@@ -46,6 +49,8 @@ class Engines:
     """Its statements may take long."""
     where: str
     """For messages, without a password."""
+    thread_writer: Engine | None = None
+    """SQLite: writes as ``writer`` does, in a thread (``gateway.database.thread_writer``), never at the same time."""
 
     async def dispose(self) -> None:
         for engine in (self.reader, self.writer, self.migrator):
@@ -65,21 +70,55 @@ def _sqlite(path: Path) -> Engines:
         path.touch(mode=0o600)  # SQLite gives its other files the same mode
 
     def engine(*, writes: bool, **pool: Any) -> AsyncEngine:
-        made = create_async_engine(f"sqlite+aiosqlite:///{path}", **pool)
-        event.listen(made.sync_engine, "connect", _pragmas(writes=writes))
-        # Python's own transactions begin with the first INSERT, too late for a read that decides about it and not at
-        # all for DDL: so they are off, and begun here. A writer takes its lock at once, since a transaction that
-        # first reads and then finds another writer ahead of it could only fail.
-        begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
-        event.listen(made.sync_engine, "begin", lambda connection: _execute(connection, begin))
+        # Every transaction ends by itself, so a rollback when its connection is given back would only cost the way to
+        # the connection's thread.
+        made = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_reset_on_return=None, **pool)
+        _listen(made.sync_engine, writes=writes)
         return made
 
+    thread_writer = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"check_same_thread": False},  # another one closes it
+        pool_reset_on_return=None,
+        pool_size=1,
+        max_overflow=0,
+    )
+    _listen(thread_writer, writes=True)
     return Engines(
         reader=engine(writes=False, pool_size=READERS, max_overflow=0),
         writer=engine(writes=True, pool_size=1, max_overflow=0),
         migrator=engine(writes=True, poolclass=NullPool),
         where=f"the database {path}",
+        thread_writer=thread_writer,
     )
+
+
+def _listen(engine: Engine, *, writes: bool) -> None:
+    event.listen(engine, "connect", _pragmas(writes=writes))
+    # Python's own transactions begin with the first INSERT, too late for a read that decides about it and not at all
+    # for DDL: so they are off, and begun here. A writer takes its lock at once, since a transaction that first reads
+    # and then finds another writer ahead of it could only fail.
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+    event.listen(engine, "begin", lambda connection: _execute(connection, begin))
+
+
+async def checkpoint(writer: AsyncEngine) -> None:
+    """Write SQLite's log into its file, and cut it off, unless somebody is in the way. Writers wait for as long as that
+    takes."""
+    if writer.dialect.name != "sqlite":
+        return
+    async with writer.connect() as checked_out:
+        # The driver's own connection, as SQLAlchemy begins a transaction, in which this is not possible.
+        connection = (await checked_out.get_raw_connection()).driver_connection
+        assert connection is not None  # noqa: S101 # it was just checked out
+        await connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT_SECONDS * 1000:.0f}")
+        try:
+            await connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname.split("_")[1] not in ("BUSY", "LOCKED"):
+                raise
+        finally:
+            await connection.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000:.0f}")
 
 
 def _pragmas(*, writes: bool) -> Callable[[DBAPIConnection, object], None]:

@@ -80,9 +80,9 @@ def failures() -> tuple[type[Exception], ...]:
     try:
         import asyncpg  # an extra
     except ModuleNotFoundError:
-        return (exc.SQLAlchemyError, OSError)
-    # What asyncpg raises while it connects is not wrapped by SQLAlchemy.
-    return (exc.SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+        return (exc.SQLAlchemyError, sqlite3.Error, OSError)
+    # Not wrapped by SQLAlchemy: what asyncpg raises while it connects, and SQLite's driver where it is asked directly.
+    return (exc.SQLAlchemyError, sqlite3.Error, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 def trouble_of(error: BaseException) -> tuple[Trouble, str] | None:

@@ -169,6 +169,13 @@ class Jobs:
             row = (await connection.execute(wanted)).one_or_none()
         return None if row is None else record_of(row)
 
+    async def is_over(self, job_id: str) -> bool:
+        """Whether it has ended, or is deleted."""
+        wanted = sa.select(jobs.c.ended_at).where(jobs.c.id == job_id)
+        async with self._database.session() as connection:
+            row = (await connection.execute(wanted)).one_or_none()
+        return row is None or row.ended_at is not None
+
     async def place(self, record: JobRecord) -> int:
         """Of a queued job among all that its tenant has waiting, from 1."""
         first = sa.or_(
@@ -234,16 +241,21 @@ class Jobs:
             await connection.execute(sa.delete(deliveries).where(deliveries.c.subject.in_(job_ids)))
             await connection.execute(sa.delete(jobs).where(jobs.c.id.in_(job_ids)))
 
+    async def wipe(self) -> None:
+        """What was deleted vanishes from the disk, too."""
+        await self._database.wipe()
+
     async def over(self, now: float, limit: int) -> list[JobRecord]:
         """Jobs whose time of being kept is over."""
         wanted = sa.select(*RECORD).where(jobs.c.expires_at <= now).limit(limit)
         async with self._database.session() as connection:
             return [record_of(row) for row in await connection.execute(wanted)]
 
-    async def held_bytes(self) -> int:
-        """What all jobs take in the file store, or may come to take."""
+    async def held_bytes(self) -> dict[str, int]:
+        """What all jobs take in the file store, or may come to take, by tenant."""
+        wanted = sa.select(jobs.c.tenant, sa.func.sum(jobs.c.nbytes)).group_by(jobs.c.tenant)
         async with self._database.session() as connection:
-            return int((await connection.execute(sa.select(sa.func.sum(jobs.c.nbytes)))).scalar_one() or 0)
+            return {tenant: int(nbytes) for tenant, nbytes in await connection.execute(wanted) if nbytes}
 
     async def known(self, *, unfinished: Collection[str], tokens: Collection[str]) -> tuple[set[str], set[str]]:
         """Which of these ids are unfinished jobs', and which tokens any job's."""

@@ -6,11 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.database.engines import TRANSACTION_SECONDS
@@ -27,8 +23,7 @@ LOCK = 0x4453_4647
 WAIT_SECONDS = 600
 """For another gateway that migrates."""
 
-
-logging.getLogger("alembic").setLevel(logging.WARNING)  # at every start it tells what it assumes
+logging.getLogger("alembic").setLevel(logging.WARNING)  # from its import on it tells what it assumes
 log = logging.getLogger(__name__)
 
 
@@ -37,25 +32,36 @@ async def migrate(engine: AsyncEngine, where: str) -> None:
 
     Raises ``DatabaseRefused``, and whatever ``trouble_of`` can tell. In either case the tables are as they were.
     """
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    known = ScriptDirectory.from_config(config)
     async with asyncio.timeout(TRANSACTION_SECONDS), engine.connect() as connection:
         current = await connection.run_sync(_version)
-    if current == known.get_current_head():  # the usual start: nobody has to wait for a writer's lock
+    if current == newest():  # the usual start: nobody has to wait for a writer's lock, nor for Alembic to be loaded
         return
     async with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             await connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'"))
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        await connection.run_sync(_upgrade, config, known, where)
+        await connection.run_sync(_upgrade, where)
+
+
+def newest() -> str:
+    """The latest revision that this code knows, by the names of the files: ``0001_keys.py``, ``0002_…``."""
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def _version(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _upgrade(connection: Connection, config: Config, known: ScriptDirectory, where: str) -> None:
+def _upgrade(connection: Connection, where: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    known = ScriptDirectory.from_config(config)
     current = _version(connection)
     if current is not None and current not in {script.revision for script in known.walk_revisions()}:
         raise DatabaseRefused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import MetaData, Table
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 metadata = MetaData(
@@ -17,7 +18,7 @@ metadata = MetaData(
 )
 
 
-def insert(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:
+def insert(connection: AsyncConnection | Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
     """An insert that may be given ``on_conflict_do_nothing`` or ``on_conflict_do_update``; both kinds of database take
     the same arguments."""
     if connection.dialect.name == "postgresql":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, date, datetime
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    Dialect,
     Double,
     Index,
     Integer,
@@ -28,11 +30,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.database.database import Database
 from gateway.database.tables import insert, metadata
 from gateway.database.unbroken import whole
+from wire.record import record
 
 DAY_SECONDS = 86_400
 
 KEYS_AT_ONCE = 1000
 """In one query; databases bound their number."""
+
+ATTEMPT = 0
+"""Status of an attempt at a job that another one followed: its use counts, and it is no request."""
 
 usage = Table(
     "usage",
@@ -64,7 +70,7 @@ spending = Table(
 """Sums of ``usage``, so that a budget is one look and outlives the records."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UsageRecord:
     """Of one request, or one job."""
 
@@ -77,9 +83,9 @@ class UsageRecord:
     model: str
     """Empty if it was refused before that was known."""
     endpoint: str
-    """``generations`` or ``edits``."""
+    """``generations``, ``edits``, or ``batches``: the start of one, whose lines have records of their own."""
     status: int
-    """Of HTTP; 499 where the client left."""
+    """Of HTTP; 499 where the client left; ``ATTEMPT``."""
     code: str
     """Of the error, also of one in mid-stream, whose status is 200; empty without one."""
     images: int
@@ -93,9 +99,9 @@ class UsageRecord:
         return self.encoder_seconds + self.dit_seconds + self.decoder_seconds
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UsageSum:
-    """Of one tenant on one day (UTC)."""
+    """Of one tenant on one day (UTC), or of one of its keys."""
 
     day: date
     tenant: str
@@ -106,9 +112,11 @@ class UsageSum:
     encoder_seconds: float
     dit_seconds: float
     decoder_seconds: float
+    key: str = ""
+    """Empty where all of a tenant's are summed."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UsageSelection:
     """Which records are summed: of the days from ``first`` to ``last``; None is all."""
 
@@ -117,16 +125,24 @@ class UsageSelection:
     tenant: str | None = None
     key: str | None = None
     model: str | None = None
+    by_key: bool = False
+    """A sum for each key, rather than one for the tenant."""
 
 
 def month_of(unix_seconds: float) -> int:
     """Months since year 0, in UTC."""
-    when = datetime.fromtimestamp(unix_seconds, UTC)
+    return _month_of_day(int(unix_seconds // DAY_SECONDS))
+
+
+@lru_cache(maxsize=64)
+def _month_of_day(day: int) -> int:
+    when = datetime.fromtimestamp(day * DAY_SECONDS, UTC)
     return when.year * 12 + when.month - 1
 
 
 _FIELDS = tuple(field.name for field in fields(UsageRecord))
 _values = attrgetter(*_FIELDS)
+_after_day = attrgetter(*(column.name for column in usage.columns if column.name not in ("id", "created", "day")))
 
 
 class Usage:
@@ -146,7 +162,8 @@ class Usage:
     async def _add(self, records: Sequence[UsageRecord]) -> None:
         """As if all were new, which they are but after a failure. Raises ``IntegrityError``."""
         async with self._database.begin() as connection:
-            await connection.execute(usage.insert(), [_row(record) for record in records])
+            # As the driver takes them: SQLAlchemy's way from dictionaries there takes as long as the database itself.
+            await connection.exec_driver_sql(_insertion(connection.dialect), list(map(_tuple, records)))
             await _charge(connection, records)
 
     @whole
@@ -169,15 +186,18 @@ class Usage:
         return found
 
     async def sums(self, selection: UsageSelection, limit: int) -> list[UsageSum]:
-        """By day and tenant, in that order; the first ``limit``."""
+        """By day and tenant, in that order, then by key if asked for; the first ``limit``."""
         columns = usage.c
         names = ("images", "encoder_seconds", "dit_seconds", "decoder_seconds")
+        requests = func.sum(case((columns.status != ATTEMPT, 1), else_=0))
         failed = func.sum(case((columns.code != "", 1), else_=0))
+        groups = (columns.day, columns.tenant, *((columns.key,) if selection.by_key else ()))
+        sums = (requests, failed, *(func.sum(columns[name]) for name in names))
         query = (
-            select(columns.day, columns.tenant, func.count(), failed, *(func.sum(columns[name]) for name in names))
+            select(columns.day, columns.tenant, *sums, *groups[2:])
             .where(columns.day.between(_day(selection.first), _day(selection.last)))
-            .group_by(columns.day, columns.tenant)
-            .order_by(columns.day, columns.tenant)
+            .group_by(*groups)
+            .order_by(*groups)
             .limit(limit)
         )
         for name in ("tenant", "key", "model"):
@@ -197,6 +217,16 @@ class Usage:
             return (await connection.execute(delete(usage).where(usage.c.id.in_(old)))).rowcount
 
 
+@cache
+def _insertion(dialect: Dialect) -> str:
+    """For rows whose values are in the order of the table's columns."""
+    return str(usage.insert().compile(dialect=dialect))
+
+
+def _tuple(record: UsageRecord) -> tuple[object, ...]:
+    return (record.id, record.created, int(record.created // DAY_SECONDS), *_after_day(record))
+
+
 def _row(record: UsageRecord) -> dict[str, object]:
     row: dict[str, object] = dict(zip(_FIELDS, _values(record), strict=True))
     row["day"] = int(record.created // DAY_SECONDS)
@@ -205,8 +235,8 @@ def _row(record: UsageRecord) -> dict[str, object]:
 
 async def _charge(connection: AsyncConnection, records: Iterable[UsageRecord]) -> None:
     charges: defaultdict[tuple[str, int], float] = defaultdict(float)
-    for record in records:
-        charges[record.key, month_of(record.created)] += record.device_seconds
+    for each in records:
+        charges[each.key, month_of(each.created)] += each.device_seconds
     # In one order everywhere, so that two gateways never wait for each other's rows.
     rows = [
         {"key": key, "month": month, "device_seconds": seconds} for (key, month), seconds in sorted(charges.items())

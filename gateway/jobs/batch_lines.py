@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+BOM = b"\xef\xbb\xbf"
+"""Windows' editors write it at the beginning of a text in UTF-8."""
 MAX_LINES = 50_000
 MAX_LINE_BYTES = 32 << 20
 """A data URL of an edit may have 20 MB."""
@@ -20,6 +22,10 @@ class BatchLine(msgspec.Struct):
     method: str
     url: str
     body: msgspec.Raw
+
+
+class _Named(msgspec.Struct):
+    model: str | None = None
 
 
 class FileError(msgspec.Struct, frozen=True):
@@ -40,6 +46,8 @@ class Place:
     begins: int
     length: int
     custom_id: str
+    model: str | None = None
+    """That its request names."""
 
 
 class TooMuch(Exception):
@@ -84,10 +92,13 @@ class LineReader:
 
     def _line(self, raw: bytes) -> Iterator[Place]:
         self._number += 1
+        begins = self._at
+        if self._number == 1 and raw.startswith(BOM):
+            raw, begins = raw[len(BOM) :], begins + len(BOM)
         if not raw.strip():
             return
         try:
-            custom_id = self._custom_id(raw)
+            line = self._checked(raw)
         except _Bad as bad:
             self.errors.append(FileError(bad.code, str(bad), self._number, bad.param))
             if len(self.errors) >= MAX_ERRORS:
@@ -96,9 +107,9 @@ class LineReader:
         self.count += 1
         if self.count > MAX_LINES:
             raise TooMuch(FileError("too_many_tasks", f"A batch may have {MAX_LINES} requests."))
-        yield Place(self._number, self._at, len(raw), custom_id)
+        yield Place(self._number, begins, len(raw), line.custom_id, _model(line.body))
 
-    def _custom_id(self, raw: bytes) -> str:
+    def _checked(self, raw: bytes) -> BatchLine:
         line = read_line(raw)
         if line.method != "POST":
             raise _Bad(f"'method' must be POST, not '{line.method[:40]}'.", "invalid_method", "method")
@@ -112,7 +123,7 @@ class LineReader:
         if line.custom_id in self._seen:
             raise _Bad(f"'custom_id' {line.custom_id[:80]!r} was used before.", "duplicate_custom_id", "custom_id")
         self._seen.add(line.custom_id)
-        return line.custom_id
+        return line
 
 
 class _Bad(Exception):
@@ -120,6 +131,14 @@ class _Bad(Exception):
         super().__init__(message)
         self.code = code
         self.param = param
+
+
+def _model(body: msgspec.Raw) -> str | None:
+    """What else may be wrong with the request is told when it is run."""
+    try:
+        return msgspec.json.decode(body, type=_Named).model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def read_line(raw: bytes) -> BatchLine:

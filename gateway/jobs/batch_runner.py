@@ -30,6 +30,8 @@ from gateway.storage.objects import StoreError
 ROUND_SECONDS = 1.0
 RENEW_SECONDS = 10.0
 LINES_AT_ONCE = 500
+DEFAULT_MODEL = "default"
+"""Of lines that name none."""
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +68,19 @@ class BatchRunner:
         files: Files,
         pictures: JobPictures,
         outcome: Outcome,
+        is_known: Callable[[str | None], bool],
         rules: BatchRules,
         wake_jobs: Callable[[], None],
         owner: Owner,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """``is_known``: whether a line's model is served, or was a while ago; of None, the default."""
         self._batches = batches
         self._jobs = jobs
         self._files = files
         self._pictures = pictures
         self._outcome = outcome
+        self._is_known = is_known
         self._rules = rules
         self._wake_jobs = wake_jobs
         self._owner = owner
@@ -112,6 +117,7 @@ class BatchRunner:
         record = await self._batches.take(self._clock())
         if record is None:
             return False
+        failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 renewing = tasks.create_task(self._renew(record), name=f"lease of {record.id}")
@@ -122,8 +128,10 @@ class BatchRunner:
         except* _Lost:
             log.info("%s goes on elsewhere, or was cancelled", record.id)
         except* (DatabaseError, StoreError) as group:
+            failure = group.exceptions[0]  # raised below: Python 3.11.2 and older wrap what is raised here
+        if failure is not None:
             await self._batches.change(record, owner=None)
-            raise group.exceptions[0] from None
+            raise failure
         return True
 
     async def _renew(self, record: BatchRecord) -> NoReturn:
@@ -201,7 +209,7 @@ class BatchRunner:
                     id=f"job_{secrets.token_hex(16)}",
                     tenant=record.tenant,
                     endpoint=record.endpoint,
-                    model="",
+                    model=(place.model or DEFAULT_MODEL) if self._is_known(place.model) else "",
                     request=record.request,
                     created_at=now,
                     deadline_at=record.expires_at,

@@ -17,9 +17,9 @@ from gateway.jobs.batch_runner import BatchRunner
 from gateway.jobs.endings import Endings
 from gateway.jobs.runner import Runner
 from gateway.jobs.webhooks import Webhooks
-from gateway.storage.files import StoreFull
 from gateway.storage.job_pictures import JobPictures
 from gateway.storage.objects import StoreError
+from gateway.storage.space import StoreFull
 
 KEEP_SECONDS = 30.0
 """Between two looks for what need not be kept any longer."""
@@ -62,15 +62,23 @@ class JobDesk:
             if self.webhooks is not None:
                 tasks.create_task(self.webhooks.run(), name="webhooks")
 
+    def jobs_under_way(self) -> int:
+        """That this gateway has in work."""
+        return self._runner.under_way
+
+    def take_no_more(self) -> None:
+        """Jobs under way go on; those that wait are other gateways' from now on."""
+        self._runner.take_no_more()
+
     async def accept(self, record: JobRecord, uploads: Mapping[str, bytes]) -> None:
         """From its return on, whatever happens, the job is done or says why not. Raises ``StoreFull``, too."""
-        if not self._pictures.has_room(record.nbytes):
+        try:  # before the next await: others count on what is left
+            self._pictures.promise(record.id, record.tenant, record.nbytes)
+        except StoreFull:
             await self._pictures.recount(self._jobs.held_bytes)  # jobs may have been deleted
-            if not self._pictures.has_room(record.nbytes):
-                raise StoreFull
-        self._pictures.promise(record.id, record.nbytes)  # before the next await: others count on what is left
+            self._pictures.promise(record.id, record.tenant, record.nbytes)
         try:
-            await self._pictures.put_inputs(record.id, uploads)
+            await self._put_inputs(record.id, uploads)
             # Where this fails, nobody knows whether the job is kept; if not, the sweep finds pictures of no job.
             await self._jobs.add([replace(record, inputs=",".join(uploads))])
         except BaseException:
@@ -78,6 +86,14 @@ class JobDesk:
             raise
         self._pictures.keep(record.id)
         self._runner.wake()
+
+    async def _put_inputs(self, job_id: str, uploads: Mapping[str, bytes]) -> None:
+        """All, or none and an error."""
+        try:
+            await self._pictures.put_inputs(job_id, uploads)
+        except BaseException:
+            await self._pictures.drop_inputs(job_id, uploads)
+            raise
 
     async def find(self, tenant: str, job_id: str) -> JobRecord | None:
         record = await self._jobs.get(tenant, job_id)
@@ -140,6 +156,7 @@ class JobDesk:
             for record in over:
                 await self._drop(record)
         await self._batch_runner.sweep()
+        await self._jobs.wipe()
         await self._pictures.recount(self._jobs.held_bytes)
         if orphans:
             await self._pictures.sweep(lambda ids, tokens: self._jobs.known(unfinished=ids, tokens=tokens))

@@ -24,7 +24,7 @@ from gateway.jobs.endings import Endings
 from gateway.jobs.live import Live
 from gateway.jobs.owner import Owner
 from gateway.jobs.turns import allot
-from gateway.jobs.work import Failure, Made, Postponed, Work
+from gateway.jobs.work import Failure, Fate, Made, Postponed, Work
 from gateway.storage.job_pictures import JobPictures
 from gateway.storage.objects import StoreError
 
@@ -72,11 +72,20 @@ class Runner:
         self._endings = endings
         self._clock = clock
         self.live = Live(clock)
-        self._running: dict[Attempt, tuple[JobRecord, asyncio.Task[None]]] = {}
+        self._running: dict[Attempt, tuple[JobRecord, asyncio.Task[None], Fate]] = {}
         self._closing: set[Attempt] = set()
         """Attempts whose work is over: what is left to do is short, and has to be done to its end."""
         self._bell = Bell()
         self._renew_at = 0.0
+        self._takes_jobs = True
+
+    @property
+    def under_way(self) -> int:
+        return len(self._running)
+
+    def take_no_more(self) -> None:
+        """Those under way go on."""
+        self._takes_jobs = False
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -110,6 +119,8 @@ class Runner:
             await self._inherit()
         await self._look_after(now)
         await self._expire(now)
+        if not self._takes_jobs:
+            return
         if free := self._places.jobs - sum(self._held(batches=False).values()):
             await self._take(await self._queue.waiting(now), self._held(batches=False), free, now)
         if free := self._places.batch_lines - sum(self._held(batches=True).values()):
@@ -130,10 +141,14 @@ class Runner:
             await self._queue.renew(now)
             self._renew_at = now + RENEW_SECONDS
         mine = await self._queue.mine()
-        for attempt in self._running.keys() - self._closing - mine:
-            _, task = self._running[attempt]
-            task.cancel()
-        for stray in mine - self._running.keys():  # taken by a commit of which nobody was told that it had worked
+        given_up, strays = self._running.keys() - self._closing - mine, mine - self._running.keys()
+        for attempt in given_up:
+            is_over = await self._jobs.is_over(attempt.job)
+            if attempt in self._running.keys() - self._closing:  # it may have come to its end meanwhile
+                _, task, fate = self._running[attempt]
+                fate.job_is_over = is_over
+                task.cancel()
+        for stray in strays:  # taken by a commit of which nobody was told that it had worked
             await self._queue.put_back(stray, now)
         news = self.live.news()
         if news:
@@ -151,7 +166,7 @@ class Runner:
 
     def _held(self, *, batches: bool) -> Counter[str]:
         """Tenant → places that it has."""
-        running = (record for record, _ in self._running.values())
+        running = (record for record, _, _ in self._running.values())
         return Counter(record.tenant for record in running if (record.batch_id is not None) is batches)
 
     async def _take(self, waiting: Mapping[Lane, int], held: Mapping[str, int], free: int, now: float) -> None:
@@ -162,8 +177,9 @@ class Runner:
     def _start(self, record: JobRecord) -> None:
         attempt = Attempt(record.id, record.attempt)
         self.live.begin(attempt, record.pictures)
-        task = self._tasks.create_task(self._attempt(attempt, record), name=record.id)
-        self._running[attempt] = record, task
+        fate = Fate()
+        task = self._tasks.create_task(self._attempt(attempt, record, fate), name=record.id)
+        self._running[attempt] = record, task, fate
         task.add_done_callback(lambda _: self._ended(attempt))
 
     def _ended(self, attempt: Attempt) -> None:
@@ -174,10 +190,10 @@ class Runner:
 
     # --- one attempt --------------------------------------------------------------------------------------------------
 
-    async def _attempt(self, attempt: Attempt, record: JobRecord) -> None:
+    async def _attempt(self, attempt: Attempt, record: JobRecord, fate: Fate) -> None:
         try:
             try:
-                made = await self._work(record, partial(self.live.hear, attempt))
+                made = await self._work(record, partial(self.live.hear, attempt), fate)
             finally:
                 self._closing.add(attempt)
         except Postponed as delay:

@@ -1,7 +1,8 @@
 """Tells the webhooks of jobs and batches how they ended, signed as the Standard Webhooks specification has it.
 
 A delivery is tried until it is answered with 2xx, ever less often, for a day. The database remembers it, so a restart
-loses none; a receiver may get one twice, and knows it by its ``webhook-id``.
+loses none; a receiver may get one twice, and knows it by its ``webhook-id``. A host gets a few at a time: thousands for
+one that does not answer keep nobody else's waiting.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -19,15 +21,17 @@ import httpx
 from standardwebhooks import Webhook
 
 from gateway.addresses import AddressRules, UrlRefused, direct_transport, parse_url, request_to
-from gateway.database.deliveries import Deliveries, Delivery
+from gateway.database.deliveries import Deliveries, Delivery, Places
 from gateway.database.errors import DatabaseError
+from gateway.jobs.bell import Bell
 
 DELAYS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 9 * 3600.0)
 """Seconds after each failed try but the last."""
 TRY_SECONDS = 15.0
 HOLD_SECONDS = 60.0
 """Longer than a try: whoever took a delivery and has not settled it by then has died."""
-AT_ONCE = 16
+AT_ONCE = 64
+PER_HOST = 4
 ROUND_SECONDS = 1.0
 TIMEOUTS = httpx.Timeout(10.0, connect=5.0)
 GONE = 410
@@ -58,6 +62,9 @@ class Webhooks:
         self._rules = rules
         self._clock = clock
         self._given = transport
+        self._under_way: Counter[str] = Counter()
+        """By host."""
+        self._bell = Bell()
 
     @cached_property
     def _transport(self) -> httpx.AsyncBaseTransport:
@@ -73,23 +80,35 @@ class Webhooks:
 
     async def run(self) -> NoReturn:
         try:
-            while True:
-                try:
-                    delivered = await self.deliver_due()
-                except DatabaseError as error:
-                    log.debug("webhooks: %s", error)  # the database has said so itself
-                    delivered = 0
-                if delivered < AT_ONCE:
-                    await asyncio.sleep(ROUND_SECONDS)
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    self._bell.still()
+                    try:
+                        await self.begin_due(tasks)
+                    except DatabaseError as error:
+                        log.debug("webhooks: %s", error)  # the database has said so itself
+                    await self._bell.wait(ROUND_SECONDS)
         finally:
             if "_transport" in self.__dict__:
                 await self._transport.aclose()
 
-    async def deliver_due(self) -> int:
-        """Try those whose time has come; returns how many. Raises ``DatabaseError``."""
-        due = await self._deliveries.take(self._clock(), HOLD_SECONDS, AT_ONCE)
-        await asyncio.gather(*map(self._deliver, due))
+    async def begin_due(self, tasks: asyncio.TaskGroup) -> int:
+        """Try those whose time has come, as far as their hosts have places; returns how many. Raises
+        ``DatabaseError``."""
+        places = Places(AT_ONCE - self._under_way.total(), PER_HOST, +self._under_way)
+        if not places.free:
+            return 0
+        due = await self._deliveries.take(self._clock(), HOLD_SECONDS, places)
+        for delivery in due:
+            self._under_way[delivery.host] += 1
+            task = tasks.create_task(self._deliver(delivery), name=f"webhook {delivery.id}")
+            task.add_done_callback(lambda _, host=delivery.host: self._over(host))  # type: ignore[misc]
         return len(due)
+
+    def _over(self, host: str) -> None:
+        self._under_way[host] -= 1
+        self._under_way = +self._under_way  # without hosts that have none
+        self._bell.ring()
 
     async def _deliver(self, delivery: Delivery) -> None:
         next_at = None

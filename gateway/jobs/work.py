@@ -38,5 +38,14 @@ class Failure(Exception):
         self.status = status
 
 
-Work = Callable[[JobRecord, Listener], Awaitable[Made]]
-"""Does a job. Cancelling it cancels the work on every server. Raises ``Postponed`` or ``Failure``."""
+@dataclass(slots=True)
+class Fate:
+    """Why an attempt is cancelled."""
+
+    job_is_over: bool = False
+    """It was cancelled, or deleted. Otherwise another attempt follows: the gateway ends, or lost its lease."""
+
+
+Work = Callable[[JobRecord, Listener, Fate], Awaitable[Made]]
+"""Does a job. Cancelling it cancels the work on every server; ``Fate`` then says why. Raises ``Postponed`` or
+``Failure``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Set
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Protocol
 
 from gateway.database.errors import DatabaseError
@@ -50,7 +50,16 @@ class Budgets:
         self._looking = asyncio.Lock()
 
     async def check(self, key: str, limit: float) -> None:
-        """Raises ``BudgetUsedUp``. Without the database, what was last known counts, and what was used here since."""
+        """Raises ``BudgetUsedUp``."""
+        used, month = await self.used(key), month_of(self._clock())
+        if used >= limit:
+            raise BudgetUsedUp(
+                f"You have used up your budget: {used:.1f} of {limit:g} device-seconds in "
+                f"{date(month // 12, month % 12 + 1, 1):%B %Y}. It begins anew with the next month (UTC)."
+            )
+
+    async def used(self, key: str) -> float:
+        """Device-seconds of this month. Without the database, what was last known, and what was used here since."""
         month = month_of(self._clock())
         self._wanted.add(key)
         if not (self._is_fresh(month) and key in self._known):
@@ -59,12 +68,13 @@ class Budgets:
                     await self._look_anew(month)
                 if key not in self._known:
                     await self._look({key}, month)
-        used = self._known.get(key, 0.0) + self._meter.unwritten(key, month)
-        if used >= limit:
-            raise BudgetUsedUp(
-                f"You have used up your budget: {used:.1f} of {limit:g} device-seconds in "
-                f"{date(month // 12, month % 12 + 1, 1):%B %Y}. It begins anew with the next month (UTC)."
-            )
+        return self._known.get(key, 0.0) + self._meter.unwritten(key, month)
+
+    def reset_seconds(self) -> float:
+        """Until the next month begins (UTC)."""
+        now = self._clock()
+        following = month_of(now) + 1
+        return max(0.0, datetime(following // 12, following % 12 + 1, 1, tzinfo=UTC).timestamp() - now)
 
     def written(self, charges: Mapping[tuple[str, int], float]) -> None:
         """The ledger has these device-seconds of (key, month) now."""
@@ -75,7 +85,9 @@ class Budgets:
     def _is_fresh(self, month: int) -> bool:
         if self._is_unsure and self._meter.writes % 2 == 0:
             return False
-        return month == self._month and self._clock() < self._fresh_until
+        # From below as well: a clock that was set back would keep what is known fresh until it has caught up.
+        is_recent = self._fresh_until - FRESH_SECONDS <= self._clock() < self._fresh_until
+        return month == self._month and is_recent
 
     async def _look_anew(self, month: int) -> None:
         keys, self._wanted = self._wanted, set()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.limits.refusals import LimitReached
 from gateway.limits.shared import Shared
@@ -12,8 +11,7 @@ RETRY_SECONDS = 5.0
 """Nobody knows when one of the caller's requests will be over; pictures take seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     key: str
     shared: str = ""
     """Its name in Redis."""
@@ -22,14 +20,15 @@ class Lease:
 class Leases:
     def __init__(self, shared: Shared | None = None) -> None:
         self._shared = shared
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
         """Of this gateway."""
 
     async def take(self, key: str, limit: int) -> Lease:
         """One of ``limit``, to be given back. Raises ``LimitReached``."""
-        if self._held[key] >= limit:
+        held = self._held.get(key, 0)
+        if held >= limit:
             raise _reached(limit)
-        self._held[key] += 1
+        self._held[key] = held + 1
         if self._shared is None:
             return Lease(key)
         shared = ""
@@ -49,13 +48,13 @@ class Leases:
             await self._shared.release(lease.key, lease.shared)
 
     def _forget(self, key: str) -> None:
-        self._held[key] -= 1
-        if not self._held[key]:
-            del self._held[key]
+        left = self._held.pop(key) - 1
+        if left:
+            self._held[key] = left
 
     def under_way(self, key: str) -> int:
         """On this gateway."""
-        return self._held[key]
+        return self._held.get(key, 0)
 
 
 def _reached(limit: int) -> LimitReached:

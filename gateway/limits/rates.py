@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from gateway.limits.refusals import LimitReached, Standing
 from gateway.limits.shared import Shared, Unavailable
@@ -47,6 +48,17 @@ class Rates:
             raise self._refusal(what, cost, self._own.free_at(name, limit, cost), self._standing(window, limit))
         self._own.add(window, cost)
         return self._standing(window, limit)
+
+    async def standing(self, what: str, key: str, limit: int) -> Standing:
+        """How much is left, without counting anything."""
+        name = f"{what}/{key}"
+        own = self._standing(self._own.current(name), limit)
+        if self._shared is not None and self._shared.up:
+            with suppress(Unavailable):
+                moves_at, remaining = await self._shared.stats(name, limit)
+                if remaining < own.remaining:
+                    return Standing(limit, max(0, remaining), max(0.0, moves_at - self._clock()))
+        return own
 
     async def _count_shared(self, shared: Shared, what: str, name: str, limit: int, cost: int) -> Standing:
         granted = self._own.fits(name, limit, cost) and await shared.hit(name, limit, cost)

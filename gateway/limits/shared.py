@@ -17,14 +17,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from limits import RateLimitItemPerMinute
-from limits.aio.storage.redis import RedisStorage
-from limits.aio.strategies import MovingWindowRateLimiter
-
 from gateway.settings import InvalidSettings
+
+if TYPE_CHECKING:  # not many gateways have a Redis, and the others start without its libraries
+    from limits import RateLimitItemPerMinute
 
 ANSWER_SECONDS = 1.0
 """For one question to Redis; it takes a millisecond."""
@@ -77,6 +76,9 @@ class Shared:
         parts = urlsplit(url)
         self.where = f"Redis at {parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"
         """For messages, without a password."""
+        from limits.aio.storage.redis import RedisStorage
+        from limits.aio.strategies import MovingWindowRateLimiter
+
         try:
             from redis.asyncio import BlockingConnectionPool, Redis
             from redis.asyncio.retry import Retry
@@ -240,6 +242,8 @@ class Shared:
 
 @lru_cache(maxsize=1024)
 def _per_minute(limit: int) -> RateLimitItemPerMinute:
+    from limits import RateLimitItemPerMinute
+
     return RateLimitItemPerMinute(limit)
 
 

@@ -37,7 +37,7 @@ class Windows:
     def current(self, key: str) -> Window:
         """With what still counts."""
         now = self._clock()
-        if now >= self._sweep_at:
+        if not self._sweep_at - SWEEP_SECONDS <= now < self._sweep_at:
             self._sweep(now)
         window = self._windows.get(key)
         if window is None:
@@ -68,6 +68,8 @@ class Windows:
         return free
 
     def _forget(self, window: Window, now: float) -> None:
+        if window.counted and window.counted[-1][0] > now:  # the clock was set back: nobody is to wait until then
+            window.counted = deque((min(when, now), counted) for when, counted in window.counted)
         while window.counted and window.counted[0][0] < now - self.seconds:
             window.total -= window.counted.popleft()[1]
 

@@ -1,7 +1,7 @@
 """Gathers records of use, and sees to it that each is written: to the database, or to a file until it can be.
 
-Lost are at worst the records of the last second, when the process is killed, and what comes when database, file and
-memory are all full; the log says how many that were.
+Lost is what comes when database, file and memory are all full; the log says how many that were. What waits in memory is
+in a journal as well, for the case that the process is killed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol
 
 from gateway.database.errors import DatabaseError
 from gateway.database.usage import DAY_SECONDS, UsageRecord, UsageSelection, UsageSum, month_of
+from gateway.metering.journal import Journal
 from gateway.metering.overflow import Overflow
 
 WRITE_SECONDS = 1.0
@@ -48,8 +49,10 @@ class Meter:
         overflow: Overflow,
         retention_days: float | None = None,
         clock: Callable[[], float] = time.time,
+        journal: Journal | None = None,
     ) -> None:
         self.ledger = ledger
+        self._journal = journal
         self._overflow = overflow
         self._retention_days = retention_days
         self._clock = clock
@@ -68,6 +71,8 @@ class Meter:
         if len(self._waiting) >= MAX_WAITING:
             self._lose(1)
             return
+        if self._journal is not None:
+            self._journal.note(record)
         self._waiting.append(record)
         self._unwritten[record.key, month_of(record.created)] += record.device_seconds
 
@@ -92,6 +97,12 @@ class Meter:
                     self._waiting.popleft()
         except DatabaseError:  # it is in the log, once
             await self._put_into_file()
+        if self._journal is not None:
+            self._journal.shorten(self._waiting) if self._waiting else self._journal.clear()
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
 
     async def _replay(self) -> None:
         try:
@@ -105,7 +116,8 @@ class Meter:
         except OSError as error:
             log.warning("%s cannot be read: %s", self._overflow.path, error.strerror)
             return
-        log.info("%d records of use have been written from %s to the database", count, self._overflow.path)
+        if count:  # a full disk leaves a file without records
+            log.info("%d records of use have been written from %s to the database", count, self._overflow.path)
         if self._lost:
             log.error("%d records of use were lost meanwhile", self._lost)
         self._lost, self._is_waiting = 0, False

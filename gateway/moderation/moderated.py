@@ -24,12 +24,12 @@ from gateway.service.interfaces import (
     ModerationUnavailable,
     News,
     Partial,
-    Place,
     Ready,
     unheard,
 )
+from gateway.service.wrapped import Wrapped
 from gateway.storage.room import Room
-from wire.params import ImageParams, ModelInfo
+from wire.params import ImageParams
 
 OnFailure = Literal["refuse", "allow"]
 PartialImages = Literal["withhold", "check"]
@@ -44,25 +44,13 @@ class Rules:
     partial_images: PartialImages
 
 
-class Moderated:
+class Moderated(Wrapped):
     def __init__(self, service: ImageService, hook: Hook, rules: Rules, room: Room) -> None:
         """``room`` takes the pictures of an edit while the hook looks at them."""
-        self._service = service
+        super().__init__(service)
         self._hook = hook
         self._rules = rules
         self._room = room
-
-    def models(self) -> tuple[ModelInfo, ...]:
-        return self._service.models()
-
-    def ready(self) -> bool:
-        return self._service.ready()
-
-    def status(self) -> Mapping[str, object]:
-        return self._service.status()
-
-    def place(self, request_id: str) -> Place | None:
-        return self._service.place(request_id)
 
     async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:
         """Also raises ``ModerationBlocked``, ``ModerationUnavailable`` and ``RoomTaken``; before ``Admitted`` for what

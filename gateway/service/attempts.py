@@ -1,24 +1,41 @@
 """Attempts under way as their requests' traces and reports see them: who works on what, since when, and how it ended.
 
-Each attempt is a span "stage <role>" below the request's; the stage server's own spans are its children.
+Each attempt is a span "stage <role>" below the request's; the stage server's own spans are its children. Attempts that
+compute together link to each other, and one that a kept encoding spares links to the encoding.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode
 
 from gateway.service.graph import Graph, StageJob
 from gateway.service.interfaces import UNCOUNTED, PromptRead, StageReport, Took
-from wire.to_gateway import StageDone
-from wire.trace import extract, inject
-from wire.types import Epoch, JobId, ServerId, server_name
+from wire.to_gateway import HandedOver, StageDone
+from wire.trace import extract, inject, named_by, pointless
+from wire.types import Epoch, JobId, Role, ServerId, server_name
 
 tracer = trace.get_tracer("disagfusion.gateway")
+
+LINK = "disagfusion.link"
+"""Attribute of links: why."""
+TOGETHER, ENCODING = "computed together", "kept encoding"
+
+
+@dataclass(slots=True)
+class Before:
+    """What a job computed before it was handed over, and that it goes on from."""
+
+    compute_seconds: float = 0.0
+    device_seconds: float = 0.0
+    """Its share, where others computed with it."""
+    steps: int = 0
 
 
 @dataclass(slots=True)
@@ -31,6 +48,8 @@ class Record:
     attempts: Counter[JobId] = field(default_factory=Counter)
     done: dict[JobId, float] = field(default_factory=dict)
     reports: dict[JobId, StageReport] = field(default_factory=dict)
+    before: dict[JobId, Before] = field(default_factory=dict)
+    """Of jobs that were handed over, until they are done or begin anew."""
     prompt: PromptRead = UNCOUNTED
     """As the latest encoder job says; all have the same prompt."""
 
@@ -49,12 +68,23 @@ class _Attempt:
     server: ServerId
     queue_seconds: float
     span: Span
+    share: bool
+    """Others may compute together with it."""
+    company: int = 0
+    """Attempts that compute together now, itself among them; 0 while it does not."""
     computed_seconds: float = 0.0
-    """Before it was paused."""
-    computing_since: float | None = None
+    """Its share of the device's time until …"""
+    at: float = 0.0
+    traceparent: str = ""
+    """Of its span."""
+    linked: set[Epoch] = field(default_factory=set)
+    """With whom it was seen to compute: after a pause they are not linked again."""
 
     def device_seconds(self, now: float) -> float:
-        return self.computed_seconds + (0.0 if self.computing_since is None else now - self.computing_since)
+        return self.computed_seconds + (now - self.at) / self.company if self.company else self.computed_seconds
+
+    def keep_company(self, company: int, now: float) -> None:
+        self.computed_seconds, self.at, self.company = self.device_seconds(now), now, company
 
 
 class Attempts:
@@ -62,34 +92,57 @@ class Attempts:
 
     def __init__(self) -> None:
         self._under_way: dict[Epoch, _Attempt] = {}
+        self._together: dict[ServerId, dict[Epoch, _Attempt]] = {}
+        """Those that compute and share their device."""
 
-    def begin(self, epoch: Epoch, record: Record, job: StageJob, server: ServerId, now: float) -> str:
-        """The ``traceparent`` for the stage server; empty without tracing."""
+    def begin(
+        self,
+        epoch: Epoch,
+        record: Record,
+        job: StageJob,
+        server: ServerId,
+        now: float,
+        *,
+        share: bool = False,
+        resumes: bool = False,
+    ) -> str:
+        """The ``traceparent`` for the stage server; empty without tracing. One that does not resume begins anew."""
         queued = max(0.0, now - record.runnable_since(job))
         record.attempts[job.spec.id] += 1
-        span = _start_span(record, job, server, queued)
-        self._under_way[epoch] = _Attempt(record, job, server, queued, span)
-        return inject(trace.set_span_in_context(span))
+        if not resumes:
+            record.before.pop(job.spec.id, None)
+        span: Span = INVALID_SPAN
+        if record.traceparent or not pointless(tracer, Context()):
+            span = _start_span(record, job, server, queued)
+        traceparent = inject(trace.set_span_in_context(span)) if span is not INVALID_SPAN else ""
+        self._under_way[epoch] = _Attempt(record, job, server, queued, span, share, traceparent=traceparent)
+        return traceparent
 
     def job(self, server: ServerId, epoch: Epoch) -> StageJob | None:
         """What the server works on under this epoch, if it does."""
         attempt = self._under_way.get(epoch)
         return attempt.job if attempt is not None and attempt.server == server else None
 
+    def traceparent(self, epoch: Epoch) -> str:
+        """Of the attempt's span; empty without tracing."""
+        attempt = self._under_way.get(epoch)
+        return attempt.traceparent if attempt is not None else ""
+
     def started(self, server: ServerId, epoch: Epoch, now: float) -> None:
         """It has the device, for the first time or again."""
         attempt = self._under_way.get(epoch)
         if attempt is not None and attempt.server == server:
-            attempt.computing_since = now
+            self._computes(epoch, attempt, now, computes=True)
 
     def paused(self, server: ServerId, epoch: Epoch, now: float) -> None:
         attempt = self._under_way.get(epoch)
         if attempt is not None and attempt.server == server:
-            attempt.computed_seconds, attempt.computing_since = attempt.device_seconds(now), None
+            self._computes(epoch, attempt, now, computes=False)
 
     def unfinished(self, record: Record, now: float) -> list[Took]:
-        """What the attempts under way of a request took until now, as seen from here."""
-        return [
+        """What the attempts under way of a request took until now, as seen from here, and those handed over."""
+        handed_over = [Took(Role.DIT, before.device_seconds) for before in record.before.values()]
+        return handed_over + [
             Took(attempt.job.spec.role, seconds)
             for attempt in self._under_way.values()
             if attempt.record is record and (seconds := attempt.device_seconds(now)) > 0
@@ -97,13 +150,14 @@ class Attempts:
 
     def done(self, server: ServerId, message: StageDone, now: float) -> Took | None:
         """What it took, unless that was said of this job before: it may run again for the sake of a lost output."""
-        attempt = self._take(server, message.epoch)
+        attempt = self._take(server, message.epoch, now)
         if attempt is None:
             return None
         record, job, times = attempt.record, attempt.job, message.timings
         attempt.span.set_attribute("disagfusion.steps", times.steps)
         attempt.span.end()
-        took = Took(job.spec.role, times.compute / times.batch)
+        before = record.before.pop(job.spec.id, Before())
+        took = Took(job.spec.role, times.compute / times.batch + before.device_seconds)
         if job.preview is not None:
             return took
         is_new = job.spec.id not in record.reports
@@ -117,28 +171,84 @@ class Attempts:
             attempts=record.attempts[job.spec.id],
             queue_seconds=attempt.queue_seconds + times.wait,
             fetch_seconds=times.fetch,
-            compute_seconds=times.compute,
+            compute_seconds=times.compute + before.compute_seconds,
             publish_seconds=times.publish,
-            steps=times.steps,
+            steps=times.steps + before.steps,
         )
         return took if is_new else None
 
-    def failed(self, server: ServerId, epoch: Epoch, why: str) -> None:
-        attempt = self._take(server, epoch)
+    def handed_over(self, server: ServerId, message: HandedOver, now: float) -> None:
+        """What its steps took is said with the rest: lost before another goes on, they count for nothing."""
+        attempt = self._take(server, message.epoch, now)
+        if attempt is None:
+            return
+        attempt.span.set_attribute("disagfusion.handed_over_after", message.step)
+        attempt.span.end()
+        if message.output is not None:
+            times, before = message.timings, attempt.record.before.setdefault(attempt.job.spec.id, Before())
+            before.compute_seconds += times.compute
+            before.device_seconds += times.compute / times.batch
+            before.steps += times.steps
+
+    def failed(self, server: ServerId, epoch: Epoch, why: str, now: float) -> None:
+        attempt = self._take(server, epoch, now)
         if attempt is not None:
             attempt.span.set_status(Status(StatusCode.ERROR, why))
             attempt.span.end()
 
-    def server_lost(self, server: ServerId) -> None:
+    def server_lost(self, server: ServerId, now: float) -> None:
         for epoch in [epoch for epoch, attempt in self._under_way.items() if attempt.server == server]:
-            self.failed(server, epoch, "server lost")
+            self.failed(server, epoch, "server lost", now)
 
-    def _take(self, server: ServerId, epoch: Epoch) -> _Attempt | None:
+    def _computes(self, epoch: Epoch, attempt: _Attempt, now: float, *, computes: bool) -> None:
+        """It has begun, paused or ended: the device's time is shared among others than before."""
+        if not attempt.share:
+            attempt.keep_company(int(computes), now)
+            return
+        together = self._together.setdefault(attempt.server, {})
+        together.pop(epoch, None)
+        if computes:
+            _link(epoch, attempt, together)
+            together[epoch] = attempt
+        attempt.keep_company(0, now)
+        for each in together.values():
+            each.keep_company(len(together), now)
+        if not together:
+            del self._together[attempt.server]
+
+    def _take(self, server: ServerId, epoch: Epoch, now: float) -> _Attempt | None:
         """None for what a server says of attempts that are not its own."""
         attempt = self._under_way.get(epoch)
         if attempt is None or attempt.server != server:
             return None
+        self._computes(epoch, attempt, now, computes=False)
         return self._under_way.pop(epoch)
+
+
+def note_kept(record: Record, server: ServerId, encoding: str) -> None:
+    """A span of no length in place of an encoder job's, for what ``server`` keeps; ``encoding``: the ``traceparent`` of
+    the attempt that made it."""
+    if not record.traceparent and pointless(tracer, Context()):
+        return
+    made_by = named_by(encoding)
+    tracer.start_span(
+        f"stage {Role.ENCODER}",
+        context=extract(record.traceparent),
+        attributes={"disagfusion.server": server_name(server), "disagfusion.kept": True},
+        links=[Link(made_by, {LINK: ENCODING})] if made_by.is_valid else [],
+    ).end()
+
+
+def _link(epoch: Epoch, attempt: _Attempt, others: Mapping[Epoch, _Attempt]) -> None:
+    """It and those that compute already name each other."""
+    if not attempt.span.is_recording():
+        return
+    for met, other in others.items():
+        if met not in attempt.linked and other.span.get_span_context().is_valid:
+            attempt.linked.add(met)
+            other.linked.add(epoch)
+            attempt.span.add_link(other.span.get_span_context(), {LINK: TOGETHER})
+            other.span.add_link(attempt.span.get_span_context(), {LINK: TOGETHER})
 
 
 def _start_span(record: Record, job: StageJob, server: ServerId, queued: float) -> Span:

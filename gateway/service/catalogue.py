@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wire.params import ModelInfo
+import msgspec
+
+from wire.params import Adapter, ModelInfo
 from wire.types import ModelKey, Role, ServerId
 
 MAX_MODELS = 256
@@ -20,6 +22,7 @@ class _Member:
     aside: frozenset[Role] = frozenset()
     """Of no use: somebody is not reached."""
     why: str = ""
+    adapters: tuple[Adapter, ...] = ()
 
 
 class Catalogue:
@@ -29,37 +32,57 @@ class Catalogue:
         self._models: dict[ModelKey, ModelInfo] = {}
         """Registered last comes last."""
         self._members: dict[ServerId, _Member] = {}
+        self._told: dict[ModelKey, ModelInfo] = {}
+        """As clients see it, until something changes."""
+        self._listed: tuple[ModelInfo, ...] | None = None
+        """What ``models`` says, until then: it is asked at every request …"""
+        self._resolved: dict[str, ModelInfo] = {}
+        """By name, until then."""
+        self._is_ready: bool | None = None
+        """… and this at every event."""
 
     def joined(self, server: ServerId, info: ModelInfo, roles: Iterable[Role]) -> None:
         key = ModelKey(info.key)
         self._models.pop(key, None)
         self._models[key] = info
-        self._members[server] = _Member(key, frozenset(roles))
+        self._members[server] = _Member(key, frozenset(roles), adapters=info.adapters)
         self._forget_surplus()
+        self._changed()
 
     def holds(self, server: ServerId, roles: Iterable[Role]) -> None:
         self._members[server].roles = frozenset(roles)
+        self._changed()
 
     def set_aside(self, server: ServerId, roles: Iterable[Role], why: str) -> None:
         """These do not count as held by it, none from now on if there are none."""
         member = self._members.get(server)
         if member is not None:
             member.aside, member.why = frozenset(roles), why
+            self._changed()
 
     def lost(self, server: ServerId) -> None:
         del self._members[server]
+        self._changed()
 
     def models(self) -> tuple[ModelInfo, ...]:
         """One for each name: the one that a request for it would get."""
-        names = dict.fromkeys(info.name for info in self._models.values())
-        return tuple(info for name in names if (info := self.resolve(name)) is not None)
+        if self._listed is None:
+            names = dict.fromkeys(info.name for info in self._models.values())
+            self._listed = tuple(info for name in names if (info := self.resolve(name)) is not None)
+        return self._listed
 
     def resolve(self, name: str) -> ModelInfo | None:
         """The model of that name with all roles held, the one registered last if there are several; else the last."""
+        known = self._resolved.get(name)
+        if known is not None:
+            return known
         named = [info for info in self._models.values() if info.name == name]
         complete = [info for info in named if not self.missing(ModelKey(info.key))]
         candidates = complete or named
-        return candidates[-1] if candidates else None
+        if not candidates:
+            return None
+        found = self._resolved[name] = self._with_adapters(candidates[-1])
+        return found
 
     def missing(self, key: ModelKey) -> list[Role]:
         """Roles that nobody holds."""
@@ -67,22 +90,54 @@ class Catalogue:
         return [role for role in Role if not held[role]]
 
     def ready(self) -> bool:
-        return any(not self.missing(key) for key in self._models)
+        if self._is_ready is None:
+            self._is_ready = any(not self.missing(key) for key in self._models)
+        return self._is_ready
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, dict[str, object]]:
         """Per model name, what a request for it would find."""
         return {info.name: self._status(ModelKey(info.key)) for info in self.models()}
+
+    def _with_adapters(self, info: ModelInfo) -> ModelInfo:
+        """With those that every stage which they change has; as the last server introduced it while there is none."""
+        key = ModelKey(info.key)
+        if key not in self._told:
+            is_served = any(member.key == key for member in self._members.values())
+            self._told[key] = msgspec.structs.replace(info, adapters=self._offered(key)) if is_served else info
+        return self._told[key]
+
+    def _offered(self, key: ModelKey) -> tuple[Adapter, ...]:
+        """One for each name; of other files under one name the last. A role that nobody holds at all is waited for."""
+        held, unheld = self._adapters(key), set(self.missing(key))
+        complete = {adapter.name: adapter for adapter, roles in held.items() if not set(adapter.roles) - roles}
+        waited = {adapter.name: adapter for adapter, roles in held.items() if not set(adapter.roles) - roles - unheld}
+        return tuple((waited | complete).values())
+
+    def _adapters(self, key: ModelKey) -> dict[Adapter, set[Role]]:
+        """With the roles that are held by servers that have them."""
+        held: dict[Adapter, set[Role]] = {}
+        for member in self._members.values():
+            for adapter in member.adapters if member.key == key else ():
+                held.setdefault(adapter, set()).update(member.roles - member.aside)
+        return held
 
     def _status(self, key: ModelKey) -> dict[str, object]:
         held = self._held(key)
         told: dict[str, object] = {"key": key, "roles": {role: held[role] for role in Role}}
         told["missing"] = self.missing(key)
         aside = {server: member.why for server, member in self._members.items() if member.key == key and member.aside}
-        return told | ({"set_aside": aside} if aside else {})
+        lacking = {adapter.name: sorted(set(adapter.roles) - roles) for adapter, roles in self._adapters(key).items()}
+        lacking = {name: roles for name, roles in lacking.items() if roles}
+        return told | ({"set_aside": aside} if aside else {}) | ({"loras_lacked_by": lacking} if lacking else {})
 
     def _held(self, key: ModelKey) -> Counter[Role]:
         members = (member for member in self._members.values() if member.key == key)
         return Counter(role for member in members for role in member.roles - member.aside)
+
+    def _changed(self) -> None:
+        self._told.clear()
+        self._resolved.clear()
+        self._listed = self._is_ready = None
 
     def _forget_surplus(self) -> None:
         served = {member.key for member in self._members.values()}

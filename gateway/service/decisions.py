@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from itertools import islice
 
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.spec import Input, Output, RequestSpec, ServerSpec
 from scheduler.state import Job
+from wire.record import record
 from wire.types import Epoch, RequestId, ServerId, server_name
 
 REMEMBERED = 4096
@@ -18,9 +19,12 @@ MOST_SHOWN = 200
 
 NOTABLE = (ev.ServerJoined, ev.ServerLost, ev.ServerLeaving, ev.ServerPinned, ev.RolesReady, ev.RolesFailed)
 """Events worth telling of even when nothing had to be done."""
+NEVER_PASSED_OVER = (*NOTABLE, ev.PlanReady)
+
+HOUSEKEEPING = (act.Release, act.SolvePlan, act.TryPeer)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Decision:
     at: float
     """Unix time."""
@@ -30,8 +34,8 @@ class Decision:
 
     def mentions(self, request: RequestId, epochs: frozenset[Epoch]) -> bool:
         match self.action:
-            case act.Run(members=members):
-                return any(_request_of(member.job) == request for member in members)
+            case act.Run(job=job):
+                return _request_of(job) == request
             case act.Cancel(epochs=cancelled):
                 return not epochs.isdisjoint(cancelled)
             case action:
@@ -54,20 +58,22 @@ class Decisions:
         self.plan: tuple[float, ev.PlanReady, Sequence[act.AssignRoles]] | None = None
         """The latest: unix time, answer of the solver, moves that were made of it."""
 
-    def note(self, event: ev.Event, actions: Iterable[act.Action], at: float) -> None:
+    def note(self, event: ev.Event, actions: Sequence[act.Action], at: float) -> None:
         """``actions`` are what was done about ``event``, at unix time ``at``."""
-        kept = [action for action in actions if not isinstance(action, act.Release | act.SolvePlan | act.TryPeer)]
+        if not actions and not isinstance(event, NEVER_PASSED_OVER):
+            return  # as with most of them
+        kept = [action for action in actions if not isinstance(action, HOUSEKEEPING)]
         if isinstance(event, ev.PlanReady):
             self.plan = (at, event, [action for action in kept if isinstance(action, act.AssignRoles)])
-        self._log.extend(Decision(at, event, action) for action in kept)
+        for action in kept:
+            self._log.append(Decision(at, event, action))
         if not kept and isinstance(event, NOTABLE):
             self._log.append(Decision(at, event, None))
 
     def about_request(self, request: RequestId) -> list[dict[str, object]]:
         """The latest, oldest first."""
         runs = [decision.action for decision in self._log if isinstance(decision.action, act.Run)]
-        members = (member for run in runs for member in run.members)
-        epochs = frozenset(member.epoch for member in members if _request_of(member.job) == request)
+        epochs = frozenset(run.epoch for run in runs if _request_of(run.job) == request)
         return self._told(lambda decision: decision.mentions(request, epochs))
 
     def about_server(self, name: str) -> list[dict[str, object]]:
@@ -116,7 +122,7 @@ def _short(value: object) -> object:
     match value:
         case Epoch(counter=counter):
             return counter
-        case RequestSpec(id=name) | ServerSpec(id=name) | act.Member(job=name) | Output(port=name):
+        case RequestSpec(id=name) | ServerSpec(id=name) | Output(port=name):
             return name
         case Input(holder=holder):
             return holder

@@ -1,19 +1,22 @@
 """The scheduler's shell: requests and stage servers' messages go in as events, actions come out as messages.
 
-One task takes events in turn, so nothing else ever sees a half-made decision. It decides nothing itself.
+One task takes events in turn, so nothing else ever sees a half-made decision. It decides nothing itself. What waits is
+taken all at once, and what stage servers said one after the other is decided on together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import NoReturn, Protocol
 
-from gateway.service import failures, graph, translate
-from gateway.service.attempts import Attempts, Record
+from gateway.service import failures, translate
+from gateway.service.attempts import Attempts
 from gateway.service.catalogue import Catalogue
+from gateway.service.embeddings import Embeddings, Releases
+from gateway.service.inbox import Inbox
 from gateway.service.instructions import Instructions
 from gateway.service.interfaces import (
     Admitted,
@@ -21,17 +24,18 @@ from gateway.service.interfaces import (
     ImageRequest,
     Listener,
     ModelNotFound,
-    NoCapacity,
     Partial,
     Place,
-    Progress,
     Ready,
     ServiceError,
     unheard,
 )
+from gateway.service.open_requests import Open, OpenRequests
+from gateway.service.outlets import Outlets
 from gateway.service.pictures import Picture, Pictures
+from gateway.service.reports import Reports
+from gateway.service.under_way import UnderWay
 from gateway.stages.liveness import Heard, Joined, Lost, Report
-from gateway.storage.room import RoomTaken
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.reach import GATEWAY
@@ -40,13 +44,12 @@ from scheduler.roles.solver import plan
 from scheduler.standing import Standing
 from wire import to_gateway, to_stage
 from wire.params import ModelInfo
-from wire.to_stage import InputRef, ToStage, TryPeer
-from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
+from wire.record import record
+from wire.to_stage import TryPeer
+from wire.types import ModelKey, RequestId, Role, ServerId
 
 MAX_EVENTS = 100_000
 """Waiting to be handled. More mean that the scheduler has come to a standstill, which ends the process."""
-
-UPLOADS_RETRY_SECONDS = 5.0
 
 CURE = (
     "Check --data-bind and --data-advertise of the server at that address, the firewalls between the two machines, and "
@@ -59,46 +62,24 @@ log = logging.getLogger(__name__)
 class Decider(Protocol):
     """``scheduler.core.Scheduler``."""
 
-    def handle(self, event: ev.Event, now: float) -> list[act.Action]: ...
+    def handle_together(self, events: Sequence[ev.Event], now: float) -> list[list[act.Action]]: ...
 
     def next_wakeup(self) -> float | None: ...
 
     def standing(self, request_id: RequestId, now: float) -> Standing | None: ...
 
-
-@dataclass(frozen=True, slots=True)
-class Outlets:
-    """What the dispatcher acts through."""
-
-    send: Callable[[ServerId, ToStage], None]
-    fetch: Callable[[InputRef], Awaitable[bytes]]
-    """A finished picture; raises ``InputLost``."""
-    probe: Callable[[TryPeer], Awaitable[str]]
-    """What is in the way to a server's data socket; empty if nothing is."""
-    hold: Callable[[bytes], InputRef]
-    """Keep an uploaded picture for stage servers; raises ``RoomTaken``."""
-    drop: Callable[[Handle], None]
+    def no_room(self, model: ModelKey, now: float) -> str: ...
 
 
-@dataclass(slots=True)
-class _Open:
-    """A request between ``generate`` and its end."""
-
-    record: Record
-    outcome: asyncio.Future[Finished]
-    uploads: tuple[InputRef, ...]
-    listener: Listener
-    predicted_seconds: float = 0.0
-    pictures: dict[int, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Order:
     """Of an operator."""
 
     judge: Callable[[], ev.Event | None]
     outcome: asyncio.Future[None]
 
+
+_News = ev.Event | Report | Picture | _Order
 
 Watch = Callable[[ev.Event, Sequence[act.Action]], None]
 """Told every event and what is done about it."""
@@ -108,23 +89,38 @@ class Dispatcher:
     """Implements ``gateway.service.interfaces.ImageService``. ``gateway`` is this process's incarnation."""
 
     def __init__(
-        self, scheduler: Decider, gateway: str, outlets: Outlets, watch: Watch = lambda _event, _actions: None
+        self,
+        scheduler: Decider,
+        gateway: str,
+        outlets: Outlets,
+        watch: Watch = lambda _event, _actions: None,
+        embeddings: Embeddings | None = None,
+        awaited: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``embeddings``: which encodings are kept; none if not given. ``awaited``: whether a request that finds no
+        server would have some started."""
+        self._awaited = awaited
         self._scheduler = scheduler
         self._gateway = gateway
         self._outlets = outlets
         self._watch = watch
-        self._events: asyncio.Queue[ev.Event | Report | Picture | _Order] = asyncio.Queue(MAX_EVENTS)
+        self._inbox: Inbox[_News] = Inbox(MAX_EVENTS)
         self._catalogue = Catalogue()
         self._servers: dict[ServerId, to_gateway.Hello] = {}
-        self._requests: dict[RequestId, _Open] = {}
-        self._owners: dict[JobId, _Open] = {}
+        self._embeddings = embeddings or Embeddings(0)
+        self._under_way = UnderWay()
+        self._requests = OpenRequests(outlets.hold, outlets.drop, self._embeddings)
         self._attempts = Attempts()
         self._instructions = Instructions(
-            outlets.send, self._servers, lambda job: self._owners[job].record, self._attempts
+            outlets.send, self._servers, lambda job: self._requests.owner(job).record, self._attempts, self._embeddings
         )
-        self._pictures = Pictures(outlets.fetch, self._events.put_nowait)
+        self._reports = Reports(
+            self._attempts, self._catalogue, self._requests, self._embeddings, self._under_way, self._release
+        )
+        self._pictures = Pictures(outlets.fetch, self._inbox.put)
         self._first_ready = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._armed_for = inf
 
     # --- ImageService -------------------------------------------------------------------------------------------------
 
@@ -132,19 +128,24 @@ class Dispatcher:
         return self._catalogue.models()
 
     def ready(self) -> bool:
-        return self._catalogue.ready()
+        return self._catalogue.ready() or self._awaited()
 
     def status(self) -> Mapping[str, object]:
-        return self._catalogue.status()
+        status = self._catalogue.status()
+        for told in status.values():
+            if told["missing"] and (why := self._scheduler.no_room(ModelKey(str(told["key"])), self._now())):
+                told["no_room"] = why
+        return status
 
     async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:
         entry = self._open(request, listener)
+        await self._arrive(entry)
         try:
             return await entry.outcome
         finally:
             if entry.outcome.cancelled():
                 self._tell_unfinished(entry)  # now: afterwards nobody listens
-                self._events.put_nowait(ev.RequestCancelled(entry.record.graph.spec.id))
+                self._inbox.put(ev.RequestCancelled(entry.record.graph.spec.id))
 
     def place(self, request_id: str) -> Place | None:
         standing = self._scheduler.standing(RequestId(request_id), self._now())
@@ -154,13 +155,19 @@ class Dispatcher:
 
     async def run(self) -> NoReturn:
         """Take events for ever. An exception here is a defect, and must end the process."""
-        async with asyncio.TaskGroup() as self._tasks:
-            while True:
-                self._take(await self._next_event())
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._arm()
+                while True:
+                    self._take(await self._inbox.take())
+                    self._arm()
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
 
     def report(self, report: Report) -> None:
         """From the stage pool."""
-        self._events.put_nowait(report)
+        self._inbox.put(report)
 
     async def order(self, judge: Callable[[], ev.Event | None]) -> None:
         """Carry out an operator's order: the event that ``judge`` makes in the very turn in which it takes effect.
@@ -168,49 +175,79 @@ class Dispatcher:
         None for an order that is fulfilled already. Raises the ``ServiceError`` with which ``judge`` refuses.
         """
         outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._events.put_nowait(_Order(judge, outcome))
+        self._inbox.put(_Order(judge, outcome))
         await outcome
 
     async def until_ready(self) -> None:
         """Until every role of some model was held for the first time."""
         await self._first_ready.wait()
 
+    def turn_away(self, model: ModelKey, error: ServiceError) -> None:
+        """End all requests for ``model`` with ``error``: nobody will serve it here."""
+        for entry in self._requests.of_model(model):
+            if not entry.outcome.done():
+                self._inbox.put(ev.RequestCancelled(entry.record.graph.spec.id))
+                entry.outcome.set_exception(error)
+
     # --- events -------------------------------------------------------------------------------------------------------
 
-    async def _next_event(self) -> ev.Event | Report | Picture | _Order:
-        try:
-            async with asyncio.timeout_at(self._scheduler.next_wakeup()):
-                return await self._events.get()
-        except TimeoutError:
-            return ev.Tick()
+    def _arm(self) -> None:
+        """See to it that the scheduler is woken in time. One that wants to be woken later is so by ``_ring``."""
+        due = self._scheduler.next_wakeup()
+        if due is not None and due < self._armed_for:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._armed_for = due
+            self._alarm = asyncio.get_running_loop().call_at(due, self._ring)
 
-    def _take(self, event: ev.Event | Report | Picture | _Order) -> None:
-        match event:
-            case Joined() | Heard() | Lost():
-                told = self._about_server(event)
-            case Picture():
-                told = self._taken(event)
-            case _Order():
-                self._obey(event)
-                told = None
-            case ev.RequestCancelled(request=request):
-                self._close(request)  # first: nothing may be fetched of outputs that the scheduler is about to release
-                told = event
-            case _:
-                told = event
-        if told is not None:
-            self._tell(told)
-        if self._catalogue.ready():
+    def _ring(self) -> None:
+        self._alarm, self._armed_for = None, inf
+        due = self._scheduler.next_wakeup()
+        if due is not None and due <= self._now():
+            self._inbox.put(ev.Tick())
+        else:
+            self._arm()
+
+    def _take(self, news: Sequence[_News]) -> None:
+        now, heard = self._now(), list[ev.Event]()
+        for each in news:
+            match each:
+                case Heard(server, message):
+                    told = self._reports.heard(server, message, now)
+                case Picture():
+                    told = self._taken(each)
+                case _:  # may undo what is about to be decided, such as a server's loss: first what came before it
+                    self._tell(heard, now)
+                    heard, told = [], None
+                    self._take_alone(each, now)
+            if told is not None:
+                heard.append(told)
+        self._tell(heard, now)
+        if not self._first_ready.is_set() and self._catalogue.ready():
             self._first_ready.set()
 
-    def _tell(self, event: ev.Event) -> None:
-        actions = self._scheduler.handle(event, self._now())
-        self._watch(event, actions)
-        for action in actions:
-            log.debug("%s", action)
-            self._perform(action)
+    def _take_alone(self, event: ev.Event | Joined | Lost | _Order, now: float) -> None:
+        match event:
+            case Joined() | Lost():
+                self._tell((self._about_server(event),), now)
+            case _Order():
+                self._obey(event, now)
+            case ev.RequestCancelled(request=request):
+                self._close(request)  # first: nothing may be fetched of outputs that the scheduler is about to release
+                self._tell((event,), now)
+            case _:
+                self._tell((event,), now)
 
-    def _obey(self, order: _Order) -> None:
+    def _tell(self, events: Sequence[ev.Event], now: float) -> None:
+        if not events:
+            return
+        for event, actions in zip(events, self._scheduler.handle_together(events, now), strict=True):
+            self._watch(event, actions)
+            for action in actions:
+                log.debug("%s", action)
+                self._perform(action, now)
+
+    def _obey(self, order: _Order, now: float) -> None:
         if order.outcome.done():
             return  # the operator did not wait for it
         try:
@@ -219,10 +256,10 @@ class Dispatcher:
             order.outcome.set_exception(refusal)
             return
         if event is not None:
-            self._tell(event)
+            self._tell((event,), now)
         order.outcome.set_result(None)
 
-    def _about_server(self, report: Report) -> ev.Event | None:
+    def _about_server(self, report: Joined | Lost) -> ev.Event:
         match report:
             case Joined(server, hello):
                 log.info("%s joined with %s of %s", server, ", ".join(hello.roles), hello.model.key)
@@ -234,61 +271,29 @@ class Dispatcher:
                 log.log(logging.INFO if clean else logging.WARNING, "%s is gone: %s", server, why)
                 self._forget(server)
                 return ev.ServerLost(server, why)
-            case Heard(server, message):
-                return self._heard(server, message)
 
-    def _heard(self, server: ServerId, message: to_gateway.ToGateway) -> ev.Event | None:
-        match message:
-            case to_gateway.Started(epoch=epoch):
-                self._attempts.started(server, epoch, self._now())
-            case to_gateway.Paused(epoch=epoch):
-                self._attempts.paused(server, epoch, self._now())
-            case to_gateway.StageDone():
-                self._done(server, message)
-            case to_gateway.StageFailed():
-                log.warning("%s: attempt %d: %s: %s", server, message.epoch.counter, message.code, message.message)
-                self._attempts.failed(server, message.epoch, message.code)
-            case to_gateway.StageCancelled():
-                self._attempts.failed(server, message.epoch, "cancelled")
-            case to_gateway.Progress(epoch=epoch, step=step, steps=steps):
-                self._progressed(server, epoch, step, steps)
-            case to_gateway.RolesReady():
-                log.info("%s holds %s after %.2f s of loading", server, ", ".join(message.roles), message.load_seconds)
-                self._catalogue.holds(server, message.roles)
-            case to_gateway.RolesFailed():
-                log.warning("%s keeps %s: %s", server, ", ".join(message.roles), message.message)
-                self._catalogue.holds(server, message.roles)
-        return translate.event(server, message)
+    def _release(self, releases: Releases) -> None:
+        for server, handles in releases:
+            if server in self._servers:
+                self._outlets.send(server, to_stage.Release(handles=handles))
 
-    def _done(self, server: ServerId, message: to_gateway.StageDone) -> None:
-        job = self._attempts.job(server, message.epoch)
-        took = self._attempts.done(server, message, self._now())
-        entry = self._owners.get(job.spec.id) if job is not None else None
-        if took is not None and entry is not None:
-            entry.listener(took)
-
-    def _tell_unfinished(self, entry: _Open) -> None:
+    def _tell_unfinished(self, entry: Open) -> None:
         for took in self._attempts.unfinished(entry.record, self._now()):
             entry.listener(took)
-
-    def _progressed(self, server: ServerId, epoch: Epoch, step: int, steps: int) -> None:
-        job = self._attempts.job(server, epoch)
-        entry = self._owners.get(job.spec.id) if job is not None else None
-        if job is not None and entry is not None:
-            entry.listener(Progress(job.image or 0, step, steps))
 
     def _forget(self, server: ServerId) -> None:
         """What it held and did is void; it may come back, with nothing."""
         if self._servers.pop(server, None) is None:
             return
         self._catalogue.lost(server)
-        self._attempts.server_lost(server)
+        self._embeddings.forget(server)
+        self._attempts.server_lost(server, self._now())
         self._pictures.stop_from(server)
 
     def _taken(self, picture: Picture) -> ev.Event | None:
         if not self._pictures.take(picture):
             return None
-        entry = self._owners[picture.job]
+        entry = self._requests.owner(picture.job)
         job = entry.record.graph.jobs[picture.job]
         image = job.image or 0
         if job.preview is None:
@@ -300,11 +305,14 @@ class Dispatcher:
 
     # --- actions ------------------------------------------------------------------------------------------------------
 
-    def _perform(self, action: act.Action) -> None:
+    def _perform(self, action: act.Action, now: float) -> None:
         match action:
+            case act.Run() | act.Release():  # most of them
+                self._instructions.carry_out(action, now)
             case act.Admit(request=request, predicted_seconds=seconds):
-                self._requests[request].predicted_seconds = seconds
-                self._requests[request].listener(Admitted(seconds))
+                entry = self._requests[request]
+                entry.predicted_seconds = seconds
+                entry.listener(Admitted(seconds))
             case act.Reject():
                 self._end(action.request, failures.rejected(action))
             case act.Finish(request=request):
@@ -312,7 +320,8 @@ class Dispatcher:
             case act.Fail():
                 self._end(action.request, failures.failed(action))
             case act.FetchResult(job=job, source=source):
-                self._pictures.start(self._tasks, job, source, self._instructions.reference(source))
+                ref, record = self._instructions.reference(source), self._requests.owner(job).record
+                self._pictures.start(self._tasks, job, source, ref, record.traceparent)
             case act.TryPeer(fetcher=fetcher, holder=holder):
                 self._try(fetcher, holder)
             case act.SetAside(server=server, roles=roles, reason=why):
@@ -320,7 +329,7 @@ class Dispatcher:
             case act.SolvePlan(problem=problem):
                 self._tasks.create_task(self._solve(problem), name="solve role plan")
             case _:
-                self._instructions.carry_out(action, self._now())
+                self._instructions.carry_out(action, now)
 
     def _try(self, fetcher: ServerId, holder: ServerId) -> None:
         peer = self._instructions.peer(holder)
@@ -332,7 +341,7 @@ class Dispatcher:
     async def _probe(self, peer: TryPeer) -> None:
         fault = await self._outlets.probe(peer)
         reached, unreached = ev.PeerReached(GATEWAY, peer.server), ev.PeerUnreached(GATEWAY, peer.server, fault)
-        self._events.put_nowait(unreached if fault else reached)
+        self._inbox.put(unreached if fault else reached)
 
     def _set_aside(self, server: ServerId, roles: Iterable[Role], why: str) -> None:
         ordered = tuple(role for role in Role if role in roles)
@@ -341,6 +350,8 @@ class Dispatcher:
             log.warning("%s gets no %s work: %s", server, ", ".join(ordered), why)
         else:
             log.info("%s gets work of all its roles again: others reach it, and it reaches others", server)
+        if Role.ENCODER in ordered:  # of those that read nothing from others, only where others cannot read from it
+            self._release(self._embeddings.unread(server))
         self._catalogue.set_aside(server, ordered, why if ordered else "")
         self._outlets.send(server, to_stage.SetAside(roles=ordered, why=why if ordered else ""))
 
@@ -350,28 +361,26 @@ class Dispatcher:
         except Infeasible as error:
             log.info("no role plan: %s", error)
             found = None
-        self._events.put_nowait(ev.PlanReady(found))
+        self._inbox.put(ev.PlanReady(found))
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _open(self, request: ImageRequest, listener: Listener) -> _Open:
-        if request.request_id in self._requests:
-            raise ValueError(f"a request {request.request_id} is under way already")
+    def _open(self, request: ImageRequest, listener: Listener) -> Open:
         model = self._catalogue.resolve(request.model)
         if model is None:
             raise ModelNotFound(f"The model '{request.model}' does not exist.")
-        uploads = self._hold(request.uploads)
+        return self._requests.open(request, model, listener, self._now())
+
+    async def _arrive(self, entry: Open) -> None:
+        """Tell the scheduler, once nobody else is making what the request's encoder jobs would make."""
+        request = entry.record.graph.spec.id
         try:
-            work = graph.build(request, model, self._now() + request.deadline_seconds, uploads)
-        except ServiceError:
-            self._drop(uploads.values())
+            await self._under_way.wait(entry.encodings.values(), exact=entry.exact)
+        except asyncio.CancelledError:
+            self._close(request)
             raise
-        record = Record(work, request.traceparent, self._now())
-        entry = _Open(record, asyncio.get_running_loop().create_future(), tuple(uploads.values()), listener)
-        self._requests[work.spec.id] = entry
-        self._owners |= dict.fromkeys(work.jobs, entry)
-        self._events.put_nowait(ev.RequestArrived(work.spec))
-        return entry
+        self._under_way.begin(self._requests.supply(entry).values(), request, exact=entry.exact)
+        self._inbox.put(ev.RequestArrived(entry.record.graph.spec))
 
     def _end(self, request: RequestId, error: ServiceError | None) -> None:
         """Tell the caller, unless it is gone."""
@@ -382,32 +391,16 @@ class Dispatcher:
             self._tell_unfinished(entry)
             entry.outcome.set_exception(error)
             return
-        pictures = tuple(entry.pictures[index] for index in sorted(entry.pictures))
-        record = entry.record
-        entry.outcome.set_result(Finished(pictures, record.stages(), entry.predicted_seconds, record.prompt))
+        entry.outcome.set_result(entry.finished())
 
-    def _close(self, request: RequestId) -> _Open | None:
-        entry = self._requests.pop(request, None)
+    def _close(self, request: RequestId) -> Open | None:
+        entry = self._requests.close(request)
         if entry is not None:
             for job in entry.record.graph.jobs:
-                del self._owners[job]
                 self._pictures.stop(job)
-            self._drop(entry.uploads)
+            self._release(self._embeddings.over(request))
+            self._under_way.over(entry.encodings.values(), request)
         return entry
-
-    def _hold(self, pictures: Mapping[str, bytes]) -> dict[str, InputRef]:
-        held: dict[str, InputRef] = {}
-        try:
-            for name, picture in pictures.items():
-                held[name] = self._outlets.hold(picture)
-        except RoomTaken as error:
-            self._drop(held.values())
-            raise NoCapacity(str(error), retry_after_seconds=UPLOADS_RETRY_SECONDS) from error
-        return held
-
-    def _drop(self, uploads: Iterable[InputRef]) -> None:
-        for ref in uploads:
-            self._outlets.drop(ref.handle)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -38,6 +38,8 @@ def failed(action: Fail) -> ServiceError:
             return OutOfDeviceMemory(action.message)
         case Code.NON_FINITE | Code.WRONG_SIZE:
             return FaultyModel(f"The image could not be generated: {action.message}.")
+        case Code.STUCK:
+            return GenerationFailed(f"{_sentence(action.message)}.")
         case _:
             return GenerationFailed(f"{action.code}: {action.message}")
 

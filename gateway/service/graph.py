@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+from functools import lru_cache
 
 import msgspec
 
 from gateway.service.interfaces import ImageRequest, UnsupportedRequest
 from gateway.service.references import PictureWork, picture_work
 from scheduler.cost.work import Work
-from scheduler.spec import JobSpec, RequestSpec
+from scheduler.spec import JobSpec, Made, RequestSpec
 from wire.params import ImageParams, ModelInfo, Workflow
+from wire.record import record
 from wire.to_stage import InputRef
 from wire.types import JobId, ModelKey, RequestId, Role
 
 FALLBACK_STEPS = 50
 
+_work = lru_cache(maxsize=4096)(Work)
+"""Most requests ask for what others have asked for, and what is the same object is found without being compared."""
+
 PICTURE, MASK = "image", "mask_image"
 """Names of uploads; further pictures are ``image_1``, ``image_2``, …"""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StageJob:
     """What the scheduler must not know of a job, beside what it must."""
 
@@ -34,7 +39,7 @@ class StageJob:
     """Index of the intermediate picture that it decodes; None for a job that was promised."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Graph:
     spec: RequestSpec
     jobs: Mapping[JobId, StageJob]
@@ -49,7 +54,7 @@ def build(
     ``deadline`` is absolute, on the scheduler's clock. Raises ``UnsupportedRequest``.
     """
     workflow = _workflow(model, request.images[0].workflow)
-    jobs = {job.spec.id: job for job in _jobs(request, model, workflow, uploads or {})}
+    jobs = {job.spec.id: _adapted(job, model) for job in _jobs(request, model, workflow, uploads or {})}
     spec = RequestSpec(
         RequestId(request.request_id),
         ModelKey(model.key),
@@ -57,9 +62,17 @@ def build(
         deadline,
         tenant=request.tenant,
         priority=request.priority,
-        seeded=request.seeded,
+        exact=request.exact,
     )
     return Graph(spec, jobs)
+
+
+def supplied(graph: Graph, made: Mapping[JobId, Made]) -> Graph:
+    """The same, where these jobs are done from the start."""
+    if not made:
+        return graph
+    jobs = tuple(replace(job, made=made.get(job.id)) for job in graph.spec.jobs)
+    return Graph(replace(graph.spec, jobs=jobs), graph.jobs)
 
 
 def _jobs(
@@ -77,7 +90,7 @@ def _jobs(
             yield encoder
         blank = msgspec.structs.replace(params, prompt="", negative_prompt=None)
         needs = (encoder.spec.id,) if (Role.ENCODER, Role.DECODER) in workflow.edges else ()
-        decoding = Work(Role.DECODER, height=params.height, width=params.width)
+        decoding = _work(Role.DECODER, height=params.height, width=params.width)
         # What lies outside the mask is put back from the picture as it was sent.
         originals = {name: uploads[name] for name in (PICTURE, MASK) if MASK in uploads}
         previews = [
@@ -89,6 +102,21 @@ def _jobs(
         dit = replace(dit, spec=replace(dit.spec, previews=shown)) if shown else dit
         yield dit
         yield _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
+
+
+def _adapted(job: StageJob, model: ModelInfo) -> StageJob:
+    """Told of those adapters that concern its stage, and sent to servers that have them."""
+    uses = job.params.adapters
+    if not uses:
+        return job
+    offered = {(adapter.name, adapter.digest): adapter for adapter in model.adapters}
+    if gone := [use.name for use in uses if (use.name, use.digest) not in offered]:
+        raise UnsupportedRequest(f"The model '{model.name}' has no LoRA '{gone[0]}' any more.", param="lora")
+    found = [(use, offered[use.name, use.digest]) for use in uses]
+    concerned = [(use, adapter) for use, adapter in found if job.spec.role in adapter.roles]
+    params = msgspec.structs.replace(job.params, adapters=tuple(use for use, _ in concerned))
+    keys, scales = frozenset(adapter.key for _, adapter in concerned), tuple(use.scale for use, _ in concerned)
+    return replace(job, params=params, spec=replace(job.spec, adapters=keys, scales=scales))
 
 
 def _preview(
@@ -111,7 +139,7 @@ def _encoder(
     uploads: Mapping[str, InputRef],
     pictures: PictureWork,
 ) -> StageJob:
-    work = Work(
+    work = _work(
         Role.ENCODER,
         height=params.height,
         width=params.width,
@@ -130,7 +158,7 @@ def _job(
     uploads: Mapping[str, InputRef] | None = None,
 ) -> StageJob:
     name = work.role if index is None else f"{work.role}.{index}"
-    spec = JobSpec(JobId(f"{request.request_id}/{name}"), work.role, work, needs)
+    spec = JobSpec(JobId(f"{request.request_id}/{name}"), work.role, work, needs, workflow=params.workflow)
     return StageJob(spec, index, params, uploads or {})
 
 
@@ -139,7 +167,7 @@ def _denoising(params: ImageParams, model: ModelInfo, pictures: PictureWork) -> 
     if params.strength is not None:
         steps = max(1, int(steps * params.strength))
     guidance = model.default_guidance if params.guidance_scale is None else params.guidance_scale
-    return Work(
+    return _work(
         Role.DIT,
         height=params.height,
         width=params.width,

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Mapping
 
 from gateway.service.attempts import Attempts, Record
+from gateway.service.embeddings import Embeddings, real
 from scheduler import actions as act
 from scheduler.spec import Input
 from wire import to_stage
+from wire.bounded import MAX_SECONDS
 from wire.to_gateway import Hello
 from wire.to_stage import InputRef, ToStage, TryPeer
 from wire.types import JobId, Role, ServerId
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 
 class Instructions:
     """Reads ``servers`` (as they introduced themselves) and ``record`` (of the request that owns a job), which the
-    dispatcher keeps; each ``Run`` opens its attempts in ``attempts``.
+    dispatcher keeps; each ``Run`` opens its attempts in ``attempts``. What ``embeddings`` keeps is not released.
     """
 
     def __init__(
@@ -27,11 +29,13 @@ class Instructions:
         servers: Mapping[ServerId, Hello],
         record: Callable[[JobId], Record],
         attempts: Attempts,
+        embeddings: Embeddings,
     ) -> None:
         self._send = send
         self._servers = servers
         self._record = record
         self._attempts = attempts
+        self._embeddings = embeddings
 
     def carry_out(self, action: act.Action, now: float) -> None:
         """Actions that are messages to stage servers."""
@@ -40,12 +44,18 @@ class Instructions:
                 self._send(server, self._run(action, now))
             case act.Cancel(server=server, epochs=epochs):
                 self._send(server, to_stage.Cancel(epochs=epochs))
+            case act.HandOver(server=server, epochs=epochs):
+                log.info("%s hands attempt %s over: %s", server, epochs[0].counter, action.reason)
+                self._send(server, to_stage.HandOver(epochs=epochs))
             case act.Release(server=server, handles=handles):
-                self._send(server, to_stage.Release(handles=handles))
+                if dropped := self._embeddings.released(server, handles):
+                    self._send(server, to_stage.Release(handles=dropped))
             case act.AssignRoles(server=server, epoch=epoch, roles=roles):
                 ordered = tuple(role for role in Role if role in roles)
                 log.info("%s shall hold %s: %s", server, ", ".join(ordered), action.reason)
                 self._send(server, to_stage.AssignRoles(epoch=epoch, roles=ordered))
+            case act.Preload(server=server, roles=roles):
+                self._send(server, to_stage.Preload(roles=tuple(role for role in Role if role in roles)))
             case _:
                 raise AssertionError(f"an action that nobody carries out: {action}")
 
@@ -53,7 +63,10 @@ class Instructions:
         """Where an output can be fetched."""
         holder = self._servers[source.holder]
         return InputRef(
-            handle=source.handle, endpoint=holder.data_endpoint, nbytes=source.nbytes, public_key=holder.public_key
+            handle=real(source.handle),
+            endpoint=holder.data_endpoint,
+            nbytes=source.nbytes,
+            public_key=holder.public_key,
         )
 
     def peer(self, holder: ServerId) -> TryPeer:
@@ -62,25 +75,28 @@ class Instructions:
         return TryPeer(server=holder, endpoint=hello.data_endpoint, public_key=hello.public_key)
 
     def _run(self, action: act.Run, now: float) -> to_stage.Run:
-        jobs = [self._record(member.job).graph.jobs[member.job] for member in action.members]
-        return to_stage.Run(
-            role=action.role,
-            members=tuple(self._member(action, member, now) for member in action.members),
-            remaining_seconds=max(0.0, action.deadline - now),
-            preempt=action.preempt,
-            preview=all(job.spec.optional for job in jobs),
-            keep_seconds=action.keep_seconds,
+        record = self._record(action.job)
+        job = record.graph.jobs[action.job]
+        resume = self.reference(action.resume) if action.resume is not None else None
+        traceparent = self._attempts.begin(
+            action.epoch, record, job, action.server, now, share=action.share, resumes=resume is not None
         )
-
-    def _member(self, action: act.Run, member: act.Member, now: float) -> to_stage.Member:
-        record = self._record(member.job)
-        job = record.graph.jobs[member.job]
-        traceparent = self._attempts.begin(member.epoch, record, job, action.server, now)
-        return to_stage.Member(
-            epoch=member.epoch,
+        member = to_stage.Member(
+            epoch=action.epoch,
             params=job.params,
-            inputs=tuple(self.reference(source) for source in member.inputs),
+            inputs=tuple(self.reference(source) for source in action.inputs),
             traceparent=traceparent,
             images=dict(job.uploads),
             request=record.graph.spec.id,
+            resume=resume,
+        )
+        return to_stage.Run(
+            role=action.role,
+            members=(member,),
+            remaining_seconds=max(0.0, action.deadline - now),
+            preempt=action.preempt,
+            preview=job.spec.optional,
+            keep_seconds=action.keep_seconds,
+            share=action.share,
+            predicted_seconds=min(action.predicted_seconds, MAX_SECONDS),
         )

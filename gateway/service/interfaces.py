@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from wire.params import ImageParams, ModelInfo
+from wire.record import record
 from wire.types import Role
 
 BACKGROUND = "~batches"
 """The tenant of work that everybody else goes before; no caller's, and behind callers' where shares are equal."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ImageRequest:
     """A validated request for ``len(images)`` pictures that share prompt and parameters but for the seed."""
 
@@ -26,14 +27,14 @@ class ImageRequest:
     tenant: str = ""
     priority: int = 0
     """Among the requests of one tenant, higher goes first."""
-    seeded: bool = True
-    """The caller named the seed, so that the pictures must not depend on the company they are made in."""
+    exact: bool = True
+    """The pictures must not depend on the company they are made in."""
     uploads: Mapping[str, bytes] = field(default_factory=dict)
     """Uploaded pictures as PNG: ``image``, further ones ``image_1`` …, and ``mask_image`` (grey, 255 = edit)."""
     traceparent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Admitted:
     """The request was accepted: what goes wrong from now on goes wrong in mid-way."""
 
@@ -41,7 +42,7 @@ class Admitted:
     """Until the last picture."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Progress:
     """``step`` of ``steps`` of an image is done."""
 
@@ -50,7 +51,7 @@ class Progress:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Partial:
     """An intermediate picture: what the denoiser took for the final one after some steps, encoded."""
 
@@ -60,7 +61,7 @@ class Partial:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PromptRead:
     """How much of a prompt the model read."""
 
@@ -73,7 +74,7 @@ class PromptRead:
 UNCOUNTED = PromptRead()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ready:
     """One of the pictures is finished; others may follow."""
 
@@ -82,7 +83,7 @@ class Ready:
     prompt: PromptRead = UNCOUNTED
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Took:
     """A stage job held a device that long: until it was done, or until its request was given up. Told once per job,
     whatever losses made it run again; what somebody else's failure cost is nobody's use."""
@@ -102,7 +103,7 @@ def unheard(_: News) -> None:
     """The listener of callers that wait for the end."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StageReport:
     """What one stage job of a finished request took, for people: ``x-…`` headers, the demo, traces."""
 
@@ -118,7 +119,7 @@ class StageReport:
     steps: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finished:
     """Encoded pictures, in the order of ``ImageRequest.images``."""
 
@@ -129,7 +130,7 @@ class Finished:
     prompt: PromptRead = UNCOUNTED
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Place:
     """Where a request under way stands at the moment it is asked about."""
 
@@ -246,6 +247,9 @@ class OperatorService(Protocol):
     def plan(self) -> Mapping[str, object]:
         """What is asked of each role, the latest plan, and why roles move or do not."""
 
+    def scaling(self) -> Mapping[str, object]:
+        """How many servers each pool shall have, which shall go, and why."""
+
     async def pin(self, server: str, *, pinned: bool) -> Mapping[str, object]: ...
 
     async def assign(self, server: str, roles: Iterable[Role]) -> Mapping[str, object]:
@@ -253,3 +257,6 @@ class OperatorService(Protocol):
 
     async def drain(self, server: str) -> Mapping[str, object]:
         """It gets no new work, and ends when what it has is done and handed over."""
+
+    async def announce_loss(self, server: str, within: float) -> Mapping[str, object]:
+        """Its machine goes in ``within`` seconds: it stops in time, and is replaced."""

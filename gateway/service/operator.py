@@ -15,6 +15,7 @@ from scheduler import events as ev
 from scheduler.elastic.roles import ElasticRoles
 from scheduler.elastic.suspects import Suspects
 from scheduler.roles.gate import Snapshot, utilisation
+from scheduler.roles.problem import in_order
 from scheduler.state import Server
 from scheduler.view import View
 from wire.to_gateway import Heartbeat
@@ -38,9 +39,17 @@ class Operator:
     """Implements ``gateway.service.interfaces.OperatorService``."""
 
     def __init__(
-        self, view: View, roles: ElasticRoles | None, suspects: Suspects, decisions: Decisions, levers: Levers
+        self,
+        view: View,
+        roles: ElasticRoles | None,
+        suspects: Suspects,
+        decisions: Decisions,
+        levers: Levers,
+        scaling: Callable[[], Mapping[str, object]] | None = None,
     ) -> None:
-        """``roles`` and ``suspects`` are the scheduler's own; without ``roles`` they move by orders alone."""
+        """``roles`` and ``suspects`` are the scheduler's own; without ``roles`` they move by orders alone. ``scaling``
+        tells of pools, where there are any."""
+        self._scaling = scaling
         self._view = view
         self._roles = roles
         self._suspects = suspects
@@ -66,6 +75,9 @@ class Operator:
         idle = "no work has been planned for yet" if self._roles is not None else "elastic roles are switched off"
         return {"models": models, "last_plan": self._last_plan()} if models else {"verdict": idle}
 
+    def scaling(self) -> Mapping[str, object]:
+        return self._scaling() if self._scaling is not None else {"pools": {}}
+
     # --- orders -------------------------------------------------------------------------------------------------------
 
     async def pin(self, server: str, *, pinned: bool) -> Mapping[str, object]:
@@ -77,6 +89,11 @@ class Operator:
 
     async def drain(self, server: str) -> Mapping[str, object]:
         return await self._order(server, self._drain)
+
+    async def announce_loss(self, server: str, within: float) -> Mapping[str, object]:
+        for mate in [each.spec.name for each in self._find(server).sharers] or [server]:
+            told = await self._order(mate, lambda found: ev.LossAnnounced(found.id, within))
+        return told
 
     async def _order(self, name: str, judge: Callable[[Server], ev.Event | None]) -> Mapping[str, object]:
         found: list[Server] = []
@@ -103,6 +120,8 @@ class Operator:
             raise OrderRefused(f"'{name}' is leaving and takes no new roles.")
         if server.spec.pinned:
             raise OrderRefused(f"'{name}' was started with --pin: restart it without, or with other roles.")
+        if not roles and not server.sharers:
+            raise OrderRefused(f"'{name}' serves one model and must hold a role of it: drain it instead.")
         if strange := roles - server.spec.capable.keys():
             raise OrderRefused(f"'{name}' cannot take {_listed(strange)}; it can take {_listed(server.spec.capable)}.")
         self._check_not_last(server, server.serving - roles)
@@ -111,8 +130,11 @@ class Operator:
     def _drain(self, server: Server) -> ev.Event | None:
         if server.is_leaving:
             return None
-        self._check_not_last(server, server.serving)
-        self._levers.send(server.id, Shutdown())
+        process = server.sharers or [server]
+        for each in process:
+            self._check_not_last(each, each.serving)
+        for each in process:
+            self._levers.send(each.id, Shutdown())
         return ev.ServerLeaving(server.id)
 
     def _check_not_last(self, server: Server, given_up: Iterable[Role]) -> None:
@@ -133,9 +155,13 @@ class Operator:
             "name": spec.name,
             "id": server.id,
             "model": spec.model,
+            "pool": spec.pool,
             "device_class": spec.device_class,
+            "shares_device_with": [other.spec.name for other in server.sharers if other is not server],
+            "capable": _ordered(spec.capable),
             "roles": _ordered(server.roles),
             "serving": _ordered(server.serving),
+            "in_host_memory": _ordered(server.warm - server.roles),
             "switching_to": _ordered(server.switching[1]) if server.switching is not None else None,
             "pinned": server.pinned,
             "leaving": server.is_leaving,
@@ -169,7 +195,7 @@ class Operator:
         if event.plan is None:
             return told | {"outcome": "no assignment gives every role a holder"}
         plan = event.plan
-        wanted = {server: _ordered(roles) for server, roles in plan.changes.items()}
+        wanted = {server: [str(stage) for stage in in_order(roles)] for server, roles in plan.changes.items()}
         capacities = {"present": plan.present, "planned": plan.capacity, "bound": plan.bound}
         return told | {"capacity": {name: round(value, 3) for name, value in capacities.items()}, "wanted": wanted}
 
@@ -186,11 +212,11 @@ def _snapshot_told(snapshot: Snapshot) -> dict[str, object]:
     """
     load = utilisation(snapshot)
     return {
-        "demand": {role: round(seconds, 4) for role, seconds in snapshot.demand.items()},
-        "doubt": {role: round(share, 3) for role, share in snapshot.doubt.items() if role in snapshot.demand},
-        "busy": {role: round(fraction, 3) for role, fraction in snapshot.busy.items()},
+        "demand": {str(stage): round(seconds, 4) for stage, seconds in snapshot.demand.items()},
+        "doubt": {str(stage): round(share, 3) for stage, share in snapshot.doubt.items() if stage in snapshot.demand},
+        "busy": {str(stage): round(fraction, 3) for stage, fraction in snapshot.busy.items()},
         "utilisation": round(load, 3) if load < float("inf") else None,
-        "unheld": sorted(snapshot.unheld()),
+        "unheld": [str(stage) for stage in in_order(snapshot.unheld())],
     }
 
 

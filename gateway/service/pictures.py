@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind
 
 from scheduler.events import ResultLost
 from scheduler.spec import Input
 from wire.errors import UNREACHED, InputLost
+from wire.record import record
 from wire.to_stage import InputRef
+from wire.trace import NO_SPAN, extract, pointless, transfer_attributes
 from wire.types import Handle, JobId, ServerId
 
 log = logging.getLogger(__name__)
+tracer = trace.get_tracer("disagfusion.gateway")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Picture:
     """A fetch has succeeded."""
 
@@ -25,7 +32,7 @@ class Picture:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Fetch:
     source: Input
     task: asyncio.Task[None]
@@ -39,10 +46,10 @@ class Pictures:
         self._tell = tell
         self._under_way: dict[JobId, _Fetch] = {}
 
-    def start(self, tasks: asyncio.TaskGroup, job: JobId, source: Input, ref: InputRef) -> None:
-        """Instead of an earlier fetch for the same job."""
+    def start(self, tasks: asyncio.TaskGroup, job: JobId, source: Input, ref: InputRef, traceparent: str = "") -> None:
+        """Instead of an earlier fetch for the same job. ``traceparent``: of its request."""
         self.stop(job)
-        self._under_way[job] = _Fetch(source, tasks.create_task(self._run(job, ref), name=f"fetch {job}"))
+        self._under_way[job] = _Fetch(source, tasks.create_task(self._run(job, ref, traceparent), name=f"fetch {job}"))
 
     def take(self, picture: Picture) -> bool:
         """Whether ``picture`` is still wanted, which ends its fetch: news may cross with a stop."""
@@ -61,11 +68,24 @@ class Pictures:
         for job in [job for job, fetch in self._under_way.items() if fetch.source.holder == holder]:
             self.stop(job)
 
-    async def _run(self, job: JobId, ref: InputRef) -> None:
+    async def _run(self, job: JobId, ref: InputRef, traceparent: str) -> None:
         try:
-            data = await self._fetch(ref)
+            with _span(ref, traceparent):
+                data = await self._fetch(ref)
         except InputLost as lost:
             log.warning("the picture of %s cannot be fetched: %s", job, lost)
             self._tell(ResultLost(job, ref.handle, lost.reason in UNREACHED))
         else:
             self._tell(Picture(job, ref.handle, data))
+
+
+def _span(ref: InputRef, traceparent: str) -> AbstractContextManager[Span]:
+    """``transfer``, below the request's; its time has that in which others are fetched first."""
+    if not traceparent and pointless(tracer, Context()):
+        return NO_SPAN
+    return tracer.start_as_current_span(
+        "transfer",
+        context=extract(traceparent),
+        kind=SpanKind.CLIENT,
+        attributes=transfer_attributes(ref.endpoint, ref.nbytes),
+    )

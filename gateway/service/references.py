@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from struct import unpack_from
 
 from wire.params import Workflow
-from wire.references import References, Size
+from wire.record import record
+from wire.references import References, Size, png_size
 
 _AS_THE_ANSWER = References()
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_SIZE_AT, _PNG_SIZE_END = 16, 24
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PictureWork:
     """Of all pictures of one request together, the mask not counted."""
 
@@ -32,11 +29,3 @@ def picture_work(workflow: Workflow, pictures: Iterable[bytes | None], answer: S
     sizes = [png_size(data) or answer for data in pictures]
     encoded = sum(width * height for width, height in (rule.size(size, answer) for size in sizes))
     return PictureWork(encoded, encoded if rule.in_sequence else 0, sum(map(rule.prompt_tokens, sizes)))
-
-
-def png_size(data: bytes | None) -> Size | None:
-    """Width and height in pixels, from the file's header; None of what is no PNG."""
-    if data is None or not data.startswith(_PNG) or len(data) < _PNG_SIZE_END:
-        return None
-    width, height = unpack_from(">II", data, _PNG_SIZE_AT)
-    return (width, height) if width and height else None

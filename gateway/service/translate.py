@@ -8,6 +8,9 @@ from scheduler.spec import Output, RoleCost, ServerSpec, Timings
 from wire import to_gateway as wire
 from wire.types import ModelKey, ServerId
 
+READS_AHEAD = (1, 2)
+"""Protocol from which on servers know ``Preload``."""
+
 
 def joined(server: ServerId, hello: wire.Hello, gateway: str) -> ev.ServerJoined:
     """``gateway``: our incarnation. What a server holds for another gateway it drops by itself when welcomed."""
@@ -28,31 +31,50 @@ def server_spec(server: ServerId, hello: wire.Hello) -> ServerSpec:
         device_class=hello.device_class,
         roles=frozenset(hello.roles),
         capable={
-            role: RoleCost(cost.weight_bytes, cost.activation_bytes, cost.load_seconds)
+            role: RoleCost(
+                cost.weight_bytes,
+                cost.activation_bytes,
+                cost.load_seconds,
+                cost.together,
+                cost.warm_seconds,
+                cost.common_bytes,
+            )
             for role, cost in hello.capable.items()
         },
         memory_bytes=hello.memory_bytes,
         pinned=hello.pinned,
         target=Target.of(hello.model.name, hello.device_class, hello.model.dtype),
+        warm=frozenset(hello.warm),
+        reads_ahead=hello.protocol >= READS_AHEAD,
+        software=hello.software,
+        device=hello.device,
+        pool=hello.pool,
+        model_name=hello.model.name,
+        adapters={adapter.key: frozenset(adapter.roles) for adapter in hello.model.adapters},
     )
 
 
 def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:
     """None for messages that are about the connection, not about work."""
     match message:
+        case wire.Fetched() | wire.Started() | wire.StageDone() | wire.Progress():  # most of them
+            return _of_attempt(server, message)
         case wire.Grant(limits=limits):
             return ev.LimitsRaised(server, limits)
         case wire.Leaving():
-            return ev.ServerLeaving(server)
+            return ev.ServerLeaving(server, message.within)
         case wire.RolesReady():
-            return ev.RolesReady(server, message.epoch, frozenset(message.roles), message.load_seconds)
+            roles = frozenset(message.roles)
+            return ev.RolesReady(server, message.epoch, roles, message.load_seconds, message.from_host)
+        case wire.Heartbeat(warm=warm):
+            return ev.RolesWarm(server, frozenset(warm))
         case wire.RolesFailed():
             return ev.RolesFailed(server, message.epoch, frozenset(message.roles), message.message)
         case wire.PeerTried(server=peer, detail=""):
             return ev.PeerReached(server, ServerId(peer))
         case wire.PeerTried(server=peer, detail=detail):
             return ev.PeerUnreached(server, ServerId(peer), detail)
-        case wire.Hello() | wire.Ask() | wire.Heartbeat() | wire.Goodbye():
+        case wire.Hello() | wire.Ask() | wire.AskCell() | wire.Goodbye():
             return None
         case _:
             return _of_attempt(server, message)
@@ -67,6 +89,7 @@ Attempt = (
     | wire.StageDone
     | wire.StageFailed
     | wire.StageCancelled
+    | wire.HandedOver
 )
 
 
@@ -86,8 +109,14 @@ def _of_attempt(server: ServerId, message: Attempt) -> ev.Event:
             return ev.JobDone(server, epoch, outputs(message), timings(message.timings))
         case wire.StageFailed(epoch=epoch, code=code, message=text, retryable=retryable, lost_inputs=lost):
             return ev.JobFailed(server, epoch, code, text, retryable, lost, message.unreached)
+        case wire.HandedOver(epoch=epoch, step=step):
+            return ev.JobHandedOver(server, epoch, step, _left(message.output), timings(message.timings))
         case wire.StageCancelled(epoch=epoch):
             return ev.JobCancelled(server, epoch)
+
+
+def _left(output: wire.Output | None) -> Output | None:
+    return None if output is None else Output(output.port, output.handle, output.nbytes)
 
 
 def outputs(done: wire.StageDone) -> tuple[Output, ...]:

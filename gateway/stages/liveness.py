@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wire.errors import ProtocolMismatch
-from wire.to_gateway import Ask, Goodbye, Heartbeat, Hello, ToGateway
+from wire.record import record
+from wire.to_gateway import Ask, AskCell, Goodbye, Heartbeat, Hello, ToGateway
 from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, ToStage, Welcome
-from wire.types import ServerId
+from wire.types import ServerId, server_name
 from wire.version import PROTOCOL, check_protocol
+
+GREETINGS = (Hello, Ask)
 
 MAX_REMEMBERED = 1024
 """Former lives of servers, and strangers who were told to introduce themselves."""
@@ -21,21 +24,33 @@ MAX_REMEMBERED = 1024
 SAY_HELLO_EVERY = 1.0
 """Seconds between two such words to one stranger."""
 
-HELLO_BURST = 256
-HELLO_RATE = 50.0
-"""Introductions per second that are answered in the long run; others are repeated by their senders."""
+HELLO_BURST = 2048
+HELLO_RATE = 200.0
+"""Introductions per second that are answered in the long run; others are repeated by their senders. All the servers of
+another gateway may come at once, when that one is lost."""
+
+OWN_BURST = 16
+OWN_RATE = 1.0
+"""Of one server: it has no reason to say who it is again and again."""
+
+ASK_BURST = 64
+ASK_RATE = 32.0
+"""Questions of other gateways per second."""
+
+GATEWAYS = "~gateways"
+"""User of connections that come with the gateways' own key, which they share."""
 
 STALL_SECONDS = 1.0
 """A tick that comes so late tells of a gateway that stood still, not of silent servers."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Send:
     server: ServerId
     message: ToStage
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Joined:
     """Also when a server that is known introduces itself anew."""
 
@@ -43,13 +58,13 @@ class Joined:
     hello: Hello
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Heard:
     server: ServerId
     message: ToGateway
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Lost:
     server: ServerId
     why: str
@@ -57,16 +72,23 @@ class Lost:
     """It said goodbye, all its work done."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Warn:
     text: str
 
 
+@record(frozen=True, slots=True)
+class TellCell:
+    """Answer ``CellState`` to another gateway."""
+
+    peer: ServerId
+
+
 Report = Joined | Heard | Lost
-Effect = Send | Report | Warn
+Effect = Send | Report | TellCell | Warn
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PoolRules:
     gateway: str
     """Incarnation."""
@@ -82,17 +104,25 @@ class _Peer:
     hello: Hello
     heard: float
     vitals: Heartbeat
+    allowance: _Allowance = field(default_factory=lambda: _Allowance(OWN_BURST, OWN_RATE))
+    """Of further introductions."""
 
 
 @dataclass(slots=True)
 class _Allowance:
     """Token bucket."""
 
-    level: float = HELLO_BURST
+    burst: float
+    rate: float
+    """Per second."""
+    level: float = field(init=False)
     at: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.level = self.burst
+
     def take(self, now: float) -> bool:
-        self.level = min(HELLO_BURST, self.level + HELLO_RATE * (now - self.at))
+        self.level = min(self.burst, self.level + self.rate * (now - self.at))
         self.at = now
         if self.level < 1:
             return False
@@ -123,7 +153,8 @@ class Roster:
         self._names: dict[str, ServerId] = {}
         self._superseded = _Memory()
         self._told = _Memory()
-        self._allowance = _Allowance()
+        self._allowance = _Allowance(HELLO_BURST, HELLO_RATE)
+        self._questions = _Allowance(ASK_BURST, ASK_RATE)
 
     @property
     def servers(self) -> tuple[ServerId, ...]:
@@ -133,21 +164,34 @@ class Roster:
         """Every server's last heartbeat: how full its store and its device are."""
         return {server: peer.vitals for server, peer in self._peers.items()}
 
+    def moves(self, server: ServerId) -> bool:
+        """Whether it is here and goes to another gateway when told."""
+        peer = self._peers.get(server)
+        return peer is not None and peer.hello.moves
+
+    def joins(self, server: ServerId) -> bool:
+        """Whether it is here and reads messages that come as the frames of one."""
+        peer = self._peers.get(server)
+        return peer is not None and peer.hello.joins
+
     def hear(self, server: ServerId, message: ToGateway, now: float, user: str = "") -> list[Effect]:
         """``server`` is the socket identity, ``user`` the name of the key that opened the connection."""
-        if isinstance(message, Hello | Ask):
+        if isinstance(message, GREETINGS):
             return self._greeted(server, message, now, user)
+        if isinstance(message, AskCell):
+            return self._asked(server, now, user)
         peer = self._peers.get(server)
         if peer is None:
             return self.stranger(server, now)
-        if self._rules.keys is not None and user != peer.hello.name:
+        if self._rules.keys is not None and user != _owner(peer.hello):
             return [Warn(f"a message in the name of {server!r} came with the key of {user!r}: dropped")]
         peer.heard = now
         self._peers.move_to_end(server)
         match message:
             case Heartbeat(sequence=sequence):
-                peer.vitals = message
-                return [Send(server, HeartbeatAck(sequence=sequence))]
+                is_news, peer.vitals = _said(message) != _said(peer.vitals), message
+                news = [Heard(server, message)] if is_news else []
+                return [Send(server, HeartbeatAck(sequence=sequence)), *news]
             case Goodbye():
                 return self.lose(server, "it left", clean=True)
             case _:
@@ -190,6 +234,9 @@ class Roster:
         return [Warn(f"the gateway stood still for {seconds:.1f} s; no server counts as silent for that")]
 
     def _greeted(self, server: ServerId, greeting: Hello | Ask, now: float, user: str) -> list[Effect]:
+        known = self._peers.get(server)
+        if known is not None and not known.allowance.take(now):
+            return [Warn(f"{server} introduces itself again and again: this time it is left unanswered")]
         if not self._allowance.take(now):
             return [Warn(f"more than {HELLO_RATE:g} introductions per second: that of {server} is left unanswered")]
         fault = self._fault(server, greeting, user)
@@ -200,6 +247,13 @@ class Roster:
             return [Send(server, Fine(gateway=self._rules.gateway))]
         return self._introduced(server, greeting, now)
 
+    def _asked(self, peer: ServerId, now: float, user: str) -> list[Effect]:
+        if self._rules.keys is not None and user != GATEWAYS:
+            return [Warn(f"{peer} asks what only gateways may, with the key of {user!r}")]
+        if not self._questions.take(now):
+            return [Warn(f"more than {ASK_RATE:g} questions of gateways per second: that of {peer} is left unanswered")]
+        return [TellCell(peer)]
+
     def _introduced(self, server: ServerId, hello: Hello, now: float) -> list[Effect]:
         effects: list[Effect] = []
         former = self._names.get(hello.name)
@@ -207,7 +261,10 @@ class Roster:
             self._superseded.note(former, now)
             effects += self.lose(former, f"{hello.name} has started anew")
         self._names[hello.name] = server  # after ``lose``, which takes the name from the former
-        self._peers[server] = _Peer(hello, now, Heartbeat(sequence=0))
+        peer = self._peers.get(server)
+        if peer is None:
+            peer = self._peers[server] = _Peer(hello, now, Heartbeat(sequence=0))
+        peer.hello, peer.heard, peer.vitals = hello, now, Heartbeat(sequence=0, warm=hello.warm)
         self._peers.move_to_end(server)
         return [*effects, Send(server, self._welcome()), Joined(server, hello)]
 
@@ -227,12 +284,15 @@ class Roster:
             )
         if server != f"{hello.name}/{hello.incarnation}":
             return "identity", f"the socket's identity is {server!r}, not the server's name and incarnation"
-        if isinstance(hello, Hello) and not (hello.roles and set(hello.roles) <= set(hello.capable)):
+        if isinstance(hello, Hello) and not _may_hold(hello):
             return "roles", f"it holds {list(hello.roles)} and is capable of {list(hello.capable)}"
         # Without this, two processes of one name would push each other out for ever.
         if server in self._superseded.times:
             return "name", f"another process named {hello.name!r} has joined since: give each server a name of its own"
-        if self._rules.keys is not None and (user != hello.name or self._rules.keys.get(user) != hello.public_key):
+        owner = _owner(hello)
+        if owner != hello.name and (not hello.name.startswith(f"{owner}.") or hello.name in (self._rules.keys or {})):
+            return "name", f"{hello.name!r} is no name for a server of the process {owner!r}"
+        if self._rules.keys is not None and (user != owner or self._rules.keys.get(user) != hello.public_key):
             return "key", f"the key shown is registered for {user!r}, not for {hello.name!r}"
         if len(self._peers) >= self._rules.max_servers and hello.name not in self._names:
             return "full", f"the gateway serves {self._rules.max_servers} stage servers at most"
@@ -243,8 +303,24 @@ class Roster:
             gateway=self._rules.gateway,
             heartbeat_seconds=self._rules.heartbeat_seconds,
             liveness_seconds=self._rules.liveness_seconds,
+            joins=True,
         )
+
+
+def _owner(hello: Hello | Ask) -> str:
+    """The process's name, which a key is registered for."""
+    return server_name(ServerId(hello.device)) if isinstance(hello, Hello) and hello.device else hello.name
+
+
+def _may_hold(hello: Hello) -> bool:
+    """Of several models, a process need not hold any role of each."""
+    return bool(hello.roles or hello.device) and set(hello.roles) <= set(hello.capable)
 
 
 def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+def _said(beat: Heartbeat) -> tuple[object, ...]:
+    """What others than whoever watches the servers want to know, once it changes."""
+    return beat.warm, beat.store_capacity, beat.blocked

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 
 from gateway.stages.sockets import Dealer, Sockets, Unreachable
@@ -23,6 +21,9 @@ MAX_PICTURE_BYTES = 256 << 20
 FETCHES = 16
 """At a time; further ones wait, so that pictures in memory stay few."""
 
+MAX_ROOM_BYTES = 8 << 20
+"""Of the buffers, one for each fetch under way, that are kept: fresh memory of that size costs more than to fill it."""
+
 MAX_IDLE_CONNECTIONS = 64
 
 STALL_SECONDS = 10.0
@@ -37,17 +38,31 @@ class ResultFetcher:
         self._stall_seconds = stall_seconds
         self._numbers = count(1)
         self._turns = asyncio.Semaphore(FETCHES)
-        self._idle: OrderedDict[tuple[str, str], Dealer] = OrderedDict()
-        """One connection per holder is kept, those used last come last."""
+        self._idle: OrderedDict[tuple[str, str], list[Dealer]] = OrderedDict()
+        """By holder, those used last come last: as many as were used at once are kept."""
+        self._rooms: list[bytearray] = []
+        """Into which bundles are fetched; a picture is copied out of it in the end."""
+        self._kept = 0
+        """Connections in all of them."""
 
     async def fetch(self, ref: InputRef) -> bytes:
         """The picture behind ``ref``. Raises ``InputLost``; waits for its turn without a limit of its own."""
         async with self._turns:
-            with self._connection(ref) as dealer:
-                bundle = await self._pull(dealer, ref)
-            return _picture(ref.handle, bundle)
+            dealer = self._connected(ref)
+            room = self._rooms.pop() if self._rooms else bytearray()
+            try:
+                bundle = await self._pull(dealer, ref, room)
+            except BaseException:
+                dealer.close()  # requests may still wait in it
+                raise
+            self._keep(ref, dealer)
+            picture = _picture(ref.handle, bundle)
+            del bundle  # a view of the room, which cannot grow while it is there
+            if len(room) <= MAX_ROOM_BYTES:
+                self._rooms.append(room)
+        return picture
 
-    async def _pull(self, dealer: Dealer, ref: InputRef) -> Bundle:
+    async def _pull(self, dealer: Dealer, ref: InputRef, room: bytearray) -> Bundle:
         fetch = Fetch(ref.handle, next(self._numbers), limits=Limits(payload_bytes=MAX_PICTURE_BYTES))
         requests = [fetch.request()]
         while fetch.state is not State.COMPLETE:
@@ -55,41 +70,43 @@ class ResultFetcher:
                 raise InputLost(ref.handle, Loss.UNREACHABLE, f"{ref.endpoint} takes no more requests")
             requests = fetch.feed(*await self._answer(dealer, ref))
             if fetch.state is State.OFFERED:
-                requests += fetch.accept(memoryview(bytearray(fetch.nbytes)))
+                room.extend(bytes(max(0, fetch.nbytes - len(room))))
+                requests += fetch.accept(memoryview(room)[: fetch.nbytes])
         return fetch.bundle
 
     async def _answer(self, dealer: Dealer, ref: InputRef) -> tuple[Answer, Buffer]:
         try:
-            async with asyncio.timeout(self._stall_seconds):
-                return decode_answer(await dealer.receive())
+            return decode_answer(await dealer.receive(self._stall_seconds))
         except TimeoutError:
             silence = f"{ref.endpoint} was silent for {self._stall_seconds:g} s"
             raise InputLost(ref.handle, Loss.STALLED, silence) from None
         except WireError as error:
             raise InputLost(ref.handle, Loss.MALFORMED, str(error)) from error
 
-    @contextmanager
-    def _connection(self, ref: InputRef) -> Iterator[Dealer]:
-        """Kept afterwards, unless something went wrong: then requests may still wait in it."""
-        key = (ref.endpoint, ref.public_key)
+    def _connected(self, ref: InputRef) -> Dealer:
+        holder = (ref.endpoint, ref.public_key)
+        idle = self._idle.get(holder)
+        if idle:
+            self._kept -= 1
+            return idle.pop()
         try:
-            dealer = self._idle.pop(key, None) or self._sockets.dealer(*key, MAX_ANSWER_BYTES)
+            return self._sockets.dealer(*holder, MAX_ANSWER_BYTES)
         except Unreachable as error:
             raise InputLost(ref.handle, Loss.UNREACHABLE, str(error)) from error
-        try:
-            yield dealer
-        except BaseException:
-            dealer.close()
-            raise
-        self._keep(key, dealer)
 
-    def _keep(self, key: tuple[str, str], dealer: Dealer) -> None:
-        surplus = self._idle.pop(key, None)
-        self._idle[key] = dealer
-        if surplus is None and len(self._idle) > MAX_IDLE_CONNECTIONS:
-            _, surplus = self._idle.popitem(last=False)
-        if surplus is not None:
-            surplus.close()
+    def _keep(self, ref: InputRef, dealer: Dealer) -> None:
+        holder = (ref.endpoint, ref.public_key)
+        idle = self._idle.setdefault(holder, [])
+        self._idle.move_to_end(holder)
+        idle.append(dealer)
+        self._kept += 1
+        while self._kept > MAX_IDLE_CONNECTIONS:
+            oldest, connections = next(iter(self._idle.items()))
+            if connections:
+                self._kept -= 1
+                connections.pop(0).close()
+            if not connections:
+                del self._idle[oldest]
 
 
 def _picture(handle: Handle, bundle: Bundle) -> bytes:

@@ -49,8 +49,9 @@ class Uploads:
         while True:
             incoming = await self._router.receive()
             try:
-                answer = serve(incoming.frames, self._bundles.get, "gateway/")
+                answers = serve(incoming.frames, self._bundles.get, "gateway/")
             except WireError as error:
                 log.warning("a data request was dropped: %s", error)
                 continue
-            self._router.send(incoming.peer, answer)  # to one who is gone or does not read, nothing is owed
+            for answer in answers:
+                self._router.send(incoming.peer, answer)  # to one who is gone or does not read, nothing is owed

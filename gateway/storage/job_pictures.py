@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from gateway.storage.objects import Objects
@@ -32,17 +33,15 @@ class JobPictures:
         self._objects = objects
         self._space = space
         self._clock = clock
-        self._counted = 0
-        self._promised: dict[str, int] = {}
+        self._counted: Counter[str] = Counter()
+        self._promised: dict[str, tuple[str, int]] = {}
+        """Job → tenant and bytes."""
         self._kept: set[str] = set()
 
-    def has_room(self, nbytes: int) -> bool:
-        """Beside what has been promised; pictures behind urls give way."""
-        return self._space.files + self._space.jobs + nbytes <= self._space.max_bytes
-
-    def promise(self, job_id: str, nbytes: int) -> None:
-        """To a job that is about to be accepted."""
-        self._promised[job_id] = nbytes
+    def promise(self, job_id: str, tenant: str, nbytes: int) -> None:
+        """To a job that is about to be accepted. Raises ``StoreFull``."""
+        self._space.check(tenant, nbytes)
+        self._promised[job_id] = tenant, nbytes
         self._note()
 
     def keep(self, job_id: str) -> None:
@@ -53,17 +52,19 @@ class JobPictures:
         self._promised.pop(job_id, None)
         self._note()
 
-    async def recount(self, held: Callable[[], Awaitable[int]]) -> None:
-        """``held``: what all jobs in the database take, those of other gateways too."""
+    async def recount(self, held: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
+        """``held``: by tenant, what all jobs in the database take, those of other gateways too."""
         kept = set(self._kept)  # others may be promised or kept while we wait: whether they were counted is not known
-        self._counted = await held()
+        self._counted = Counter(await held())
         for job_id in kept:
             self._promised.pop(job_id, None)
         self._kept -= kept
         self._note()
 
     def _note(self) -> None:
-        self._space.jobs = self._counted + sum(self._promised.values())
+        self._space.jobs = self._counted.copy()
+        for tenant, nbytes in self._promised.values():
+            self._space.jobs[tenant] += nbytes
 
     async def put_inputs(self, job_id: str, pictures: Mapping[str, bytes]) -> None:
         for name, picture in pictures.items():

@@ -130,7 +130,7 @@ def open_store(url: str | None, folder: Path) -> Objects:
     with _translated("open", url or str(folder)):
         if url is None:
             store = LocalStore(folder, mkdir=True)
-            for left in folder.glob("*/*#*"):  # of uploads that a killed process did not finish
+            for left in folder.rglob("*#*"):  # of uploads that a killed process did not finish
                 left.unlink()
             return Objects(store)
         if url.startswith("file:"):

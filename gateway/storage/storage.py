@@ -34,9 +34,11 @@ class Storage:
         objects: Objects | None = None,
         spool: Path | None = None,
         clock: Callable[[], float] = time.time,
+        has_others: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """``has_others``: whether anybody but this tenant has a key; the store is shared out where somebody has."""
         objects = objects or in_memory()
-        space = Space(settings.storage_max_bytes)
+        space = Space(settings.storage_max_bytes, settings.storage_tenant_share, has_others)
         self.objects = objects
         """The store itself, for rooms that keep their own books of what lies there."""
         self.spool = spool
@@ -86,7 +88,7 @@ class Storage:
             await asyncio.sleep(SWEEP_SECONDS)
 
 
-def open_storage(settings: Settings) -> Storage:
+def open_storage(settings: Settings, has_others: Callable[[str], bool] = lambda _: True) -> Storage:
     """Where the settings say. Raises ``InvalidSettings``."""
     state = settings.state_folder()
     spool = state / "spool"
@@ -98,6 +100,7 @@ def open_storage(settings: Settings) -> Storage:
     except OSError as error:
         raise InvalidSettings(f"DISAGFUSION_STATE_DIR: {state} cannot be used: {error.strerror}") from error
     try:
-        return Storage(settings, open_store(settings.file_store, state / "files"), spool)
+        objects = open_store(settings.file_store, state / "files")
+        return Storage(settings, objects, spool, has_others=has_others)
     except StoreError as error:
         raise InvalidSettings(f"DISAGFUSION_FILE_STORE: {error}") from error

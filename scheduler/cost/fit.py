@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from math import exp, log, sqrt
 
 import numpy as np
-from scipy.optimize import nnls
 
 from scheduler.cost.features import Row
+from scheduler.cost.least_squares import nnls
 
 MAX_CELLS = 48
 CELL_MEMORY = 32
@@ -125,5 +125,4 @@ def _relative_nnls(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Least squares without negative coefficients; columns are scaled, since N² dwarfs 1."""
     scale = np.linalg.norm(rows, axis=0)
     scale[scale == 0] = 1.0
-    solution, _ = nnls(rows / scale, targets)
-    return np.asarray(solution / scale)
+    return np.asarray(nnls(rows / scale, targets) / scale)

@@ -101,7 +101,7 @@ class CostModel:
         return self._stage(target, role).residuals.quantile(q)
 
     def batch_marginal(self, work: Work, target: Target) -> float:
-        """Cost of one further member of a batch of such jobs, in jobs: 1 gains nothing, 0 is free."""
+        """Cost of one further job where such jobs compute together, in jobs: 1 gains nothing, 0 is free."""
         stage = self._stage(target, work.role)
         return stage.batching.marginal(sequence_tokens(work, stage.prior.shape))
 
@@ -113,11 +113,9 @@ class CostModel:
         if not isfinite(seconds) or seconds < LEAST_SECONDS:
             return
         self.version += 1
-        stage = self._stage(target, work.role)
-        stage.observe(work, seconds, self._speeds.factor(server))
-        if work.batch == 1:  # of a batch, a wrong marginal cost would be taken for a slow server
-            gain = STEP_GAIN if work.role is Role.DIT else OTHER_GAIN
-            self._speeds.observe(server, log(seconds / stage.seconds(work)), gain)
+        ratio = self._stage(target, work.role).observe(work, seconds, self._speeds.factor(server))
+        if ratio is not None:
+            self._speeds.observe(server, ratio, STEP_GAIN if work.role is Role.DIT else OTHER_GAIN)
 
     def speed(self, server: str) -> float:
         """How many times slower than its class the server is."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 from scheduler.cost.model import CostModel
 from scheduler.cost.profile import ProfileError, bundled
 from scheduler.cost.work import Target, Work
+from wire.references import References
 from wire.types import Role
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], program: str = "python -m scheduler") -> int:
     """Print one prediction per role. Returns the process's exit code; usage errors exit with 2 as argparse does."""
-    parser = _parser()
+    parser = _parser(program)
     args = parser.parse_args(argv)
     try:
         model = CostModel([] if args.no_bundled else bundled())
@@ -45,6 +47,8 @@ def _work(model: CostModel, target: Target, role: Role, args: argparse.Namespace
     shape = model.shape(target)
     guidance = shape.default_guidance if args.guidance is None else args.guidance
     width, height = args.size
+    rule = shape.references or References()
+    encoded = sum(math.prod(rule.size(picture, args.size)) for picture in args.upload)
     return Work(
         role,
         height=height,
@@ -52,20 +56,22 @@ def _work(model: CostModel, target: Target, role: Role, args: argparse.Namespace
         steps=(shape.default_steps if args.steps is None else args.steps) if role is Role.DIT else 1,
         cfg=shape.guidance_passes == 2 and guidance > 1,
         text_tokens=args.text_tokens if role is Role.ENCODER else 0,
-        image_pixels=args.uploads * height * width if role is Role.ENCODER else 0,
+        image_pixels=encoded if role is Role.ENCODER else 0,
+        picture_tokens=sum(map(rule.prompt_tokens, args.upload)) if role is not Role.DECODER else 0,
+        reference_pixels=encoded if role is Role.DIT and rule.in_sequence else 0,
         batch=args.batch,
     )
 
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT, for example 1024x1024")
     return int(width), int(height)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scheduler predict", description=__doc__)
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"{program} predict", description=__doc__)
     parser.add_argument("--model", required=True, help="for example black-forest-labs/FLUX.1-dev")
     parser.add_argument("--device", required=True, help='device class, for example "NVIDIA H100"')
     parser.add_argument("--precision", default="bfloat16", help="dtype of the weights (default: %(default)s)")
@@ -73,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--text-tokens", type=int, default=0, help="length of the prompt (default: the model's)")
-    parser.add_argument("--uploads", type=int, default=0, help="uploaded pictures of the same size (default: 0)")
+    parser.add_argument(
+        "--upload", type=_size, action="append", default=[], help="WIDTHxHEIGHT of an uploaded picture; repeatable"
+    )
     parser.add_argument("--batch", type=int, default=1, help="equal jobs in one batch (default: 1)")
     parser.add_argument(
         "--role", action="append", choices=[role.value for role in Role], help="repeatable; default: all"

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 
 from scheduler.cost.tables import ProfileError, Section
+from wire.references import References
 from wire.types import Role
 from wire.values import DTYPE_BYTES
 
@@ -37,6 +38,8 @@ class ModelShape:
     latent_pixels: int = 8
     latent_frames: int = 1
     size_multiple: int = 16
+    references: References | None = None
+    """What becomes of pictures that an edit is given; without it they are brought to the size of the answer."""
 
     def tokens(self, height: int, width: int) -> int:
         """Image tokens N that the transformer sees."""
@@ -144,6 +147,7 @@ def _model(section: Section) -> ModelShape:
         latent_pixels=section.integer("latent_pixels", least=1),
         latent_frames=section.integer("latent_frames", least=1, default=1),
         size_multiple=section.integer("size_multiple", least=1),
+        references=section.struct("references", References),
     )
     section.finish()
     return shape

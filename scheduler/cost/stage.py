@@ -18,6 +18,8 @@ OUTLIER = 0.35
 WELL_KNOWN = 4
 LEARNING = 2
 """The first observations set the level of an unknown device: their error says nothing about later ones."""
+ALONE = 1.25
+"""Mean company up to which a job tells what it costs alone, rather than what company costs."""
 MAX_CACHED = 4096
 
 
@@ -65,22 +67,35 @@ class StageCost:
             self._band = (self.residuals.quantile(0.02), self.residuals.quantile(0.98))
         return self._band
 
-    def observe(self, work: Work, seconds: float, speed: float) -> None:
-        """``seconds`` were observed on a server that is ``speed`` times slower than usual."""
-        usual, features = seconds / speed, row(work, self.prior.shape)
-        log_ratio = log(usual / (self._row_seconds(features) * work.passes * self._batch_factor(work)))
+    def observe(self, work: Work, seconds: float, speed: float) -> float | None:
+        """``seconds`` were observed on a server that is ``speed`` times slower than usual.
+
+        The log ratio to the usual, where it tells of the server: not where a marginal cost may just be wrong.
+        """
+        usual, features, tokens = seconds / speed, row(work, self.prior.shape), self._tokens(work)
+        single, factor = self._row_seconds(features) * work.passes, self.batching.factor(tokens, work.batch)
+        log_ratio = log(usual / (single * factor))
         if self.fit.observations >= LEARNING:
             self.residuals.add(log_ratio)
             self._band = None
-        if work.batch > 1:
-            single = self._row_seconds(features) * work.passes
-            self.batching.observe(self._tokens(work), work.batch, usual / single)
+        # Where nothing was seen alone yet, company that seems to cost more than taking turns is a level that is wrong.
+        is_known = self.batching.is_well_known(tokens)
+        is_level = not is_known and self.fit.observations < LEARNING and usual > single * work.batch
+        if work.batch <= ALONE or is_level:
+            self.batching.was_alone(tokens)
+            if not self._is_outlier(features, log_ratio):
+                self._fit(features, usual / (work.passes * factor))
+            return log(seconds / (self._row_seconds(features) * work.passes * factor))
+        if not is_known or abs(log_ratio) <= OUTLIER:
+            self.batching.observe(tokens, work.batch, usual / single)
             self._cache.clear()
-        elif not self._is_outlier(features, log_ratio):
-            self.fit.observe(features, usual / work.passes)
-            if self.fit.refit_if_due():
-                self._cache.clear()
-                self._passes.clear()
+        return log(seconds / (single * factor)) if is_known else None
+
+    def _fit(self, features: Row, seconds: float) -> None:
+        self.fit.observe(features, seconds)
+        if self.fit.refit_if_due():
+            self._cache.clear()
+            self._passes.clear()
 
     def source(self) -> str:
         count = self.fit.observations

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from math import inf, isfinite
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
 class ProfileError(ValueError):
@@ -67,6 +71,19 @@ class Section:
         if not isinstance(value, list) or not all(_is_extent(extent, names) for extent in value):
             raise self._wrong(key, value, f"a list of whole numbers above 0 and of {', '.join(names)}")
         return tuple(value)
+
+    def struct(self, key: str, kind: type[Kind]) -> Kind | None:
+        """A table with the fields of ``kind``; None when the key is absent."""
+        value = self._take(key, None)
+        if value is None:
+            return None
+        fields = [field.name for field in msgspec.structs.fields(kind)]
+        try:
+            if isinstance(value, dict) and not value.keys() - set(fields):
+                return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise ProfileError(f"{self.where}, [{self._path(key)}]: {error}; see docs/profiles.md") from None
+        raise self._wrong(key, value, f"a table with some of {', '.join(fields)}")
 
     def section(self, key: str) -> Section:
         value = self._take(key)

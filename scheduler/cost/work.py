@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import NamedTuple
 
+from wire.record import record
 from wire.types import Role
 
 
@@ -22,9 +23,9 @@ class Target(NamedTuple):
         return cls(short_name(model), device_class, precision)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Work:
-    """One job, or one batch of equal jobs, of one stage."""
+    """One job of one stage."""
 
     role: Role
     height: int = 0
@@ -42,7 +43,8 @@ class Work:
     """That uploaded pictures add to the prompt, of encoder and dit jobs."""
     reference_pixels: int = 0
     """Pixels of uploaded pictures whose latents lengthen the sequence, of dit jobs only."""
-    batch: int = 1
+    batch: float = 1
+    """Jobs of its kind that compute together, itself among them, in the mean over the job."""
 
     def __post_init__(self) -> None:
         counts = (self.text_tokens, self.image_pixels, self.picture_tokens, self.reference_pixels)
@@ -50,7 +52,7 @@ class Work:
             raise ValueError(f"sizes and lengths are 0 or more, not {self}")
         if self.role is not Role.ENCODER and not (self.height and self.width):
             raise ValueError(f"{self.role} work needs a height and a width in pixels")
-        if self.steps < 1 or self.batch < 1:
+        if self.steps < 1 or not self.batch >= 1:
             raise ValueError(f"steps and batch are 1 or more, not {self.steps} and {self.batch}")
 
     @property
@@ -59,6 +61,10 @@ class Work:
         if self.role is not Role.DIT:
             return 1
         return self.steps * (2 if self.cfg else 1)
+
+    def is_like(self, other: Work) -> bool:
+        """Equal in everything but the number of steps."""
+        return self is other or replace(self, steps=1) == replace(other, steps=1)
 
 
 def short_name(model: str) -> str:

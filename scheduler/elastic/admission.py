@@ -8,10 +8,10 @@ bound), and the turns of other tenants. The result is corrected by how wrong suc
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from math import log
 from types import MappingProxyType
 
+from scheduler.coming import Coming
 from scheduler.cost.residuals import ResidualTracker
 from scheduler.elastic.book import Book, promised
 from scheduler.elastic.capacity import Capacity, Pace
@@ -20,11 +20,13 @@ from scheduler.elastic.inflow import Inflow, Overtaking
 from scheduler.elastic.lane import Rank
 from scheduler.elastic.order import STAGE, StageOrder
 from scheduler.elastic.settings import ElasticSettings
+from scheduler.elastic.shared import seconds_until_held, work_of_others
 from scheduler.policy import Observer, Verdict
 from scheduler.spec import Timings
 from scheduler.state import Attempt, Job, Request
 from scheduler.transitions import JobState
 from scheduler.view import View
+from wire.record import record
 from wire.types import ModelKey, RequestId, Role
 
 FIRST_SIGMA = 0.15
@@ -39,7 +41,7 @@ ROUNDS = 6
 """Of the fixed point between waiting longer and being overtaken by more."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Errors:
     """How wrong predictions have been: a tenant's own, once there are enough of them, otherwise everybody's."""
 
@@ -56,13 +58,13 @@ class Errors:
         self.everyone.add(log_ratio)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Promise:
     raw_seconds: float
     errors: Errors
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Stage:
     """A request's work at one stage."""
 
@@ -73,7 +75,7 @@ class _Stage:
     """Reference seconds of all jobs."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Rival:
     """Another tenant at a stage."""
 
@@ -90,7 +92,7 @@ class _Rival:
         return min(self.stock + self.rate * wait, max(0.0, (self.lead + virtual) * self.share))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Ahead:
     """Work that goes before a request's at a stage: what waits now, what comes later, the turns of other tenants."""
 
@@ -102,6 +104,10 @@ class _Ahead:
     overtaking: Overtaking
     most: float
     """That may overtake."""
+    bound: float
+    """Work for which only those servers are good that have the adapters that the request needs …"""
+    part: float
+    """… and what they do of the rest: all of it where it needs none."""
     rivals: tuple[_Rival, ...]
 
     def work_before(self, wait: float) -> float:
@@ -115,7 +121,7 @@ class _Ahead:
         return mine + sum(rival.turns(virtual, wait) for rival in self.rivals)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Draft:
     """What is known of a request between its admission and its first step."""
 
@@ -125,8 +131,16 @@ class _Draft:
 
 
 class PredictedCompletion(Observer):
-    def __init__(self, settings: ElasticSettings, order: StageOrder, book: Book, fairness: Fairness):
+    def __init__(
+        self,
+        settings: ElasticSettings,
+        order: StageOrder,
+        book: Book,
+        fairness: Fairness,
+        coming: Coming | None = None,
+    ):
         self._settings = settings
+        self._coming = coming or Coming()
         self._order = order
         self._book = book
         self._fairness = fairness
@@ -139,7 +153,8 @@ class PredictedCompletion(Observer):
         """The latest time that anything happened."""
 
     def decide(self, request: Request, view: View, now: float) -> Verdict:
-        stages = self._stages(promised(request.jobs.values()), view, now)
+        to_do = (job for job in promised(request.jobs.values()) if job.holder is None)
+        stages = self._stages(to_do, view, now)
         raw, own = self._raw_seconds(stages, request, view, now)
         errors = self._errors(request, raw / own if own else 1.0)
         self._draft = _Draft(request.spec.id, _Promise(raw, errors), stages)
@@ -149,11 +164,11 @@ class PredictedCompletion(Observer):
         excess = now + bound - request.spec.deadline
         if view.requests >= self._settings.max_requests:
             reason = f"{view.requests} requests are under way, as many as may be"
-            return Verdict(False, usual, (usual - own) / 2, reason)
+            return Verdict(False, usual, (usual - own) / 2, reason, "full")
         if excess > 0:
             allowed = request.spec.deadline - now
             reason = f"done in {usual:.1f} s, perhaps only in {late:.1f} s: its deadline is in {allowed:.1f} s"
-            return Verdict(False, usual, excess, reason)
+            return Verdict(False, usual, excess, reason, "deadline")
         return Verdict(True, usual, reason=f"predicted {usual:.2f} s, of which {own:.2f} s are its own")
 
     def seconds_left(self, request: Request, view: View, now: float) -> float:
@@ -206,18 +221,22 @@ class PredictedCompletion(Observer):
         for the request's earlier stages, so the two are compared and not added. ``ends``: when servers are through with
         those of its jobs that they have already.
         """
-        capacity = Capacity(view, request.spec.model, now)
-        ahead = {stage.role: self._ahead(stage, request, now) for stage in stages}
+        model = request.spec.model
+        capacity = Capacity(view, model, now, self._coming.expected(model, now))
+        ahead = {stage.role: self._ahead(stage, request, capacity, now) for stage in stages}
         starts: dict[tuple[Role, ...], float] = {}
         """Of stages looked at together: with servers that hold every role, all stages ask for the same."""
         total = alone = 0.0
+        if self._settings.elastic_roles:
+            total = seconds_until_held(request.spec.model, [stage.role for stage in stages], view)
         for stage in stages:
             total = max(total, *(end for role, end in ends.items() if STAGE[role] < STAGE[stage.role]), 0.0)
             for together in _sharing(stage, stages, view):
                 roles = tuple(other.role for other in together)
                 if roles not in starts:
                     pace = capacity.pace(other.jobs[0] for other in together)
-                    starts[roles] = _start([ahead[role] for role in roles], pace)
+                    others = work_of_others(request.spec.model, roles, together[0].rank, view, self._book)
+                    starts[roles] = _start([ahead[role] for role in roles], pace, others)
                 total = max(total, starts[roles])
             own = _own_seconds(stage, view, capacity)
             total += own
@@ -238,7 +257,7 @@ class PredictedCompletion(Observer):
         """The one with which it waits, if it does."""
         return self._order.key(job, view, now) if job.queued_key is None else Rank.of(job.queued_key)
 
-    def _ahead(self, stage: _Stage, request: Request, now: float) -> _Ahead:
+    def _ahead(self, stage: _Stage, request: Request, capacity: Capacity, now: float) -> _Ahead:
         model, tenant = request.spec.model, request.spec.tenant
         stocks = self._book.stocks(model, stage.role)
         mine, total = 0.0, 0.0
@@ -256,6 +275,8 @@ class PredictedCompletion(Observer):
             stock=mine,
             overtaking=overtaking,
             most=stage.rank.allowance + self._settings.bypass_share * total,
+            bound=self._book.needing(model, stage.role, stage.jobs[0].spec.adapters),
+            part=capacity.share(stage.jobs[0]),
             rivals=tuple(self._rival(stage, other, request, now) for other in stocks if other != tenant),
         )
 
@@ -296,16 +317,23 @@ def _ends(jobs: Iterable[Job], now: float) -> dict[Role, float]:
     return ends
 
 
-def _start(ahead: list[_Ahead], pace: Pace) -> float:
-    """Seconds until stages that share servers have done what goes before the request.
+def _start(ahead: list[_Ahead], pace: Pace, others: float) -> float:
+    """Seconds until stages that share servers have done what goes before the request, ``others`` of other models.
 
     The longer it waits, the more comes that goes before it, and the longer it waits. From a wait of 0 upwards this ends
     at the smallest wait that agrees with itself; it does end, because what may overtake is bounded.
     """
-    start = pace.level(sum(stage.work_before(0.0) for stage in ahead))
+    bound, part = sum(stage.bound for stage in ahead), min(stage.part for stage in ahead)
+
+    def before(wait: float) -> float:
+        work = sum(stage.work_before(wait) for stage in ahead)
+        theirs = min(bound, work)
+        return others + theirs + part * (work - theirs)
+
+    start = pace.level(before(0.0))
     for _ in range(ROUNDS):
-        later = pace.level(sum(stage.work_before(start) for stage in ahead))
-        if later - start < 0.01 * start:
+        later = pace.level(before(start))
+        if later - start <= 0.01 * start:
             return later
         start = later
     return start
@@ -315,8 +343,7 @@ def _sharing(stage: _Stage, stages: list[_Stage], view: View) -> Iterator[list[_
     """The stage by itself, and together with those whose servers also hold it: neither may be overbooked."""
     yield [stage]
     model = stage.jobs[0].request.spec.model
-    mine = view.serving(model, stage.role)
-    shared = [other for other in stages if not mine.keys().isdisjoint(view.serving(model, other.role))]
+    shared = [other for other in stages if view.shared(model, stage.role, other.role)]
     if len(shared) > 1:
         yield shared
 

@@ -1,53 +1,125 @@
-"""Which waiting jobs to run together with the best one."""
+"""When a waiting job computes together with those that run already, and when it rather waits for a device of its own.
+
+What counts is the predicted sum of delays: what the job gains, what those lose that it joins, and what all that wait
+behind it gain because the device gets more done.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
+from scheduler.elastic.fairness import Fairness
 from scheduler.elastic.settings import ElasticSettings
-from scheduler.queue import StageQueue
-from scheduler.state import Job, Server
+from scheduler.sharing import ends
+from scheduler.state import Attempt, Job, Server
+from scheduler.transitions import COMMITTED
 from scheduler.view import View
+from wire.record import record
+from wire.types import Role
 
-LOOKED_AT = 64
-"""Candidates for a batch: the oldest with equal work."""
+LOOKED_AT = 16
+"""Holders of the role of which the soonest free is what the job could wait for instead."""
 
 
-class SameWork:
-    """Batches jobs of equal work while a further member costs clearly less than a job of its own.
+@record(frozen=True, slots=True)
+class _Joined:
+    """What would come of it on one server. Times are seconds from now."""
 
-    Only jobs of the best one's tenant and priority come along, so that a batch never changes whose turn it is.
-    """
+    server: Server
+    group: Sequence[Attempt]
+    before: Sequence[float]
+    """Ends of the group's attempts as things stand."""
+    after: Sequence[float]
+    """The same if the others come; theirs are the last."""
+    end: float
+    """Of the last of the others."""
+    gain: float
+    """Seconds, of all concerned."""
 
-    def __init__(self, settings: ElasticSettings):
+
+class LeastDelay:
+    def __init__(self, settings: ElasticSettings, fairness: Fairness):
         self._settings = settings
+        self._fairness = fairness
 
-    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:
-        settings = self._settings
-        if settings.max_batch == 1 or not self._may_join(job, job):
-            return (job,)
-        if view.cost.batch_marginal(job.spec.work, server.spec.target) >= settings.batch_marginal:
-            return (job,)
-        if self._is_any_idle(job, server, view):
-            return (job,)  # there is a device for everyone
-        fitting = (other for other in islice(queue.alike(job), LOOKED_AT) if self._may_join(other, job))
-        members = [job, *islice(fitting, settings.max_batch - 1)]
-        while len(members) > 1 and not self._in_time(members, server, view, now):
-            members.pop()
-        return tuple(members)
+    def most(self, job: Job, server: Server, view: View) -> int:
+        if self._settings.max_batch == 1 or view.marginal(job, server) >= 1:
+            return 1
+        return self._settings.max_batch
 
-    def _may_join(self, other: Job, job: Job) -> bool:
-        mine, its = job.request.spec, other.request.spec
-        alone = (its.seeded and not self._settings.batch_seeded) or other.spec.optional
-        return not alone and mine.tenant == its.tenant and mine.priority == its.priority
+    def joins(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server | None:
+        return self._best([job], None, candidates, view, now)
 
-    def _is_any_idle(self, job: Job, server: Server, view: View) -> bool:
-        holders = islice(view.serving(job.request.spec.model, job.spec.role).values(), LOOKED_AT)
-        return any(not other.attempts and other is not server for other in holders)
+    def makes_way(
+        self, job: Job, following: Sequence[Job], candidates: Sequence[Server], view: View, now: float
+    ) -> Server | None:
+        return self._best(following, job, candidates, view, now)
 
-    def _in_time(self, members: list[Job], server: Server, view: View, now: float) -> bool:
-        """No member misses its deadline for the company of the others."""
-        start = now + server.remaining(now)
-        alone = start + view.seconds(members[0], server)
-        together = start + view.batch_seconds(members[0], server, len(members))
-        return all(not alone <= job.request.spec.deadline < together for job in members)
+    def _best(
+        self, joining: Sequence[Job], first: Job | None, candidates: Sequence[Server], view: View, now: float
+    ) -> Server | None:
+        """Where those join, all of one request; before that the group stands still while ``first`` is computed."""
+        jobs = [*([] if first is None else [first]), *joining]
+        otherwise = _own_device(jobs, view, now)
+        found = [self._joined(joining, first, server, otherwise, view, now) for server in candidates]
+        best = max(found, key=lambda joined: joined.gain)
+        return best.server if best.gain > 0 and _keeps_deadlines(jobs[-1], best, otherwise, view, now) else None
+
+    def _joined(
+        self, joining: Sequence[Job], first: Job | None, server: Server, otherwise: float, view: View, now: float
+    ) -> _Joined:
+        group, job = server.sharing(), joining[0] if first is None else first
+        pause = 0.0 if first is None else view.seconds(first, server)
+        work, one = [view.seconds(each, server) for each in joining], joining[0] if joining else group[0].job
+        marginal, most = view.marginal(one, server), server.together(one.spec.role)
+        left = [attempt.left(now) for attempt in group]
+        before = ends(left, marginal, most)
+        after = [pause + end for end in ends([*left, *work], marginal, most)]
+        share = self._fairness.share(job.request.spec.tenant)
+        lost = sum(
+            (late - soon) * self._fairness.share(attempt.job.request.spec.tenant) / share
+            for attempt, soon, late in zip(group, before, after, strict=False)
+        )
+        end = max(after[len(group) :], default=pause)
+        spared = pause + sum(work) - (max(after) - max(before))
+        gain = otherwise - end - lost + _behind(job, server, view) * spared
+        return _Joined(server, group, before, after, end, gain)
+
+
+def _own_device(jobs: Sequence[Job], view: View, now: float) -> float:
+    """Seconds until jobs of one request are done, one after the other, that wait for the first device that is free."""
+    first = jobs[0]
+    holders = view.serving(first.request.spec.model, first.spec.role).values()
+    able = islice((each for each in holders if not first.spec.lacks(each.spec.adapters)), LOOKED_AT)
+    return min(server.remaining(now) + sum(view.seconds(job, server) for job in jobs) for server in able)
+
+
+def _behind(job: Job, server: Server, view: View) -> float:
+    """Other jobs that wait for this server: those of its roles, each shared with their other holders."""
+    model = server.spec.model
+    waiting = sum(view.waiting(model, role) / len(view.serving(model, role)) for role in server.serving)
+    return waiting - 1 / len(view.serving(model, job.spec.role))
+
+
+def _keeps_deadlines(job: Job, joined: _Joined, otherwise: float, view: View, now: float) -> bool:
+    """No deadline that would be met is missed for company."""
+    cases = [(job, otherwise, joined.end)]
+    for attempt, soon, late in zip(joined.group, joined.before, joined.after, strict=False):
+        if attempt.job.attempt is attempt and attempt.job.state in COMMITTED:
+            cases.append((attempt.job, soon, late))
+    for one, soon, late in cases:
+        rest, deadline = now + _afterwards(one, view), one.request.spec.deadline
+        if rest + soon <= deadline < rest + late:
+            return False
+    return True
+
+
+def _afterwards(job: Job, view: View) -> float:
+    """Seconds that the request needs at least once this job is done."""
+    longest = dict.fromkeys(list(Role)[list(Role).index(job.spec.role) + 1 :], 0.0)
+    for other in job.request.jobs.values():
+        role = other.spec.role
+        if role in longest and other.holder is None and not other.taken and not other.spec.optional:
+            longest[role] = max(longest[role], view.reference_seconds(other))
+    return sum(longest.values())

@@ -5,7 +5,7 @@ Unlike the queues it has the jobs whose inputs are not made yet, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -46,6 +46,8 @@ class Book(Observer):
         self._order = order
         self._stocks: dict[Station, dict[str, Stock]] = {}
         self._entries: dict[JobId, tuple[Fenwick, Entry]] = {}
+        self._adapted: dict[Station, dict[JobId, tuple[frozenset[str], float]]] = {}
+        """Of the jobs that need adapters, those and the work."""
         self._equals: dict[tuple[Fenwick, int], dict[JobId, float]] = {}
         """Work in one cell, oldest first: how those that came at the same moment go one after the other."""
 
@@ -65,13 +67,21 @@ class Book(Observer):
             total += sum(islice(some.values(), oldest, None))
         return total
 
+    def needing(self, model: ModelKey, role: Role, adapters: Collection[str]) -> float:
+        """Reference seconds of a stage's jobs that need any of these adapters."""
+        if not adapters:
+            return 0.0
+        works = self._adapted.get((model, role), {})
+        return sum(work for needed, work in works.values() if not needed.isdisjoint(adapters))
+
     def backlog(self, model: ModelKey) -> dict[Role, float]:
         """Reference seconds of every stage."""
         return {role: sum(stock.total for stock in self.stocks(model, role).values()) for role in Role}
 
     def opened(self, request: Request, view: View, now: float) -> None:
         for job in promised(request.jobs.values()):
-            self._add(job, self._order.key(job, view, now))
+            if job.holder is None:
+                self._add(job, self._order.key(job, view, now))
 
     def queued(self, job: Job, now: float) -> None:  # noqa: ARG002
         if job.spec.id not in self._entries and job.queued_key is not None and not job.spec.optional:
@@ -94,12 +104,17 @@ class Book(Observer):
         stock = self._stocks.setdefault((spec.model, job.spec.role), {}).setdefault(spec.tenant, Stock())
         tree, entry = self._entries[job.spec.id] = stock.add(rank)
         self._equals.setdefault((tree, entry.cell), {})[job.spec.id] = rank.work
+        if job.spec.adapters:
+            adapted = self._adapted.setdefault((spec.model, job.spec.role), {})
+            adapted[job.spec.id] = (job.spec.adapters, rank.work)
 
     def _remove(self, job: Job) -> None:
         found = self._entries.pop(job.spec.id, None)
         if found is not None:
             tree, entry = found
             tree.remove(entry)
+            if job.spec.adapters:
+                del self._adapted[(job.request.spec.model, job.spec.role)][job.spec.id]
             equals = self._equals[(tree, entry.cell)]
             del equals[job.spec.id]
             if not equals:

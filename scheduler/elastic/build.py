@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from scheduler.coming import Coming
 from scheduler.cost.model import CostModel
 from scheduler.cost.profile import Profile, bundled
 from scheduler.elastic.admission import PredictedCompletion
-from scheduler.elastic.batching import SameWork
+from scheduler.elastic.batching import LeastDelay
 from scheduler.elastic.book import Book
 from scheduler.elastic.fairness import Fairness
+from scheduler.elastic.migration import StepMigration
 from scheduler.elastic.order import StageOrder
 from scheduler.elastic.placement import Backpressure
 from scheduler.elastic.preemption import ShortestRemaining
+from scheduler.elastic.previews import WhileThereIsTime
 from scheduler.elastic.roles import ElasticRoles
+from scheduler.elastic.room import AdmitWhereThereIsRoom
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.elastic.suspects import Suspects
 from scheduler.elastic.unknown import AdmitUnknown
-from scheduler.policy import Policies
+from scheduler.policy import Admission, Policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +47,26 @@ def elastic(settings: ElasticSettings | None = None, profiles: Iterable[Profile]
     suspects = Suspects(settings.suspect_failures, settings.probation_seconds)
     order = StageOrder(settings, fairness)
     book = Book(order)
-    admission = PredictedCompletion(settings, order, book, fairness)
+    coming = Coming()
+    admission = PredictedCompletion(settings, order, book, fairness, coming)
     placement = Backpressure(settings, suspects)
+    previews = WhileThereIsTime()
     roles = ElasticRoles(settings, book, suspects) if settings.elastic_roles else None
+    admits: Admission = AdmitUnknown(admission)
     policies = Policies(
-        admission=AdmitUnknown(admission),
+        admission=admits if roles is None else AdmitWhereThereIsRoom(admits, roles, coming),
         order=order,
         placement=placement,
-        batching=SameWork(settings),
+        batching=LeastDelay(settings, fairness),
         preemption=ShortestRemaining(settings) if settings.preemption else None,
+        migration=StepMigration(settings, suspects) if settings.migration else None,
+        previews=previews,
         roles=roles,
+        coming=coming,
+        room=roles,
         cost=CostModel(bundled() if profiles is None else profiles),
         # In any order: each keeps its own record, and none reads another's while it is told. Admission does read the
         # book, but before anybody is told of the request, or it would count the request as work ahead of itself.
-        observers=(fairness, suspects, book, admission, placement),
+        observers=(fairness, suspects, book, admission, placement, previews),
     )
     return Elastic(policies, roles, suspects)

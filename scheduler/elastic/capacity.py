@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
+from math import ceil
 
+from scheduler.coming import Expected
 from scheduler.state import Job, Server
 from scheduler.view import View
+from wire.record import record
 from wire.types import JobId, ModelKey, ServerId
 
 SAMPLE = 16
 """Servers that stand for all: every n-th holder of a role."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Pace:
     """How some servers together work off what waits, soonest free first."""
 
@@ -43,8 +45,10 @@ class Pace:
 class Capacity:
     """The servers of one model at one moment: each is asked only once how busy it is."""
 
-    def __init__(self, view: View, model: ModelKey, now: float):
+    def __init__(self, view: View, model: ModelKey, now: float, coming: Sequence[Expected] = ()):
+        """``coming``: servers that are on their way."""
         self._view = view
+        self._coming = coming
         self._model = model
         self._now = now
         self._paces: dict[tuple[JobId, ...], Pace] = {}
@@ -59,17 +63,41 @@ class Capacity:
             known = self._paces[key] = self._gathered(jobs)
         return known
 
-    def _gathered(self, jobs: Iterable[Job]) -> Pace:
+    def _gathered(self, jobs: Collection[Job]) -> Pace:
         found: dict[ServerId, tuple[Server, Job]] = {}
-        count = 0
+        count, is_adapted = 0, any(job.spec.adapters for job in jobs)
         for job in sorted(jobs, key=self._view.reference_seconds, reverse=True):
-            holders = self._view.serving(self._model, job.spec.role)
+            holders = self._serving(job)
+            if is_adapted:
+                holders = {name: server for name, server in holders.items() if not _lacks_any(server, jobs)}
             count = max(count, len(holders))
             # A server that holds several of the roles counts once, for the longest job, which comes first here.
             for server in islice(holders.values(), 0, None, 1 + len(holders) // (SAMPLE + 1)):
                 found.setdefault(server.id, (server, job))
         servers = [(self._remaining(server), self._speed(server, job)) for server, job in found.values()]
-        return Pace(tuple(sorted(servers)), max(1.0, count / max(1, len(servers))))
+        scale = max(1.0, count / max(1, len(servers)))
+        servers += self._arrivals(jobs, scale)
+        return Pace(tuple(sorted(servers)), scale)
+
+    def _arrivals(self, jobs: Collection[Job], scale: float) -> Iterable[tuple[float, float]]:
+        """Of the servers that are on their way: when, and how fast at that one of the jobs that takes longest."""
+        for expected in islice(self._coming, 0, None, ceil(scale)):
+            able = [job for job in jobs if job.spec.role in expected.roles]
+            if able:
+                longest = max(able, key=self._view.reference_seconds)
+                seconds = self._view.cost.seconds(longest.spec.work, expected.target)
+                yield expected.seconds, self._view.reference_seconds(longest) / seconds
+
+    def share(self, job: Job) -> float:
+        """Of the speed of all that hold the job's role, what those have that also have its adapters."""
+        if not job.spec.adapters:
+            return 1.0
+        holders = self._serving(job).values()
+        able = sum(self._speed(server, job) for server in holders if not job.spec.lacks(server.spec.adapters))
+        return able / sum(self._speed(server, job) for server in holders) if able else 1.0
+
+    def _serving(self, job: Job) -> Mapping[ServerId, Server]:
+        return self._view.serving(self._model, job.spec.role)
 
     def _remaining(self, server: Server) -> float:
         known = self._busy.get(server.id)
@@ -79,3 +107,8 @@ class Capacity:
 
     def _speed(self, server: Server, job: Job) -> float:
         return self._view.reference_seconds(job) / self._view.seconds(job, server)
+
+
+def _lacks_any(server: Server, jobs: Iterable[Job]) -> bool:
+    """Whether it has not all adapters that these jobs need, as far as it holds their roles."""
+    return any(job.spec.lacks(server.spec.adapters) for job in jobs if job.spec.role in server.serving)

@@ -1,8 +1,8 @@
 """Which tenant's turn it is: virtual counters of device-seconds, as in virtual-time fair queueing.
 
-A job is charged when it is committed, by prediction, and set right when it is done. The tenant whose counter is lowest
-goes first. One that comes back from idleness starts at the lowest counter among those at work: time that nobody asked
-for can't be saved up.
+A job is charged when it is committed, by prediction as if it were alone, and set right when it is done. The tenant
+whose counter is lowest goes first. One that comes back from idleness starts at the lowest counter among those at work:
+time that nobody asked for can't be saved up.
 
 A tenant of next to no share is behind all others as soon as it has got anything, and would drag along whoever started
 at its counter: so nobody does.
@@ -11,7 +11,7 @@ at its counter: so nobody does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from scheduler.policy import Observer
 from scheduler.spec import Timings
@@ -47,8 +47,10 @@ class Fairness(Observer):
     def share(self, tenant: str) -> float:
         return self._shares.get(tenant, 1.0)
 
-    def next(self, tenants: Iterable[str]) -> str:
+    def next(self, tenants: Collection[str]) -> str:
         """Who of these goes first; there is at least one."""
+        if len(tenants) == 1:
+            return next(iter(tenants))
         # By name where counters are equal: runs must repeat.
         return min(tenants, key=lambda tenant: (self.used(tenant), tenant))
 
@@ -58,13 +60,15 @@ class Fairness(Observer):
         self._live[tenant] += 1
 
     def committed(self, attempt: Attempt, view: View, now: float) -> None:  # noqa: ARG002
-        # The prediction is the whole batch's, and every member's attempt is on the server's record by now.
-        members = sum(other.batch == attempt.batch for other in attempt.server.attempts.values())
-        self._charge(attempt, attempt.predicted_seconds / members)
+        self._charge(attempt, attempt.predicted_seconds)
 
     def done(self, attempt: Attempt, timings: Timings, now: float) -> None:  # noqa: ARG002
-        if timings.compute > 0:
-            self._charge(attempt, (timings.compute - attempt.predicted_seconds) / max(1, timings.batch))
+        if timings.compute > 0:  # those that computed together share what that took
+            company = max(1.0, min(timings.batch, attempt.most_company))
+            self._charge(attempt, timings.compute / company - attempt.predicted_seconds)
+
+    def handed_over(self, attempt: Attempt, timings: Timings, now: float) -> None:  # noqa: ARG002
+        self._charge(attempt, timings.compute / max(1, timings.batch) - attempt.predicted_seconds)
 
     def over(self, request: Request, *, finished: bool) -> None:  # noqa: ARG002
         tenant = request.spec.tenant

@@ -51,12 +51,13 @@ class Fenwick:
             if self._total:
                 self._nodes[self._cells] = self._total
         self._total += amount
-        while cell <= self._cells:
-            value = self._nodes.get(cell, 0) + amount
+        nodes, cells = self._nodes, self._cells
+        while cell <= cells:
+            value = nodes.get(cell, 0) + amount
             if value:
-                self._nodes[cell] = value
+                nodes[cell] = value
             else:  # keys grow with time for ever; nodes that stayed would too
-                self._nodes.pop(cell, None)
+                nodes.pop(cell, None)
             cell += cell & -cell
 
 

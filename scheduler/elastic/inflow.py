@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, exp, inf, log2
+
+from wire.record import record
 
 MEMORY_SECONDS = 60.0
 LEAST_SECONDS = 20.0
@@ -12,7 +13,7 @@ PER_DOUBLING = 4
 """Classes of size per factor of two."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Overtaking:
     """What is expected to overtake a job that joins now, by how long it waits."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from enum import IntEnum
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ class Rank(NamedTuple):
     @classmethod
     def of(cls, key: Key) -> Rank:
         """The rank that a queue's key is."""
+        if isinstance(key, cls):
+            return key
         priority, *others = key
         return cls(int(priority), *others)
 
@@ -54,6 +57,14 @@ class _Entry:
     """Work that waited when it came."""
     left_before: float
     """Work that had left the lane when it came."""
+
+
+class Why(IntEnum):
+    """What makes a job the next of its lane; of two lanes the smaller goes first."""
+
+    URGENT = 0
+    OVERTAKEN = 1
+    SHORTEST = 2
 
 
 class Lane:
@@ -89,11 +100,16 @@ class Lane:
 
     def best(self, now: float) -> Job | None:
         """The job to run next."""
-        if not self._waiting:
-            return None
-        if self._rules.is_first_come:
-            return self._shortest()
-        return self._urgent(now) or self._overtaken() or self._shortest()
+        return self.choice(now)[1] if self._waiting else None
+
+    def choice(self, now: float) -> tuple[Why, Job]:
+        """The job to run next of a lane that has any, and why it."""
+        if not self._rules.is_first_come:
+            if (job := self._urgent(now)) is not None:
+                return Why.URGENT, job
+            if (job := self._overtaken()) is not None:
+                return Why.OVERTAKEN, job
+        return Why.SHORTEST, self._shortest()
 
     def _urgent(self, now: float) -> Job | None:
         """One that would miss its deadline if it didn't start soon; not one that will miss it anyway."""

@@ -8,14 +8,14 @@ one looks. So a job that is longer by w seconds is overtaken only by those that 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 from math import inf
 from operator import itemgetter
 from typing import NamedTuple
 
 from scheduler.elastic.fairness import Fairness
-from scheduler.elastic.lane import Lane, LaneRules, Rank
+from scheduler.elastic.lane import Lane, LaneRules, Rank, Why
 from scheduler.elastic.settings import ElasticSettings, Ordering
 from scheduler.policy import Line
 from scheduler.queue import Key, StageQueue
@@ -44,7 +44,7 @@ class StageOrder:
         """See ``Rank``."""
         request = job.request
         work = view.reference_seconds(job)
-        if job.spec.optional:
+        if job.gives_way:
             return Rank(PREVIEW, request.arrived_at, inf, work, inf)
         left, path = remaining(job, view)
         aged = (0.0 if self._is_first_come else left) + self.aging * request.arrived_at
@@ -53,6 +53,12 @@ class StageOrder:
 
     def queue(self) -> StageQueue:
         return TenantQueue(self._fairness, self._rules)
+
+    def first(self, jobs: Sequence[Job]) -> Job:
+        """By tenant, then by key: deadlines and the bypass bound hold within each model."""
+        promised = [job for job in jobs if not job.gives_way] or jobs
+        tenant = self._fairness.next({job.request.spec.tenant for job in promised})
+        return min((job for job in promised if job.request.spec.tenant == tenant), key=_lead)
 
     def line(self, jobs: Iterable[Job], view: View) -> Line:
         return TenantLine(jobs, view, self._fairness)
@@ -63,8 +69,9 @@ def remaining(job: Job, view: View) -> tuple[float, float]:
     stage, total = STAGE[job.spec.role], 0.0
     longest: dict[Role, float] = {}
     for other in job.request.jobs.values():
-        role = other.spec.role
-        if STAGE[role] < stage or other.holder is not None or other.taken or other.spec.optional:
+        spec = other.spec
+        role = spec.role
+        if other.holder is not None or STAGE[role] < stage or other.taken or spec.optional:
             continue
         seconds = view.reference_seconds(other)
         total += seconds
@@ -117,13 +124,18 @@ class _Place(NamedTuple):
 
 
 class TenantQueue:
-    """The jobs of one (model, stage)."""
+    """The jobs of one (model, stage). A tenant's jobs with other adapters are in a lane of their own, so that one for
+    which no server is free holds nobody up: a server looks at the lanes whose adapters it has. Across lanes the bypass
+    bound is not kept.
+    """
 
     def __init__(self, fairness: Fairness, rules: LaneRules):
         self._fairness = fairness
         self._rules = rules
-        self._lanes: dict[str, Lane] = {}
-        """Of tenants with waiting jobs."""
+        self._lanes: dict[str, dict[frozenset[str], Lane]] = {}
+        """Of tenants with waiting jobs, by adapters."""
+        self._adapted = 0
+        """Waiting jobs with adapters."""
         self._places: dict[JobId, _Place] = {}
         self._alike: dict[object, dict[JobId, Job]] = {}
 
@@ -131,30 +143,55 @@ class TenantQueue:
         return len(self._places)
 
     def push(self, job: Job, key: Key, now: float) -> None:  # noqa: ARG002
-        tenant = job.request.spec.tenant
-        lane = self._lanes.get(tenant)
+        tenant, adapters = job.request.spec.tenant, job.spec.adapters
+        lanes = self._lanes.setdefault(tenant, {})
+        lane = lanes.get(adapters)
         if lane is None:
-            lane = self._lanes[tenant] = Lane(self._rules)
+            lane = lanes[adapters] = Lane(self._rules)
         self._places[job.spec.id] = _Place(tenant, lane.push(job, key), job)
-        self._alike.setdefault(job.spec.work, {})[job.spec.id] = job
+        self._alike.setdefault((job.spec.work, adapters), {})[job.spec.id] = job
+        self._adapted += bool(adapters)
 
     def discard(self, job: Job) -> None:
         place = self._places.pop(job.spec.id, None)
         if place is None:
             return
-        lane = self._lanes[place.tenant]
+        lanes, adapters = self._lanes[place.tenant], job.spec.adapters
+        lane = lanes[adapters]
         lane.discard(place.ticket)
         if not lane:
+            del lanes[adapters]
+        if not lanes:
             del self._lanes[place.tenant]
-        same = self._alike[job.spec.work]
+        kind = (job.spec.work, adapters)
+        same = self._alike[kind]
         del same[job.spec.id]
         if not same:
-            del self._alike[job.spec.work]
+            del self._alike[kind]
+        self._adapted -= bool(adapters)
 
-    def best(self, now: float) -> Job | None:
-        if not self._lanes:
+    def best(self, now: float, adapters: Collection[str] | None = None) -> Job | None:
+        lanes = self._lanes if adapters is None or not self._adapted else self._fitting(adapters)
+        if not lanes:
             return None
-        return self._lanes[self._fairness.next(self._lanes)].best(now)
+        mine = [*lanes[self._fairness.next(lanes)].values()]
+        if len(mine) == 1:  # as it is most of the time
+            return mine[0].best(now)
+        return min((lane.choice(now) for lane in mine), key=_turn)[1]
 
     def alike(self, job: Job) -> Iterable[Job]:
-        return (other for other in self._alike.get(job.spec.work, {}).values() if other is not job)
+        same = self._alike.get((job.spec.work, job.spec.adapters), {})
+        return (other for other in same.values() if other is not job)
+
+    def _fitting(self, adapters: Collection[str]) -> dict[str, dict[frozenset[str], Lane]]:
+        """The lanes of a server that has these."""
+        fitting = (
+            (tenant, {needed: lane for needed, lane in lanes.items() if needed.issubset(adapters)})
+            for tenant, lanes in self._lanes.items()
+        )
+        return {tenant: lanes for tenant, lanes in fitting if lanes}
+
+
+def _turn(choice: tuple[Why, Job]) -> tuple[Why, _Lead]:
+    why, job = choice
+    return why, _lead(job)

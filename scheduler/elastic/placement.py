@@ -18,6 +18,8 @@ PREVIOUS = {following: role for role, following in NEXT.items()}
 FETCH_GAIN = 0.2
 FIRST_FETCH = 0.1
 """Seconds that fetching inputs is assumed to take before it has been measured."""
+ADAPTER_SECONDS = 0.3
+"""That reading an adapter is assumed to take, which is not measured."""
 NEVER = -60.0
 """A lead that is never reached: the next job waits for the device."""
 
@@ -39,7 +41,7 @@ class Backpressure(Observer):
         """Server name → usual seconds."""
 
     def role(self, server: Server, heads: Mapping[Role, Job], view: View, now: float) -> Role:  # noqa: ARG002
-        heads = {role: job for role, job in heads.items() if not job.spec.optional} or heads
+        heads = {role: job for role, job in heads.items() if not job.gives_way} or heads
         if len(heads) == 1:
             return next(iter(heads))
         downstream_first = sorted(heads, key=list(Role).index, reverse=True)
@@ -47,17 +49,19 @@ class Backpressure(Observer):
         return max(mine or downstream_first, key=lambda role: self._worth(role, heads[role], server, view))
 
     def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:
-        """Where it is done first; of equals, where its inputs lie."""
+        """Where it is done first; of equals, where its inputs lie. Adapters that a server had no job with yet take
+        their time."""
         holders = {job.request.jobs[need].holder for need in job.spec.needs}
 
         def completion(server: Server) -> tuple[float, bool]:
-            return round(server.remaining(now) + view.seconds(job, server), 3), server.id not in holders
+            loading = ADAPTER_SECONDS * len(job.spec.adapters - server.adapted)
+            return round(server.remaining(now) + loading + view.seconds(job, server), 3), server.id not in holders
 
         return min(candidates, key=completion)
 
     def lead_seconds(self, server: Server) -> float:
         """Time to fetch inputs; none of it while the job on the device goes on here as the next stage."""
-        if any(NEXT.get(attempt.job.spec.role) in server.serving for attempt in server.attempts.values()):
+        if any(NEXT.get(attempt.job.spec.role) in attempt.server.serving for attempt in server.on_device()):
             return NEVER
         return self._margin + self._fetch_seconds.get(server.spec.name, FIRST_FETCH)
 
@@ -91,7 +95,7 @@ def _is_left_to_helpers(role: Role, heads: Mapping[Role, Job], server: Server, v
     holders = view.serving(model, earlier)
     helpers = [other for other in view.serving(model, role).values() if other.id not in holders]
     if view.waiting(model, earlier) < len(holders):
-        helpers = [other for other in helpers if not other.attempts]
+        helpers = [other for other in helpers if other.is_idle]
     return view.waiting(model, role) <= len(helpers)
 
 

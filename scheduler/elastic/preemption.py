@@ -29,7 +29,8 @@ class ShortestRemaining:
         self.keep_seconds = settings.keep_seconds
 
     def victim(self, job: Job, view: View, now: float) -> Server | None:
-        servers = list(islice(view.serving(job.request.spec.model, job.spec.role).values(), SAMPLE))
+        serving = view.serving(job.request.spec.model, job.spec.role).values()
+        servers = list(islice((each for each in serving if not job.spec.lacks(each.spec.adapters)), SAMPLE))
         able = (server.running() for server in servers if self.may_yield(server, job, view, now))
         best = max(filter(None, able), key=lambda attempt: attempt.remaining(now), default=None)
         if best is None:
@@ -43,6 +44,8 @@ class ShortestRemaining:
     def may_yield(self, server: Server, job: Job, view: View, now: float) -> bool:
         running = server.running()  # not a batch, and neither a paused job nor the next one beside it
         if running is None or not running.steps or not server.may_run(job.spec.role) or job.spec.optional:
+            return False
+        if job.spec.lacks(server.spec.adapters):
             return False
         its, spec = running.job.request.spec, job.request.spec
         if its.tenant != spec.tenant or its.priority > spec.priority:

@@ -28,11 +28,11 @@ LEAST: dict[str, float] = {
     "suspect_failures": 1,
     "probation_seconds": 1,
     "max_batch": 1,
-    "batch_marginal": 0,
     "preemption_ratio": 1,
     "preemption_overhead_seconds": 0,
     "max_preemptions": 1,
     "keep_seconds": 0,
+    "handover_seconds": 0,
     "backlog_horizon_seconds": 1,
 }
 """Of the knobs that are numbers, the smallest value that makes sense."""
@@ -67,12 +67,8 @@ class ElasticSettings:
     probation_seconds: float = 15.0
     """Until a suspect server gets one job on trial; doubled every time it fails."""
     # --- batching
-    max_batch: int = 1
-    """1 turns batching off: it is throughput for latency, and not every engine gains from it (decision 0003)."""
-    batch_marginal: float = 0.7
-    """Cost of one more member, in jobs, below which it is worth it."""
-    batch_seeded: bool = False
-    """Whether requests that name a seed may be batched: their pictures then vary with the company."""
+    max_batch: int = 8
+    """Jobs that compute together on one device, where it allows as many; 1 turns it off."""
     # --- preemption
     preemption: bool = True
     preemption_ratio: float = 4.0
@@ -83,6 +79,11 @@ class ElasticSettings:
     """Of one job on one server."""
     keep_seconds: float = 0.05
     """How long a paused job waits for the next stage of the request that it was paused for."""
+    # --- going on elsewhere
+    migration: bool = True
+    """Denoising goes on on another server, from the step reached, where that is predicted to be a gain."""
+    handover_seconds: float = 0.2
+    """What that costs: the end of a step, a transfer and the start there. A job shorter than that stays."""
     # --- roles
     elastic_roles: bool = True
     roles: PolicySettings = field(default_factory=PolicySettings)

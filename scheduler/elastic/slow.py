@@ -56,7 +56,7 @@ class SlowServers:
 
     def _will_take(self, role: Role, server: Server) -> bool:
         """Whether waiting for it may end: one that is idle, and may not or is not trusted to work, might stay so."""
-        return not self._suspects.is_suspect(server.id) and (bool(server.attempts) or server.may_run(role))
+        return not self._suspects.is_suspect(server.id) and (not server.is_idle or server.may_run(role))
 
 
 def _head(model: ModelKey, role: Role, view: View, now: float) -> Job | None:

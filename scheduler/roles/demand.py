@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import accumulate, pairwise
+from math import sqrt
 
 from scheduler.roles.mix import ArrivalMix
 from wire.types import Role
@@ -95,6 +96,10 @@ class DemandEstimator:
         """``backlog``: device-seconds that admitted requests still need of each stage, queued there yet or not."""
         rate, waiting = self.rate(now), backlog or {}
         return {role: rate * mean + waiting.get(role, 0.0) / self._horizon for role, mean in self._mix.means().items()}
+
+    def rate_doubt(self) -> float:
+        """Relative standard error of the rate."""
+        return 1 / sqrt(max(1, len(self._gaps)))
 
     def doubt(self) -> dict[Role, float]:
         """Relative standard error of each stage's share of the demand."""

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from math import inf
 
-from scheduler.roles.problem import Group, Problem, RoleSet, Server, ServerClass
+from scheduler.roles.alternation import CARRIED, Alternation
+from scheduler.roles.problem import Group, Problem, RoleSet, Server, ServerClass, Stage, combined, in_order, named
+from scheduler.roles.reading_ahead import ReadingAhead, RoleMove, ServerState
 from scheduler.roles.solver import Plan
-from wire.types import Role, ServerId
+from wire.types import ServerId
+
+LIKELY = 0.5
+"""Of the least gain, from which on servers read ahead what they would be given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,61 +56,34 @@ class PolicySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerState:
-    id: ServerId
-    cls: str
-    roles: RoleSet
-    """Held and warm now."""
-    switching_to: RoleSet | None = None
-    """Roles it has been told to hold and does not hold yet."""
-    pinned: bool = False
-    changed_at: float = -inf
-    """When it last got other roles."""
-    drain_seconds: float = 0.0
-    """Until what it computes now is done."""
-
-    @property
-    def coming(self) -> RoleSet:
-        """What it holds, or will hold."""
-        return self.roles if self.switching_to is None else self.switching_to
-
-    @property
-    def warm(self) -> RoleSet:
-        """What it holds throughout."""
-        return self.roles & self.coming
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One model's servers and load. Servers that drain or are suspect are left out."""
 
     classes: Mapping[str, ServerClass]
     servers: tuple[ServerState, ...]
-    demand: Mapping[Role, float]
+    demand: Mapping[Stage, float]
     """Reference device-seconds per second of every role of the model, see ``DemandEstimator.demand``."""
-    busy: Mapping[Role, float] = field(default_factory=dict)
+    busy: Mapping[Stage, float] = field(default_factory=dict)
     """Measured: mean busy fraction of the servers that hold the role."""
-    doubt: Mapping[Role, float] = field(default_factory=dict)
+    arriving: Mapping[Stage, float] = field(default_factory=dict)
+    """The same without the backlog's share; none: the same."""
+    doubt: Mapping[Stage, float] = field(default_factory=dict)
     """Relative standard error of each role's share of the demand; none: taken as exact."""
 
-    def unheld(self) -> frozenset[Role]:
+    def unheld(self) -> RoleSet:
         """Roles with work that no server holds or is about to."""
         held = {role for server in self.servers for role in server.coming}
         return frozenset(role for role, demand in self.demand.items() if demand > 0 and role not in held)
-
-
-@dataclass(frozen=True, slots=True)
-class RoleMove:
-    server: ServerId
-    roles: RoleSet
-    """To hold from now on."""
-    reason: str
 
 
 class RoleGate:
     def __init__(self, settings: PolicySettings | None = None):
         self._settings = settings or PolicySettings()
         self._considered_at = -inf
+        self._ahead = ReadingAhead()
+        self._alternation = Alternation()
+        self._both: Mapping[Stage, float] | None = None
+        """What the latest plan was asked for instead of the demand."""
         self.verdict = "nothing was asked for yet"
         """For people: why roles move, or do not, since it was last thought about."""
 
@@ -123,24 +100,51 @@ class RoleGate:
             return None
         self._considered_at = now
         self.verdict = "a plan is being made"
+        self._both = None if urgent else self._alternation.planned(snapshot.arriving or snapshot.demand, now)
         return Problem(
             classes=snapshot.classes,
             servers=tuple(self._server(server, now, urgent=urgent) for server in snapshot.servers),
-            demand=snapshot.demand,
+            demand=self._both or snapshot.demand,
             exclusive=self._settings.exclusive,
         )
 
-    def accept(self, plan: Plan, snapshot: Snapshot) -> tuple[RoleMove, ...]:
+    def accept(self, plan: Plan, snapshot: Snapshot, now: float) -> tuple[RoleMove, ...]:
         """The moves to make now; none when the plan is not worth it, or the servers have changed meanwhile."""
         urgent = snapshot.unheld()
-        if not plan.changes or not (urgent or self._is_worth_it(plan, snapshot)):
+        if self._both is not None and not urgent:
+            if not self._alternation.is_carried(self._both, plan.capacity, now):
+                self.verdict, self._considered_at = "no roles can carry both of two mixes that alternate", -inf
+                return ()
+            if plan.present * CARRIED >= 1:
+                self.verdict = f"two mixes alternate, and roles carry both: {plan.present:.2f} × the larger demands"
+                return ()
+            snapshot = replace(snapshot, demand=self._both)
+        if not plan.changes or not (urgent or self._is_worth_it(plan, snapshot, now)):
             self.verdict = self._why_not(plan)
+            if plan.changes and plan.capacity > plan.present * (1 + LIKELY * self._settings.least_gain):
+                for move in self._possible(plan, snapshot, urgent):
+                    self._ahead.is_ready(_state(snapshot, move), move.roles, _cold(plan, move), now)
             return ()
-        moves = self._possible(plan, snapshot, urgent)
-        others = len(plan.changes) - len(moves)
+        chosen = self._possible(plan, snapshot, urgent)
+        moves = tuple(move for move in chosen if urgent or self._is_ready(plan, snapshot, move, now))
+        for move in moves:
+            self._ahead.forget(move.server)
+        if moves and self._both is None:
+            self._alternation.moved(snapshot.arriving or snapshot.demand, now)
+        reading = f"; {len(chosen) - len(moves)} read weights ahead" if len(moves) < len(chosen) else ""
+        others = len(plan.changes) - len(chosen)
         waiting = f"; the others wait for what is under way, or hold a role last: {others}" if others else ""
-        self.verdict = f"{len(moves)} servers move: {_reason(plan, urgent)}{waiting}"
+        self.verdict = f"{len(moves)} servers move: {_reason(plan, urgent)}{reading}{waiting}"
         return moves
+
+    def wishes(self) -> tuple[RoleMove, ...]:
+        """Servers that should read roles ahead, each once; asked for after ``accept``."""
+        return self._ahead.take()
+
+    def _is_ready(self, plan: Plan, snapshot: Snapshot, move: RoleMove, now: float) -> bool:
+        """A server that gives nothing up serves on while it reads; any other keeps its roles until it has read."""
+        state = _state(snapshot, move)
+        return state.roles <= move.roles or self._ahead.is_ready(state, move.roles, _cold(plan, move), now)
 
     def _why_not(self, plan: Plan) -> str:
         if not plan.changes:
@@ -159,13 +163,15 @@ class RoleGate:
         fresh = now - server.changed_at < self._settings.dwell_seconds and not urgent
         moving = server.switching_to is not None
         fixed = server.pinned or moving or fresh
-        return Server(server.id, server.cls, server.coming, fixed, drain_seconds=server.drain_seconds)
+        return Server(
+            server.id, server.cls, server.coming, fixed, drain_seconds=server.drain_seconds, warm=server.in_host
+        )
 
-    def _is_worth_it(self, plan: Plan, snapshot: Snapshot) -> bool:
+    def _is_worth_it(self, plan: Plan, snapshot: Snapshot, now: float) -> bool:
         if plan.present <= 0:
             return True
         gains = plan.capacity > plan.present * (1 + self._settings.least_gain)
-        return gains and self._saved(plan) > _switch_cost(plan) and self._is_safe(plan, snapshot)
+        return gains and self._saved(plan) > self._switch_cost(plan, snapshot, now) and self._is_safe(plan, snapshot)
 
     def _is_safe(self, plan: Plan, snapshot: Snapshot) -> bool:
         """Whether nothing would be lost if there were a little more, or less, to do in any one role than it seems."""
@@ -181,6 +187,21 @@ class RoleGate:
         """Server-seconds by which the demand of the payback time gets cheaper."""
         seconds = self._settings.payback_seconds * len(plan.problem.servers)
         return seconds * (1 / plan.present - 1 / plan.capacity)
+
+    def _switch_cost(self, plan: Plan, snapshot: Snapshot, now: float) -> float:
+        """Server-seconds in which servers that give roles up do not have the others yet; these come out of host memory
+        where they can be read ahead. A server that gives nothing up is used throughout.
+        """
+        states = {server.id: server for server in snapshot.servers}
+        cost = 0.0
+        for server in plan.problem.servers:
+            roles, state = plan.assignment[server.id], states.get(server.id)
+            if state is None or server.roles <= roles:
+                continue
+            needs = plan.problem.classes[server.cls].needs
+            ahead = roles - server.roles if self._ahead.may_read(state, roles, now) else server.warm
+            cost += sum(needs[role].seconds(warm=role in ahead) for role in roles - server.roles)
+        return cost
 
     def _possible(self, plan: Plan, snapshot: Snapshot, urgent: RoleSet) -> tuple[RoleMove, ...]:
         """Within the limit of switches at one time, and never the last warm holder of a role."""
@@ -204,15 +225,18 @@ class RoleGate:
         return tuple(moves)
 
     def _neediest_first(self, plan: Plan, snapshot: Snapshot) -> list[tuple[ServerId, RoleSet]]:
-        """Changes by the scarcest role that they add, then by who is free first: not all of them may happen at once."""
+        """Changes by the scarcest role that they add, then by who has it in host memory, then by who is free first: not
+        all of them may happen at once.
+        """
         groups = _groups(snapshot)
         scarcity = {role: _load(snapshot, groups, (role,)) for role in snapshot.demand}
         planned = {server.id: server for server in plan.problem.servers}
 
-        def order(change: tuple[ServerId, RoleSet]) -> tuple[float, float, ServerId]:
+        def order(change: tuple[ServerId, RoleSet]) -> tuple[float, int, float, ServerId]:
             server = planned[change[0]]
             scarcest = max((scarcity.get(role, 0.0) for role in change[1] - server.roles), default=0.0)
-            return -scarcest, server.drain_seconds, server.id
+            cold = len(change[1] - server.roles - server.warm)
+            return -scarcest, cold, server.drain_seconds, server.id
 
         return sorted(plan.changes.items(), key=order)
 
@@ -228,8 +252,7 @@ def utilisation(snapshot: Snapshot) -> float:
 
 def _utilisation(snapshot: Snapshot, groups: Counter[Group]) -> float:
     roles = tuple(snapshot.demand)
-    subsets = (some for size in range(1, len(roles) + 1) for some in combinations(roles, size))
-    return max((_load(snapshot, groups, some) for some in subsets), default=0.0)
+    return max((_load(snapshot, groups, in_order(some)) for some in combined(roles)), default=0.0)
 
 
 def _doubtful(snapshot: Snapshot, standard_errors: float) -> Iterator[Snapshot]:
@@ -244,7 +267,7 @@ def _groups(snapshot: Snapshot) -> Counter[Group]:
     return Counter((server.cls, server.coming) for server in snapshot.servers)
 
 
-def _load(snapshot: Snapshot, groups: Counter[Group], roles: tuple[Role, ...]) -> float:
+def _load(snapshot: Snapshot, groups: Counter[Group], roles: tuple[Stage, ...]) -> float:
     """Demand for these roles over the speed of all servers that hold any of them."""
     demand = sum(snapshot.demand[role] for role in roles)
     speed = sum(n * _best_speed(snapshot.classes[cls], held, roles) for (cls, held), n in groups.items())
@@ -253,21 +276,22 @@ def _load(snapshot: Snapshot, groups: Counter[Group], roles: tuple[Role, ...]) -
     return demand / speed if speed else inf
 
 
-def _best_speed(cls: ServerClass, held: RoleSet, roles: tuple[Role, ...]) -> float:
+def _best_speed(cls: ServerClass, held: RoleSet, roles: tuple[Stage, ...]) -> float:
     return max((cls.needs[role].speed for role in roles if role in held), default=0.0)
 
 
-def _switch_cost(plan: Plan) -> float:
-    """Server-seconds of loading."""
-    held = {server.id: server for server in plan.problem.servers}
-    return sum(
-        plan.problem.classes[held[server].cls].needs[role].load_seconds
-        for server, roles in plan.changes.items()
-        for role in roles - held[server].roles
-    )
+def _state(snapshot: Snapshot, move: RoleMove) -> ServerState:
+    return next(server for server in snapshot.servers if server.id == move.server)
+
+
+def _cold(plan: Plan, move: RoleMove) -> float:
+    """Seconds that reading the move's roles from files takes at most."""
+    server = next(server for server in plan.problem.servers if server.id == move.server)
+    needs = plan.problem.classes[server.cls].needs
+    return sum(needs[role].load_seconds for role in move.roles - server.roles - server.warm)
 
 
 def _reason(plan: Plan, first: RoleSet) -> str:
     if first:
-        return f"no server held {', '.join(sorted(first))}"
+        return f"no server held {named(first)}"
     return f"capacity {plan.present:.2f} → {plan.capacity:.2f} × the demand"

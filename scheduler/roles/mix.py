@@ -52,14 +52,14 @@ class ArrivalMix:
     def add(self, work: Mapping[Role, float]) -> None:
         """A request needs ``work``, reference device-seconds per stage."""
         kind = self._kind(np.array([work.get(role, 0.0) for role in ROLES]))
-        before, known = self._shares(), self._weights.sum()
+        before, known = self._shares(), np.add.reduce(self._weights)
         changed = HAZARD * (before[kind] + ELSEWHERE) / 2
         self._weights *= (1 - HAZARD) * self._likelihood(kind)
         self._fade()
         self._begin(before, changed if known else 1.0)
         self._counts[:, kind] += 1.0
         self._total += 1.0
-        self._weights /= self._weights.sum()
+        self._weights /= np.add.reduce(self._weights)
 
     def means(self) -> dict[Role, float]:
         """Reference device-seconds per request of every stage; 0 without arrivals."""
@@ -103,7 +103,7 @@ class ArrivalMix:
 
     def _likelihood(self, kind: int) -> Array:
         """Of the kind, by each run. The more kinds a run has seen once only, the more new ones it expects."""
-        new = 1.0 + (self._counts == 1.0).sum(axis=1)
+        new = 1.0 + np.add.reduce(self._counts[:, : len(self._kinds)] == 1.0, axis=1, dtype=np.intp)
         likelihood: Array = (self._counts[:, kind] + new * (self._before[:, kind] + ELSEWHERE) / 2) / (
             self._total + new
         )
@@ -120,9 +120,9 @@ class ArrivalMix:
         return shares
 
     def _fade(self) -> None:
-        if self._total.max() >= MEMORY:
+        if np.maximum.reduce(self._total) >= MEMORY:
             kept = np.minimum(1.0, (MEMORY - 1) / np.maximum(self._total, 1.0))
-            self._counts *= kept[:, None]
+            self._counts[:, : len(self._kinds)] *= kept[:, None]
             self._total *= kept
 
     def _begin(self, before: Array, weight: float) -> None:
@@ -131,4 +131,4 @@ class ArrivalMix:
         self._weights[row] = weight
         self._counts[row] = self._total[row] = 0.0
         self._before[row] = before
-        self._prior[row] = PRIOR if before.any() else 0.0
+        self._prior[row] = PRIOR if np.logical_or.reduce(before) else 0.0

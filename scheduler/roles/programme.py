@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
-from scheduler.roles.problem import Allocation, Group, Infeasible, Problem
-from wire.types import Role
+from scheduler.roles.problem import Allocation, Group, Infeasible, Problem, Stage, in_order, named
 
 DEMAND_FLOOR = 1e-3
 """Of the largest demand: an idle stage keeps a little capacity, and the programme stays well scaled."""
@@ -53,8 +51,9 @@ class _Rows:
         self.low.append(low)
         self.high.append(high)
 
-    def constraint(self) -> LinearConstraint:
-        return LinearConstraint(np.array(self.rows), np.array(self.low), np.array(self.high))
+    def bounded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As ``milp`` takes them."""
+        return np.array(self.rows), np.array(self.low), np.array(self.high)
 
 
 class Programme:
@@ -67,7 +66,7 @@ class Programme:
         self._lower = [float(lower.get(group, 0)) for group in upper]
         self._upper = [float(n) for n in upper.values()]
         self._whole = self._lower != self._upper
-        self._roles = tuple(role for role in Role if role in problem.demand)
+        self._roles = in_order(problem.demand)
         self._pairs = tuple(
             (g, role) for g, (_, roles) in enumerate(self._groups) for role in self._roles if role in roles
         )
@@ -126,12 +125,14 @@ class Programme:
             rows.add({1 + g: 1.0 for g, (_, roles) in enumerate(self._groups) if role in roles}, 1.0, inf)
         return rows
 
-    def _speed(self, g: int, role: Role) -> float:
+    def _speed(self, g: int, role: Stage) -> float:
         return self._problem.classes[self._groups[g][0]].needs[role].speed
 
     def _solve(
         self, cost: np.ndarray, rows: _Rows, capacity: tuple[float, float], upper: list[float], gap: float
     ) -> Allocation:
+        from scipy.optimize import Bounds, milp  # most of a second, which only those who solve have to wait
+
         low, high = np.zeros(self._width), np.full(self._width, inf)
         low[0], high[0] = capacity
         low[1 : self._x], high[1 : self._x] = self._lower, upper
@@ -140,7 +141,7 @@ class Programme:
         for limit in ({"node_limit": NODE_LIMIT}, {}):  # without a limit should that not be enough for any solution
             result = milp(
                 cost,
-                constraints=rows.constraint(),
+                constraints=rows.bounded(),
                 bounds=Bounds(low, high),
                 integrality=whole,
                 options={"mip_rel_gap": gap, **limit},
@@ -161,11 +162,11 @@ class Programme:
         )
 
     def _why(self) -> str:
-        able: dict[str, set[str]] = {name: set() for name in self._problem.counts()}
+        able: dict[str, set[Stage]] = {name: set() for name in self._problem.counts()}
         for name, roles in self._groups:
             able[name] |= roles
         servers = [
-            f"{n} {name} able to hold {'/'.join(sorted(able[name])) or 'nothing'}"
+            f"{n} {name} able to hold {'/'.join(sorted(map(str, able[name]))) or 'nothing'}"
             for name, n in self._problem.counts().items()
         ]
-        return f"{', '.join(self._roles)} cannot all have a holder among {'; '.join(servers) or 'no servers'}"
+        return f"{named(self._roles)} cannot all have a holder among {'; '.join(servers) or 'no servers'}"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement, product
 
 from scheduler.roles.bound import capacity, fluid_bound
-from scheduler.roles.problem import Allocation, Group, Infeasible, Problem, RoleSet, Server
+from scheduler.roles.problem import Allocation, Group, Infeasible, Problem, RoleSet, Server, named
 from scheduler.roles.programme import Programme
-from wire.types import Role, ServerId
+from wire.types import ServerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,11 @@ def _every_choice(problem: Problem, name: str, servers: int) -> list[Counter[Gro
 
 
 def _concrete(problem: Problem, counts: Mapping[Group, int]) -> dict[ServerId, RoleSet]:
-    """Whoever can stay stays, first those with most to finish; the others take what is left, cheapest load first."""
+    """Whoever can stay stays, first those with least in host memory and most to finish; the others take what is left,
+    cheapest load first."""
     left = Counter(counts)
     assignment: dict[ServerId, RoleSet] = {}
-    for server in sorted(problem.servers, key=lambda s: (not s.fixed, -s.drain_seconds, s.id)):
+    for server in sorted(problem.servers, key=lambda s: (not s.fixed, len(s.warm), -s.drain_seconds, s.id)):
         if left[(server.cls, server.roles)] > 0:
             left[(server.cls, server.roles)] -= 1
             assignment[server.id] = server.roles
@@ -94,6 +95,8 @@ def _cheapest(problem: Problem, movers: list[Server], left: Counter[Group]) -> I
         by_group.setdefault((server.cls, server.roles), []).append(server)
     pairs = [(old, new) for old in by_group for new in left if old[0] == new[0] and left[new] > 0]
     for old, new in sorted(pairs, key=lambda pair: (_load_seconds(problem, *pair), _name(pair[0]), _name(pair[1]))):
+        cls = problem.classes[old[0]]
+        by_group[old].sort(key=lambda server: (server.load_seconds(cls, new[1]), server.id))
         while by_group[old] and left[new] > 0:
             left[new] -= 1
             yield by_group[old].pop(0), new
@@ -105,4 +108,4 @@ def _load_seconds(problem: Problem, old: Group, new: Group) -> float:
 
 
 def _name(group: Group) -> tuple[str, str]:
-    return group[0], ",".join(role for role in Role if role in group[1])
+    return group[0], named(group[1])

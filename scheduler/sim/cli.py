@@ -17,10 +17,10 @@ from scheduler.sim.setup import ServerSetup
 from scheduler.sim.workload import Kind, Phase, mix_of
 
 
-def simulate_main(argv: list[str]) -> int:
+def simulate_main(argv: list[str], program: str = "python -m scheduler") -> int:
     """Run a scenario file. Returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m scheduler simulate", description="Run a scenario in virtual time; see docs/simulator.md."
+        prog=f"{program} simulate", description="Run a scenario in virtual time; see docs/simulator.md."
     )
     parser.add_argument("scenario", type=Path, help="TOML file")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals, noise and mishaps (default: %(default)s)")
@@ -39,9 +39,9 @@ def simulate_main(argv: list[str]) -> int:
     return 0
 
 
-def plan_main(argv: list[str]) -> int:
+def plan_main(argv: list[str], program: str = "python -m scheduler") -> int:
     """Find the cheapest fleet. Returns the exit code: 1 when there is none."""
-    parser = _plan_parser()
+    parser = _plan_parser(program)
     args = parser.parse_args(argv)
     try:
         offers = [_offer(text) for text in args.gpu]
@@ -63,9 +63,9 @@ def plan_main(argv: list[str]) -> int:
     return 0
 
 
-def _plan_parser() -> argparse.ArgumentParser:
+def _plan_parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m scheduler plan", description="How many of which GPU for this load at this SLO?"
+        prog=f"{program} plan", description="How many of which GPU for this load at this SLO?"
     )
     parser.add_argument(
         "--gpu",

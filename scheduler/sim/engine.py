@@ -10,7 +10,6 @@ arrivals, and the noise on each job's cost, are the same whatever the policies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -25,6 +24,8 @@ from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import Plan
 from scheduler.roles.solver import plan as best_plan
 from scheduler.sim.clock import Clock
+from scheduler.sim.device import Device
+from scheduler.sim.launcher import Launcher, Scaling, predicted
 from scheduler.sim.metrics import Recorder, Result
 from scheduler.sim.server import SimServer
 from scheduler.sim.setup import (
@@ -38,11 +39,12 @@ from scheduler.sim.setup import (
     ServerSetup,
     SlowDown,
     Unreachable,
+    fit,
 )
 from scheduler.sim.workload import Arrival, Kind, Phase
-from scheduler.sim.world import Loss
+from scheduler.sim.world import Cost, Loss
 from scheduler.spec import IMAGE_PORT, Input
-from wire.types import Handle, JobId, RequestId, Role, ServerId
+from wire.types import Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 PICTURE_BYTES_PER_PIXEL = 1.5
 TRIAL_SECONDS = 3.0
@@ -63,7 +65,15 @@ class Watcher(Protocol):
 class Simulation:
     """One run. It is the ``World`` of its servers."""
 
-    def __init__(self, scenario: Scenario, policies: Policies, seed: int = 0, watchers: Iterable[Watcher] = ()):
+    def __init__(
+        self,
+        scenario: Scenario,
+        policies: Policies,
+        seed: int = 0,
+        watchers: Iterable[Watcher] = (),
+        scaling: Scaling | None = None,
+    ):
+        """``scaling``: who decides about the scenario's pools; ``scheduler.scaling`` if not given."""
         self.scenario = scenario
         self.clock = Clock()
         self.scheduler = Scheduler("sim", policies)
@@ -72,7 +82,9 @@ class Simulation:
         self.servers: dict[ServerId, SimServer] = {}
         """Alive."""
         self._watchers = list(watchers)
-        self._truth = CostModel(server.profile for server in scenario.servers)
+        self.launcher = Launcher(self, scenario.pools, (scaling or predicted)(scenario, self.scheduler.view), seed)
+        policies.coming.follow(self.launcher.scaler)
+        self._truth = CostModel(server.profile for server in scenario.setups)
         self._works: dict[JobId, Work] = {}
         self._previews: dict[JobId, int] = {}
         self._kinds: dict[RequestId, Kind] = {}
@@ -83,11 +95,12 @@ class Simulation:
         self._mixes = Random(f"{seed}/backlog")
         self._network = Random(f"{seed}/network")
         self._mishaps = Random(f"{seed}/mishaps")
-        outputs = scenario.servers[0].profile.roles[Role.ENCODER].outputs
+        outputs = scenario.setups[0].profile.roles[Role.ENCODER].outputs
         self._masks = any(tensor.port is Role.DECODER for tensor in outputs)
         self._partitions = [fault for fault in scenario.faults if isinstance(fault, Unreachable)]
         self._largest = _largest_outputs(scenario)
         self._counter = 0
+        self._begun: dict[Handle, int] = {}
         self._names = 0
         self._lives: dict[str, int] = {}
         self._by_name: dict[str, SimServer] = {}
@@ -99,12 +112,13 @@ class Simulation:
     def run(self) -> None:
         """Until every request has ended; phases with a backlog end with their time."""
         for setup in self.scenario.servers:
-            self.clock.at(setup.joins_at, self._join, setup)
+            self.clock.at(setup.joins_at, self.join, setup)
         for fault in self.scenario.faults:
             self.clock.at(fault.at, self._strike, fault)
         for began, phase in self.scenario.workload.starts():
             if phase.backlog:
                 self.clock.at(began + 1e-3, self._fill_backlog, began + phase.seconds, phase)
+        self.launcher.open()
         self._next_arrival()
         end = self.scenario.workload.seconds
         has_backlog = any(phase.backlog for phase in self.scenario.workload.phases)
@@ -124,6 +138,7 @@ class Simulation:
         actions = self.scheduler.handle(event, now)
         for watcher in self._watchers:
             watcher.decided(event, actions, now)
+        self.launcher.scaler.note(event, now)
         for action in actions:
             self._do(action)
         self._wake()
@@ -132,7 +147,7 @@ class Simulation:
 
     def _do(self, action: Action) -> None:
         match action:
-            case do.Run() | do.Cancel() | do.Release() | do.AssignRoles():
+            case do.Run() | do.Cancel() | do.HandOver() | do.Release() | do.AssignRoles() | do.Preload():
                 self.clock.after(self.scenario.network.control, self._deliver, action.server, action)
             case do.FetchResult(job=job, source=source):
                 self.clock.after(self.transfer_seconds(source.nbytes), self._fetched, job, source)
@@ -212,7 +227,9 @@ class Simulation:
 
     def _ask(self, kind: Kind) -> None:
         self._names += 1
-        spec = kind.request(f"r{self._names}", self.scenario.model, self.clock.now, masks=self._masks)
+        spec = kind.request(
+            f"r{self._names}", ModelKey(kind.model or self.scenario.model), self.clock.now, masks=self._masks
+        )
         self._kinds[spec.id] = kind
         jobs = [each for job in spec.jobs for each in (job, *job.previews)]
         self._jobs[spec.id] = tuple(job.id for job in jobs)
@@ -242,20 +259,34 @@ class Simulation:
 
     # --- servers come, go and suffer ----------------------------------------------------------------------------------
 
-    def _join(self, setup: ServerSetup) -> None:
+    def join(self, setup: ServerSetup) -> None:
+        """A server is here."""
         life = self._lives[setup.name] = self._lives.get(setup.name, 0) + 1
-        server = SimServer(setup, life, self.scenario.model, self, self._largest)
+        server = SimServer(setup, life, self, self._largest, self._shared_device(setup))
         self.servers[server.id] = server
         self._by_name[setup.name] = server
         server.hello()
 
+    def _shared_device(self, setup: ServerSetup) -> Device | None:
+        """Of the servers that share one, the first brings it."""
+        others = (server for server in self.servers.values() if server.setup.shares(setup))
+        return next((server.device for server in others), None)
+
     def _strike(self, fault: Fault) -> None:
-        server = self._by_name.get(fault.server)
-        if server is None or not server.alive or (server.is_frozen and not isinstance(fault, Kill)):
+        """Servers that share a device are one process: what befalls one befalls all."""
+        struck = self._by_name.get(fault.server)
+        if struck is None:
+            return
+        mates = [each for each in self._by_name.values() if each is struck or each.setup.shares(struck.setup)]
+        for server in mates:
+            self._strike_one(server, fault)
+
+    def _strike_one(self, server: SimServer, fault: Fault) -> None:
+        if not server.alive or (server.is_frozen and not isinstance(fault, Kill)):
             return
         match fault:
             case Kill(restart_after=restart_after):
-                self._kill(server, restart_after)
+                self.kill(server, restart_after)
             case Freeze(seconds=seconds):
                 self._freeze(server, seconds)
             case SlowDown(factor=factor):
@@ -263,12 +294,14 @@ class Simulation:
             case Leave():
                 server.leave()
 
-    def _kill(self, server: SimServer, restart_after: float | None) -> None:
+    def kill(self, server: SimServer, restart_after: float | None = None) -> None:
+        """It dies at once, with all that it has."""
         server.die()
         del self.servers[server.id]
+        self.launcher.gone(server.setup)
         self.clock.after(self.scenario.network.detection, self.post, ev.ServerLost(server.id, "killed"))
         if restart_after is not None:
-            self.clock.after(restart_after, self._join, server.setup)
+            self.clock.after(restart_after, self.join, server.setup)
 
     def _freeze(self, server: SimServer, seconds: float) -> None:
         server.freeze()
@@ -282,7 +315,9 @@ class Simulation:
             server.hello()
 
     def gone(self, server: ServerId) -> None:
-        self.servers.pop(server).die()
+        left = self.servers.pop(server)
+        left.die()
+        self.launcher.gone(left.setup)
         self.send(ev.ServerLost(server, "it said goodbye"))
 
     # --- what servers ask of the world --------------------------------------------------------------------------------
@@ -290,16 +325,14 @@ class Simulation:
     def send(self, event: ev.Event) -> None:
         self.clock.after(self.scenario.network.control, self.post, event)
 
-    def cost(self, job: Run, setup: ServerSetup) -> tuple[Work, float]:
+    def cost(self, job: Run, setup: ServerSetup) -> Cost:
         """Noise goes by job, not by the order of events, so that it is the same under all policies."""
-        first = job.members[0].job
-        work = self._works.get(first)
+        work = self._works.get(job.job)
         if work is None:  # its request is over, and a Cancel on its way
             work = Work(job.role, height=64, width=64)
-        if len(job.members) > 1:
-            work = replace(work, batch=len(job.members))
-        factor = Random(f"{self._seed}/{first}").lognormvariate(0.0, self.scenario.noise)
-        return work, factor * self._truth.seconds(work, setup.target)
+        factor = Random(f"{self._seed}/{job.job}").lognormvariate(0.0, self.scenario.noise)
+        seconds = factor * self._truth.seconds(work, setup.target)
+        return Cost(work, seconds, self._truth.batch_marginal(work, setup.target))
 
     def previews(self, job: JobId) -> int:
         return self._previews.get(job, 0)
@@ -332,6 +365,18 @@ class Simulation:
         self._counter += 1
         return Handle(f"h{self._counter}")
 
+    def begun(self, step: int) -> Handle:
+        handle = self.handle()
+        self._begun[handle] = step
+        return handle
+
+    def steps_done(self, handle: Handle) -> int:
+        return self._begun[handle]
+
+    def fits(self, setup: ServerSetup, roles: frozenset[Role]) -> bool:
+        beside = [(each.setup, each.held) for each in self.servers.values() if each.setup.shares(setup)]
+        return fit([(setup, roles), *(held for held in beside if held[0] is not setup)])
+
     def mishap(self, kind: str) -> bool:
         chance: float = getattr(self.scenario.chances, kind)
         return chance > 0 and self._mishaps.random() < chance
@@ -341,11 +386,18 @@ class Simulation:
             watcher.computed(server, role, since, self.clock.now)
 
 
-def simulate(scenario: Scenario, policies: Policies, seed: int = 0, watchers: Iterable[Watcher] = ()) -> Result:
+def simulate(
+    scenario: Scenario,
+    policies: Policies,
+    seed: int = 0,
+    watchers: Iterable[Watcher] = (),
+    scaling: Scaling | None = None,
+) -> Result:
     """Run a scenario to its end."""
     recorder = Recorder(scenario)
-    Simulation(scenario, policies, seed, [recorder, *watchers]).run()
-    return recorder.result()
+    simulation = Simulation(scenario, policies, seed, [recorder, *watchers], scaling)
+    simulation.run()
+    return recorder.result(simulation.launcher.starts())
 
 
 def _output_bytes(role: Role, work: Work, setup: ServerSetup) -> dict[str, int]:
@@ -360,5 +412,5 @@ def _largest_outputs(scenario: Scenario) -> dict[Role, int]:
 
 
 def _sizes(role: Role, scenario: Scenario) -> Iterator[int]:
-    for setup in scenario.servers:
+    for setup in scenario.setups:
         yield sum(_output_bytes(role, Work(role, height=LARGEST_SIDE, width=LARGEST_SIDE), setup).values())

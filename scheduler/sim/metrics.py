@@ -51,6 +51,7 @@ class Outcome:
     code: str = ""
     predicted: float = nan
     """Seconds until the last picture, as predicted on admission."""
+    model: str = ""
 
     @property
     def latency(self) -> float:
@@ -71,7 +72,19 @@ class RoleChange:
     server: str
     """Name."""
     roles: frozenset[Role]
-    """Held from now on; none while it loads, or when it is gone."""
+    """Held from now on; while others load those that stay; none when it is gone."""
+
+
+@dataclass(slots=True)
+class Start:
+    """Of one server of a pool; seconds of virtual time."""
+
+    pool: str
+    server: str
+    ordered: float
+    ready: float = inf
+    """Introduced; infinite if it never was."""
+    gone: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +110,16 @@ class Result:
     """Attempts ended with a result, per role: more than jobs where work was repeated."""
     events: int
     until: float
+    starts: tuple[Start, ...] = ()
+    """Of pools' servers."""
+
+    def pool_seconds(self) -> float:
+        """Server-seconds of pools, from each order to the server's end."""
+        return sum(min(start.gone, self.until) - start.ordered for start in self.starts)
+
+    def met_deadlines(self) -> float:
+        """Share of all requests, refused ones among them, that got their pictures in time."""
+        return sum(request.met_deadline for request in self.requests) / len(self.requests) if self.requests else 1.0
 
     def finished(self, since: float = 0.0, until: float = inf) -> list[Outcome]:
         """Those that arrived in the interval and got their pictures."""
@@ -160,10 +183,11 @@ class Recorder:
 
     def __init__(self, scenario: Scenario):
         self._scenario = scenario
-        self._truth = CostModel(server.profile for server in scenario.servers)
-        self._targets = {server.target: server.slowness for server in scenario.servers}
+        self._truth = CostModel(server.profile for server in scenario.setups)
+        self._targets = {(server.model, server.target): server.slowness for server in scenario.setups}
         self._requests: dict[RequestId, Outcome] = {}
         self._roles: list[RoleChange] = []
+        self._latest: dict[ServerId, frozenset[Role]] = {}
         self._busy: list[Busy] = []
         self._moves: list[tuple[float, str, str]] = []
         self._tenants: defaultdict[str, float] = defaultdict(float)
@@ -173,8 +197,10 @@ class Recorder:
         self._events = 0
         self._now = 0.0
 
-    def result(self) -> Result:
+    def result(self, starts: Sequence[Start] = ()) -> Result:
+        """``starts``: of servers that were started for pools."""
         return Result(
+            starts=tuple(starts),
             scenario=self._scenario.name,
             requests=tuple(self._requests.values()),
             roles=tuple(self._roles),
@@ -221,11 +247,11 @@ class Recorder:
                 self._end(request, End.FINISHED, now)
             case do.Fail(request=request, code=code):
                 self._end(request, End.FAILED, now, code)
-            case do.Run(role=role, members=members):
-                self._running |= {member.epoch: (member.job, role) for member in members}
-            case do.AssignRoles(server=server, reason=reason):
+            case do.Run(role=role, job=job, epoch=epoch):
+                self._running[epoch] = (job, role)
+            case do.AssignRoles(server=server, roles=roles, reason=reason):
                 self._moves.append((now, server_name(server), reason))
-                self._held(server, frozenset(), now)
+                self._held(server, self._latest.get(server, frozenset()) & roles, now)
 
     def _end(self, request: RequestId, end: End, now: float, code: str = "") -> None:
         outcome = self._requests[request]
@@ -233,6 +259,7 @@ class Recorder:
             outcome.end, outcome.ended, outcome.code = end, now, code
 
     def _held(self, server: ServerId, roles: frozenset[Role], now: float) -> None:
+        self._latest[server] = roles
         self._roles.append(RoleChange(now, server_name(server), roles))
 
     def _record(self, spec: RequestSpec, now: float) -> Outcome:
@@ -243,10 +270,15 @@ class Recorder:
             kind=size_class(dit),
             tenant=spec.tenant,
             images=sum(job.is_final for job in spec.jobs),
+            model=spec.model,
             arrived=now,
             deadline=spec.deadline,
             alone=sum(
-                min(self._truth.seconds(work, target) * slow for target, slow in self._targets.items())
+                min(
+                    self._truth.seconds(work, target) * slow
+                    for (model, target), slow in self._targets.items()
+                    if model == spec.model
+                )
                 for work in works.values()
             ),
         )

@@ -21,7 +21,7 @@ def named(name: str, scenario: Scenario, profiles: Iterable[Profile] | None = No
 
     Costs are seeded by ``profiles``, or by the true ones. A backlog, where the scenario has one, is admitted.
     """
-    known = [server.profile for server in scenario.servers] if profiles is None else profiles
+    known = [server.profile for server in scenario.setups] if profiles is None else profiles
     limit = MANY if any(phase.backlog for phase in scenario.workload.phases) else 1000
     if name == "elastic":
         return elastic_policies(ElasticSettings(max_requests=limit), known)

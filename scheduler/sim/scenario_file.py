@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from scheduler.cost.profile import Profile, ProfileError, load
+from scheduler.scaling.pools import Pool
 from scheduler.sim import suite
 from scheduler.sim.bound import at_load, with_best_roles
 from scheduler.sim.setup import (
@@ -22,6 +23,7 @@ from scheduler.sim.setup import (
     Kill,
     Leave,
     Network,
+    PoolSetup,
     Scenario,
     ServerSetup,
     SlowDown,
@@ -50,9 +52,33 @@ class Servers(Table, frozen=True, kw_only=True):
     """None given: the best for the first phase."""
     memory_gb: float | None = None
     store_gb: float | None = None
+    host_gb: float | None = None
+    """Of host memory for weights; none given: room for every role's."""
     slowness: float = 1.0
     joins_at: float = 0.0
     pinned: bool = False
+    together: int = 1
+    """Jobs of one role that may compute at once."""
+    device: str = ""
+    """Those of several tables that name the same one, and have one number, are on one machine: each another model's."""
+
+
+class PoolTable(Table, frozen=True, kw_only=True):
+    profile: str
+    name: str = "pool"
+    min: int = 0
+    max: int = 1
+    begin: int | None = None
+    """Here from the start; none given: ``min``."""
+    roles: tuple[Role, ...] = tuple(Role)
+    """That its servers may have, and begin with."""
+    cold_start: tuple[float, float] = (60.0, 180.0)
+    """A start takes something between these."""
+    price: float = 1.0
+    losses: list[float] = []
+    """When a machine is taken away."""
+    notice: float = 120.0
+    memory_gb: float | None = None
 
 
 class PhaseTable(Table, frozen=True, kw_only=True):
@@ -85,6 +111,7 @@ class ScenarioTable(Table, frozen=True, kw_only=True):
     suite: str = ""
     """One of the project's own, instead of all that follows."""
     servers: list[Servers] = []
+    pools: list[PoolTable] = []
     kinds: dict[str, dict[str, Any]] = {}
     phases: list[PhaseTable] = []
     faults: list[FaultTable] = []
@@ -112,14 +139,15 @@ def _suite(name: str) -> Scenario:
 
 
 def _scenario(table: ScenarioTable, path: Path) -> Scenario:
-    if not table.servers or not table.phases:
-        raise ScenarioError("it needs at least one [[servers]] and one [[phases]]")
+    if not (table.servers or table.pools) or not table.phases:
+        raise ScenarioError("it needs at least one [[servers]] or [[pools]], and one [[phases]]")
     servers = [server for some in table.servers for server in _servers(some, path.parent)]
     kinds = {name: _checked(Kind, {"name": name, **fields}, f"kinds.{name}") for name, fields in table.kinds.items()}
     loaded = tuple(_phase(phase, kinds, servers) for phase in table.phases)
     return Scenario(
         name=table.name or path.stem,
-        servers=_with_roles(servers, loaded[0], exclusive=table.exclusive),
+        servers=_with_roles(servers, loaded[0], exclusive=table.exclusive) if servers else (),
+        pools=tuple(_pool(pool, path.parent) for pool in table.pools),
         workload=Workload(loaded),
         faults=tuple(map(_fault, table.faults)),
         network=_checked(Network, table.network, "network"),
@@ -151,7 +179,18 @@ def _servers(table: Servers, folder: Path) -> Iterator[ServerSetup]:
             memory_bytes=_bytes(table.memory_gb),
             store_bytes=_bytes(table.store_gb),
             pinned=table.pinned,
+            together=table.together,
+            host_bytes=_bytes(table.host_gb),
+            device=f"{table.device}{number}" if table.device else "",
         )
+
+
+def _pool(table: PoolTable, folder: Path) -> PoolSetup:
+    profile, roles = _profile(table.profile, folder), frozenset(table.roles)
+    server = ServerSetup(table.name, profile, roles, memory_bytes=_bytes(table.memory_gb))
+    usual = sum(table.cold_start) / 2
+    pool = Pool(table.name, profile.model.name, table.min, table.max, roles, profile.device_class, usual, table.price)
+    return PoolSetup(pool, server, table.begin, table.cold_start, tuple(table.losses), table.notice)
 
 
 def _profile(name: str, folder: Path) -> Profile:

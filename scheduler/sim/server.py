@@ -9,52 +9,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any
 
 from scheduler import events as ev
-from scheduler.actions import Action, AssignRoles, Cancel, Member, Release, Run
-from scheduler.cost.work import Work
+from scheduler.actions import Action, AssignRoles, Cancel, HandOver, Preload, Release, Run
 from scheduler.sim.device import Device, Task
+from scheduler.sim.host import HostMemory
 from scheduler.sim.roles import Roles
 from scheduler.sim.setup import ServerSetup
 from scheduler.sim.store import Credits, Store
+from scheduler.sim.tasks import Job, Load, Stage
 from scheduler.sim.world import Loss, World
 from scheduler.spec import Input, Output, ServerSpec, Timings
 from wire.previews import preview_steps
 from wire.types import Epoch, Handle, ModelKey, Role, ServerId
 
-
-class Stage(Enum):
-    FETCHING = auto()
-    ROOMLESS = auto()
-    """Its inputs are here, room for its outputs is not."""
-    ON_DEVICE = auto()
-    """In line or computing."""
-    PUBLISHING = auto()
-    OVER = auto()
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Job(Task):
-    run: Run
-    work: Work
-    live: dict[Epoch, Member]
-    """Members that were not cancelled."""
-    stage: Stage = Stage.FETCHING
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    """Port → bytes of what one member leaves."""
-    reserved: int = 0
-    shown: dict[Epoch, list[Handle]] = field(default_factory=dict)
-    here_at: float = 0.0
-    ready_at: float = 0.0
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Load(Task):
-    order_given: AssignRoles
-    seconds: float
+HEARTBEAT_SECONDS = 1.0
+"""Until the gateway hears of roles in host memory."""
 
 
 @dataclass(slots=True)
@@ -65,8 +37,10 @@ class _Stall:
 
 
 class SimServer:
-    def __init__(self, setup: ServerSetup, life: int, model: ModelKey, world: World, largest: dict[Role, int]):
-        """``life``: counts restarts of the same name."""
+    def __init__(
+        self, setup: ServerSetup, life: int, world: World, largest: dict[Role, int], shared: Device | None = None
+    ):
+        """``life``: counts restarts of the same name; ``shared``: the device, where others have it too."""
         self.setup = setup
         self.id = ServerId(f"{setup.name}/{life}")
         self.alive = True
@@ -75,21 +49,28 @@ class SimServer:
         self._spec = ServerSpec(
             self.id,
             setup.name,
-            model,
+            ModelKey(setup.model),
             setup.profile.device_class,
             setup.roles,
             setup.capable(),
             setup.memory,
             setup.pinned,
             setup.target,
+            reads_ahead=True,
+            software=setup.software,
+            device=f"{setup.device}/{life}" if setup.device else "",
+            pool=setup.pool,
         )
+        self._host = HostMemory(setup, world.clock)
+        self._host.keep(setup.roles)
+        self._warm: frozenset[Role] = frozenset()
+        """As the gateway was told."""
         self._roles = Roles(setup.roles)
-        self._credits = Credits()
-        self._jobs: dict[Job, None] = {}
-        self._by_epoch: dict[Epoch, Job] = {}
+        self._credits = Credits(dict.fromkeys(Role, setup.together + 1))
+        self._jobs: dict[Epoch, Job] = {}
         self._stall: _Stall | None = None
         self._leaving = False
-        self._device = Device(world.clock, self._later, self, setup.slowness)
+        self.device = shared or Device(world.clock, self.later, self, setup.slowness, setup.report_seconds)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -97,11 +78,10 @@ class SimServer:
         """Introduce itself, also again after the gateway had given it up."""
         self._credits.restart()
         self._raise_limits()
-        self._spec = replace(self._spec, roles=self._roles.held)
+        self._warm = self._warm_now()
+        self._spec = replace(self._spec, roles=self._roles.held, warm=self._warm)
         self._world.send(
-            ev.ServerJoined(
-                self._spec, self._credits.limits(), running=tuple(self._by_epoch), holds=self.store.handles()
-            )
+            ev.ServerJoined(self._spec, self._credits.limits(), running=tuple(self._jobs), holds=self.store.handles())
         )
         if self._leaving:
             self._world.send(ev.ServerLeaving(self.id))
@@ -112,6 +92,11 @@ class SimServer:
 
     def die(self) -> None:
         self.alive = False
+
+    @property
+    def held(self) -> frozenset[Role]:
+        """Roles on the device."""
+        return self._roles.held
 
     @property
     def is_frozen(self) -> bool:
@@ -126,7 +111,7 @@ class SimServer:
             self._guarded(call, *args)
 
     def slow_down(self, factor: float) -> None:
-        self._device.slow_down(factor)
+        self.device.slow_down(factor)
 
     def leave(self) -> None:
         self._leaving = True
@@ -137,7 +122,7 @@ class SimServer:
     def is_empty(self) -> bool:
         return not self._jobs and not self.store.handles()
 
-    def _later(self, delay: float, call: Callable[..., None], *args: Any) -> None:
+    def later(self, delay: float, call: Callable[..., None], *args: Any) -> None:
         self._world.clock.after(delay, self._guarded, call, *args)
 
     def _guarded(self, call: Callable[..., None], *args: Any) -> None:
@@ -153,22 +138,26 @@ class SimServer:
             case Cancel(epochs=epochs):
                 for epoch in epochs:
                     self._cancel(epoch)
+            case HandOver(epochs=epochs):
+                for epoch in epochs:
+                    self._hand_over(epoch)
             case Release(handles=handles):
                 self.store.release(handles)
                 self._find_room()
             case AssignRoles():
                 self._assign(action)
+            case Preload(roles=roles):
+                self._read_ahead(roles)
         self._settle()
 
     def _settle(self) -> None:
         """What holds after everything that happens here: roles advance, credits are granted, an empty leaver goes."""
         change = self._roles.next_load(self._busy_roles())
         if change is not None:
-            seconds = sum(self.setup.profile.roles[role].load_seconds for role in change.roles - self._roles.held)
-            self._device.line_up(Load(steps=1, step_seconds=seconds, order_given=change, seconds=seconds))
+            self._load(change)
         if self._raise_limits():
             self._world.send(ev.LimitsRaised(self.id, self._credits.limits()))
-        if self._leaving and self.is_empty:
+        if self._leaving and self.is_empty and not (self.setup.device and self._roles.loading):
             self._leaving = False
             self._world.gone(self.id)
 
@@ -177,24 +166,32 @@ class SimServer:
     def _begin(self, run: Run) -> None:
         self._credits.take(run.role)
         if self._leaving or run.role not in self._roles.accepting():
-            for member in run.members:
-                self._world.send(
-                    ev.JobFailed(self.id, member.epoch, "draining", "the role is given up", retryable=True)
-                )
+            self._world.send(ev.JobFailed(self.id, run.epoch, "draining", "the role is given up", retryable=True))
             return
-        work, seconds = self._world.cost(run, self.setup)
-        live = {member.epoch: member for member in run.members}
-        steps = work.steps
-        job = Job(steps=steps, step_seconds=seconds / steps, urgent=run.preempt, run=run, work=work, live=live)
-        job.keep_seconds = run.keep_seconds
-        job.shows = preview_steps(steps, max(self._world.previews(member.job) for member in run.members))
-        job.here_at = self._world.clock.now
-        self._jobs[job] = None
-        self._by_epoch |= dict.fromkeys(live, job)
-        sources = {source.handle: source for member in run.members for source in member.inputs}
-        remote = tuple(source for source in sources.values() if source.handle not in self.store)
+        cost = self._world.cost(run, self.setup)
+        steps = cost.work.steps
+        job = Job(
+            steps=steps,
+            step_seconds=cost.seconds / steps,
+            urgent=run.preempt,
+            kind=replace(cost.work, steps=1) if run.share else None,
+            together=self.setup.together,
+            marginal=cost.marginal,
+            shows=preview_steps(steps, self._world.previews(run.job)),
+            keep_seconds=run.keep_seconds,
+            run=run,
+            work=cost.work,
+            here_at=self._world.clock.now,
+            owner=self,
+        )
+        self._jobs[run.epoch] = job
+        sources = run.inputs
+        if run.resume is not None:
+            sources = (*sources, run.resume)
+            job.step = job.first_step = self._world.steps_done(run.resume.handle)
+        remote = tuple(source for source in sources if source.handle not in self.store)
         delay = self._world.transfer_seconds(sum(source.nbytes for source in remote)) if remote else 0.0
-        self._later(delay, self._fetched, job, remote)
+        self.later(delay, self._fetched, job, remote)
 
     def _fetched(self, job: Job, remote: tuple[Input, ...]) -> None:
         if job.stage is Stage.OVER:
@@ -202,7 +199,7 @@ class SimServer:
         losses = {source.handle: self._world.loss(self.setup.name, source) for source in remote}
         lost = {handle: loss for handle, loss in losses.items() if loss is not None}
         if lost:
-            self._later(max(loss.seconds for loss in lost.values()), self._fetch_failed, job, lost)
+            self.later(max(loss.seconds for loss in lost.values()), self._fetch_failed, job, lost)
         else:
             self._take_room(job)
 
@@ -213,40 +210,57 @@ class SimServer:
     def _take_room(self, job: Job) -> None:
         role = job.run.role
         job.sizes = self._world.output_bytes(role, job.work, self.setup)
-        nbytes = len(job.run.members) * sum(job.sizes.values())
+        nbytes = sum(job.sizes.values())
         if not self.store.reserve(role, nbytes, self._roles.held):
             job.stage = Stage.ROOMLESS
             return
         job.reserved = nbytes
         job.ready_at = self._world.clock.now
         job.stage = Stage.ON_DEVICE
-        for epoch in job.live:
-            self._world.send(ev.JobFetched(self.id, epoch))
-        self._device.line_up(job)
+        self._world.send(ev.JobFetched(self.id, job.epoch))
+        self.device.line_up(job)
         self._settle()
 
     def _find_room(self) -> None:
-        for job in list(self._jobs):
+        for job in list(self._jobs.values()):
             if job.stage is Stage.ROOMLESS:
                 self._take_room(job)
 
     def _cancel(self, epoch: Epoch) -> None:
         """An epoch of which nothing is here is confirmed as well."""
-        job = self._by_epoch.get(epoch)
-        if job is not None and epoch in job.live:
-            if len(job.live) == 1:
-                self._stop(job)
-                return
-            del job.live[epoch], self._by_epoch[epoch]
-            self.store.release(job.shown.pop(epoch, ()))
-        self._world.send(ev.JobCancelled(self.id, epoch))
+        job = self._jobs.get(epoch)
+        if job is not None:
+            job.hands_over = False
+            self._stop(job)
+        else:
+            self._world.send(ev.JobCancelled(self.id, epoch))
+
+    def _hand_over(self, epoch: Epoch) -> None:
+        """Not one that is past its last step: its end is the answer."""
+        job = self._jobs.get(epoch)
+        if job is not None and job.stage is not Stage.PUBLISHING and not job.is_stopping:
+            job.hands_over = True
+            self._stop(job)
+
+    def _surrender(self, job: Job) -> None:
+        is_here = job.stage is Stage.ON_DEVICE  # otherwise the gateway still has what it was to go on from
+        self._over(job)
+        output = None
+        if is_here and job.step > 0:
+            output = Output(Role.DIT, self._world.begun(job.step), job.sizes.get(Role.DECODER, 0))
+            self.store.keep(output.handle, output.nbytes)
+        steps = job.step - job.first_step
+        company = job.weighed / steps if steps else 1.0
+        timings = Timings(compute=job.compute, paused=job.paused, steps=steps, batch=company)
+        self._world.send(ev.JobHandedOver(self.id, job.epoch, job.step, output, timings))
+        self._settle()
 
     def _stop(self, job: Job) -> None:
         if job.stage is Stage.ON_DEVICE:
-            self._device.stop(job)
+            self.device.stop(job)
         elif job.stage is Stage.PUBLISHING:
             job.is_stopping = True
-            self._device.release(job)
+            self.device.release(job)
         else:
             self.stopped(job)
 
@@ -254,20 +268,17 @@ class SimServer:
         if job.stage is Stage.OVER:
             return
         unreached = tuple(handle for handle, loss in lost.items() if loss.unreached)
-        for epoch in self._over(job):
-            self.store.release(job.shown.pop(epoch, ()))
-            self._world.send(ev.JobFailed(self.id, epoch, code, message, True, tuple(lost), unreached))
-        self._device.release(job)
+        self._over(job)
+        self.store.release(job.shown)
+        self._world.send(ev.JobFailed(self.id, job.epoch, code, message, True, tuple(lost), unreached))
+        self.device.release(job)
 
-    def _over(self, job: Job) -> tuple[Epoch, ...]:
-        """Forget the job; the members that still expect a last word."""
+    def _over(self, job: Job) -> None:
+        """Forget the job, but for its last word."""
         job.stage = Stage.OVER
-        del self._jobs[job]
-        for epoch in job.live:
-            del self._by_epoch[epoch]
+        del self._jobs[job.epoch]
         self.store.unreserve(job.reserved)
         self._find_room()
-        return tuple(job.live)
 
     def _publish(self, job: Job) -> None:
         now = self._world.clock.now
@@ -281,51 +292,53 @@ class SimServer:
             publish=self._world.publish_seconds,
             paused=job.paused,
             steps=job.steps if job.run.role is Role.DIT else 0,
-            batch=len(job.run.members),
+            batch=job.weighed / (job.steps - job.first_step),
         )
-        for epoch in self._over(job):
-            outputs = tuple(Output(port, self._world.handle(), nbytes) for port, nbytes in job.sizes.items())
-            for output in outputs:
-                self.store.keep(output.handle, output.nbytes)
-            self._world.send(ev.JobDone(self.id, epoch, outputs, timings))
+        self._over(job)
+        outputs = tuple(Output(port, self._world.handle(), nbytes) for port, nbytes in job.sizes.items())
+        for output in outputs:
+            self.store.keep(output.handle, output.nbytes)
+        self._world.send(ev.JobDone(self.id, job.epoch, outputs, timings))
         self._settle()
 
     # --- what the device reports --------------------------------------------------------------------------------------
 
     def started(self, task: Task) -> None:
         if isinstance(task, Job):
-            for epoch in task.live:
-                self._world.send(ev.JobStarted(self.id, epoch))
+            self._world.send(ev.JobStarted(self.id, task.epoch))
 
     def paused(self, task: Task) -> None:
         if isinstance(task, Job):
-            for epoch in task.live:
-                self._world.send(ev.JobPaused(self.id, epoch, task.step))
+            self._world.send(ev.JobPaused(self.id, task.epoch, task.step))
 
     def progressed(self, task: Task, step_seconds: float) -> None:
         if isinstance(task, Job):
-            for epoch in task.live:
-                self._world.send(ev.JobProgressed(self.id, epoch, task.step, task.steps, step_seconds))
+            self._world.send(ev.JobProgressed(self.id, task.epoch, task.step, task.steps, step_seconds))
 
     def showed(self, task: Task) -> None:
         """What finds no room is not shown."""
         if not isinstance(task, Job) or task.is_stopping:
             return
         nbytes, index = task.sizes.get(Role.DECODER, 0), task.shows.index(task.step)
-        for epoch, member in task.live.items():
-            asked = index < self._world.previews(member.job)
-            if asked and self.store.reserve(task.run.role, nbytes, self._roles.held):
-                self.store.unreserve(nbytes)
-                handle = self._world.handle()
-                self.store.keep(handle, nbytes)
-                task.shown.setdefault(epoch, []).append(handle)
-                self._world.send(ev.JobPreviewed(self.id, epoch, index, Output(Role.DECODER, handle, nbytes)))
+        if self.store.reserve(task.run.role, nbytes, self._roles.held):
+            self.store.unreserve(nbytes)
+            handle = self._world.handle()
+            self.store.keep(handle, nbytes)
+            task.shown.append(handle)
+            self._world.send(ev.JobPreviewed(self.id, task.epoch, index, Output(Role.DECODER, handle, nbytes)))
 
     def stopped(self, task: Task) -> None:
-        if isinstance(task, Job) and task.stage is not Stage.OVER:
-            for epoch in self._over(task):
-                self.store.release(task.shown.pop(epoch, ()))
-                self._world.send(ev.JobCancelled(self.id, epoch))
+        if not isinstance(task, Job) or task.stage is Stage.OVER:
+            return
+        if task.hands_over and task.step >= task.steps:
+            task.is_stopping = task.hands_over = False
+            self.ended(task)
+        elif task.hands_over:
+            self._surrender(task)
+        else:
+            self._over(task)
+            self.store.release(task.shown)
+            self._world.send(ev.JobCancelled(self.id, task.epoch))
             self._settle()
 
     def ended(self, task: Task) -> None:
@@ -337,7 +350,7 @@ class SimServer:
                 self._fail(task, "engine_error", "an injected fault")
                 self._settle()
             else:
-                self._later(self._world.publish_seconds, self._publish, task)
+                self.later(self._world.publish_seconds, self._publish, task)
 
     def busy(self, task: Task, since: float) -> None:
         self._world.busy(self.setup.name, task.run.role if isinstance(task, Job) else None, since)
@@ -352,31 +365,57 @@ class SimServer:
             self._world.send(ev.RolesFailed(self.id, refused.epoch, self._roles.held, why))
 
     def _fault(self, roles: frozenset[Role]) -> str:
-        if self._leaving or self.setup.pinned or not roles:
+        if self._leaving or self.setup.pinned or not (roles or self.setup.device):
             return "the server is leaving or pinned, or no role was assigned"
         return ""
 
+    def _load(self, order: AssignRoles) -> None:
+        """Beside the work of the roles that stay: read what is not in host memory, copy, and swap between two jobs."""
+        coming = order.roles - self._roles.held
+        from_host = self._host.holds(coming)
+        seconds = self._host.read(coming) + sum(map(self.setup.copy_seconds, coming))
+        swap = self.setup.swap_seconds
+        load = Load(
+            steps=1, step_seconds=swap, order_given=order, seconds=seconds + swap, from_host=from_host, owner=self
+        )
+        self.later(seconds, self.device.line_up, load)
+
+    def _read_ahead(self, roles: frozenset[Role]) -> None:
+        if self._leaving or self.setup.pinned:
+            return
+        self.later(self._host.read(roles - self._roles.held) + HEARTBEAT_SECONDS, self._tell_warm)
+
+    def _tell_warm(self) -> None:
+        """As heartbeats do."""
+        warm = self._warm_now()
+        if warm != self._warm:
+            self._warm = warm
+            self._world.send(ev.RolesWarm(self.id, warm))
+
+    def _warm_now(self) -> frozenset[Role]:
+        return frozenset(role for role in Role if role not in self._roles.held and self._host.holds((role,)))
+
     def _loaded(self, load: Load) -> None:
-        well = self.setup.fits(load.order_given.roles) and not self._world.mishap("load_fails")
+        well = self._world.fits(self.setup, load.order_given.roles) and not self._world.mishap("load_fails")
         order = self._roles.loaded(well=well)
         if well:
-            self._world.send(ev.RolesReady(self.id, order.epoch, self._roles.held, load.seconds))
+            self._world.send(ev.RolesReady(self.id, order.epoch, self._roles.held, load.seconds, load.from_host))
         else:
             self._world.send(ev.RolesFailed(self.id, order.epoch, self._roles.held, "the load failed"))
+        self.later(HEARTBEAT_SECONDS, self._tell_warm)
         self._settle()
 
     def _busy_roles(self) -> set[Role]:
-        return {job.run.role for job in self._jobs}
+        return {job.run.role for job in self._jobs.values()}
 
     def _raise_limits(self) -> bool:
         if self._leaving:
             return False
         active: defaultdict[Role, int] = defaultdict(int)
         fetching: defaultdict[Role, int] = defaultdict(int)
-        for job in self._jobs:
+        for job in self._jobs.values():
             active[job.run.role] += 1
-            if not job.reserved:
-                fetching[job.run.role] += len(job.live)
+            fetching[job.run.role] += not job.reserved
         accepting, held = self._roles.accepting(), self._roles.held
         roles = [role for role in Role if role in accepting]
         return self._credits.raise_limits(roles, active, fetching, lambda role, n: self.store.room(role, n, held))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from scheduler.cost.profile import Profile
 from scheduler.cost.work import Target
-from scheduler.sim.workload import Workload
+from scheduler.scaling.pools import Pool
+from scheduler.sim.workload import Kind, Workload
 from scheduler.spec import RoleCost
 from wire.types import ModelKey, Role
 
+HOST_BANDWIDTH = 20e9
+"""Bytes per second over PCIe 4.0, which gives 22 to 26 GB/s from pinned memory."""
 ALL_ROLES = frozenset(Role)
 
 
@@ -57,6 +61,29 @@ class ServerSetup:
     store_bytes: int | None = None
     """None: without limit."""
     pinned: bool = False
+    host_bytes: int | None = None
+    """Of host memory, for weights; None: room for every role's."""
+    host_bandwidth: float = HOST_BANDWIDTH
+    """Bytes per second from there to the device."""
+    swap_seconds: float = 0.05
+    """In which the device stops, once all weights are there."""
+    device: str = ""
+    """Name of the machine that it has together with servers of other models; empty: one of its own."""
+    software: str = "simulated"
+    together: int = 1
+    """Jobs of one role that may compute at once."""
+    pool: str = ""
+    """That it was started for."""
+    report_seconds: float = 0.5
+    """Least time between two reports of a job's progress; more makes simulations quicker."""
+
+    def __post_init__(self) -> None:
+        if self.together < 1:
+            raise ValueError(f"server {self.name}: at least one job computes at a time, not {self.together}")
+
+    @property
+    def model(self) -> str:
+        return self.profile.model.name
 
     @property
     def target(self) -> Target:
@@ -68,13 +95,65 @@ class ServerSetup:
 
     def capable(self) -> dict[Role, RoleCost]:
         return {
-            role: RoleCost(part.weights_bytes, part.activation_bytes, part.load_seconds)
+            role: RoleCost(
+                part.weights_bytes, part.activation_bytes, part.load_seconds, self.together, self._warm_seconds(role)
+            )
             for role, part in self.profile.roles.items()
         }
 
+    def copy_seconds(self, role: Role) -> float:
+        """From host memory to the device; what is left of the profile's ``load_seconds`` goes into reading files."""
+        part = self.profile.roles[role]
+        return min(part.load_seconds, part.weights_bytes / self.host_bandwidth)
+
+    def _warm_seconds(self, role: Role) -> float:
+        return self.copy_seconds(role) + self.swap_seconds
+
+    def read_seconds(self, role: Role) -> float:
+        return self.profile.roles[role].load_seconds - self.copy_seconds(role)
+
     def fits(self, roles: frozenset[Role]) -> bool:
-        parts = [self.profile.roles[role] for role in roles]
-        return sum(p.weights_bytes for p in parts) + max((p.activation_bytes for p in parts), default=0) <= self.memory
+        return fit([(self, roles)])
+
+    def shares(self, other: ServerSetup) -> bool:
+        """They are on one device."""
+        return bool(self.device) and self.device == other.device
+
+
+def fit(held: Sequence[tuple[ServerSetup, frozenset[Role]]]) -> bool:
+    """Whether one device has room for what these servers hold; one job computes at a time."""
+    parts = [server.profile.roles[role] for server, roles in held for role in roles]
+    needed = sum(part.weights_bytes for part in parts) + max((part.activation_bytes for part in parts), default=0)
+    return needed <= min(server.memory for server, _ in held)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSetup:
+    """Servers that are started and stopped by what is asked for, and the truth about that."""
+
+    pool: Pool
+    server: ServerSetup
+    """Each of them, but for the name."""
+    begin: int | None = None
+    """Here from the start; None: the pool's least."""
+    cold_start: tuple[float, float] = (60.0, 180.0)
+    """A start takes something between these."""
+    losses: tuple[float, ...] = ()
+    """When a machine is taken away, of whichever server has been here longest."""
+    notice: float = 120.0
+    """How long before that is announced."""
+
+    def __post_init__(self) -> None:
+        low, high = self.cold_start
+        if not 0 < low <= high < inf:
+            raise ValueError(f"pool {self.pool.name}: a start takes from above 0 s to no less, not {low} to {high} s")
+        if self.notice < 0 or min(self.losses, default=0.0) < 0:
+            raise ValueError(f"pool {self.pool.name}: losses, and their notice, are at 0 s or later")
+        if self.begin is not None and not self.pool.min <= self.begin <= self.pool.max:
+            raise ValueError(f"pool {self.pool.name}: it begins with from min to max servers, not {self.begin}")
+
+    def member(self, number: int) -> ServerSetup:
+        return replace(self.server, name=f"{self.pool.name}-{number}", pool=self.pool.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +211,18 @@ class Scenario:
     publish_seconds: float = 0.001
     solver_seconds: float = 0.03
     """Until a role plan is back."""
+    pools: tuple[PoolSetup, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.servers:
-            raise ValueError("a scenario needs at least one server")
-        models = {server.profile.model.name for server in self.servers}
-        if len(models) > 1:
-            raise ValueError(f"all servers of a scenario serve one model, not {', '.join(sorted(models))}")
+        if not self.setups:
+            raise ValueError("a scenario needs at least one server, or a pool of them")
+        models = {server.model for server in self.setups}
+        if stray := {kind.model for kind in self.kinds()} - models - ({""} if len(models) == 1 else set()):
+            named = ", ".join(sorted(stray)) or "no model"
+            raise ValueError(f"a kind of requests names {named}, where the servers have {', '.join(sorted(models))}")
+        shared = [(server.device, server.model) for server in self.servers if server.device]
+        if len(set(shared)) < len(shared):
+            raise ValueError("two servers of one model share a device")
         names = [server.name for server in self.servers]
         if len(set(names)) < len(names):
             raise ValueError("two servers of the scenario have the same name")
@@ -147,9 +231,21 @@ class Scenario:
         if strangers:
             raise ValueError(f"faults of servers that the scenario does not have: {', '.join(sorted(strangers))}")
         for server in self.servers:
-            if not server.fits(server.roles):
+            held = [(other, other.roles) for other in self.servers if other is server or other.shares(server)]
+            if not fit(held):
                 raise ValueError(f"{' + '.join(sorted(server.roles))} do not fit the memory of server {server.name}")
 
     @property
+    def setups(self) -> tuple[ServerSetup, ...]:
+        """All sorts of servers that there may be."""
+        return self.servers + tuple(pool.server for pool in self.pools)
+
+    @property
     def model(self) -> ModelKey:
-        return ModelKey(self.servers[0].profile.model.name)
+        return ModelKey(self.setups[0].model)
+
+    def kinds(self) -> list[Kind]:
+        """Of requests that may come."""
+        return [kind for phase in self.workload.phases for _, kind in phase.mix] + [
+            arrival.kind for arrival in self.workload.trace
+        ]

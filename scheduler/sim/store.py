@@ -8,9 +8,6 @@ from math import inf
 
 from wire.types import Handle, Role
 
-SLOTS = 2
-"""Batches of one role that may be here at once, as in ``stage_server.runtime.credits`` (not ours to import)."""
-
 LATER = {Role.ENCODER: (Role.DIT, Role.DECODER), Role.DIT: (Role.DECODER,), Role.DECODER: ()}
 
 
@@ -58,7 +55,9 @@ class Store:
 class Credits:
     """Cumulative limits since the last Hello; only ever raised."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: Mapping[Role, int]) -> None:
+        """``slots``: jobs of each role that may be here at once."""
+        self._slots = dict(slots)
         self._received: Counter[Role] = Counter()
         self._limits: dict[Role, int] = {}
 
@@ -79,10 +78,12 @@ class Credits:
         fetching: Mapping[Role, int],
         room: Callable[[Role, int], bool],
     ) -> bool:
-        """True if any was raised. ``active``: batches under way; ``fetching``: attempts without room yet."""
+        """True if any was raised. ``active``: jobs under way; ``fetching``: those of them without room yet."""
         raised = False
         for role in roles:
-            while (free := self._unused(role)) + active[role] < SLOTS and room(role, free + fetching[role] + 1):
+            while (free := self._unused(role)) + active[role] < self._slots[role] and room(
+                role, free + fetching[role] + 1
+            ):
                 self._limits[role] = max(self._limits.get(role, 0), self._received[role]) + 1
                 raised = True
         return raised

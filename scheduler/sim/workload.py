@@ -34,13 +34,15 @@ class Kind:
     """Of uploaded pictures."""
     tenant: str = ""
     priority: int = 0
-    seeded: bool = False
+    exact: bool = False
     previews: int = 0
     """Intermediate pictures asked for, of each image."""
     deadline: float = 600.0
     """Seconds after arrival."""
     patience: float = inf
     """Seconds after which the client hangs up."""
+    model: str = ""
+    """Of several; empty: that of the scenario's first server."""
 
     def works(self) -> tuple[Work, Work, Work]:
         """Of its encoder job and of each of its dit and decoder jobs."""
@@ -66,7 +68,7 @@ class Kind:
             arrived + self.deadline,
             tenant=self.tenant,
             priority=self.priority,
-            seeded=self.seeded,
+            exact=self.exact,
         )
 
 
@@ -117,12 +119,13 @@ class Phase:
     def kind(self, rng: Random) -> Kind:
         return rng.choices([kind for _, kind in self.mix], [weight for weight, _ in self.mix])[0]
 
-    def mean_works(self) -> list[tuple[float, Work]]:
-        """(mean number per request, work) of every job that the mix may ask for."""
+    def mean_works(self, model: str = "") -> list[tuple[float, Work]]:
+        """(mean number per request, work) of every job that the mix may ask for; of several models, of this one."""
         total = sum(weight for weight, _ in self.mix)
         return [
             (weight / total * (1 if work.role is Role.ENCODER else kind.images), work)
             for weight, kind in self.mix
+            if not kind.model or not model or kind.model == model
             for work in kind.works()
         ]
 

@@ -25,6 +25,17 @@ class Loss:
     """Its holder gave no answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one job on one server."""
+
+    work: Work
+    seconds: float
+    """On the device, alone."""
+    marginal: float
+    """What a further job of its kind adds where they compute together, in jobs."""
+
+
 class World(Protocol):
     """Everything outside one server."""
 
@@ -34,8 +45,8 @@ class World(Protocol):
     def send(self, event: ev.Event) -> None:
         """To the gateway."""
 
-    def cost(self, job: Run, setup: ServerSetup) -> tuple[Work, float]:
-        """A batch's work and its true seconds on the device."""
+    def cost(self, job: Run, setup: ServerSetup) -> Cost:
+        """The truth."""
 
     def previews(self, job: JobId) -> int:
         """Intermediate pictures that are asked of a dit job."""
@@ -50,6 +61,15 @@ class World(Protocol):
 
     def handle(self) -> Handle:
         """A new one."""
+
+    def begun(self, step: int) -> Handle:
+        """A new one, of an output from which a job goes on after ``step``."""
+
+    def steps_done(self, handle: Handle) -> int:
+        """What is said in it."""
+
+    def fits(self, setup: ServerSetup, roles: frozenset[Role]) -> bool:
+        """Whether its device has room for these roles beside what other servers hold there."""
 
     def mishap(self, kind: str) -> bool:
         """Whether chance has it that something goes wrong."""

@@ -1,6 +1,10 @@
-"""The thread that fetches inputs from their holders, many at once, while the device computes.
+"""Fetches inputs from their holders, many at once, while the device computes.
 
-It owns one DEALER per holder and sleeps until an answer, a request, a lost connection or the next time limit.
+There is one DEALER per holder. Whoever asks sends the request itself, as a hop to another thread takes as long as a
+small transfer; a thread waits for answers, lost connections and the next time limit. Both use the sockets under one
+lock. ZeroMQ allows that as long as nobody polls a socket meanwhile: the thread polls their descriptors, outside the
+lock. A descriptor says only once that there is something, and whatever touches the socket may take note of it, so after
+a request was sent the socket is asked whether there are answers already.
 """
 
 from __future__ import annotations
@@ -10,24 +14,25 @@ import math
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from stage_server.data.connection import Holder, Transfer, connect, fault
 from stage_server.data.pool import BufferPool
 from wire.bundle import LIMITS, Bundle, Limits
 from wire.control_codec import Buffer
 from wire.errors import InputLost, Loss, WireError
-from wire.security import CurveKeys, valid_key
+from wire.security import CurveKeys
 from wire.to_stage import InputRef
-from wire.transfer import MAX_ANSWER_BYTES, Answer, Fetch, Lookup, State, decode_answer
+from wire.transfer import Answer, Fetch, Lookup, State, decode_answer
+from wire.types import Handle
 
 MAX_FETCHES = 256
 """Unfinished fetches of one consumer."""
@@ -35,19 +40,16 @@ MAX_FETCHES = 256
 MAX_FETCHES_PER_HOLDER = 8
 """Transfers under way on one connection; more wait their turn, so that chunks in its queue stay few."""
 
+BURST = 4
+"""Answers of one holder that are taken in a row; then others have their turn, and those who ask for something."""
+
 MAX_IDLE_CONNECTIONS = 16
 STALL_SECONDS = 10.0
 """Silence of a holder after which a transfer is given up."""
 
 _CLOSE_SECONDS = 5.0
-_FAULTS: dict[int, str] = {zmq.EVENT_DISCONNECTED: "connection lost", zmq.EVENT_CONNECT_RETRIED: "connection refused"}
-_LOST = (
-    zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
+_TAKES_NOTHING = "the connection takes no more requests"
+"""It was lost a moment ago, most likely, and its monitor has not said so yet."""
 
 log = logging.getLogger(__name__)
 
@@ -59,50 +61,8 @@ class TooManyFetches(RuntimeError):
     """More than ``MAX_FETCHES`` are unfinished."""
 
 
-@dataclass(slots=True, eq=False)
-class _Transfer:
-    ref: InputRef
-    fetch: Fetch
-    future: Future[Bundle]
-    deadline: float
-    silent_until: float = math.inf
-    """When the holder's silence has lasted too long; counts while the transfer is under way."""
-
-    @property
-    def limit(self) -> float:
-        return min(self.deadline, self.silent_until)
-
-
-@dataclass(slots=True, eq=False)
-class _Holder:
-    """A connection and what goes over it."""
-
-    endpoint: str
-    dealer: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
-    active: dict[int, _Transfer] = field(default_factory=dict)
-    waiting: deque[_Transfer] = field(default_factory=deque)
-
-    def transfers(self) -> Iterator[_Transfer]:
-        yield from self.active.values()
-        yield from self.waiting
-
-    @property
-    def idle(self) -> bool:
-        return not self.active and not self.waiting
-
-    def send(self, messages: list[list[Buffer]]) -> None:
-        for message in messages:
-            self.dealer.send_multipart(message, flags=zmq.NOBLOCK)
-
-    def forget(self, transfer: _Transfer) -> None:
-        self.active.pop(transfer.fetch.transfer, None)
-        with suppress(ValueError):
-            self.waiting.remove(transfer)
-
-
 class Consumer:
-    """``fetch`` and ``close`` may be called from any thread; futures complete on the consumer's thread."""
+    """``fetch`` and ``close`` may be called from any thread."""
 
     def __init__(
         self,
@@ -120,18 +80,23 @@ class Consumer:
         self._limits = limits
         self._stall_seconds = stall_seconds
         self._numbers = count(1)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Of all that follows, sockets included."""
         self._unfinished: set[Future[Bundle]] = set()
         self._closed = False
-        self._commands: deque[Callable[[], None]] = deque()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
+        self._woken.setblocking(False)
         self._context = zmq.Context(io_threads=1)
         self._poller = zmq.Poller()
-        self._poller.register(self._woken, zmq.POLLIN)
-        self._holders: dict[tuple[str, str], _Holder] = {}
+        self._poller.register(self._woken.fileno(), zmq.POLLIN)
+        self._holders: dict[tuple[str, str], Holder] = {}
         """In the order of their last use."""
-        self._ready: dict[object, Callable[[], object]] = {self._woken.fileno(): self._run_commands}
+        self._ready: dict[int, Callable[[], None]] = {self._woken.fileno(): self._clear}
+        """By descriptor, what to do when it says that there is something."""
+        self._unread: set[int] = set()
+        """Descriptors that may say nothing any more though there is something."""
+        self._waits_until = math.inf
         self._thread = threading.Thread(target=self._loop, name="data-consumer", daemon=True)
         self._thread.start()
 
@@ -145,64 +110,39 @@ class Consumer:
         if bundle is not None:
             future.set_result(bundle)
             return future
-        self._admit(future)
         fetch = Fetch(ref.handle, next(self._numbers), limits=self._limits)
-        transfer = _Transfer(ref, fetch, future, time.monotonic() + deadline_seconds)
-        future.add_done_callback(lambda _: self._finished(transfer))
-        self._call(partial(self._begin, transfer))
+        transfer = Transfer(ref, fetch, future, time.monotonic() + deadline_seconds)
+        with self._lock:
+            self._admit(future)
+            # Weakly: a future that refers to itself keeps its bundle's buffer until the garbage collector comes, and
+            # every transfer meanwhile has to map fresh memory.
+            future.add_done_callback(partial(self._finished, weakref.ref(transfer)))
+            self._begin(transfer)
+            if transfer.limit < self._waits_until or self._unread:
+                self._rouse()
         return future
+
+    def holds(self, handle: Handle) -> bool:
+        """Whether it is an output of this very process."""
+        return self._local(handle) is not None
 
     def close(self) -> None:
         """End all transfers; their futures are cancelled. Closing twice is harmless."""
         with self._lock:
             self._closed = True
-        self._call(_nothing)
+        self._rouse()
         self._thread.join(_CLOSE_SECONDS)
 
+    # Under the lock.
+
     def _admit(self, future: Future[Bundle]) -> None:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the consumer is closed")
-            if len(self._unfinished) >= MAX_FETCHES:
-                raise TooManyFetches(f"{MAX_FETCHES} fetches are unfinished")
-            self._unfinished.add(future)
+        if self._closed:
+            raise RuntimeError("the consumer is closed")
+        if len(self._unfinished) >= MAX_FETCHES:
+            raise TooManyFetches(f"{MAX_FETCHES} fetches are unfinished")
+        self._unfinished.add(future)
 
-    def _finished(self, transfer: _Transfer) -> None:
-        with self._lock:
-            self._unfinished.discard(transfer.future)
-        if transfer.future.cancelled():
-            transfer.future.set_running_or_notify_cancel()  # wakes those who wait for it
-            self._call(partial(self._end, transfer))
-
-    def _call(self, command: Callable[[], None]) -> None:
-        self._commands.append(command)
-        with suppress(BlockingIOError, OSError):  # full: it is awake anyway; closed: nobody listens any more
-            self._wake.send(b"\0")
-
-    # From here on: the consumer's thread.
-
-    def _loop(self) -> None:
-        try:
-            while not self._closed:
-                for source, _ in self._poller.poll(self._wait_ms()):
-                    # An earlier handler of this round may have closed the socket.
-                    self._ready.get(source, _nothing)()
-                self._expire()
-        finally:
-            self._shut()
-
-    def _wait_ms(self) -> int | None:
-        limits = [transfer.limit for holder in self._holders.values() for transfer in holder.transfers()]
-        return max(0, math.ceil((min(limits) - time.monotonic()) * 1e3)) if limits else None
-
-    def _run_commands(self) -> None:
-        self._woken.recv(4096)
-        while self._commands:
-            self._commands.popleft()()
-
-    def _begin(self, transfer: _Transfer) -> None:
-        if transfer.future.done():
-            return
+    def _begin(self, transfer: Transfer) -> None:
         try:
             holder = self._connected(transfer.ref)
         except InputLost as lost:
@@ -211,14 +151,19 @@ class Consumer:
         holder.waiting.append(transfer)
         self._start_waiting(holder)
 
-    def _start_waiting(self, holder: _Holder) -> None:
+    def _start_waiting(self, holder: Holder) -> None:
         while holder.waiting and len(holder.active) < MAX_FETCHES_PER_HOLDER:
             transfer = holder.waiting.popleft()
             holder.active[transfer.fetch.transfer] = transfer
             transfer.silent_until = time.monotonic() + self._stall_seconds
-            holder.send([transfer.fetch.request()])
+            try:
+                holder.send([transfer.fetch.request()])
+            except zmq.Again:
+                self._lose(holder, Loss.UNREACHABLE, _TAKES_NOTHING)
+                return
+            self._ask(holder.dealer)
 
-    def _end(self, transfer: _Transfer) -> None:
+    def _end(self, transfer: Transfer) -> None:
         """Forget the transfer, whatever has become of it; what still arrives for it is ignored."""
         holder = self._holders.get((transfer.ref.endpoint, transfer.ref.public_key))
         if holder is not None:
@@ -233,7 +178,7 @@ class Consumer:
             reason = Loss.DEADLINE if transfer.deadline <= now else Loss.STALLED
             _fail(transfer, InputLost(transfer.ref.handle, reason, f"holder {transfer.ref.endpoint}"))
 
-    def _receive(self, holder: _Holder) -> bool:
+    def _receive(self, holder: Holder) -> bool:
         """Take one answer; whether there was one."""
         try:
             frames = [frame.buffer for frame in holder.dealer.recv_multipart(zmq.NOBLOCK, copy=False)]
@@ -248,13 +193,15 @@ class Consumer:
             self._advance(holder, transfer, answer, body)
         return True
 
-    def _advance(self, holder: _Holder, transfer: _Transfer, answer: Answer, body: Buffer) -> None:
+    def _advance(self, holder: Holder, transfer: Transfer, answer: Answer, body: Buffer) -> None:
         fetch = transfer.fetch
         transfer.silent_until = time.monotonic() + self._stall_seconds
         try:
             holder.send(fetch.feed(answer, body))
             if fetch.state is State.OFFERED:
                 holder.send(fetch.accept(self._allocate(fetch.nbytes)))
+        except zmq.Again:
+            self._lose(holder, Loss.UNREACHABLE, _TAKES_NOTHING)
         except InputLost as lost:
             self._end(transfer)
             _fail(transfer, lost)
@@ -266,56 +213,29 @@ class Consumer:
                 self._end(transfer)
                 _succeed(transfer)
 
-    # Connections.
-
-    def _connected(self, ref: InputRef) -> _Holder:
+    def _connected(self, ref: InputRef) -> Holder:
         key = (ref.endpoint, ref.public_key)
         holder = self._holders.pop(key, None) or self._connect(ref)
         self._holders[key] = holder
         self._close_idle()
         return holder
 
-    def _connect(self, ref: InputRef) -> _Holder:
-        dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        dealer.ipv6 = True
-        dealer.linger = 0
-        dealer.maxmsgsize = MAX_ANSWER_BYTES
-        monitor = dealer.get_monitor_socket(_LOST)
-        holder = _Holder(ref.endpoint, dealer, monitor)
-        try:
-            self._secure(dealer, ref)
-            dealer.connect(ref.endpoint)
-        except InputLost:
-            _close(holder)
-            raise
-        except zmq.ZMQError as error:
-            _close(holder)
-            raise InputLost(
-                ref.handle, Loss.UNREACHABLE, f"holder {ref.endpoint!r}: {zmq.strerror(error.errno or 0)}"
-            ) from error
-        for source, handler in ((dealer, self._receive), (monitor, self._check_lost)):
-            self._poller.register(source, zmq.POLLIN)
-            self._ready[source] = partial(handler, holder)
+    def _ask(self, source: zmq.Socket[bytes]) -> None:
+        """Whether there is something to read; if not, its descriptor will say so when there is."""
+        if int(source.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._unread.add(int(source.getsockopt(zmq.FD)))
+
+    def _connect(self, ref: InputRef) -> Holder:
+        holder = connect(self._context, ref, self._keys)
+        for source, handler in ((holder.dealer, self._receive_some), (holder.monitor, self._check_lost)):
+            descriptor = int(source.getsockopt(zmq.FD))
+            self._poller.register(descriptor, zmq.POLLIN)
+            self._ready[descriptor] = partial(handler, holder)
+            self._ask(source)
+        self._rouse()
         return holder
 
-    def _secure(self, dealer: zmq.Socket[bytes], ref: InputRef) -> None:
-        if self._keys is None and not ref.public_key:
-            return
-        if self._keys is None:
-            raise _unsafe(ref, "its holder asks for encryption, and no CURVE keys are configured here")
-        if not valid_key(ref.public_key):
-            raise _unsafe(ref, "CURVE keys are configured here, and its holder's public key is missing or not one")
-        dealer.curve_serverkey = ref.public_key.encode()
-        dealer.curve_publickey = self._keys.public.encode()
-        dealer.curve_secretkey = self._keys.secret.encode()
-
-    def _check_lost(self, holder: _Holder) -> None:
-        event = recv_monitor_message(holder.monitor, zmq.NOBLOCK)
-        while self._receive(holder):  # what came before the connection was lost still counts
-            pass
-        self._lose(holder, Loss.UNREACHABLE, _FAULTS.get(event["event"], "the handshake failed"))
-
-    def _lose(self, holder: _Holder, reason: Loss, detail: str) -> None:
+    def _lose(self, holder: Holder, reason: Loss, detail: str) -> None:
         if holder.dealer.closed:
             return
         self._drop(holder)
@@ -328,20 +248,90 @@ class Consumer:
         for holder in idle[: max(0, len(idle) - MAX_IDLE_CONNECTIONS)]:
             self._drop(holder)
 
-    def _drop(self, holder: _Holder) -> None:
+    def _drop(self, holder: Holder) -> None:
         self._holders = {key: other for key, other in self._holders.items() if other is not holder}
         for source in (holder.dealer, holder.monitor):
-            if self._ready.pop(source, None) is not None:
-                self._poller.unregister(source)
-        _close(holder)
+            descriptor = int(source.getsockopt(zmq.FD))
+            del self._ready[descriptor]
+            self._unread.discard(descriptor)
+            self._poller.unregister(descriptor)
+        holder.close()
+        self._rouse()
+
+    # From any thread.
+
+    def _finished(self, known: weakref.ref[Transfer], future: Future[Bundle]) -> None:
+        with self._lock:
+            self._unfinished.discard(future)
+            transfer = known()
+            if future.cancelled() and transfer is not None and not self._closed:
+                self._end(transfer)
+                if self._unread:
+                    self._rouse()
+        if future.cancelled():
+            future.set_running_or_notify_cancel()  # wakes those who wait for it
+
+    def _rouse(self) -> None:
+        with suppress(BlockingIOError, OSError):  # full: it is awake anyway; closed: nobody listens any more
+            self._wake.send(b"\0")
+
+    # The consumer's thread.
+
+    def _loop(self) -> None:
+        try:
+            while not self._closed:
+                ready = {descriptor for descriptor, _ in self._poller.poll(self._wait_ms())}
+                with self._lock:
+                    ready |= self._unread
+                    self._unread.clear()
+                for descriptor in ready:
+                    self._ready.get(descriptor, _nothing)()  # an earlier one may have closed the socket
+                with self._lock:
+                    self._expire()
+        finally:
+            self._shut()
+
+    def _wait_ms(self) -> int:
+        """Also without transfers no longer than a holder's silence may be: nobody then has to wake it for a new one."""
+        with self._lock:
+            if self._unread:
+                return 0
+            now = time.monotonic()
+            limits = [transfer.limit for holder in self._holders.values() for transfer in holder.transfers()]
+            self._waits_until = min([*limits, now + self._stall_seconds])
+            return max(0, math.ceil((self._waits_until - now) * 1e3))
+
+    def _clear(self) -> None:
+        with suppress(BlockingIOError):
+            self._woken.recv(4096)
+
+    def _receive_some(self, holder: Holder) -> None:
+        """The lock is free between two answers, for those who ask."""
+        for _ in range(BURST):
+            with self._lock:
+                if holder.dealer.closed or not self._receive(holder):
+                    return
+        with self._lock:
+            if not holder.dealer.closed:
+                self._ask(holder.dealer)
+
+    def _check_lost(self, holder: Holder) -> None:
+        with self._lock:
+            try:
+                event = recv_monitor_message(holder.monitor, zmq.NOBLOCK)
+            except zmq.ZMQError:  # nothing, or closed meanwhile
+                return
+            while not holder.dealer.closed and self._receive(holder):  # what came before the loss still counts
+                pass
+            self._lose(holder, Loss.UNREACHABLE, fault(event["event"]))
 
     def _shut(self) -> None:
         with self._lock:
             self._closed = True
             unfinished = tuple(self._unfinished)
-        self._context.destroy(linger=0)
-        self._wake.close()
-        self._woken.close()
+            self._context.destroy(linger=0)
+            self._wake.close()
+            self._woken.close()
         for future in unfinished:
             future.cancel()
 
@@ -350,21 +340,11 @@ def _nothing() -> None:
     return None
 
 
-def _close(holder: _Holder) -> None:
-    holder.dealer.disable_monitor()
-    holder.monitor.close(linger=0)
-    holder.dealer.close(linger=0)
-
-
-def _unsafe(ref: InputRef, detail: str) -> InputLost:
-    return InputLost(ref.handle, Loss.REFUSED, detail)
-
-
-def _fail(transfer: _Transfer, lost: InputLost) -> None:
+def _fail(transfer: Transfer, lost: InputLost) -> None:
     with suppress(InvalidStateError):  # cancelled meanwhile
         transfer.future.set_exception(lost)
 
 
-def _succeed(transfer: _Transfer) -> None:
+def _succeed(transfer: Transfer) -> None:
     with suppress(InvalidStateError):  # cancelled meanwhile
         transfer.future.set_result(transfer.fetch.bundle)

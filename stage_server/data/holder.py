@@ -10,7 +10,7 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import zmq
@@ -27,6 +27,9 @@ COPY_BELOW = 64 << 10
 
 SEND_QUEUE = 256
 """Answers that wait for one slow consumer; one that asks for more without reading loses them."""
+
+BURST = 16
+"""Requests that are answered in a row, before the holder looks for anything else."""
 
 MAX_CONNECTIONS = 512
 HANDSHAKE_MS = 5_000
@@ -67,8 +70,10 @@ class Holder:
         allow_plaintext: bool = False,
         max_connections: int = MAX_CONNECTIONS,
         identity: str = "",
+        aliases: Collection[str] = (),
     ) -> None:
-        """``identity``: name/incarnation of this server, by which others recognise it.
+        """``identity``: name/incarnation of this server, by which others recognise it, and those with which it shares
+        the socket as well: ``aliases``.
 
         With ``keys`` every connection is encrypted; with ``allow``, only public keys that it accepts get in.
 
@@ -80,6 +85,7 @@ class Holder:
         self._lookup = lookup
         self._allow = allow
         self._identity = identity
+        self._aliases = aliases
         self._max_connections = max_connections
         self._connections: set[int] = set()
         """File descriptors."""
@@ -145,19 +151,27 @@ class Holder:
                 if self._zap in ready:
                     self._admit()
                 if self._router in ready:
-                    self._answer()
+                    self._answer_some()
         finally:
             self._release()
 
-    def _answer(self) -> None:
-        peer, *frames = self._router.recv_multipart()
+    def _answer_some(self) -> None:
+        for _ in range(BURST):
+            try:
+                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._answer(peer, frames)
+
+    def _answer(self, peer: bytes, frames: list[bytes]) -> None:
         try:
-            answer = serve(frames, self._lookup, self._identity)
+            answers = serve(frames, self._lookup, self._identity, self._aliases)
         except WireError as error:
             self.statistics.unreadable += 1
             log.debug("data request dropped: %s", error)
             return
-        self._send(peer, answer)
+        for answer in answers:
+            self._send(peer, answer)
 
     def _send(self, peer: bytes, answer: Sequence[Buffer]) -> None:
         try:

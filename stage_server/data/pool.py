@@ -14,7 +14,7 @@ from wire.bundle import ALIGNMENT
 Bytes = npt.NDArray[np.uint8]
 
 SMALLEST = 64 << 10
-IDLE_BYTES = 64 << 20
+IDLE_BYTES = 128 << 20
 """Kept idle per power of two; larger buffers are not kept."""
 
 

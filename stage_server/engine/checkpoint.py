@@ -175,6 +175,14 @@ class ComponentFiles:
             if path.suffix == ".bin":
                 check_file(path)
 
+    def weight_paths(self) -> tuple[Path, ...]:
+        """Files of the weights that are on this machine; none unless all are."""
+        for stem in _WEIGHTS:
+            paths = [self._fetch(name) for name in self._shards(stem)]
+            if all(paths):
+                return tuple(filter(None, paths))
+        return tuple(self._local_weights())
+
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of the weights once loaded as ``dtype``; 0 when nothing tells."""
         for stem in _WEIGHTS:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
 
-from stage_server.engine.base import LoadError
+from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
+from stage_server.engine.common import CommonComponents, Holder, kind_of
+from stage_server.engine.default_dtype import guarded
+from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
 from stage_server.engine.stubs import ComponentStub
-from stage_server.engine.weight_cache import WeightCache
+from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
+
+_log = logging.getLogger(__name__)
 
 DENOISERS = ("transformer", "unet")
 
@@ -27,6 +36,10 @@ _MISSING_PACKAGE = re.compile(r"requires the (\S+) library")
 """As transformers words it, and diffusers quotes it."""
 
 
+class NoRoom(LoadError):
+    """The device's memory is too small for what is on it and a component more."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How weights are loaded. ``attention_backend`` and ``compile`` concern the denoiser only."""
@@ -35,7 +48,8 @@ class LoadOptions:
     dtype: torch.dtype
     compile: bool = False
     attention_backend: str | None = None
-    weight_cache_bytes: int = 0
+    weight_cache_bytes: int | None = 0
+    """Of host memory, for weights that are not on the device or may leave it; None: a share of what is free."""
 
 
 class Components:
@@ -45,15 +59,51 @@ class Components:
         self._pipeline = pipeline
         self._checkpoint = checkpoint
         self._options = options
-        self._cache = WeightCache(options.weight_cache_bytes)
+        limit = options.weight_cache_bytes
+        self._cache = WeightCache(default_limit() if limit is None else limit)
+        self._copies = torch.cuda.Stream(options.device) if options.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.files: Mapping[str, ComponentFiles] = {
             name: checkpoint.component_files(spec)
             for name in pipeline.pretrained_component_names
             if _can_load(spec := pipeline.get_component_spec(name))
         }
         self.configs: Mapping[str, Mapping[str, Any]] = {name: files.config() for name, files in self.files.items()}
+        self._sizes: dict[str, int] = {}
         self.resident: frozenset[str] = frozenset()
+        self.adapted: frozenset[str] = frozenset()
+        """Components that adapters may change, to be named before they are loaded."""
+        self._names: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
+        self._common = CommonComponents()
+        self._keys: Mapping[str, str] = {}
+        """Of components that other models of the process have as well."""
         self._set_stubs(self.files)
+
+    def share(self, keys: Mapping[str, str], common: CommonComponents) -> None:
+        """Hold components that have keys in common with other engines. Before anything is loaded."""
+        self._keys, self._common = keys, common
+
+    def shareable(self) -> dict[str, tuple[Hashable, ComponentFiles]]:
+        """What no engine changes, for ``common_keys``.
+
+        Denoisers may be compiled or have an attention backend of their own, adapters and quantisation change weights,
+        and pipelines turn a VAE that overflows in half precision into float32 and back.
+        """
+        own = {*DENOISERS, *self.adapted}
+        for name, config in self.configs.items():
+            if config.get("quantization_config") or config.get("force_upcast"):
+                own.add(name)
+        names = (name for name, files in self.files.items() if files.is_module and name not in own)
+        return {name: (self._kind(name), self.files[name]) for name in names}
+
+    @property
+    def common_bytes(self) -> dict[str, tuple[str, int]]:
+        """Component → key and bytes of its weights, of those that other models have as well."""
+        return {name: (key, self.nbytes(name)) for name, key in self._keys.items()}
+
+    @property
+    def resident_bytes(self) -> int:
+        """What several models have in common counts for one of them."""
+        return sum(self.nbytes(name) for name in tuple(self.resident) if self._is_counted(name))
 
     @property
     def declared(self) -> frozenset[str]:
@@ -62,42 +112,171 @@ class Components:
         named = (name for name in pipeline.pretrained_component_names if _has_source(pipeline.get_component_spec(name)))
         return frozenset(named) | frozenset(pipeline.config_component_names)
 
-    def load(self, names: Iterable[str]) -> None:
-        """Make ``names`` resident as well. Raises ``LoadError``; what was loaded before the failure stays."""
-        for name in sorted(set(names) & set(self.files) - self.resident):
-            component = self._load_one(name)
-            self._pipeline.update_components(**{name: component})
-            self.resident |= {name}
+    def adapted_name(self, module: torch.nn.Module) -> str | None:
+        """The component, if it was loaded as one that adapters may change."""
+        return self._names.get(module)
+
+    @property
+    def attention_backend(self) -> str:
+        """Empty: diffusers' own choice."""
+        return self._options.attention_backend or ""
+
+    @property
+    def compiled(self) -> bool:
+        return self._options.compile
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of its weights; 0 where it has none, or where its files do not tell, which loading them will say."""
+        if name not in self._sizes:
+            files, dtype = self.files[name], str(self._options.dtype).removeprefix("torch.")
+            try:
+                self._sizes[name] = files.weight_bytes(dtype) if files.is_module else 0
+            except LoadError:
+                return 0
+        return self._sizes[name]
+
+    def are_warm(self, names: Iterable[str]) -> bool:
+        """All of them are resident, or in host memory. From any thread."""
+        absent = set(names) & set(self.files) - self.resident
+        return self._cache.holds(name for name in absent if not self._is_elsewhere(name))
+
+    def bytes_to_come(self, name: str) -> int:
+        """That loading it would take of the device."""
+        return 0 if self._is_elsewhere(name) else self.nbytes(name)
+
+    def preload(self, name: str, among: Iterable[str], turn: DeviceTurn) -> bool:
+        """Read ``name`` into host memory, where others but ``among`` make room for it; False if there is none.
+
+        Raises ``LoadError``.
+        """
+        if name in self.resident or self._is_elsewhere(name) or self._cache.get(name) is not None:
+            return True
+        if not self._cache.make_room(self.nbytes(name), among):
+            return False
+        with self._failures_named(name):
+            return self._cache.put(name, self._host_copy(name, turn, pinned=True), among)
+
+    def load(self, name: str, turn: DeviceTurn) -> Any:
+        """The component, on the device and not in the pipeline yet. Raises ``LoadError``."""
+        key, holder = self._keys.get(name), self._holder(name)
+        component = self._common.take(key, holder) if key is not None else None
+        if component is None:
+            own = self._load_own(name, turn)
+            component = own if key is None else self._common.hold(key, own, holder)
+            if component is own:
+                return own
+            self._put_away(name, own, keep=False)
+        _log.info("%s of %s is the one of another model", name, self._checkpoint.name)
+        self._cache.forget(name)
+        return component
+
+    def _load_own(self, name: str, turn: DeviceTurn) -> Any:
+        with self._failures_named(name):
+            copy = self._cache.get(name)
+            if copy is None:
+                pinned = self._copies is not None and self._cache.make_room(self.nbytes(name))
+                copy = self._host_copy(name, turn, pinned=pinned)
+                if pinned:
+                    self._cache.put(name, copy)
+            with nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
+                copy.to_device(self._options.device)
+            return copy.component
+
+    def place(self, components: Mapping[str, Any]) -> None:
+        """Make loaded components resident. To be done between two jobs."""
+        for name in components.keys() & self._keys.keys():  # another engine's pipeline has named it last
+            components[name]._diffusers_load_id = self._pipeline.get_component_spec(name).load_id
+        self._pipeline.update_components(**components)
+        self.resident |= set(components)
+        if self._copies is None:
+            for name in components:
+                self._cache.forget(name)  # it is the copy in host memory, and will be again once it goes
 
     def unload(self, names: Iterable[str], *, keep: bool = True) -> None:
-        """Free the device's memory of ``names``; stubs take their places. With ``keep`` the cache has them after."""
+        """Stubs take the places of ``names``, which no job uses. With ``keep`` they stay in host memory, if allowed.
+
+        On a device only what has a copy there does. Memory is free for sure after ``collect``.
+        """
         going = sorted(set(names) & self.resident)
-        if going:
-            for name in going if keep else ():
-                self._cache.put(name, getattr(self._pipeline, name))
-            self._pipeline.unload_components(going)
-            self.resident -= set(going)
-            self._set_stubs(going)
+        for name in going:
+            component = getattr(self._pipeline, name)
+            self._pipeline.register_components(**{name: None})
+            self._set_stubs((name,))  # at once: jobs of roles that stay may begin while weights are kept on the host
+            self._give_up(name, component, keep=keep)
+        self.resident -= set(going)
+
+    def discard(self, components: Mapping[str, Any], *, keep: bool) -> None:
+        """Loaded components are not wanted after all; with ``keep`` they may stay in host memory."""
+        for name, component in components.items():
+            self._give_up(name, component, keep=keep)
 
     def close(self) -> None:
         """Nothing stays resident or kept."""
         self.unload(self.resident, keep=False)
         self._cache.clear()
+        self.collect()
 
-    def _load_one(self, name: str) -> Any:
-        files = self.files[name]
+    def collect(self) -> None:
+        """Give memory back that only cycles of references still hold. Takes a while; no job need wait for it."""
+        gc.collect()
+        if self._options.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _give_up(self, name: str, component: Any, *, keep: bool) -> None:
+        key = self._keys.get(name)
+        if key is None or self._common.give_up(key, self._holder(name)):
+            self._put_away(name, component, keep=keep)
+        else:
+            self._cache.forget(name)  # others go on with it where it is
+
+    def _put_away(self, name: str, component: Any, *, keep: bool) -> None:
+        copy = self._cache.get(name)
+        if copy is not None:
+            copy.to_host()
+        elif keep and (self._copies is None or not isinstance(component, torch.nn.Module)):
+            self._cache.put(name, host_copy(component, self._options.device, pinned=False))
+        if not keep:
+            self._cache.forget(name)
+
+    def _holder(self, name: str) -> Holder:
+        return Holder(id(self), name)
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """On the device, for whichever model."""
+        key = self._keys.get(name)
+        return key is not None and self._common.is_held(key)
+
+    def _is_counted(self, name: str) -> bool:
+        key = self._keys.get(name)
+        return key is None or self._common.counts_for(key, self._holder(name))
+
+    def _kind(self, name: str) -> Hashable:
+        variant, dtype = self._pipeline.get_component_spec(name).variant, str(self._options.dtype)
+        return kind_of(self.files[name], self.configs[name], variant, dtype)
+
+    def _host_copy(self, name: str, turn: DeviceTurn, *, pinned: bool) -> HostCopy:
+        with guarded(turn):
+            component = self._read(name, self.files[name])
+        try:
+            return host_copy(component, self._options.device, pinned=pinned)
+        except RuntimeError as error:  # a limit on locked memory, say
+            if not pinned:
+                raise
+            _log.warning("%s is not pinned in host memory, and copied slower: %s", name, error)
+            return host_copy(component, self._options.device, pinned=False)
+
+    @contextmanager
+    def _failures_named(self, name: str) -> Iterator[None]:
+        """Whatever goes wrong → ``LoadError`` with the name of the component."""
         cannot = f"{name} of {self._checkpoint.name} cannot be loaded"
         try:
-            kept = self._cache.take(name)
-            if kept is not None:
-                return kept.to(self._options.device) if files.is_module else kept
-            return self._read(name, files)
+            yield
         except torch.OutOfMemoryError as error:
-            raise LoadError(f"{name} does not fit into the memory of {self._options.device}") from error
+            raise NoRoom(f"{name} does not fit into the memory of {self._options.device}") from error
         except LoadError as error:
             raise LoadError(f"{cannot}: {error}") from error
         except Exception as error:  # libraries raise what they like about a broken file, safetensors a bare Exception
-            raise LoadError(f"{cannot}: {_cause(error, files)}") from error
+            raise LoadError(f"{cannot}: {_cause(error, self.files[name])}") from error
 
     def _read(self, name: str, files: ComponentFiles) -> Any:
         """``from_pretrained`` itself: ``load_components`` turns a failure into a warning and leaves None, and
@@ -114,17 +293,21 @@ class Components:
         _refuse_gaps(report, type(module).__name__)
         spec.revision = files.revision
         module._diffusers_load_id = spec.load_id  # as ``ComponentSpec.load`` notes it
-        module.to(self._options.device)
-        return self._prepare_denoiser(module) if name in DENOISERS else module
+        if name in self.adapted:
+            make_adaptable(name, module)
+            self._names[module] = name
+        return self._prepare_denoiser(name, module) if name in DENOISERS else module
 
-    def _prepare_denoiser(self, module: Any) -> Any:
+    def _prepare_denoiser(self, name: str, module: Any) -> Any:
         backend = self._options.attention_backend
         if backend is not None:
             try:
                 module.set_attention_backend(backend)
             except (ValueError, RuntimeError, ImportError, AttributeError) as error:
                 raise LoadError(f"attention backend {backend!r} cannot be used: {error}") from error
-        if self._options.compile:
+        if self._options.compile and name in self.adapted:
+            call_compiled_unless_adapted(name, module)
+        elif self._options.compile:
             module.compile()
         return module
 

@@ -7,33 +7,48 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
+from math import inf
+from typing import Any
 
+import msgspec
 import torch
+from diffusers import ModularPipeline
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.modular_pipelines import PipelineState
 
 from stage_server.engine import pictures
+from stage_server.engine.adapter_file import AdapterReader
+from stage_server.engine.adapters import Adapters
 from stage_server.engine.base import (
+    HOST_BANDWIDTH,
+    DeviceTurn,
     EngineError,
     JobControl,
     LoadError,
+    MakeBuffer,
     NamedValues,
     NonFinite,
     OutOfMemory,
     Outputs,
-    Preview,
+    Prepared,
     StageJob,
+    Unwatched,
 )
 from stage_server.engine.checkpoint import Checkpoint
+from stage_server.engine.common import CommonComponents, common_keys
 from stage_server.engine.components import Components, LoadOptions
+from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
-from stage_server.engine.job_view import hook_loops
+from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.model_info import read_geometry, read_info
+from stage_server.engine.port import ForwardPort, is_out_of_memory
+from stage_server.engine.software import computed_by
 from stage_server.engine.split import split_workflows
-from stage_server.engine.stage_run import StageTask, run_stage
+from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.tensors import TORCH_DTYPES
 from stage_server.engine.warm_up import warm_up
@@ -61,10 +76,23 @@ TESTED_FAMILIES = frozenset(
 
 _log = logging.getLogger(__name__)
 
-_BLOCK_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, UnsupportedValue)
+_BLOCK_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    OSError,
+    UnsupportedValue,
+)
 
 ACTIVATION_SHARE = 0.1
 """Of the device's memory, left free beside the weights: what a job needs is only known once it has run."""
+
+WARM_UP_SECONDS = 0.5
+"""Of a role in host memory, beside copying it, until it was measured."""
 
 _CLIP_TOKENS = 77
 """What text encoders take whose blocks have no ``max_sequence_length``."""
@@ -83,29 +111,37 @@ class DiffusersEngine:
         compile: bool = False,  # noqa: A002  # as the flag and torch call it
         attention_backend: str | None = None,
         local_files_only: bool = False,
-        weight_cache_bytes: int = 0,
+        weight_cache_bytes: int | None = 0,
+        together: Mapping[Role, int] | None = None,
+        adapters: Mapping[str, str] | None = None,
+        adapter_bytes: int = 0,
     ) -> None:
         """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
 
-        ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory keep what role changes unload. Raises
-        ``LoadError``, with a text for the operator.
+        ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory are for weights of roles that were held or
+        may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
+        where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
+        of the device at most. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
         self._device = _device(device)
         self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
-        self._roles: frozenset[Role] = frozenset()
         self._peak_bytes = 0
+        self._port = ForwardPort(self._adapted)
         self._made: dict[Role, Outputs] = {}
         """What warm-ups made, for those of later roles; in host memory."""
+        self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(self._device, _torch_dtype(dtype), compile, attention_backend, weight_cache_bytes)
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options)
+        self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in Role}
+        self._allow(adapters or {}, options, adapter_bytes)
 
     def _open(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
-        hook_loops(blocks)
+        quiet_loops(blocks)
         self._components = Components(self._pipeline, checkpoint, options)
         scheduler = self._components.files.get("scheduler")
         self._workflows = with_inpainting(
@@ -123,10 +159,42 @@ class DiffusersEngine:
         self._info = read_info(
             self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
         )
+        self._held = HeldRoles(self._pipeline, self._components, self._needed, self._warm_up, self._room)
+
+    def _allow(self, sources: Mapping[str, str], options: LoadOptions, limit: int) -> None:
+        reader = AdapterReader(type(self._pipeline), self._components)
+        self._adapters = Adapters(sources, reader, options.device, options.dtype, limit)
+        self._components.adapted = self._adapters.components
+        offered = self._adapters.offered(lambda name: [role for role in Role if name in self._needed({role})])
+        self._info = msgspec.structs.replace(self._info, adapters=offered)
 
     @property
     def roles(self) -> frozenset[Role]:
-        return self._roles
+        return self._held.held
+
+    @property
+    def resident_bytes(self) -> int:
+        return self._components.resident_bytes
+
+    @property
+    def host_buffer(self) -> MakeBuffer | None:
+        return self._staging.host_buffer
+
+    @property
+    def warm(self) -> frozenset[Role]:
+        return self._held.warm
+
+    def _adapted(self, module: Any, uses: Hashable) -> AbstractContextManager[None]:
+        """One call of a component with the adapters of a job, a tuple of ``AdapterUse``."""
+        name = self._components.adapted_name(module)
+        if name is None or not isinstance(uses, tuple) or not uses:
+            return nullcontext()
+        return self._adapters.applied(uses, (name,))
+
+    @property
+    def resident_adapters(self) -> tuple[tuple[str, str], ...]:
+        """(Name, component), used longest ago first."""
+        return self._adapters.resident
 
     def describe(self) -> ModelInfo:
         return self._info
@@ -144,14 +212,34 @@ class DiffusersEngine:
         files = self._components.files
         sizes = {name: files[name].weight_bytes(self._dtype) for name in files if files[name].is_module}
         weights = {role: sum(sizes.get(name, 0) for name in self._needed({role})) for role in Role}
-        spare = int(ACTIVATION_SHARE * self.memory_bytes)
-        return {role: RoleInfo(weight_bytes=weights[role], activation_bytes=spare) for role in Role}
+        common = self._components.common_bytes
+        copied = HOST_BANDWIDTH if self._device.type == "cuda" else inf
+        return {
+            role: RoleInfo(
+                weight_bytes=weights[role],
+                common_bytes=dict(common[name] for name in self._needed({role}) & common.keys()),
+                activation_bytes=self._spared,
+                together=self._together[role],
+                warm_seconds=WARM_UP_SECONDS + weights[role] / copied,
+            )
+            for role in Role
+        }
 
     @property
     def device_class(self) -> str:
         if self._device.type == "cuda":
             return torch.cuda.get_device_name(self._device)
         return f"{self._device.type}-{torch.get_num_threads()}"
+
+    @property
+    def device_uuid(self) -> str:
+        return f"GPU-{torch.cuda.get_device_properties(self._device).uuid}" if self._device.type == "cuda" else ""
+
+    @property
+    def software(self) -> str:
+        if self._info.family not in TESTED_FAMILIES:
+            return ""  # its loop may keep what nobody looks for
+        return computed_by(self._device)
 
     @property
     def memory_bytes(self) -> int:
@@ -162,77 +250,105 @@ class DiffusersEngine:
     def peak_bytes(self) -> int:
         return self._peak_bytes
 
+    @staticmethod
+    def acquaint(engines: Sequence[DiffusersEngine]) -> None:
+        """Engines of one process and device hold once what their models have in common. Before anything is loaded."""
+        common, parts = CommonComponents(), [engine._components for engine in engines]
+        for components, keys in zip(parts, common_keys([each.shareable() for each in parts]), strict=True):
+            components.share(keys, common)
+
     def close(self) -> None:
-        self._components.close()
-        self._roles = frozenset()
+        self._held.clear()
         self._made.clear()
 
-    def set_roles(self, roles: frozenset[Role]) -> None:
-        before = self._components.resident
-        needed = self._needed(roles)
+    def preload(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
+        self._held.preload(roles, turn)
+
+    def set_roles(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
         try:
-            self._components.unload(before - needed)
-            self._components.load(needed)
-            for role in (role for role in Role if role in roles - self._roles):  # each feeds the next
-                self._warm_up(role)
-        except LoadError:
-            self._restore(before)
-            raise
-        self._roles = roles
+            self._held.change(roles, turn)
+        finally:
+            self._adapters.keep_only(self._components.resident)
 
     def output_bound(self, job: StageJob) -> int:
         """Raises ``BadJob`` for what ``run`` would refuse."""
-        return max(self._member_bound(job.role, *member) for member in zip(job.members, _images(job), strict=True))
-
-    def _member_bound(self, role: Role, member: ImageParams, images: Mapping[str, bytes]) -> int:
-        params = self._checked(role, member, images)
-        if role is Role.DECODER:
+        params = self._checked(job)
+        if job.role is Role.DECODER:
             return pictures.encoded_bound(params.width, params.height)
-        if role is Role.DIT:
+        if job.role is Role.DIT:
             return self._geometry.dit_bound(params.width, params.height)
-        uploads = [pictures.upload_pixels(data) for data in images.values()]
-        block_default = self._workflows[params.workflow].parts[role].default("max_sequence_length")
+        uploads = [pictures.upload_pixels(data) for data in job.images.values()]
+        block_default = self._workflows[params.workflow].parts[job.role].default("max_sequence_length")
         tokens = params.max_sequence_length or block_default or _CLIP_TOKENS
         return self._geometry.encoder_bound(tokens, DTYPE_BYTES[self._dtype], params.width * params.height, uploads)
 
-    def run(self, job: StageJob, inputs: tuple[NamedValues, ...], control: JobControl) -> tuple[Outputs, ...]:
-        """Members run one after the other: each then has the very pixels that it has alone."""
-        if job.role not in self._roles:
+    def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
+        if job.role not in self._held.held:
             raise EngineError(f"this server does not hold the role {job.role}")
-        tasks = [self._task(job, *member) for member in zip(job.members, _images(job), inputs, strict=True)]
-        results = []
+        task = self._task(job, inputs)
         with _errors_translated(self._device):
-            for index, task in enumerate(tasks):
-                progress = _MemberProgress(control, index, len(tasks))
-                results.append(run_stage(self._pipeline, task, self._staging, progress, self._dtype))
+            state = stage_state(task, self._staging)
+            self._adapters.read_ahead(task.params.adapters, self._components.resident)
+        return partial(self._computed, job, task, [state])
+
+    def run(self, job: StageJob, inputs: NamedValues, control: JobControl) -> Outputs:
+        return self.prepare(job, inputs)(control)
+
+    def _computed(self, job: StageJob, task: StageTask, state: list[PipelineState], control: JobControl) -> Outputs:
+        """``state`` is taken out of its list: what it has on the device is free before the outputs are published."""
+        share, adapters = job.share and self._together[job.role] > 1, task.params.adapters
+        with _errors_translated(self._device):
+            self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
+        with (
+            _errors_translated(self._device),
+            self._port.open(control, share=share, adapters=adapters) as port,
+        ):
+            finish = run_stage(self._pipeline, task, state.pop(), self._staging, port, control, self._dtype)
         self._note_peak()
-        return tuple(results)
+        control.device_done()
+        with _errors_translated(self._device):
+            return finish()
 
-    def _task(self, job: StageJob, member: ImageParams, images: Mapping[str, bytes], inputs: NamedValues) -> StageTask:
-        params = self._checked(job.role, member, images)
+    def _task(self, job: StageJob, inputs: NamedValues) -> StageTask:
+        params = self._checked(job)
+        size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
-        return StageTask(job.role, workflow, params, images, inputs, size_asked=(member.width, member.height))
+        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume)
 
-    def _checked(self, role: Role, member: ImageParams, images: Mapping[str, bytes]) -> ImageParams:
-        params = complete(member, self._info)
-        check(params, images, role, self._info)
+    def _checked(self, job: StageJob) -> ImageParams:
+        params = complete(job.params, self._info)
+        check(params, job.images, job.role, self._info)
+        self._adapters.check(params.adapters)
         check_strength(params, self._workflows[params.workflow].parts[Role.DIT].default("strength"))
         return params
+
+    def _may_join(self, role: Role) -> bool:
+        """Jobs that change a module for themselves between its calls cannot be on the device with others."""
+        if role is Role.DIT:
+            guider = getattr(self._pipeline, "guider", None)
+            return guider is None or type(guider).prepare_models is BaseGuidance.prepare_models
+        return not self._components.configs.get("vae", {}).get("force_upcast") or self._dtype != "float16"
 
     def _needed(self, roles: Iterable[Role]) -> frozenset[str]:
         """Components that the roles' blocks use, in any workflow."""
         names = (self._workflows[name].parts[role].components for name in self._workflows for role in roles)
         return frozenset().union(*names) & frozenset(self._components.files)
 
-    def _restore(self, resident: frozenset[str]) -> None:
-        """Back to what was resident; roles that cannot come back are no longer claimed."""
-        try:
-            self._components.unload(self._components.resident - resident, keep=False)  # who knows what is wrong with it
-            self._components.load(resident)
-        finally:
-            self._roles = frozenset(role for role in self._roles if self._needed({role}) <= self._components.resident)
+    @property
+    def _spared(self) -> int:
+        """Bytes of the device for jobs and adapters."""
+        return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes
 
-    def _warm_up(self, role: Role) -> None:
+    def _room(self) -> int:
+        """Bytes that further weights may take beside those that are resident."""
+        return room_beside(
+            self._device,
+            self.memory_bytes,
+            self._spared,
+            lambda: self.resident_bytes + self.beside(),
+        )
+
+    def _warm_up(self, role: Role, pipeline: ModularPipeline) -> None:
         """Run a tiny job, so that the first real one is not slow and a role that cannot run is never announced.
 
         Where a stand-in has a form of which nobody can be sure, its failure says nothing about the role.
@@ -243,8 +359,11 @@ class DiffusersEngine:
             _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
             return
         try:
-            with _errors_translated(self._device):
-                self._made[role] = run_stage(self._pipeline, warming.task, self._staging, _Unwatched(), self._dtype)
+            nobody = Unwatched()
+            with _errors_translated(self._device), self._port.open(nobody) as port:
+                state = stage_state(warming.task, self._staging)
+                finish = run_stage(pipeline, warming.task, state, self._staging, port, nobody, self._dtype)
+                self._made[role] = finish()
         except EngineError as error:
             is_sure = warming.is_real or self._info.family in TESTED_FAMILIES
             if is_sure or isinstance(error, OutOfMemory | NonFinite):
@@ -257,50 +376,13 @@ class DiffusersEngine:
             torch.cuda.reset_peak_memory_stats(self._device)
 
 
-def _images(job: StageJob) -> tuple[Mapping[str, bytes], ...]:
-    return job.images or ({},) * len(job.members)
-
-
-@dataclass(frozen=True, slots=True)
-class _MemberProgress:
-    """Of one member of a batch: its steps count through, after those of the members before."""
-
-    control: JobControl
-    member: int
-    members: int
-
-    def step_done(self, step: int, steps: int) -> None:
-        self.control.step_done(self.member * steps + step, self.members * steps)
-
-    def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None:
-        self.control.preview(Preview(self.member, index, step, steps, values))
-
-    def prompt_read(self, tokens: int, dropped: int) -> None:
-        self.control.prompt_read(self.member, tokens, dropped)
-
-
-class _Unwatched:
-    """A warm-up reports to nobody."""
-
-    def step_done(self, step: int, steps: int) -> None:
-        pass
-
-    def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None:
-        pass
-
-    def prompt_read(self, tokens: int, dropped: int) -> None:
-        pass
-
-
 @contextmanager
 def _errors_translated(device: torch.device) -> Iterator[None]:
     """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
-    except _BLOCK_ERRORS as error:
-        if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
+    except (*_BLOCK_ERRORS, MemoryError) as error:
+        if is_out_of_memory(error):
             raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
         raise EngineError(f"{type(error).__name__}: {error}") from error
 

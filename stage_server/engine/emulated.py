@@ -7,58 +7,100 @@ told, and the digest of the prompt that the encoder was told, as it came through
 
 from __future__ import annotations
 
-import hashlib
-import struct
-import zlib
-from collections.abc import Mapping
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 from threading import Event, Lock
 from time import perf_counter
 
 from stage_server.engine.base import (
-    IMAGE_PORT,
+    HOST_BANDWIDTH,
+    STEP,
+    DeviceTurn,
     EngineError,
+    HandOver,
+    JobCancelled,
     JobControl,
     LoadError,
     NamedValues,
     OutOfMemory,
     Outputs,
+    Prepared,
     Preview,
     StageJob,
+    Unfinished,
 )
+from stage_server.engine.blank_pictures import blank_png
+from stage_server.engine.emulated_values import EDITS, blank_outputs, check_inputs, workflows
 from stage_server.engine.profile import GIGABYTE, TensorSpec, load_profile
-from wire.params import ImageParams, ModelInfo, Workflow
+from stage_server.engine.rendezvous import Call, Rendezvous, unattended
+from wire.params import ImageParams, ModelInfo
 from wire.previews import preview_steps
+from wire.references import References, png_size
 from wire.to_gateway import RoleInfo
 from wire.types import Role
-from wire.values import Tensor, Value
+from wire.values import Value
 
 ACTIVATION_PIXELS = 2048 * 2048
-"""A profile's ``activation_gb`` is taken as that of one image of this size; larger jobs and batches need more."""
+"""A profile's ``activation_gb`` is taken as that of one image of this size; larger and several jobs need more."""
 
 HEADER_BYTES = 4096
 """Room for names, shapes and alignment in the bound of an output's size."""
 
-PROMPT_DIGEST = "prompt_digest"
-"""Crosses from encoder to dit to decoder beside the tensors: the gateway tells only the encoder the prompt."""
+SEQUENCE_TOKENS = "sequence_tokens"
+"""Crosses from encoder to dit: only the encoder is sent the pictures of an edit, which lengthen the sequence."""
 
-NEXT = {Role.ENCODER: Role.DIT, Role.DIT: Role.DECODER}
 
-TEXT_INPUTS = ("prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed", "output_format")
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What a job wants the device for: a step, an encoding or a decoding."""
+
+    due: float
+    """When it begins, on ``perf_counter``; earlier than now by what the last wake-up was late."""
+    seconds: float
+    """Alone."""
+    marginal: float
+    """What each further job that computes with it adds, in jobs."""
+    check: Callable[[], None]
 
 
 class EmulatedEngine:
     """``time_scale`` 0.1 makes everything ten times faster than the profile says."""
 
-    def __init__(self, profile: Path, time_scale: float = 1.0, served_name: str = "") -> None:
+    def __init__(
+        self,
+        profile: Path,
+        time_scale: float = 1.0,
+        served_name: str = "",
+        weight_cache_bytes: int | None = None,
+        together: Mapping[Role, int] | None = None,
+    ) -> None:
+        """``weight_cache_bytes`` of emulated host memory keep weights; None: all of them. Of each role as many jobs
+        compute at once as ``together`` says, 1 where it says nothing."""
         self._profile = load_profile(profile)
         self._scale = time_scale
         self._name = served_name or self._profile.model.name
         self._memory = int(self._profile.device.memory_gb * GIGABYTE)
         self._roles: frozenset[Role] = frozenset()
+        self._host_bytes = weight_cache_bytes
+        self._on_host: tuple[Role, ...] = ()
+        """Roles whose weights are in host memory, the one used last at the end."""
+        self._changing = Lock()
         self._peak = 0
+        self._together = {role: (together or {}).get(role, 1) for role in Role}
+        self._rendezvous: Rendezvous[Stretch] = Rendezvous(self._pass_together)
+        self._lock = Lock()
+        self._on_device = 0
+        """Pixels of all jobs that compute."""
         self._closed = Event()
+        self.beside: Callable[[], int] = lambda: 0
+
+    @property
+    def resident_bytes(self) -> int:
+        return self._resident(self._roles)
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -67,6 +109,18 @@ class EmulatedEngine:
     @property
     def device_class(self) -> str:
         return self._profile.device.device_class
+
+    @property
+    def host_buffer(self) -> None:
+        return None
+
+    @property
+    def software(self) -> str:
+        return "emulated"
+
+    @property
+    def device_uuid(self) -> str:
+        return ""
 
     @property
     def memory_bytes(self) -> int:
@@ -79,7 +133,7 @@ class EmulatedEngine:
             key=f"{self._name}@{self._profile.digest()}",
             family="emulated",
             dtype=self._profile.device.precision,
-            workflows=self._workflows(),
+            workflows=workflows(self._profile),
             size_multiple=shape.size_multiple,
             default_steps=shape.default_steps,
             default_guidance=shape.default_guidance,
@@ -88,36 +142,75 @@ class EmulatedEngine:
     def capable(self) -> dict[Role, RoleInfo]:
         return {role: self._role_info(role) for role in Role}
 
-    def set_roles(self, roles: frozenset[Role]) -> None:
-        needed = self._resident(roles) + self._activation(roles)
+    @property
+    def warm(self) -> frozenset[Role]:
+        return frozenset(self._on_host) - self._roles
+
+    def preload(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:  # noqa: ARG002
+        with self._changing:
+            for role in sorted(roles - self._roles):
+                self._read(role)
+
+    def set_roles(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
+        """Where both sets of weights fit the device, the roles that go are held until the others are there."""
+        with self._changing:
+            self._check_fits(roles)
+            for role in sorted(roles - self._roles):
+                self._read(role)
+            both = roles | self._roles
+            if self._resident(both) + self._activation(both) + self.beside() > self._memory:
+                self._roles &= roles
+            self._wait(sum(map(self._copy_seconds, roles - self._roles)))
+            with turn():
+                self._roles = roles
+
+    def _check_fits(self, roles: frozenset[Role]) -> None:
+        needed = self._resident(roles) + self._activation(roles) + self.beside()
         if needed > self._memory:
             raise LoadError(
                 f"{' + '.join(sorted(roles))} need {needed / GIGABYTE:.1f} GB for weights and activations, "
                 f"the emulated {self.device_class} has {self._memory / GIGABYTE:.1f} GB"
             )
-        self._wait(sum(self._profile.costs(role).load_seconds for role in roles - self._roles))
-        self._roles = roles
+
+    def _read(self, role: Role) -> None:
+        """Into host memory, where it stays as far as there is room for it and others used later."""
+        if role not in self._on_host:
+            self._wait(self._profile.costs(role).load_seconds - self._copy_seconds(role))
+        kept = (*(other for other in self._on_host if other is not role), role)
+        while self._host_bytes is not None and self._resident(frozenset(kept)) > self._host_bytes:
+            kept = kept[1:]
+        self._on_host = kept
+
+    def _copy_seconds(self, role: Role) -> float:
+        costs = self._profile.costs(role)
+        return min(costs.load_seconds, costs.weight_bytes / HOST_BANDWIDTH)
 
     def output_bound(self, job: StageJob) -> int:
-        sizes = [
-            sum(tensor.nbytes(self._extents(params)) for tensor in self._tensors(job.role)) for params in job.members
-        ]
-        pictures = [len(blank_png(params.width, params.height)) for params in job.members if job.role is Role.DECODER]
-        return max(sizes) + max(pictures, default=0) + HEADER_BYTES * (1 + len(self._tensors(job.role)))
+        params, tensors = job.params, self._tensors(job.role)
+        size = sum(tensor.nbytes(self._extents(params)) for tensor in tensors)
+        picture = len(blank_png(params.width, params.height)) if job.role is Role.DECODER else 0
+        return size + picture + HEADER_BYTES * (1 + len(tensors))
 
-    def run(self, job: StageJob, inputs: tuple[NamedValues, ...], control: JobControl) -> tuple[Outputs, ...]:
-        self._check_inputs(job.role, inputs)
-        self._occupy(job)
-        first, factor = job.members[0], self._batch_factor(job)
-        match job.role:
-            case Role.ENCODER:
-                self._wait(factor * self._profile.encode_seconds(self._uploaded_pixels(job)))
-                self._count_words(job, control)
-            case Role.DIT:
-                self._denoise(job, inputs, factor * self._profile.step_seconds(first), control)
-            case Role.DECODER:
-                self._wait(factor * self._profile.decode_seconds(first))
-        return tuple(map(partial(self._outputs, job.role), job.members, inputs))
+    def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
+        return partial(self.run, job, inputs)
+
+    def run(self, job: StageJob, inputs: NamedValues, control: JobControl) -> Outputs:
+        check_inputs(self._profile, job.role, inputs)
+        share = job.share and self._together[job.role] > 1
+        with self._occupied(job), self._rendezvous.attended() if share else nullcontext():
+            match job.role:
+                case Role.ENCODER:
+                    self._compute(job, share, self._profile.encode_seconds(*self._uploaded(job)), control)
+                    self._count_words(job, control)
+                case Role.DIT:
+                    self._denoise(job, share, inputs, control)
+                case Role.DECODER:
+                    self._compute(job, share, self._profile.decode_seconds(job.params), control)
+        control.device_done()
+        outputs = blank_outputs(self._profile, job.role, job.params, inputs)
+        if job.role is Role.ENCODER and (lengthened := self._sequence_tokens(job)):
+            return _with_dit_value(outputs, SEQUENCE_TOKENS, lengthened)
+        return outputs
 
     def peak_bytes(self) -> int:
         return self._peak
@@ -131,40 +224,90 @@ class EmulatedEngine:
     def _wait(self, seconds: float) -> None:
         self._closed.wait(seconds * self._scale)
 
-    def _denoise(
-        self, job: StageJob, inputs: tuple[NamedValues, ...], step_seconds: float, control: JobControl
-    ) -> None:
+    def _denoise(self, job: StageJob, share: bool, inputs: NamedValues, control: JobControl) -> None:
         """Steps end on a grid, so that late wake-ups do not add up; pauses shift the grid."""
-        steps, due = self._profile.steps(job.members[0]), perf_counter()
-        for step in range(1, steps + 1):
-            due += step_seconds * self._scale
-            self._closed.wait(max(0.0, due - perf_counter()))
+        steps, due = self._profile.steps(job.params), perf_counter()
+        away = self._rendezvous.away if share else unattended
+        seconds = self._profile.step_seconds(job.params, _number(inputs, SEQUENCE_TOKENS))
+        for step in range(1 + _steps_done(job), steps + 1):
+            due = self._compute(job, share, seconds, control, due)
             reported = perf_counter()
             self._show(job, inputs, step, steps, control)
-            control.step_done(step, steps)
+            try:
+                control.step_done(step, steps)
+                if step < steps and control.wanted():
+                    with away() as back:
+                        control.pause(step, back)
+            except HandOver:
+                left = blank_outputs(self._profile, Role.DIT, job.params, inputs).get(Role.DECODER, {})
+                raise Unfinished({**left, STEP: step}) from None
             due += perf_counter() - reported
 
-    def _show(self, job: StageJob, inputs: tuple[NamedValues, ...], step: int, steps: int, control: JobControl) -> None:
-        for member, params in enumerate(job.members):
-            wanted = preview_steps(steps, params.previews)
-            values = self._outputs(Role.DIT, params, inputs[member]).get(Role.DECODER)
-            if step in wanted and values:
-                control.preview(Preview(member, wanted.index(step), step, steps, values))
+    def _compute(
+        self, job: StageJob, share: bool, seconds: float, control: JobControl, due: float | None = None
+    ) -> float:
+        """Pass the time of one call of a module; when it was due to end. ``due``: when it begins, now if not given."""
+        control.check()
+        marginal = self._profile.costs(job.role).marginal(self._profile.model.tokens(job.params))
+        stretch = Stretch(perf_counter() if due is None else due, seconds * self._scale, marginal, control.check)
+        if share:
+            call = self._rendezvous.call(stretch)
+            control.computed(call.company)
+            return float(str(call.result))
+        control.computed(1)
+        return self._passed([stretch])
+
+    def _pass_together(self, calls: Sequence[Call[Stretch]]) -> None:
+        for call in calls:
+            try:
+                call.work.check()
+            except JobCancelled as cancelled:
+                call.fail(cancelled)
+        going = [call for call in calls if not call.has_outcome]
+        ended = self._passed([call.work for call in going])
+        for call in going:
+            call.company = len(going)
+            call.succeed(ended)
+
+    def _passed(self, stretches: Sequence[Stretch]) -> float:
+        """Together they take as long as the longest, and a share of each of the others."""
+        longest = max(stretches, key=lambda stretch: stretch.seconds, default=None)
+        if longest is None:
+            return perf_counter()
+        others = sum(stretch.seconds * stretch.marginal for stretch in stretches if stretch is not longest)
+        due = max(stretch.due for stretch in stretches) + longest.seconds + others
+        self._closed.wait(max(0.0, due - perf_counter()))
+        return due
+
+    def _show(self, job: StageJob, inputs: NamedValues, step: int, steps: int, control: JobControl) -> None:
+        wanted = preview_steps(steps, job.params.previews)
+        if step not in wanted:
+            return
+        values = blank_outputs(self._profile, Role.DIT, job.params, inputs).get(Role.DECODER)
+        if values:
+            control.preview(Preview(wanted.index(step), step, steps, values))
 
     def _count_words(self, job: StageJob, control: JobControl) -> None:
         """There is no tokenizer; a word stands for a token."""
-        for member, params in enumerate(job.members):
-            words = len(params.prompt.split())
-            control.prompt_read(member, words, max(0, words - (params.max_sequence_length or words)))
+        words = len(job.params.prompt.split())
+        control.prompt_read(words, max(0, words - (job.params.max_sequence_length or words)))
 
-    def _batch_factor(self, job: StageJob) -> float:
-        tokens = self._profile.model.tokens(job.members[0])
-        return self._profile.costs(job.role).batch_factor(tokens, len(job.members))
+    def _uploaded(self, job: StageJob) -> tuple[int, int]:
+        """Pixels that the autoencoder encodes, and tokens that pictures add to the prompt."""
+        answer = (job.params.width, job.params.height)
+        sizes = [png_size(data) or answer for data in job.images.values()]
+        rule = self._rule(job)
+        return sum(prod(rule.size(size, answer)) for size in sizes), sum(map(rule.prompt_tokens, sizes))
 
-    def _uploaded_pixels(self, job: StageJob) -> int:
-        """Uploads are resized to the size of the picture before they are encoded."""
-        pictures = len(job.images[0]) if job.images else 0
-        return pictures * job.members[0].height * job.members[0].width
+    def _sequence_tokens(self, job: StageJob) -> int:
+        """That the uploaded pictures lengthen the dit's sequence by, as the scheduler counts them."""
+        pixels, tokens = self._uploaded(job)
+        in_sequence = pixels if self._rule(job).in_sequence else 0
+        return -(-in_sequence // self._profile.model.pixels_per_token**2) + tokens
+
+    def _rule(self, job: StageJob) -> References:
+        rule = self._profile.model.references if job.params.workflow == EDITS else None
+        return rule or References()
 
     # --- memory ---
 
@@ -172,19 +315,28 @@ class EmulatedEngine:
         return sum(self._profile.costs(role).weight_bytes for role in roles)
 
     def _activation(self, roles: frozenset[Role]) -> int:
-        """One job computes at a time."""
+        """Of one job."""
         return max((self._profile.costs(role).activation_bytes for role in roles), default=0)
 
-    def _occupy(self, job: StageJob) -> None:
-        pixels = sum(params.height * params.width for params in job.members)
-        needed = int(self._profile.costs(job.role).activation_bytes * pixels / ACTIVATION_PIXELS)
-        free = self._memory - self._resident(self._roles)
-        if needed > free:
-            raise OutOfMemory(
-                f"{len(job.members)} x {job.members[0].width}x{job.members[0].height} need {needed / GIGABYTE:.1f} GB, "
-                f"{free / GIGABYTE:.1f} GB are free beside the weights"
-            )
-        self._peak = self._resident(self._roles) + needed
+    @contextmanager
+    def _occupied(self, job: StageJob) -> Iterator[None]:
+        """With the memory that it takes beside the weights and whatever else computes. Raises ``OutOfMemory``."""
+        pixels = job.params.height * job.params.width
+        with self._lock:
+            self._on_device += pixels
+            needed = int(self._profile.costs(job.role).activation_bytes * self._on_device / ACTIVATION_PIXELS)
+            self._peak = self._resident(self._roles) + needed
+        try:
+            free = self._memory - self._resident(self._roles)
+            if needed > free:
+                raise OutOfMemory(
+                    f"{job.params.width}x{job.params.height} beside what computes already needs "
+                    f"{needed / GIGABYTE:.1f} GB, {free / GIGABYTE:.1f} GB are free beside the weights"
+                )
+            yield
+        finally:
+            with self._lock:
+                self._on_device -= pixels
 
     # --- values ---
 
@@ -194,82 +346,31 @@ class EmulatedEngine:
     def _extents(self, params: ImageParams) -> dict[str, int]:
         return self._profile.model.extents(params)
 
-    def _outputs(self, role: Role, params: ImageParams, given: NamedValues) -> Outputs:
-        digest = prompt_digest(params.prompt) if role is Role.ENCODER else str(given[PROMPT_DIGEST])
-        if role is Role.DECODER:
-            png = inscribed(blank_png(params.width, params.height), {"seed": str(params.seed), PROMPT_DIGEST: digest})
-            return {IMAGE_PORT: {"image": png, "format": "png", "width": params.width, "height": params.height}}
-        ports: dict[str, dict[str, Value]] = {}
-        for tensor in self._tensors(role):
-            shape = tensor.resolve(self._extents(params))
-            data = _zeros.view(tensor.nbytes(self._extents(params)))
-            ports.setdefault(tensor.port, {})[tensor.name] = Tensor(tensor.dtype, shape, data)
-        ports.setdefault(NEXT[role], {})[PROMPT_DIGEST] = digest
-        return ports
-
-    def _check_inputs(self, role: Role, inputs: tuple[NamedValues, ...]) -> None:
-        """An emulation that forgave missing inputs would hide faults of everything around it."""
-        wanted = {tensor.name for before in Role for tensor in self._tensors(before) if Role(tensor.port) is role}
-        wanted |= set() if role is Role.ENCODER else {PROMPT_DIGEST}
-        for values in inputs:
-            if missing := wanted - set(values):
-                raise EngineError(f"the {role} job lacks the inputs {', '.join(sorted(missing))}")
-
     def _role_info(self, role: Role) -> RoleInfo:
         costs = self._profile.costs(role)
         return RoleInfo(
             weight_bytes=costs.weight_bytes,
             activation_bytes=costs.activation_bytes,
             load_seconds=costs.load_seconds * self._scale,
+            together=self._together[role],
+            warm_seconds=self._copy_seconds(role) * self._scale,
         )
 
-    def _workflows(self) -> tuple[Workflow, ...]:
-        edges = [(Role.ENCODER, Role.DIT), (Role.DIT, Role.DECODER)]
-        if any(tensor.port == "decoder" for tensor in self._tensors(Role.ENCODER)):
-            edges.append((Role.ENCODER, Role.DECODER))
-        inputs: Mapping[str, tuple[str, ...]] = {
-            "text2image": TEXT_INPUTS,
-            "image2image": (*TEXT_INPUTS, "image", "strength"),
-        }
-        return tuple(Workflow(name=name, inputs=taken, edges=tuple(edges)) for name, taken in inputs.items())
+
+def _number(values: NamedValues, name: str) -> int:
+    found = values.get(name, 0)
+    return found if isinstance(found, int) else 0
 
 
-class _Zeros:
-    """One buffer that all blank tensors share; the system backs it with a single page of zeros until written."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._buffer = memoryview(b"")
-
-    def view(self, nbytes: int) -> memoryview:
-        with self._lock:
-            if nbytes > self._buffer.nbytes:
-                self._buffer = memoryview(bytes(nbytes))
-            return self._buffer[:nbytes]
+def _with_dit_value(outputs: Outputs, name: str, value: Value) -> Outputs:
+    return {port: {**values, name: value} if port == Role.DIT else values for port, values in outputs.items()}
 
 
-_zeros = _Zeros()
-
-
-@lru_cache(maxsize=32)
-def blank_png(width: int, height: int) -> bytes:
-    """A black picture of one bit per pixel."""
-    rows = bytes((1 + (width + 7) // 8) * height)
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
-
-
-def inscribed(png: bytes, texts: Mapping[str, str]) -> bytes:
-    """The same picture with ``texts`` in it, as tEXt chunks before its last, empty chunk."""
-    end = len(png) - len(_chunk(b"IEND", b""))
-    chunks = (_chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items())
-    return b"".join((png[:end], *chunks, png[end:]))
-
-
-def prompt_digest(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _steps_done(job: StageJob) -> int:
+    """What is said by whoever handed the job over."""
+    if job.resume is None:
+        return 0
+    step = job.resume.get(STEP)
+    if not isinstance(step, int):
+        raise EngineError(f"what was handed over does not say after which step: {step!r}")
+    return step

@@ -5,7 +5,6 @@ Every diffusion scheduler knows it at every step, and each says it differently; 
 
 from __future__ import annotations
 
-from functools import wraps
 from typing import Any
 
 import torch
@@ -13,21 +12,15 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 
 class Estimator:
-    """Watches the scheduler of one job's view. The steps themselves stay as they are, to the bit."""
+    """Of the scheduler of one job's view."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self._last: tuple[torch.Tensor, torch.Tensor, Any] | None = None
-        step = scheduler.step
 
-        @wraps(step)  # blocks look at its signature to see what it takes
-        def watched(model_output: Any, timestep: Any, sample: Any, *args: Any, **options: Any) -> Any:
-            as_dict = options.pop("return_dict", True)
-            result = step(model_output, timestep, sample, *args, return_dict=True, **options)
-            self._last = (model_output, sample, result)
-            return result if as_dict else result.to_tuple()
-
-        scheduler.step = watched
+    def saw(self, model_output: torch.Tensor, sample: torch.Tensor, result: Any) -> None:
+        """A step: what it was given, and what it gave, as an object with named fields."""
+        self._last = model_output, sample, result
 
     def latents(self) -> torch.Tensor | None:
         """The estimate after the last step, in the form in which the loop keeps its latents; None where unknown."""

@@ -85,8 +85,7 @@ def _keeping(blocks: SequentialPipelineBlocks) -> SequentialPipelineBlocks:
 
 def _keeping_loop(loop: ModularPipelineBlocks) -> ModularPipelineBlocks:
     keeping = copy.copy(loop)
-    *steps, (report, reporter) = loop.sub_blocks.items()
-    keeping.sub_blocks = InsertableDict([*steps, ("keep_rest", KeepRest()), (report, reporter)])
+    keeping.sub_blocks = InsertableDict([*loop.sub_blocks.items(), ("keep_rest", KeepRest())])
     return keeping
 
 
@@ -156,7 +155,7 @@ class RecallNoise(ModularPipelineBlocks):  # type: ignore[misc]
 
 
 class KeepRest(ModularPipelineBlocks):  # type: ignore[misc]
-    """Last but one sub-block of a denoising loop: what the mask keeps is the picture again, with this step's noise."""
+    """Last sub-block of a denoising loop: what the mask keeps is the picture again, with this step's noise."""
 
     @property
     def inputs(self) -> list[Any]:

@@ -12,6 +12,7 @@ from diffusers import ModularPipeline
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import DENOISERS, Components
 from stage_server.engine.geometry import Geometry
+from stage_server.engine.pictures import encoders
 from stage_server.engine.references import max_images, references
 from stage_server.engine.split import WorkflowSplit
 from wire.params import ModelInfo
@@ -36,13 +37,18 @@ def read_info(
     geometry: Geometry,
     dtype: str,
 ) -> ModelInfo:
-    """The model as clients and other stages see it. ``serving.json`` of the folder wins over the blocks' defaults."""
+    """The model as clients and other stages see it. ``serving.json`` of the folder wins over the blocks' defaults.
+
+    Whatever may change the bytes of a picture is part of the key.
+    """
+    attention, compiled = components.attention_backend, components.compiled
+    unusual = (attention, compiled) if attention or compiled else ()
     revisions = {name: files.digest() for name, files in sorted(components.files.items())}
     defaults = checkpoint.serving_defaults()
     ignored = _ignored(pipeline, components)
     return ModelInfo(
         name=checkpoint.name,
-        key=f"{checkpoint.name}@{_digest(revisions, dtype, defaults)}",
+        key=f"{checkpoint.name}@{_digest(revisions, dtype, defaults, encoders(), *unusual)}",
         family=family,
         dtype=dtype,
         revisions=revisions,
@@ -58,6 +64,8 @@ def read_info(
         ),
         default_guidance=defaults.get("default_guidance", _default_guidance(pipeline, workflows, ignored)),
         quality_steps=defaults.get("quality_steps", {}),
+        attention=attention,
+        compiled=compiled,
     )
 
 

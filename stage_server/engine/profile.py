@@ -12,6 +12,7 @@ import msgspec
 
 from stage_server.engine.base import LoadError
 from wire.params import ImageParams
+from wire.references import References
 from wire.types import Role
 from wire.values import DTYPE_BYTES
 
@@ -33,6 +34,8 @@ class ModelShape(_Section, frozen=True, kw_only=True):
     latent_pixels: int
     latent_frames: int = 1
     size_multiple: int
+    references: References | None = None
+    """Of edits (``image_conditioned``); the format is that of the wire protocol."""
 
     def tokens(self, params: ImageParams) -> int:
         side = self.pixels_per_token
@@ -83,14 +86,15 @@ class RoleCosts(_Section, frozen=True, kw_only=True):
     def activation_bytes(self) -> int:
         return int(self.activation_gb * GIGABYTE)
 
-    def batch_factor(self, tokens: int, members: int) -> float:
-        """Cost of a batch in single jobs: linear between the given points, flat outside."""
+    def marginal(self, tokens: int) -> float:
+        """What a further job adds that computes together with others, in jobs: linear between the given points, flat
+        outside."""
         points = self.batch_marginal
         marginal = points[0][1] if tokens <= points[0][0] else points[-1][1]
         for (left, low), (right, high) in pairwise(points):
             if left <= tokens <= right:
                 marginal = low + (high - low) * (tokens - left) / (right - left)
-        return 1 + marginal * (members - 1)
+        return marginal
 
 
 class EncoderCosts(RoleCosts, frozen=True, kw_only=True):
@@ -124,16 +128,16 @@ class Profile(_Section, frozen=True, kw_only=True):
         steps = params.num_inference_steps or self.model.default_steps
         return steps if params.strength is None else max(1, round(steps * params.strength))
 
-    def step_seconds(self, params: ImageParams) -> float:
-        """One denoising step of one image."""
-        tokens, dit = self.model.tokens(params), self.dit
+    def step_seconds(self, params: ImageParams, more_tokens: int = 0) -> float:
+        """One denoising step of one image; ``more_tokens`` are in its sequence for pictures that were uploaded."""
+        tokens, dit = self.model.tokens(params) + more_tokens, self.dit
         scale = self.model.default_guidance if params.guidance_scale is None else params.guidance_scale
         passes = self.model.guidance_passes if scale > 1 else 1
         return passes * (dit.fixed_seconds + dit.seconds_per_token * tokens + dit.seconds_per_token_squared * tokens**2)
 
-    def encode_seconds(self, image_pixels: int) -> float:
-        """One prompt and ``image_pixels`` of uploaded pictures."""
-        text = self.encoder.seconds_per_text_token * self.model.text_tokens
+    def encode_seconds(self, image_pixels: int, more_tokens: int = 0) -> float:
+        """One prompt, with ``more_tokens`` of pictures in it, and ``image_pixels`` of uploaded pictures."""
+        text = self.encoder.seconds_per_text_token * (self.model.text_tokens + more_tokens)
         return self.encoder.fixed_seconds + text + self.encoder.seconds_per_image_pixel * image_pixels
 
     def decode_seconds(self, params: ImageParams) -> float:

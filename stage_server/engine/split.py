@@ -103,7 +103,14 @@ class WorkflowSplit:
         if any("guider" in part.components for part in self.parts.values()):
             read.add("guidance_scale")
         inputs = tuple(public for name, public in _PARAMS.items() if name in read - ignored)
-        return Workflow(self.name, inputs, self.edges, max_images, references)
+        return Workflow(self.name, inputs, self.edges, max_images, references, self._encoder_inputs(ignored))
+
+    def _encoder_inputs(self, ignored: frozenset[str]) -> tuple[str, ...]:
+        part = self.parts[Role.ENCODER]
+        read = set(part.reads)
+        if "max_area" in read:  # which follows from the size
+            read |= {"height", "width"}
+        return tuple(public for name, public in _PARAMS.items() if name in read - ignored)
 
     @property
     def masked(self) -> bool:

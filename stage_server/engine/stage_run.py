@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines import PipelineState
 
 from stage_server.engine import pictures
-from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outputs, WrongSize
-from stage_server.engine.estimate import Estimator
+from stage_server.engine.base import IMAGE_PORT, EngineError, JobControl, NamedValues, Outputs, Preview, WrongSize
 from stage_server.engine.finite import FiniteCheck
-from stage_server.engine.job_view import is_loop, job_view, watch_decoded
+from stage_server.engine.job_view import is_loop, job_view
+from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
 from stage_server.engine.split import GENERATOR, Part, WorkflowSplit
 from stage_server.engine.staging import Staging
-from stage_server.engine.tensors import from_wire, generator_from_state, to_wire
+from stage_server.engine.steps import Steps
+from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
 from wire.params import ImageParams
-from wire.previews import preview_steps
 from wire.types import Role
 from wire.values import Value
+
+Finish = Callable[[], Outputs]
+"""Waits for what has left the device, looks for NaN, writes the picture. Raises ``EngineError``."""
+
+DENOISERS = ("transformer", "transformer_2", "unet")
+"""Components that steps call, and that compute nothing in those that were done elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageTask:
-    """One member of a job: ``params`` are complete and checked."""
+    """A job whose ``params`` are complete and checked."""
 
     role: Role
     workflow: WorkflowSplit
@@ -37,63 +44,111 @@ class StageTask:
     inputs: NamedValues
     size_asked: tuple[int, int] = (0, 0)
     """Width and height that the request itself names, in pixels; 0 where the model chooses."""
+    resume: NamedValues | None = None
+    """What another engine left of it."""
 
     @property
     def part(self) -> Part:
         return self.workflow.parts[self.role]
 
 
-class Progress(Protocol):
-    """What is told of a member on its way; may raise to end it."""
+def stage_state(task: StageTask, staging: Staging) -> PipelineState:
+    """Every input of the part, on the device: a parameter, a received value, or the blocks' default.
 
-    def step_done(self, step: int, steps: int) -> None: ...
-
-    def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None: ...
-
-    def prompt_read(self, tokens: int, dropped: int) -> None: ...
-
-
-def run_stage(pipeline: ModularPipeline, task: StageTask, staging: Staging, progress: Progress, dtype: str) -> Outputs:
-    """Compute one member. Deterministic; shares nothing with other jobs but weights.
-
-    ``dtype`` is that of the weights, for the message if the outputs are not finite.
-
-    Raises whatever the blocks raise, ``EngineError``, ``BadJob``, or what ``progress`` raises.
+    And what is only passed on. Needs nothing of what computes. Raises ``EngineError`` or ``BadJob``.
     """
-    fence = staging.step_fence()
+    arriving = staging.arriving()
+    state = _state(task, arriving.to_device)
+    arriving.landed()
+    return state
 
-    def finish_step(step: int, steps: int) -> None:
-        fence.passed()
-        wanted = preview_steps(steps, task.params.previews)
-        if step in wanted:
-            _show(wanted.index(step), step, steps)
-        progress.step_done(step, steps)
 
-    def _show(index: int, step: int, steps: int) -> None:
-        latents = estimator.latents() if estimator is not None else None
-        if latents is not None:
-            values = _sent(_finished_as_of_now(view, task, state, latents), given, task, staging).get(Role.DECODER)
-            if values:
-                progress.preview(index, step, steps, values)
+def run_stage(
+    pipeline: ModularPipeline,
+    task: StageTask,
+    state: PipelineState,
+    staging: Staging,
+    port: JobPort,
+    control: JobControl,
+    dtype: str,
+) -> Finish:
+    """Compute one job. Shares nothing with other jobs but weights, and calls of these by way of ``port``.
 
+    ``state`` is that of ``stage_state``. ``dtype`` is that of the weights, for the message if the outputs are not
+    finite. What is returned makes the outputs ready, without the device.
+
+    Raises whatever the blocks raise, ``EngineError``, ``BadJob``, or what ``control`` raises.
+    """
     check = FiniteCheck(task.role, dtype)
-    view = job_view(pipeline, task.params.guidance_scale, finish_step)
-    if task.role is Role.DECODER:
-        watch_decoded(view, lambda decoded: check.look("picture", decoded))
-    estimator = Estimator(view.scheduler) if task.role is Role.DIT and task.params.previews else None
-    count = _prompt_count(view, task) if task.role is Role.ENCODER else None
-    state = _state(task, staging)
+    view = job_view(pipeline, task.params.guidance_scale, port)
     given = dict(state.values)
-    with torch.no_grad():  # per thread
+    port.decoded = lambda decoded: check.look("picture", decoded)
+    count = _prompt_count(view, task) if task.role is Role.ENCODER else None
+    with (
+        torch.no_grad(),
+        _stepping(pipeline, view, task, state, given, staging, port, control),
+    ):  # no_grad is per thread
         task.part.blocks(view, state)
     if count is not None:
-        progress.prompt_read(*count.result())
-    if task.role is Role.DECODER:
+        control.prompt_read(*count.result())
+    leaving = staging.leaving()
+    is_picture = task.role is Role.DECODER
+    made = {IMAGE_PORT: {"images": _drawn(state, task)}} if is_picture else _sent(state, given, task, check)
+    made = moved(made, leaving.to_host)
+    check.leave(leaving.to_host)
+    leaving.computed()
+
+    def finish() -> Outputs:
+        leaving.landed()
         check.settle()
-        return {IMAGE_PORT: _picture(state, task)}
-    outputs = _sent(state, given, task, staging, check)
-    check.settle()
-    return outputs
+        return {IMAGE_PORT: _picture(made[IMAGE_PORT]["images"], task)} if is_picture else _on_wire(made)
+
+    return finish
+
+
+@contextmanager
+def _stepping(
+    pipeline: ModularPipeline,
+    view: ModularPipeline,
+    task: StageTask,
+    state: PipelineState,
+    given: Mapping[str, Any],
+    staging: Staging,
+    port: JobPort,
+    control: JobControl,
+) -> Iterator[None]:
+    """The steps of a dit job are counted, told and shown, or passed over."""
+    if task.role is not Role.DIT:
+        yield
+        return
+
+    def show(index: int, step: int, steps: int, latents: torch.Tensor) -> None:
+        values = _sent(_finished_as_of_now(view, task, state, latents), given, task).get(Role.DECODER)
+        if values:
+            on_host = moved({Role.DECODER: values}, staging.to_host)
+            control.preview(Preview(index, step, steps, _on_wire(on_host)[Role.DECODER]))
+
+    steps = Steps(view.scheduler, port, staging, _Loop(state))
+    if task.resume is not None:
+        steps.resume(task.resume, [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)])
+    if task.params.previews:
+        steps.show(task.params.previews, show)
+    try:
+        yield
+    finally:
+        steps.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    state: PipelineState
+
+    def steps(self) -> int:
+        return len(self.state.get("timesteps"))
+
+    def generator(self) -> torch.Generator | None:
+        found = self.state.get(GENERATOR)
+        return found if isinstance(found, torch.Generator) else None
 
 
 def _prompt_count(view: ModularPipeline, task: StageTask) -> PromptCount:
@@ -118,9 +173,8 @@ def _finished_as_of_now(
     return ended
 
 
-def _state(task: StageTask, staging: Staging) -> PipelineState:
-    """Every input of the part: a parameter, a received value, or the blocks' default; and what is only passed on."""
-    received, kinds = _received(task, staging)
+def _state(task: StageTask, to_device: ToDevice) -> PipelineState:
+    received, kinds = _received(task, to_device)
     values = _parameters(task) | received
     state = PipelineState()
     for param in task.part.inputs:
@@ -130,7 +184,7 @@ def _state(task: StageTask, staging: Staging) -> PipelineState:
     for name, kind in kinds.items():
         state.set(name, received[name], kind)
     for name in _changed_before(task):
-        state.set(name, from_wire(task.inputs[name], staging.to_device))
+        state.set(name, from_wire(task.inputs[name], to_device))
     return state
 
 
@@ -145,11 +199,11 @@ def _changed_before(task: StageTask) -> frozenset[str]:
     return frozenset(task.inputs) - frozenset(_declared(task))
 
 
-def _received(task: StageTask, staging: Staging) -> tuple[dict[str, Any], dict[str, str | None]]:
+def _received(task: StageTask, to_device: ToDevice) -> tuple[dict[str, Any], dict[str, str | None]]:
     """Values that earlier roles made, and the kind under which blocks collect them."""
     outputs = _declared(task)
     present = {name: out for name, out in outputs.items() if task.inputs.get(name) is not None}
-    values = {name: from_wire(task.inputs[name], staging.to_device) for name in present if name != GENERATOR}
+    values = {name: from_wire(task.inputs[name], to_device) for name in present if name != GENERATOR}
     if GENERATOR in present:
         values[GENERATOR] = _continued(task)
     return values, {name: out.kwargs_type for name, out in present.items()}
@@ -176,7 +230,8 @@ def _parameters(task: StageTask) -> dict[str, Any]:
         "strength": params.strength,
         "max_sequence_length": params.max_sequence_length,
         "max_area": params.width * params.height,
-        "output_type": "pil",
+        # Of a mask the blocks may paste into the picture, which they do with PIL's pictures only.
+        "output_type": "pil" if task.workflow.masked else "pt",
     }
     if GENERATOR in task.part.reads:
         values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
@@ -195,11 +250,10 @@ def _sent(
     state: PipelineState,
     given: Mapping[str, Any],
     task: StageTask,
-    staging: Staging,
     check: FiniteCheck | None = None,
-) -> dict[str, dict[str, Value]]:
-    """Port → values for each later role that reads any, all of which ``check`` has seen."""
-    ports: dict[str, dict[str, Value]] = {}
+) -> dict[str, dict[str, Any]]:
+    """Port → values for each later role that reads any, all of which ``check`` has seen; tensors where they lie."""
+    ports: dict[str, dict[str, Any]] = {}
     later = list(Role)[list(Role).index(task.role) + 1 :]
     for target in later:
         made = {out.name: state.get(out.name) for out in task.workflow.crossing(task.role, target)}
@@ -208,10 +262,21 @@ def _sent(
         if check is not None:
             for name, value in made.items():
                 check.look(name, value)
-        values = {name: to_wire(name, value, staging.to_host) for name, value in made.items() if value is not None}
+        values = {name: value for name, value in made.items() if value is not None}
         if values:
             ports[target] = values
     return ports
+
+
+def _on_wire(made: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Value]]:
+    """Of values whose tensors are on the host."""
+    return {
+        port: {name: to_wire(name, value, _as_is) for name, value in values.items()} for port, values in made.items()
+    }
+
+
+def _as_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: list[Role]) -> dict[str, Any]:
@@ -232,15 +297,26 @@ def _same(value: Any, before: Any) -> bool:
     return value is before or (plain and type(value) is type(before) and bool(value == before))
 
 
-def _picture(state: PipelineState, task: StageTask) -> dict[str, Value]:
+def _drawn(state: PipelineState, task: StageTask) -> Any:
+    """The picture as PIL has it, or as a tensor (channels, height, width) of bytes, where it lies.
+
+    Rounded as diffusers does it, and before it leaves the device: a quarter of the bytes have to be copied.
+    """
     images, params = state.get("images"), task.params
-    if not isinstance(images, list) or len(images) != 1:
+    if not isinstance(images, list | torch.Tensor) or len(images) != 1:
         raise EngineError(f"the decoder made {type(images).__name__}, not one picture")
-    for asked, drawn in zip(task.size_asked, images[0].size, strict=True):
+    image = images[0]
+    size = tuple(image.shape[:0:-1]) if isinstance(image, torch.Tensor) else image.size
+    for asked, drawn in zip(task.size_asked, size, strict=True):
         if asked not in (0, drawn):
-            width, height = params.width, params.height
-            raise WrongSize(f"the picture is {images[0].width}x{images[0].height}, {width}x{height} was asked for; "
+            raise WrongSize(f"the picture is {size[0]}x{size[1]}, {params.width}x{params.height} was asked for; "
                             "this model draws at sizes of its own choice")  # fmt: skip
-    picture = pictures.put_back(images[0], task.images) if task.workflow.masked else images[0]
+    return image.float().mul(255).round().to(torch.uint8) if isinstance(image, torch.Tensor) else image
+
+
+def _picture(drawn: Any, task: StageTask) -> dict[str, Value]:
+    params = task.params
+    image = pictures.from_channels(drawn.numpy()) if isinstance(drawn, torch.Tensor) else drawn
+    picture = pictures.put_back(image, task.images) if task.workflow.masked else image
     data = pictures.encode(picture, params.output_format, params.output_compression)
     return {"image": data, "format": params.output_format, "width": picture.width, "height": picture.height}

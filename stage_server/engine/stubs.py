@@ -33,12 +33,7 @@ class ComponentStub:
 
     @cached_property
     def _instance(self) -> Any:
-        """None where the class cannot be built from its configuration alone."""
-        try:
-            with torch.device("meta"):
-                return _build(self._kind, self.config)
-        except Exception:  # constructors raise what they like; what was asked for is then not known, which is said
-            return None
+        return meta_instance(self._kind, self.config)
 
     def __getattr__(self, attribute: str) -> Any:
         config = self.__dict__.get("config", {})
@@ -50,6 +45,15 @@ class ComponentStub:
         raise AttributeError(
             f"{self.__dict__.get('name')} is not loaded in this role, and its configuration has no {attribute!r}"
         )
+
+
+def meta_instance(kind: Any, config: Mapping[str, Any]) -> Any | None:
+    """A component without memory; None where the class cannot be built from its configuration alone."""
+    try:
+        with torch.device("meta"):
+            return _build(kind, config)
+    except Exception:  # constructors raise what they like; what was asked for is then not known, which is said
+        return None
 
 
 def _build(kind: Any, config: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image as PilImage
 
+from stage_server.engine.png import encode_png
 from wire.errors import UnsupportedValue
 from wire.values import DTYPE_BYTES, Image, Tensor, Value
 
@@ -49,11 +50,24 @@ def to_wire(name: str, value: Any, to_host: ToHost) -> Value:
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: to_wire(f"{name}.{key}", item, to_host) for key, item in value.items()}
     if isinstance(value, PilImage.Image):
-        return Image(_png(value))
+        return Image(encode_png(value))
     raise UnsupportedValue(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which cannot cross between stages; "
         "tensors, dtypes, pictures, numbers, strings and lists, tuples and dicts of them can"
     )
+
+
+def moved(value: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """``value`` with every tensor in its lists, tuples and dicts replaced by what ``move`` makes of it."""
+    if isinstance(value, torch.Tensor):
+        return move(value)
+    if isinstance(value, list):
+        return [moved(item, move) for item in value]
+    if isinstance(value, tuple):
+        return tuple(moved(item, move) for item in value)
+    if isinstance(value, dict):
+        return {key: moved(item, move) for key, item in value.items()}
+    return value
 
 
 def from_wire(value: Value, to_device: ToDevice) -> Any:
@@ -130,9 +144,3 @@ def generator_from_state(state: torch.Tensor) -> torch.Generator:
     generator = torch.Generator("cpu")
     generator.set_state(state.clone())
     return generator
-
-
-def _png(picture: PilImage.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

@@ -1,10 +1,15 @@
-"""Components given up, kept in host memory: a role that comes back is moved to the device instead of loaded again."""
+"""Weights in host memory: of roles given up, of roles that may come, and of those on the device, which are given up at
+once if a copy is here still. A role in host memory is copied to the device instead of read from disk.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,46 +18,158 @@ _log = logging.getLogger(__name__)
 
 NOMINAL_BYTES = 16 << 20
 """What a component without weights (a tokenizer) counts as: about what the larger ones take."""
+DEFAULT_SHARE = 0.25
+"""Of the host memory that is free at start, kept for weights where nobody says how much."""
+SPARED_BYTES = 1 << 30
+"""Of host memory, left to everybody else whatever the limit says: several servers share a machine."""
+
+_PAGE_BYTES = 4096
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class HostCopy:
+    """A component whose weights are in host memory, and perhaps on the device too."""
+
+    component: Any
+    nbytes: int
+    tensors: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+    """Weights and buffers of the component, each with its data in host memory; none where the host is the device."""
+
+    def to_device(self, device: torch.device) -> None:
+        """Returns when every weight is there. The copies go on the current stream. Raises ``OutOfMemoryError``."""
+        try:
+            for tensor, kept in self.tensors:
+                tensor.data = kept.to(device, non_blocking=True)
+        except BaseException:
+            self.to_host()
+            raise
+        if self.tensors:
+            torch.cuda.current_stream(device).synchronize()
+
+    def to_host(self) -> None:
+        """Free the device's memory at once: nothing is copied, as nobody changes weights."""
+        for tensor, kept in self.tensors:
+            tensor.data = kept
+        if self.tensors:
+            self.component.to("cpu")  # what was added to it since
+
+
+def host_copy(component: Any, device: torch.device, *, pinned: bool) -> HostCopy:
+    """``component``, wherever it is now, in host memory: ``pinned`` where the ``device`` copies from it.
+
+    Raises ``MemoryError`` or ``RuntimeError`` without room for it.
+    """
+    if not isinstance(component, torch.nn.Module):
+        return HostCopy(component, NOMINAL_BYTES)
+    if device.type != "cuda":
+        for tensor in _tensors(component):
+            _read(tensor)
+        return HostCopy(component, weight_bytes(component))
+    pairs = []
+    for tensor in _tensors(component):
+        kept = torch.empty_like(tensor.data, device="cpu", pin_memory=pinned)
+        kept.copy_(tensor.data)
+        tensor.data = kept
+        pairs.append((tensor, kept))
+    return HostCopy(
+        component, sum(_allocated(kept.nbytes) if pinned else kept.nbytes for _, kept in pairs), tuple(pairs)
+    )
 
 
 class WeightCache:
-    """At most ``limit`` bytes; the component given up longest ago goes first. 0 keeps nothing."""
+    """At most ``limit`` bytes; the component not used for longest goes first. 0 keeps nothing."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, free: Callable[[], int] | None = None) -> None:
+        """``free``: bytes of host memory that may be had now; by default what the system says."""
         self._limit = limit
-        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._free = free or free_bytes
+        self._kept: OrderedDict[str, HostCopy] = OrderedDict()
 
     @property
     def used(self) -> int:
         """Bytes."""
-        return sum(nbytes for _, nbytes in self._kept.values())
+        return sum(copy.nbytes for copy in tuple(self._kept.values()))
 
-    def put(self, name: str, component: Any) -> None:
-        """Keep ``component``, moved to the host, unless it is larger than the whole cache or than the host has room."""
-        nbytes = _nbytes(component)
-        if nbytes > self._limit:
-            return
-        self._kept.pop(name, None)
+    def holds(self, names: Iterable[str]) -> bool:
+        """From any thread."""
+        return all(name in self._kept for name in names)
+
+    def make_room(self, nbytes: int, spared: Iterable[str] = (), *, is_there: bool = False) -> bool:
+        """Whether so many bytes more may be kept, after others but ``spared`` have gone for them.
+
+        ``is_there``: they take host memory already.
+        """
+        keep = set(spared)
+        going = [name for name in self._kept if name not in keep]
+        if nbytes > self._limit - sum(self._kept[name].nbytes for name in keep & self._kept.keys()):
+            return False
         while self.used + nbytes > self._limit:
-            self._kept.popitem(last=False)
-        try:
-            if isinstance(component, torch.nn.Module):
-                component.to("cpu")
-        except (RuntimeError, MemoryError) as error:
-            _log.warning("%s is not kept on the host: %s", name, error)
-        else:
-            self._kept[name] = component, nbytes
+            self.forget(going.pop(0))
+        return is_there or self._free() - nbytes >= SPARED_BYTES
 
-    def take(self, name: str) -> Any | None:
-        """The component, on the host still and no longer kept; None if it is not here."""
-        return self._kept.pop(name, (None, 0))[0]
+    def put(self, name: str, copy: HostCopy, spared: Iterable[str] = ()) -> bool:
+        """Keep ``copy``, which takes host memory already, if the limit allows."""
+        self.forget(name)
+        if not self.make_room(copy.nbytes, spared, is_there=True):
+            return False
+        self._kept[name] = copy
+        return True
+
+    def get(self, name: str) -> HostCopy | None:
+        """What is kept; it was used just now."""
+        copy = self._kept.get(name)
+        if copy is not None:
+            self._kept.move_to_end(name)
+        return copy
+
+    def forget(self, name: str) -> None:
+        self._kept.pop(name, None)
 
     def clear(self) -> None:
         self._kept.clear()
 
 
-def _nbytes(component: Any) -> int:
-    if not isinstance(component, torch.nn.Module):
-        return NOMINAL_BYTES
-    tensors = {tensor.data_ptr(): tensor.nbytes for tensor in chain(component.parameters(), component.buffers())}
-    return sum(tensors.values())  # tied weights count once
+def weight_bytes(module: torch.nn.Module) -> int:
+    """Tied weights count once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(module)}.values())
+
+
+def default_limit() -> int:
+    """Bytes for weights in host memory where nobody says how many."""
+    return int(DEFAULT_SHARE * free_bytes())
+
+
+def free_bytes() -> int:
+    """Host memory that may be had without anybody else losing some, in this container if it is one; 0 if unknown."""
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        found = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 0
+    try:
+        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return found if limit == "max" else max(0, min(found, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return found
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Each once, also where two layers share it."""
+    seen: set[int] = set()
+    for tensor in chain(module.parameters(), module.buffers()):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield tensor
+
+
+def _read(tensor: torch.Tensor) -> None:
+    """The libraries only map files; the first job would wait for the disk."""
+    if tensor.is_contiguous() and tensor.numel() and not tensor.is_meta:
+        tensor.detach().view(-1).view(torch.uint8)[::_PAGE_BYTES].sum()
+
+
+def _allocated(nbytes: int) -> int:
+    """torch rounds pinned memory up to a power of two."""
+    return 1 << max(0, nbytes - 1).bit_length()

@@ -35,6 +35,7 @@ class DamagedFile(LoadError):
         if target.parent.name == "blobs":  # the hub's cache, where a deleted link would be made anew to the same bytes
             cure = f"delete {target} and start again to {cure}, or take another --revision"
         super().__init__(f"{path} {wrong}; {cure}")
+        self.wrong = wrong
 
 
 def check_file(path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from stage_server.engine.base import EngineError, LoadError
 from stage_server.profiling.document import Subject, render
-from stage_server.profiling.measure import Bench, Size
+from stage_server.profiling.measure import COLORS, Bench, Size
 from stage_server.profiling.shapes import read_shapes
 from stage_server.settings import InvalidSettings, ProfileSettings, read_profile_settings
 from stage_server.startup import largest_side, make_real_engine
 from wire.params import ModelInfo
+from wire.types import Role
 
 if TYPE_CHECKING:
     from stage_server.engine.diffusers_engine import DiffusersEngine
@@ -22,9 +23,9 @@ SMALLEST = 4
 """The smallest size by default, in the model's steps of width and height."""
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str], program: str = "python -m stage_server") -> None:
     """Raises ``InvalidSettings`` or ``LoadError``, with texts for the operator."""
-    settings = read_profile_settings(arguments)
+    settings = read_profile_settings(arguments, program)
     logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stderr)
     text = measure(settings)
     if settings.output is None:
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def measure(settings: ProfileSettings) -> str:
     """The profile as TOML."""
-    engine = make_real_engine(settings)
+    engine = make_real_engine(settings, dict.fromkeys(Role, len(COLORS)))
     info = engine.describe()
     sizes = settings.sizes or default_sizes(info)
     _check(sizes, info)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from stage_server.profiling.fit import Row, errors, fit
 from stage_server.profiling.measure import Measured, RoleTimes, Size
 from stage_server.profiling.shapes import Shapes, TensorShape
@@ -92,8 +94,17 @@ def _model(subject: Subject, measured: Measured, shapes: Shapes) -> str:
             "pixels_per_token": str(subject.token_pixels),
             "latent_pixels": str(shapes.latent_pixels),
             "size_multiple": str(info.size_multiple),
-        },
+        }
+        | _references(info),
     )
+
+
+def _references(info: ModelInfo) -> dict[str, str]:
+    """Of edits by pictures, in one line; nothing where these are brought to the size of the answer."""
+    rule = next((workflow.references for workflow in info.workflows if workflow.name == "image_conditioned"), None)
+    told = {} if rule is None else msgspec.to_builtins(rule)
+    fields = ", ".join(f"{name} = {json.dumps(value)}" for name, value in told.items())
+    return {"references": f"{{ {fields} }}"} if fields else {}
 
 
 def _device(subject: Subject) -> str:

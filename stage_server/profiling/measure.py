@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 from time import perf_counter
 
-import msgspec
 from PIL import Image
 
-from stage_server.engine.base import Engine, EngineError, NamedValues, Outputs, Preview, StageJob
+from stage_server.engine.base import Engine, EngineError, NamedValues, Outputs, StageJob
+from stage_server.profiling.together import Stopwatch, run_together, seconds_together
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.references import References
 from wire.types import Role
@@ -22,6 +22,8 @@ WORKFLOW = "text2image"
 SHORT = "a red circle"
 USUAL = "a large red circle in the center of a white background beside a small blue square"
 """A prompt of usual length, which is what jobs are timed with."""
+COLORS = ("red", "blue", "green", "black")
+"""Of the circle in the prompts of jobs that compute together, which are as many; they are of one length, but differ."""
 GUIDANCE = 3.0
 """Where the model names no scale of its own above 1."""
 TWO_PASSES = 1.5
@@ -40,7 +42,7 @@ class RoleTimes:
     load_seconds: float
     seconds: dict[Size, float] = field(default_factory=dict)
     batch_marginal: dict[Size, float] = field(default_factory=dict)
-    """Cost of one further member of a batch, in jobs."""
+    """Cost of one further job that computes together with others, in jobs."""
     peak_bytes: int = 0
 
 
@@ -58,22 +60,6 @@ class Measured:
     """Forward passes per step with guidance."""
 
 
-class Stopwatch:
-    """The ``JobControl`` of a timed job."""
-
-    def __init__(self) -> None:
-        self.ticks: list[float] = []
-
-    def step_done(self, step: int, steps: int) -> None:  # noqa: ARG002
-        self.ticks.append(perf_counter())
-
-    def preview(self, preview: Preview) -> None:
-        """Nothing timed asks for one."""
-
-    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
-        pass
-
-
 class Bench:
     """``repeats`` measurements of each job, after one that does not count."""
 
@@ -84,6 +70,8 @@ class Bench:
         self._repeats = repeats
         self._steerable = "guidance_scale" in _workflow(self._info, WORKFLOW).inputs
         self._scale = max(self._info.default_guidance or 0.0, GUIDANCE)
+        self._companions: dict[tuple[Role, Size], list[Outputs]] = {}
+        """Of jobs that computed together, which those of the next role read."""
 
     def run(self) -> Measured:
         """Raises ``LoadError``, or ``EngineError`` where not even the smallest size can be run."""
@@ -125,8 +113,9 @@ class Bench:
             times.peak_bytes = max(times.peak_bytes, self._engine.peak_bytes())
             log.info("%s of %dx%d: %.4g s", role, *size, times.seconds[size])
         for size in (min(results, key=_area), max(results, key=_area)):
-            inputs = inputs_of(role, [source[size] for source in sources])
-            times.batch_marginal[size] = self._marginal(self._job(role, size, guidance=1.0), inputs)
+            self._companions[role, size] = [results[size]] * len(COLORS)  # unless they do compute together
+            times.batch_marginal[size] = self._marginal(role, size, times.seconds[size])
+            log.info("%s of %dx%d: one more adds %.2f of a job", role, *size, times.batch_marginal[size])
         return results
 
     def _timed(self, job: StageJob, inputs: NamedValues | None = None) -> tuple[Outputs, float]:
@@ -138,29 +127,35 @@ class Bench:
         durations = []
         for _ in range(1 + self._repeats):
             began = perf_counter()
-            (outputs,) = self._engine.run(job, (inputs,), Stopwatch())
+            outputs = self._engine.run(job, inputs, Stopwatch())
             durations.append(perf_counter() - began)
         return outputs, median(durations[1:])
 
     def _steps(self, job: StageJob, inputs: NamedValues) -> tuple[Outputs, float]:
         """From the end of each step to that of the next."""
         watch = Stopwatch()
-        (outputs,) = self._engine.run(job, (inputs,), watch)
+        outputs = self._engine.run(job, inputs, watch)
         return outputs, median(after - before for before, after in pairwise(watch.ticks))
 
-    def _marginal(self, job: StageJob, inputs: NamedValues) -> float:
-        """1 where a pair does not fit the device."""
-        (params,) = job.members
-        job = StageJob(job.role, (msgspec.structs.replace(params, num_inference_steps=2),))
-        pair = StageJob(job.role, job.members * 2)
+    def _marginal(self, role: Role, size: Size, alone: float) -> float:
+        """``alone``: seconds of a step, or of an encoding or decoding. 1 where several do not fit the device."""
+        durations = []
         try:
-            self._engine.run(job, (inputs,), Stopwatch())  # other sizes came before it
-            alone = _duration(lambda: self._engine.run(job, (inputs,), Stopwatch()))
-            together = _duration(lambda: self._engine.run(pair, (inputs, inputs), Stopwatch()))
+            for _ in range(1 if role is Role.DIT else 1 + self._repeats):  # a job's steps are repetitions already
+                jobs = [self._companion(role, size, number) for number in range(len(COLORS))]
+                self._companions[role, size], watches = run_together(self._engine, jobs)
+                durations.append(seconds_together(role, watches))
         except EngineError as error:
-            log.warning("no batch of two: %s", error)
+            log.warning("%d %s jobs do not compute together: %s", len(COLORS), role, error)
             return 1.0
-        return max(0.0, together / alone - 1)
+        together = median(durations[1:] or durations)
+        return max(0.0, (together / alone - 1) / (len(COLORS) - 1))
+
+    def _companion(self, role: Role, size: Size, number: int) -> tuple[StageJob, NamedValues]:
+        prompt = USUAL.replace(COLORS[0], COLORS[number])
+        job = self._job(role, size, prompt=prompt, guidance=1.0, seed=number, share=True)
+        earlier = list(Role)[: list(Role).index(role)]
+        return job, inputs_of(role, [self._companions[source, size][number] for source in earlier])
 
     def _guidance_passes(self, guided: Outputs) -> int:
         """``guided``: made by the encoder for a job with guidance."""
@@ -181,15 +176,22 @@ class Bench:
         for size in (self._sizes[0], self._sizes[-1]):
             job = self._job(Role.ENCODER, size, workflow=found.name)
             try:
-                _, results[rule.size(size, size)] = self._timed(
-                    StageJob(job.role, job.members, ({"image": _png(size)},))
-                )
+                timed = StageJob(job.role, job.params, {"image": _png(size)})
+                _, results[rule.size(size, size)] = self._timed(timed)
             except EngineError as error:
                 log.warning("no picture of %dx%d is encoded: %s", *size, error)
         return results
 
     def _job(
-        self, role: Role, size: Size, *, prompt: str = USUAL, guidance: float | None = None, workflow: str = WORKFLOW
+        self,
+        role: Role,
+        size: Size,
+        *,
+        prompt: str = USUAL,
+        guidance: float | None = None,
+        workflow: str = WORKFLOW,
+        seed: int = 0,
+        share: bool = False,
     ) -> StageJob:
         """Without ``guidance`` it is the model's own."""
         params = ImageParams(
@@ -199,8 +201,9 @@ class Bench:
             height=size[1],
             num_inference_steps=self._repeats + 2,
             guidance_scale=guidance if self._steerable else None,
+            seed=seed,
         )
-        return StageJob(role, (params,))
+        return StageJob(role, params, share=share)
 
 
 def _workflow(info: ModelInfo, name: str) -> Workflow:
@@ -216,12 +219,6 @@ def inputs_of(role: Role, sources: Sequence[Outputs]) -> NamedValues:
 
 def _area(size: Size) -> int:
     return size[0] * size[1]
-
-
-def _duration(action: Callable[[], object]) -> float:
-    began = perf_counter()
-    action()
-    return perf_counter() - began
 
 
 def _png(size: Size) -> bytes:

@@ -6,6 +6,8 @@ Whoever does not answer is not waited for: stage servers may well be started bef
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
 import zmq
@@ -29,6 +31,24 @@ log = logging.getLogger(__name__)
 
 class Unwelcome(Exception):
     """The gateway would refuse this server; the text is for the operator."""
+
+
+def ask_gateways(endpoints: Sequence[str], ask: Ask, curve: Curve | None, seconds: float = ANSWER_SECONDS) -> None:
+    """Ask all at once. Raises ``Unwelcome`` where every one refuses, or ``BadEndpoint``."""
+
+    def refusal(endpoint: str) -> str:
+        try:
+            ask_gateway(endpoint, ask, curve, seconds)
+        except Unwelcome as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(len(endpoints), "ask") as threads:
+        refusals = list(threads.map(refusal, endpoints))
+    if all(refusals):
+        raise Unwelcome("; ".join(refusals))
+    for text in filter(None, refusals):
+        log.warning("%s", text)
 
 
 def ask_gateway(endpoint: str, ask: Ask, curve: Curve | None, seconds: float = ANSWER_SECONDS) -> None:

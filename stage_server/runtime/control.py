@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
-from stage_server.runtime.events import Connected, Denied, Disconnected, Received
+from stage_server.runtime.events import Connected, Denied, Disconnected, Received, Reconnect, Unreached
 from wire.control_codec import MAX_TO_STAGE_BYTES, decode_to_stage, encode
 from wire.errors import WireError
 from wire.security import CurveKeys
 from wire.to_gateway import ToGateway
+from wire.to_stage import Welcome
 
 QUEUE = 1000
 """Messages that wait for the socket; more mean that the gateway does not read, and the connection is given up."""
 
+MOST_JOINED = 16
+"""Messages that go as the frames of one, to a gateway that reads them so."""
+
 _DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _DENIED
+_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | _DENIED
 
 log = logging.getLogger(__name__)
 
-LinkEvent = Connected | Disconnected | Denied | Received
+FAREWELL_SECONDS = 1.0
+"""For the last messages to a gateway."""
+
+LinkEvent = Connected | Disconnected | Unreached | Denied | Received
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,13 @@ class Curve:
     """The gateway's public key (Z85)."""
 
 
+class _Outbox(asyncio.Queue[bytes]):
+    """What waits for one connection's socket."""
+
+    linger_ms = 0
+    """That it may take, once the socket is closed, to reach the gateway's machine."""
+
+
 class BadEndpoint(Exception):
     """Not an address that a socket could connect to; the text is for the operator."""
 
@@ -45,26 +59,35 @@ class ControlSocket:
     """``on_event`` is called on the event loop, in the order of what happens."""
 
     def __init__(
-        self, endpoint: str, identity: str, curve: Curve | None, on_event: Callable[[LinkEvent], None]
+        self, endpoints: Iterable[str], identity: str, curve: Curve | None, on_event: Callable[[LinkEvent], None]
     ) -> None:
-        """Raises ``BadEndpoint``."""
-        self._endpoint = endpoint
+        """``endpoints``: those that it may be told to open. Raises ``BadEndpoint``."""
         self._identity = identity.encode()
         self._curve = curve
         self._on_event = on_event
         self._context = zmq.asyncio.Context()
-        self._outbox: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
+        self._outbox = _Outbox(QUEUE)
         self._task: asyncio.Task[None] | None = None
-        self._linger_ms = 0
+        """Of the connection that counts …"""
+        self._lines: set[asyncio.Task[None]] = set()
+        """… and of all whose socket is open."""
+        self._joins = False
+        """The gateway, which has welcomed this connection, reads joined messages."""
         self._complained = False
         """The operator knows why nobody is reached, until somebody is."""
-        self._probe()
+        for endpoint in endpoints:
+            self._probe(endpoint)
 
-    def reopen(self, tasks: asyncio.TaskGroup, delay: float) -> None:
-        """Drop the socket and what waits in it; open another after ``delay`` seconds."""
-        self._drop()
-        self._outbox = asyncio.Queue(QUEUE)
-        self._task = tasks.create_task(self._serve(self._outbox, delay), name="control socket")
+    def reopen(self, tasks: asyncio.TaskGroup, effect: Reconnect) -> None:
+        if effect.farewell and self._task is not None:
+            tasks.create_task(_part(self._task, self._outbox), name="farewell")
+        elif self._task is not None:
+            self._task.cancel()
+        self._outbox = _Outbox(QUEUE)
+        self._joins = False
+        self._task = tasks.create_task(self._serve(self._outbox, effect), name="control socket")
+        self._lines.add(self._task)
+        self._task.add_done_callback(self._lines.discard)
 
     def send(self, message: ToGateway) -> None:
         try:
@@ -83,36 +106,37 @@ class ControlSocket:
 
     async def close(self, linger_ms: int) -> None:
         """What was sent may take ``linger_ms`` to reach the gateway's machine."""
-        self._linger_ms = linger_ms
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        self._outbox.linger_ms = linger_ms
+        for line in tuple(self._lines):
+            line.cancel()
+        if self._lines:
+            await asyncio.wait(tuple(self._lines))
         self._context.term()
 
-    def _drop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-
-    async def _serve(self, outbox: asyncio.Queue[bytes], delay: float) -> None:
-        await asyncio.sleep(delay)
+    async def _serve(self, outbox: _Outbox, effect: Reconnect) -> None:
+        await asyncio.sleep(effect.delay)
         dealer = self._open()
         monitor = dealer.get_monitor_socket(_WATCHED)
-        dealer.connect(self._endpoint)
+        try:
+            dealer.connect(effect.endpoint)
+        except zmq.ZMQError as error:  # its own were tried at the start: this one a gateway has named
+            log.warning("%r is no address of a gateway: %s", effect.endpoint, zmq.strerror(error.errno or 0))
 
         def tell(event: LinkEvent) -> None:
             if outbox is self._outbox:  # otherwise the connection was given up, and its last messages with it
+                if isinstance(event, Received) and isinstance(event.message, Welcome):
+                    self._joins = event.message.joins
                 self._on_event(event)
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch(monitor, tell), name="control monitor")
+                tasks.create_task(self._watch(effect.endpoint, monitor, tell), name="control monitor")
                 tasks.create_task(_receive(dealer, tell), name="control receiver")
-                tasks.create_task(_transmit(dealer, outbox), name="control sender")
+                tasks.create_task(self._transmit(dealer, outbox), name="control sender")
         finally:
             dealer.disable_monitor()
             monitor.close(linger=0)
-            dealer.close(linger=self._linger_ms)
+            dealer.close(linger=outbox.linger_ms)
 
     def _open(self) -> zmq.asyncio.Socket:
         dealer = self._context.socket(zmq.DEALER)
@@ -125,13 +149,13 @@ class ControlSocket:
         self._encrypt(dealer)
         return dealer
 
-    def _probe(self) -> None:
+    def _probe(self, endpoint: str) -> None:
         """Find out now whether the address is one; nothing is sent."""
         with self._open() as dealer:
             try:
-                dealer.connect(self._endpoint)
+                dealer.connect(endpoint)
             except zmq.ZMQError as error:
-                raise BadEndpoint(f"{self._endpoint!r} is no address of a gateway: {error.strerror}") from error
+                raise BadEndpoint(f"{endpoint!r} is no address of a gateway: {error.strerror}") from error
 
     def _encrypt(self, dealer: zmq.asyncio.Socket) -> None:
         if self._curve is not None:
@@ -139,7 +163,16 @@ class ControlSocket:
             dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._curve.own.public.encode())
             dealer.setsockopt(zmq.CURVE_SECRETKEY, self._curve.own.secret.encode())
 
-    async def _watch(self, monitor: zmq.asyncio.Socket, tell: Callable[[LinkEvent], None]) -> None:
+    async def _transmit(self, dealer: zmq.asyncio.Socket, outbox: _Outbox) -> None:
+        while True:
+            frames = [await outbox.get()]
+            while self._joins and not outbox.empty() and len(frames) < MOST_JOINED:
+                frames.append(outbox.get_nowait())
+            await dealer.send_multipart(frames)
+            for _ in frames:
+                outbox.task_done()
+
+    async def _watch(self, endpoint: str, monitor: zmq.asyncio.Socket, tell: Callable[[LinkEvent], None]) -> None:
         while True:
             event = parse_monitor_message(await monitor.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -147,28 +180,36 @@ class ControlSocket:
                 tell(Connected())
             elif event == zmq.EVENT_DISCONNECTED:
                 tell(Disconnected())
-            elif event & _DENIED and not self._complained:
-                self._complained = True
+            elif event == zmq.EVENT_CONNECT_RETRIED:
+                tell(Unreached())
+            elif event & _DENIED:
                 tell(Denied())
+                if self._complained:
+                    continue
+                self._complained = True
                 log.warning(
                     "%s answers and hangs up: no gateway is there, or one that does not accept %s",
-                    self._endpoint,
+                    endpoint,
                     "a server without CURVE keys" if self._curve is None else "the CURVE keys given here",
                 )
+
+
+async def _part(line: asyncio.Task[None], outbox: _Outbox) -> None:
+    """End a connection once its last messages have left."""
+    outbox.linger_ms = round(FAREWELL_SECONDS * 1000)
+    delivered = asyncio.create_task(outbox.join())
+    await asyncio.wait({delivered}, timeout=FAREWELL_SECONDS)
+    delivered.cancel()
+    line.cancel()
 
 
 async def _receive(dealer: zmq.asyncio.Socket, tell: Callable[[LinkEvent], None]) -> None:
     while True:
         frames = await dealer.recv_multipart()
-        try:
-            message = decode_to_stage(frames[-1])
-        except WireError as error:
-            log.warning("a message of the gateway was dropped: %s", error)
-            continue
-        tell(Received(message))
-
-
-async def _transmit(dealer: zmq.asyncio.Socket, outbox: asyncio.Queue[bytes]) -> None:
-    while True:
-        await dealer.send(await outbox.get())
-        outbox.task_done()
+        for frame in frames:
+            try:
+                message = decode_to_stage(frame)
+            except WireError as error:
+                log.warning("a message of the gateway was dropped: %s", error)
+            else:
+                tell(Received(message))

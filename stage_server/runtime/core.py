@@ -5,13 +5,13 @@ What it must not know: how a job computes, where bytes lie. The shell around it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
-from stage_server.runtime.credits import MAX_MEMBERS, Credits
+from stage_server.runtime.credits import MAX_ATTEMPTS, PREFETCHED, Credits
 from stage_server.runtime.events import (
     Connected,
     Denied,
@@ -20,24 +20,31 @@ from stage_server.runtime.events import (
     Event,
     Exit,
     JobKey,
+    ReadAheadOver,
     Received,
+    RolesBegun,
     RolesBroke,
     RolesLoaded,
+    RolesRested,
     RoomFreed,
     Send,
     Terminate,
     Tick,
     Tried,
     Try,
+    Unreached,
     Warn,
 )
 from stage_server.runtime.jobs import Jobs, State
 from stage_server.runtime.link import Link, LinkTimes
 from stage_server.runtime.roles import RoleSet, in_order
+from stage_server.runtime.route import Route
+from stage_server.runtime.watch import Stuck, Watch
 from wire.errors import Code
 from wire.to_gateway import (
     Goodbye,
     Grant,
+    HandedOver,
     Heartbeat,
     Hello,
     Leaving,
@@ -51,8 +58,12 @@ from wire.to_gateway import (
 from wire.to_stage import (
     AssignRoles,
     Cancel,
+    CellState,
     Fine,
+    HandOver,
     HeartbeatAck,
+    MoveTo,
+    Preload,
     Refused,
     Release,
     Run,
@@ -63,9 +74,18 @@ from wire.to_stage import (
     TryPeer,
     Welcome,
 )
-from wire.types import Epoch, Role
+from wire.types import Epoch, Role, ServerId, server_name
 
-LastWord = StageDone | StageFailed | StageCancelled | RolesReady | RolesFailed
+STALL_SECONDS = 1.0
+"""A timer that is later than this: the process stood still, or the machine did."""
+
+STUCK_ADVICE = (
+    "The device or its driver hangs, so this process ends, for its supervisor to start it anew; its work goes to "
+    "others. If that happens again, look into the system's log for errors of the device; "
+    "if such jobs do take as long here, raise --stuck-seconds"
+)
+
+LastWord = StageDone | StageFailed | StageCancelled | HandedOver | RolesReady | RolesFailed
 
 
 class Meters(Protocol):
@@ -86,46 +106,78 @@ class CoreTimes:
     """Without any gateway, after which work and outputs are given up."""
     drain: float = 30.0
     """From SIGTERM until the server leaves, whatever is left."""
+    stuck: float = 0.0
+    """At least, without a sign of life of what has the device, until the server ends itself; 0: never."""
 
 
 class StageCore:
     """``hello`` says what this server is; what it holds and runs is filled in when a ``Hello`` goes out."""
 
-    def __init__(self, hello: Hello, endpoint: str, meters: Meters, times: CoreTimes) -> None:
+    def __init__(
+        self, hello: Hello, gateways: Iterable[str], meters: Meters, times: CoreTimes, prefetched: int = PREFETCHED
+    ) -> None:
+        """``gateways``: their endpoints, of which it belongs to one at a time."""
         self._base = hello
         self._meters = meters
         self._times = times
-        self._link = Link(endpoint, times.link, self._introduce, meters.heartbeat)
+        self._link = Link(Route(_process(hello), gateways), times.link, self._introduce, self._heartbeat)
         self._jobs = Jobs()
-        self._credits = Credits()
-        self._roles = RoleSet(frozenset(hello.roles), frozenset(hello.capable), hello.pinned)
+        self._credits = Credits({role: info.together for role, info in hello.capable.items()}, prefetched)
+        self._roles = RoleSet(
+            frozenset(hello.roles), frozenset(hello.capable), hello.pinned, may_be_empty=bool(hello.device)
+        )
         self._unsent: dict[Epoch, LastWord] = {}
         """Last words that no gateway was there to hear."""
         self._said: tuple[Role, ...] = ()
         """Roles that the gateway believes to be here."""
         self._leave_by: float | None = None
+        """It takes no new work, and leaves then at the latest: for good, or …"""
+        self._moves_to = ""
+        """… for the gateway at this endpoint."""
         self._blocked: frozenset[Role] = frozenset()
         """Roles without work because the store is full; the operator knows."""
+        self._watch = Watch(times.stuck, sum(info.load_seconds for info in hello.capable.values()))
+        self._excused = 0.0
+        """Until then, standing still has been allowed for."""
+        self._is_over = False
 
     def start(self, now: float) -> list[Effect]:
         return self._link.start(now)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What to do about ``event``, in order. ``now`` never runs backwards."""
-        # In this order: a change of roles begins as soon as the event has ended the last job in its way; a Hello that
-        # corrects the roles restarts the credits, so grants come after it; to leave is decided when all that is known.
-        effects = self._posted([*self._on(event, now), *self._roles.advance(self._jobs.members())])
-        return [*effects, *self._correct_roles(now), *self._grant(), *self._leave()]
+        return [*self.take(event, now), *self.settle(now)]
+
+    def take(self, event: Event, now: float) -> list[Effect]:
+        """The same without what ``settle`` says, which is to be asked once all is done that events at hand call for."""
+        self._allow_for_stall(now)
+        # A change of roles begins as soon as the event has ended the last job in its way.
+        effects = self._posted([*self._on(event, now), *self._advance_roles()])
+        self._watch.see(event, effects, now)
+        return effects
+
+    def settle(self, now: float) -> list[Effect]:
+        """What the rules want that hold after events, whichever came."""
+        if self._is_over:
+            return []
+        # A Hello that corrects the roles restarts the credits, so grants come after it; to leave is decided last.
+        return [*self._correct_roles(now), *self._grant(), *self._leave(now)]
 
     def next_wakeup(self) -> float:
-        wakeups = (self._link.next_wakeup(), self._jobs.next_deadline(), self._leave_by, self._orphaned_at())
+        wakeups = (
+            self._link.next_wakeup(),
+            self._jobs.next_deadline(),
+            self._watch.next_due(),
+            self._leave_by,
+            self._orphaned_at(),
+        )
         return min(wakeup for wakeup in wakeups if wakeup is not None)
 
     # --- events ---
 
     def _on(self, event: Event, now: float) -> list[Effect]:
         match event:
-            case Connected() | Disconnected() | Denied():
+            case Connected() | Disconnected() | Unreached() | Denied():
                 return self._about_link(event, now)
             case RoomFreed():
                 return []
@@ -138,93 +190,165 @@ class StageCore:
                 return self._terminate(now)
             case Tick():
                 return self._tick(now)
-            case RolesLoaded(roles, seconds):
-                return self._roles.loaded(roles, seconds)
-            case RolesBroke(message):
-                return self._roles.broke(message)
+            case RolesBegun() | RolesRested():
+                return []  # for the watch alone
+            case RolesLoaded() | RolesBroke() | ReadAheadOver():
+                return self._about_roles(event)
             case _:
                 return self._jobs.on(event)
 
-    def _about_link(self, event: Connected | Disconnected | Denied, now: float) -> list[Effect]:
+    def _about_roles(self, event: RolesLoaded | RolesBroke | ReadAheadOver) -> list[Effect]:
+        match event:
+            case RolesLoaded():
+                return self._roles.loaded(event)
+            case RolesBroke(message, roles):
+                return self._roles.broke(message, roles)
+            case ReadAheadOver(fault):
+                return [*([Warn(f"reading ahead: {fault}")] if fault else []), *self._roles.read_ahead()]
+
+    def _about_link(self, event: Connected | Disconnected | Unreached | Denied, now: float) -> list[Effect]:
         match event:
             case Connected():
                 return self._link.connected(now)
             case Disconnected():
                 return self._link.disconnected(now)
+            case Unreached():
+                return self._link.unreached(now)
             case Denied():
-                return self._link.denied()
+                return self._link.denied(now)
 
     def _hear(self, message: ToStage, now: float) -> list[Effect]:
         match message:
             case Welcome():
                 return self._welcome(message, now)
             case Refused():
-                return self._link.refused(message)
+                return self._link.refused(message, now)
             case SayHello():
                 return self._link.say_hello(now)
             case Run():
-                return self._run(message, now)
+                return self._receive(message, now)
+            case Cancel() | HandOver() | Release():
+                return self._about_jobs(message)
+            case AssignRoles() | Preload():
+                return self._order_roles(message)
+            case HeartbeatAck() | Fine() | CellState() | TryPeer() | SetAside():
+                return list(_about_others(message))
+            case MoveTo(endpoint=endpoint):
+                return self._move(endpoint, now)
+            case Shutdown():
+                return self._terminate(now) if self._leave_by is None or self._moves_to else []
+
+    def _about_jobs(self, message: Cancel | HandOver | Release) -> list[Effect]:
+        match message:
             case Cancel(epochs=epochs):
                 return self._jobs.cancel(epochs)
+            case HandOver(epochs=epochs):
+                return self._jobs.hand_over(epochs)
             case Release(handles=handles):
                 return self._jobs.release(handles)
-            case AssignRoles():
-                return self._assign(message)
-            case HeartbeatAck() | Fine() | TryPeer() | SetAside():
-                return list(_about_others(message))
-            case Shutdown():
-                return self._terminate(now) if self._leave_by is None else []
 
     def _welcome(self, message: Welcome, now: float) -> list[Effect]:
         effects: list[Effect] = []
         # Before last words are sent below: those meant for the former gateway go with its work.
         if self._link.gateway not in ("", message.gateway):
             effects += [Warn("another gateway answers: what the former one asked for is dropped"), *self._abandon()]
+            if self._moves_to:  # on its way, it has come to another one
+                self._moves_to, self._leave_by = "", None
         effects += self._link.welcome(message, now)
         effects += [Send(word) for word in self._unsent.values()]
         self._unsent.clear()
         if self._leave_by is not None:
-            effects.append(Send(Leaving()))
+            effects.append(Send(Leaving(within=max(0.0, self._leave_by - now))))
         return effects
 
-    def _run(self, run: Run, now: float) -> list[Effect]:
+    def _receive(self, run: Run, now: float) -> list[Effect]:
+        """Of several members, which gateways before protocol 1.2 may send, each is a job like any other."""
         self._credits.take(run.role)
+        jobs = (msgspec.structs.replace(run, members=(member,)) for member in run.members)
+        return [effect for job in jobs for effect in self._run(job, now)]
+
+    def _run(self, run: Run, now: float) -> list[Effect]:
         if self._leave_by is not None:
             refusal = "the server is leaving"
         elif run.role not in self._roles.accepting():
             refusal = self._roles.refusal(run.role)
-        elif self._jobs.members()[run.role] + len(run.members) > MAX_MEMBERS:
-            refusal = f"more than {MAX_MEMBERS} {run.role} attempts at once"
+        elif self._jobs.under_way()[run.role] >= MAX_ATTEMPTS:
+            refusal = f"more than {MAX_ATTEMPTS} {run.role} attempts at once"
         else:
             return self._jobs.begin(run, now)
-        return [
-            Send(StageFailed(epoch=member.epoch, code=Code.DRAINING, message=refusal, retryable=True))
-            for member in run.members
-        ]
+        epoch = run.members[0].epoch
+        return [Send(StageFailed(epoch=epoch, code=Code.DRAINING, message=refusal, retryable=True))]
 
-    def _assign(self, message: AssignRoles) -> list[Effect]:
-        if self._leave_by is None:
-            return self._roles.assign(message)
-        roles = in_order(self._roles.held)
-        return [Send(RolesFailed(epoch=message.epoch, roles=roles, message="the server is leaving"))]
+    def _order_roles(self, message: AssignRoles | Preload) -> list[Effect]:
+        is_leaving = self._leave_by is not None
+        match message:
+            case Preload(roles=roles):
+                return [] if is_leaving else self._roles.preload(frozenset(roles))
+            case AssignRoles(epoch=epoch) if is_leaving:
+                roles = in_order(self._roles.held)
+                return [Send(RolesFailed(epoch=epoch, roles=roles, message="the server is leaving"))]
+            case AssignRoles():
+                return self._roles.assign(message)
 
     def _terminate(self, now: float) -> list[Effect]:
-        if self._leave_by is not None:
+        if self._leave_by is not None and not self._moves_to:
             return [Exit(1, "told to stop a second time: leaving at once")]
+        self._moves_to = ""
+        return self._begin_to_leave(now)
+
+    def _move(self, endpoint: str, now: float) -> list[Effect]:
+        if self._leave_by is not None:
+            return []
+        self._moves_to = endpoint
+        return self._begin_to_leave(now)
+
+    def _begin_to_leave(self, now: float) -> list[Effect]:
         self._leave_by = now + self._times.drain
-        return [Send(Leaving())]
+        return [Send(Leaving(within=self._times.drain))]
+
+    def _depart(self, why: str, now: float) -> list[Effect]:
+        farewell: list[Effect] = [Send(Goodbye())] if self._link.welcomed else []
+        if not self._moves_to:
+            return [*farewell, Exit(0, why)]
+        endpoint, self._moves_to, self._leave_by = self._moves_to, "", None
+        return [*farewell, *self._abandon(), *self._link.part(endpoint, now)]
+
+    def _allow_for_stall(self, now: float) -> None:
+        """A process that was frozen has heard nothing meanwhile, and its jobs have not gone on."""
+        late = now - max(self.next_wakeup(), self._excused)
+        if late > STALL_SECONDS:
+            self._watch.excuse(late)
+            self._excused = now  # other events may come before the timer's
 
     def _tick(self, now: float) -> list[Effect]:
+        stuck = self._watch.stuck(now)
+        if stuck is not None:
+            return self._stand_still(stuck)
         effects = [*self._jobs.expire(now), *self._link.tick(now)]
         orphaned_at = self._orphaned_at()
         if orphaned_at is not None and now >= orphaned_at:
             effects += [Warn(f"no gateway for {self._times.orphan:g} s: its work is given up"), *self._abandon()]
         if self._leave_by is not None and now >= self._leave_by:
             left = f"{len(self._jobs.epochs())} attempts and {len(self._jobs.handles())} outputs"
-            effects += [Send(Goodbye()), Exit(0, f"leaving after {self._times.drain:g} s with {left} left")]
+            effects += self._depart(f"leaving after {self._times.drain:g} s with {left} left", now)
         return effects
 
+    def _stand_still(self, stuck: Stuck) -> list[Effect]:
+        """First of all ``Leaving``, or the job would come back to this server as soon as it is given up."""
+        self._is_over = True
+        if stuck.job is not None:
+            what = self._jobs.name(stuck.job)
+            fault = f"{what} has shown no sign of life for {stuck.silent:.0f} s"
+            last_words = self._jobs.give_up(stuck.job, fault)
+        else:
+            fault = f"a change of roles has not left the device for {stuck.silent:.0f} s"
+            last_words = self._roles.broke(fault, self._roles.held)
+        return [Send(Leaving()), *last_words, Send(Goodbye()), Exit(1, f"{fault}. {STUCK_ADVICE}", hands_over=True)]
+
     # --- rules that hold after every event ---
+
+    def _advance_roles(self) -> list[Effect]:
+        return self._roles.advance(self._jobs.under_way()) if self._roles.draining is not None else []
 
     def _grant(self) -> list[Effect]:
         if not self._link.welcomed:
@@ -235,7 +359,7 @@ class StageCore:
     def _complain_of_room(self) -> list[Effect]:
         """Work that does not come for want of room is seen nowhere else."""
         accepting = () if self._leave_by is not None else in_order(self._roles.accepting())
-        blocked = frozenset(self._credits.spent(accepting, self._jobs.batches()))
+        blocked = frozenset(self._credits.spent(accepting, self._jobs.under_way()))
         new, self._blocked = blocked - self._blocked, blocked
         return [
             Warn(f"the output store has no room for another output of {role}: no {role} work until some are released")
@@ -261,10 +385,10 @@ class StageCore:
             return self._link.greet_again(now)
         return []
 
-    def _leave(self) -> list[Effect]:
+    def _leave(self, now: float) -> list[Effect]:
         if self._leave_by is None or self._jobs.states() or self._jobs.handles() or self._unsent:
             return []
-        return [*([Send(Goodbye())] if self._link.welcomed else []), Exit(0, "all work is done and handed over")]
+        return self._depart("all work is done and handed over", now)
 
     # --- inside ---
 
@@ -286,12 +410,15 @@ class StageCore:
             limits=self._credits.limits(),
         )
 
+    def _heartbeat(self, sequence: int) -> Heartbeat:
+        return msgspec.structs.replace(self._meters.heartbeat(sequence), blocked=in_order(self._blocked))
+
     def _raise_limits(self) -> bool:
         if self._leave_by is not None:
             return False
         accepting = self._roles.accepting()
-        fetching = self._jobs.members(State.FETCHING)
-        return self._credits.raise_limits(in_order(accepting), self._jobs.batches(), fetching, self._meters.room)
+        fetching = self._jobs.under_way(State.FETCHING)
+        return self._credits.raise_limits(in_order(accepting), self._jobs.under_way(), fetching, self._meters.room)
 
     def _abandon(self) -> list[Effect]:
         self._unsent.clear()
@@ -310,14 +437,19 @@ class StageCore:
         return self._jobs.states()
 
 
-def _about_others(message: HeartbeatAck | Fine | TryPeer | SetAside) -> Iterator[Effect]:
+def _process(hello: Hello) -> str:
+    """Servers of one process have one order of gateways, so that they stay together."""
+    return server_name(ServerId(hello.device)) if hello.device else hello.name
+
+
+def _about_others(message: HeartbeatAck | Fine | CellState | TryPeer | SetAside) -> Iterator[Effect]:
     match message:
         case TryPeer():
             yield Try(message)
         case SetAside():
             yield Warn(_told(message))
-        case HeartbeatAck() | Fine():
-            pass  # Fine answers a question that was asked before this connection
+        case HeartbeatAck() | Fine() | CellState():
+            pass  # Fine answers a question that was asked before this connection, CellState one of other gateways
 
 
 def _told(message: SetAside) -> str:

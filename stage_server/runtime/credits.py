@@ -1,4 +1,4 @@
-"""Flow control: how many more batches the gateway may send for each role (``wire.to_gateway.Grant``). Pure."""
+"""Flow control: how many more attempts the gateway may send for each role (``wire.to_gateway.Grant``). Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from collections.abc import Callable, Iterable, Mapping
 
 from wire.types import Role
 
-SLOTS = 2
-"""Batches of one role that may be here at once: one computes while the inputs of the next come in."""
+PREFETCHED = 1
+"""Attempts of a role that may be here beside those that compute: their inputs come in meanwhile; 0 for none."""
 
-MAX_MEMBERS = 128
-"""Attempts of one role beyond which more are refused, whatever was granted: four of the largest batches."""
+MAX_ATTEMPTS = 128
+"""Of one role, beyond which more are refused, whatever was granted."""
 
 
 class Credits:
-    """Cumulative limits, counted from the last ``Hello``. They are only ever raised."""
+    """Cumulative limits, counted from the last ``Hello``. They are only ever raised.
 
-    def __init__(self) -> None:
+    ``together``: how many attempts of a role may compute at once; one of a role that it does not name.
+    ``prefetched``: as ``PREFETCHED``.
+    """
+
+    def __init__(self, together: Mapping[Role, int], prefetched: int = PREFETCHED) -> None:
+        self._together = together
+        self._prefetched = prefetched
         self._received: Counter[Role] = Counter()
         self._limits: dict[Role, int] = {}
 
@@ -30,7 +36,7 @@ class Credits:
         return dict(self._limits)
 
     def take(self, role: Role) -> None:
-        """A batch counts whether or not the server goes on to accept it."""
+        """An attempt counts whether or not the server goes on to accept it."""
         self._received[role] += 1
 
     def raise_limits(
@@ -42,15 +48,16 @@ class Credits:
     ) -> bool:
         """Raise what can be raised; True if anything was.
 
-        ``active``: batches under way per role; ``unreserved``: attempts whose output may have no space of its own yet.
+        ``active``: attempts under way per role; ``unreserved``: attempts whose output may have no space of its own yet.
         ``room(role, n)``: n more outputs of the role fit into the store.
         """
         raised = False
         for role in roles:
+            slots = self._together.get(role, 1) + self._prefetched
             # Space is asked for all that may still want some: granted and not here yet, here without a reservation, and
             # the one to be granted.
             awaited = unreserved.get(role, 0) + 1
-            while (free := self._unused(role)) + active.get(role, 0) < SLOTS and room(role, free + awaited):
+            while (free := self._unused(role)) + active.get(role, 0) < slots and room(role, free + awaited):
                 self._limits[role] = max(self._limits.get(role, 0), self._received[role]) + 1
                 raised = True
         return raised

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NewType
 
 from wire.errors import Code
 from wire.to_gateway import Output, PeerTried, Timings, ToGateway
-from wire.to_stage import Run, ToStage, TryPeer
+from wire.to_stage import Member, Run, ToStage, TryPeer
 from wire.types import Handle, Role
 
 JobKey = NewType("JobKey", int)
-"""Order of arrival on this server: one per ``Run``, whatever the number of its members."""
+"""Order of arrival on this server."""
 
 # --- events -----------------------------------------------------------------------------------------------------------
 
@@ -25,6 +24,11 @@ class Connected:
 @dataclass(frozen=True, slots=True)
 class Disconnected:
     """The control socket lost its peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """Nobody takes the connection; the socket goes on trying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,13 @@ class Terminate:
 @dataclass(frozen=True, slots=True)
 class Tick:
     """``StageCore.next_wakeup`` has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputsFetched:
+    """They are in host memory, and go onto the device now."""
+
+    job: JobKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +88,9 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Previewed:
-    """An intermediate picture of a member lies in the store, ready to be decoded."""
+    """An intermediate picture lies in the store, ready to be decoded."""
 
     job: JobKey
-    member: int
     index: int
     step: int
     steps: int
@@ -96,13 +106,15 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The job's thread ends; per member, its outputs lie in the store."""
+    """The job's thread ends; its outputs lie in the store."""
 
     job: JobKey
-    outputs: tuple[tuple[Output, ...], ...]
+    outputs: tuple[Output, ...]
     timings: Timings
-    prompts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    """Index of a member → tokens of its prompt, and how many of them were not read."""
+    prompt_tokens: int = 0
+    """0: not known."""
+    prompt_dropped: int = 0
+    """Of these, how many were not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +137,50 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Surrendered:
+    """The job's thread ends, as it was told to ``Surrender``."""
+
+    job: JobKey
+    step: int
+    output: Output | None
+    """What to go on from; None: nothing was begun, or there was no room for it."""
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class RolesBegun:
+    """A change of roles, or reading ahead for one, has the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolesRested:
+    """It has left the device, to come back perhaps."""
+
+
+@dataclass(frozen=True, slots=True)
 class RolesLoaded:
     roles: frozenset[Role]
     seconds: float
+    """Without waiting for the device."""
+    from_host: bool = False
+    """No weights had to be read from files."""
+    stopped: float = 0.0
+    """Seconds for which the device was stopped to swap the roles."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolesBroke:
-    """The former roles are resident again."""
+    """The former roles are resident again, or as many as could be had back."""
 
     message: str
+    roles: frozenset[Role]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAheadOver:
+    """Weights lie in host memory now, as far as there was room and nothing failed."""
+
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +195,33 @@ class Tried:
     result: PeerTried
 
 
-JobEvent = InputsHere | DeviceTaken | DeviceYielded | Stepped | Previewed | Computed | Published | Broke | Stopped
+JobEvent = (
+    InputsFetched
+    | InputsHere
+    | DeviceTaken
+    | DeviceYielded
+    | Stepped
+    | Previewed
+    | Computed
+    | Published
+    | Broke
+    | Stopped
+    | Surrendered
+)
 Event = (
     Connected
     | Disconnected
+    | Unreached
     | Denied
     | Received
     | Terminate
     | Tick
     | JobEvent
+    | RolesBegun
+    | RolesRested
     | RolesLoaded
     | RolesBroke
+    | ReadAheadOver
     | RoomFreed
     | Tried
 )
@@ -178,12 +240,25 @@ class Begin:
 
     job: JobKey
     run: Run
+    """Of one member."""
     deadline: float
+
+    @property
+    def member(self) -> Member:
+        return self.run.members[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Tell the job's thread to end; one of its last events will come."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class Surrender:
+    """Tell the job's thread to end at its next step and leave what another server needs; ``Surrendered``, or its end,
+    will come."""
 
     job: JobKey
 
@@ -197,16 +272,26 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class LoadRoles:
-    """Make these roles resident on the device thread; answered by ``RolesLoaded`` or ``RolesBroke``."""
+    """Make these roles resident beside the work of those that stay; answered by ``RolesLoaded`` or ``RolesBroke``."""
+
+    roles: frozenset[Role]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAhead:
+    """Bring these roles into host memory; answered by ``ReadAheadOver``."""
 
     roles: frozenset[Role]
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """Close the control socket with all that waits in it, and open another after ``delay`` seconds."""
+    """Close the control socket with all that waits in it, and open one to ``endpoint`` after ``delay`` seconds."""
 
     delay: float
+    endpoint: str
+    farewell: bool = False
+    """What was sent before is delivered first, behind the new connection's back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +317,8 @@ class Try:
 class Exit:
     code: int
     message: str
+    hands_over: bool = False
+    """What was sent before is delivered first, as it is with ``code`` 0."""
 
 
-Effect = Send | Begin | Stop | Drop | LoadRoles | Reconnect | Inform | Warn | Try | Exit
+Effect = Send | Begin | Stop | Surrender | Drop | LoadRoles | ReadAhead | Reconnect | Inform | Warn | Try | Exit

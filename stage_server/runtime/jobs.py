@@ -1,13 +1,10 @@
-"""The attempts on this server, from ``Run`` to the last word on each. Pure: no thread, socket or clock.
-
-A job is one ``Run``: a batch whose members have epochs of their own and may be cancelled one by one.
-"""
+"""The attempts on this server, from ``Run`` to the last word on each. Pure: no thread, socket or clock."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from stage_server.runtime.events import (
@@ -18,6 +15,7 @@ from stage_server.runtime.events import (
     DeviceYielded,
     Drop,
     Effect,
+    InputsFetched,
     InputsHere,
     JobEvent,
     JobKey,
@@ -27,9 +25,21 @@ from stage_server.runtime.events import (
     Stepped,
     Stop,
     Stopped,
+    Surrender,
+    Surrendered,
 )
 from wire.errors import Code
-from wire.to_gateway import Fetched, Paused, PreviewMade, Progress, StageCancelled, StageDone, StageFailed, Started
+from wire.to_gateway import (
+    Fetched,
+    HandedOver,
+    Paused,
+    PreviewMade,
+    Progress,
+    StageCancelled,
+    StageDone,
+    StageFailed,
+    Started,
+)
 from wire.to_stage import Run
 from wire.types import Epoch, Handle, Role
 
@@ -46,18 +56,25 @@ class State(StrEnum):
 
 
 TRANSITIONS: dict[State, dict[type[JobEvent], State]] = {
-    State.FETCHING: {InputsHere: State.READY, Broke: State.GONE},
-    State.READY: {DeviceTaken: State.RUNNING, Broke: State.GONE},
+    State.FETCHING: {
+        InputsFetched: State.FETCHING,
+        InputsHere: State.READY,
+        Broke: State.GONE,
+        Surrendered: State.GONE,
+    },
+    State.READY: {DeviceTaken: State.RUNNING, Broke: State.GONE, Surrendered: State.GONE},
     State.RUNNING: {
         Stepped: State.RUNNING,
         Previewed: State.RUNNING,
         DeviceYielded: State.PAUSED,
         Computed: State.PUBLISHING,
         Broke: State.GONE,
+        Surrendered: State.GONE,
     },
-    State.PAUSED: {DeviceTaken: State.RUNNING, Broke: State.GONE},
+    State.PAUSED: {DeviceTaken: State.RUNNING, Broke: State.GONE, Surrendered: State.GONE},
     State.PUBLISHING: {Published: State.GONE, Broke: State.GONE},
     State.STOPPING: {
+        InputsFetched: State.STOPPING,
         InputsHere: State.STOPPING,
         DeviceTaken: State.STOPPING,
         DeviceYielded: State.STOPPING,
@@ -67,6 +84,7 @@ TRANSITIONS: dict[State, dict[type[JobEvent], State]] = {
         Published: State.GONE,
         Broke: State.GONE,
         Stopped: State.GONE,
+        Surrendered: State.GONE,
     },
 }
 """A job in any state but ``STOPPING`` and ``GONE`` can be stopped."""
@@ -85,16 +103,11 @@ class LastWord(StrEnum):
 class Job:
     key: JobKey
     role: Role
-    epochs: tuple[Epoch, ...]
+    epoch: Epoch
     deadline: float
     state: State = State.FETCHING
     last_word: LastWord | None = None
     stopped_in: State | None = None
-    dropped: set[Epoch] = field(default_factory=set)
-    """Members cancelled while others of the batch go on."""
-
-    def wanted(self) -> tuple[Epoch, ...]:
-        return tuple(epoch for epoch in self.epochs if epoch not in self.dropped)
 
 
 class Jobs:
@@ -107,19 +120,12 @@ class Jobs:
 
     # --- what is here ---
 
-    def batches(self) -> Counter[Role]:
-        """Under way per role."""
-        return Counter(job.role for job in self._jobs.values())
-
-    def members(self, state: State | None = None) -> Counter[Role]:
-        """Attempts under way per role, or those of them in one state."""
-        jobs = (job for job in self._jobs.values() if state in (None, job.state))
-        return Counter(job.role for job in jobs for _ in job.epochs)
+    def under_way(self, state: State | None = None) -> Counter[Role]:
+        """Attempts per role, or those of them in one state."""
+        return Counter(job.role for job in self._jobs.values() if state in (None, job.state))
 
     def epochs(self) -> tuple[Epoch, ...]:
-        return tuple(
-            epoch for job in self._jobs.values() if job.last_word is not LastWord.ABANDONED for epoch in job.wanted()
-        )
+        return tuple(job.epoch for job in self._jobs.values() if job.last_word in (None, LastWord.DEADLINE))
 
     def handles(self) -> tuple[Handle, ...]:
         return tuple(handle for handles in self._outputs.values() for handle in handles)
@@ -136,12 +142,18 @@ class Jobs:
         self._arrivals += 1
         key = JobKey(self._arrivals)
         deadline = now + run.remaining_seconds
-        self._jobs[key] = Job(key, run.role, tuple(member.epoch for member in run.members), deadline)
+        (member,) = run.members
+        self._jobs[key] = Job(key, run.role, member.epoch, deadline)
         return [Begin(key, run, deadline)]
 
     def cancel(self, epochs: tuple[Epoch, ...]) -> list[Effect]:
         """An epoch of which nothing is here is confirmed as well: the gateway may have missed our word on it."""
         return [effect for epoch in epochs for effect in self._cancel_one(epoch)]
+
+    def hand_over(self, epochs: tuple[Epoch, ...]) -> list[Effect]:
+        """Of dit jobs. One that has been computed, or is over, needs no other server: its last word is the answer."""
+        left = [job for job in self._jobs.values() if job.epoch in epochs and job.role is Role.DIT]
+        return [Surrender(job.key) for job in left if job.state not in (State.PUBLISHING, State.STOPPING)]
 
     def release(self, handles: tuple[Handle, ...]) -> list[Effect]:
         gone = set(handles)
@@ -162,6 +174,16 @@ class Jobs:
         late = [job for job in self._jobs.values() if job.deadline <= now]
         return [effect for job in late for effect in self._stop(job, LastWord.DEADLINE)]
 
+    def give_up(self, key: JobKey, message: str) -> list[Effect]:
+        """Its thread will not end: whoever waits for it need not wait on. This server has to end now."""
+        job = self._jobs.pop(key)
+        return list(self._last_word(job, Broke(key, Code.STUCK, message, retryable=True)))
+
+    def name(self, key: JobKey) -> str:
+        """As people know it."""
+        job = self._jobs[key]
+        return f"the {job.role} job that was {job.stopped_in or job.state}"
+
     # --- what its threads report ---
 
     def on(self, event: JobEvent) -> list[Effect]:
@@ -180,24 +202,26 @@ class Jobs:
     # --- inside ---
 
     def _previewed(self, job: Job, event: Previewed) -> list[Effect]:
-        epoch, output = job.epochs[event.member], event.output
-        if job.state is State.STOPPING or epoch in job.dropped:
+        epoch, output = job.epoch, event.output
+        if job.state is State.STOPPING:
             return [Drop((output.handle,))]
         self._keep(epoch, (*self._outputs.get(epoch, ()), output.handle))
         return [Send(PreviewMade(epoch=epoch, index=event.index, step=event.step, steps=event.steps, output=output))]
 
     def _cancel_one(self, epoch: Epoch) -> list[Effect]:
-        job = next((job for job in self._jobs.values() if epoch in job.epochs), None)
+        job = next((job for job in self._jobs.values() if job.epoch == epoch), None)
         if job is None:
             return [*self._drop_outputs(epoch), Send(StageCancelled(epoch=epoch))]
-        job.dropped.add(epoch)
-        return [*self._drop_outputs(epoch), *([] if job.wanted() else self._stop(job, LastWord.CANCELLED))]
+        effects = self._stop(job, LastWord.CANCELLED)
+        if job.last_word is LastWord.DEADLINE:
+            job.last_word = LastWord.CANCELLED
+        return effects
 
     def _stop(self, job: Job, last_word: LastWord) -> list[Effect]:
         if job.state is State.STOPPING:
             return []  # the first reason stands: its last word has been decided
         job.stopped_in, job.state, job.last_word = job.state, State.STOPPING, last_word
-        return [*(drop for epoch in job.epochs for drop in self._drop_outputs(epoch)), Stop(job.key)]
+        return [*self._drop_outputs(job.epoch), Stop(job.key)]
 
     def _drop_outputs(self, epoch: Epoch) -> list[Effect]:
         """All that an attempt has left so far, previews and results."""
@@ -210,61 +234,62 @@ class Jobs:
             del self._outputs[epoch]
 
     def _last_word(self, job: Job, event: JobEvent) -> Iterator[Effect]:
+        epoch = job.epoch
         match event:
-            case Published():
-                for member, (epoch, outputs) in enumerate(zip(job.epochs, event.outputs, strict=True)):
-                    handles = tuple(output.handle for output in outputs)
-                    if job.last_word is not None or epoch in job.dropped:
-                        yield Drop(handles)
-                        yield from _unfinished(job, epoch)
-                    else:
-                        self._keep(epoch, (*self._outputs.get(epoch, ()), *handles))
-                        tokens, dropped = event.prompts.get(member, (0, 0))
-                        yield Send(
-                            StageDone(
-                                epoch=epoch,
-                                outputs=outputs,
-                                timings=event.timings,
-                                prompt_tokens=tokens,
-                                prompt_dropped=dropped,
-                            )
-                        )
+            case Published(outputs=outputs) if job.last_word is None:
+                self._keep(epoch, (*self._outputs.get(epoch, ()), *(output.handle for output in outputs)))
+                yield Send(
+                    StageDone(
+                        epoch=epoch,
+                        outputs=outputs,
+                        timings=event.timings,
+                        prompt_tokens=event.prompt_tokens,
+                        prompt_dropped=event.prompt_dropped,
+                    )
+                )
+            case Published(outputs=outputs):
+                yield Drop(tuple(output.handle for output in outputs))
+                yield from _unfinished(job)
+            case Surrendered(step=step, output=output, timings=timings) if job.last_word is None:
+                if output is not None:
+                    self._keep(epoch, (*self._outputs.get(epoch, ()), output.handle))
+                yield Send(HandedOver(epoch=epoch, step=step, output=output, timings=timings))
+            case Surrendered(output=output):
+                if output is not None:
+                    yield Drop((output.handle,))
+                yield from _unfinished(job)
             case Broke() if job.last_word is None:
-                for epoch in job.wanted():
-                    yield from self._drop_outputs(epoch)
-                    yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost, event.unreached))
-                for epoch in job.epochs:
-                    if epoch in job.dropped:
-                        yield from _unfinished(job, epoch)
+                yield from self._drop_outputs(epoch)
+                yield Send(_failure(epoch, event.code, event.message, event.retryable, event.lost, event.unreached))
             case _:
-                for epoch in job.epochs:
-                    yield from _unfinished(job, epoch)
+                yield from _unfinished(job)
 
 
 def _news(job: Job, event: JobEvent) -> Iterator[Effect]:
-    for epoch in job.wanted():
-        match event:
-            case InputsHere():
-                yield Send(Fetched(epoch=epoch))
-            case DeviceTaken():
-                yield Send(Started(epoch=epoch))
-            case DeviceYielded():
-                yield Send(Paused(epoch=epoch, step=event.step))
-            case Stepped():
-                yield Send(Progress(epoch=epoch, step=event.step, steps=event.steps, step_seconds=event.step_seconds))
-            case _:
-                pass
+    epoch = job.epoch
+    match event:
+        case InputsHere():
+            yield Send(Fetched(epoch=epoch))
+        case DeviceTaken():
+            yield Send(Started(epoch=epoch))
+        case DeviceYielded():
+            yield Send(Paused(epoch=epoch, step=event.step))
+        case Stepped():
+            yield Send(Progress(epoch=epoch, step=event.step, steps=event.steps, step_seconds=event.step_seconds))
+        case _:
+            pass
 
 
-def _unfinished(job: Job, epoch: Epoch) -> Iterator[Effect]:
-    """The last word on a member whose result is not wanted any more."""
-    if job.last_word is LastWord.ABANDONED:
-        return
-    if job.last_word is LastWord.DEADLINE and epoch not in job.dropped:
-        message = f"the deadline passed while the {job.role} job was {job.stopped_in}"
-        yield Send(_failure(epoch, Code.DEADLINE, message, retryable=False))
-    else:
-        yield Send(StageCancelled(epoch=epoch))
+def _unfinished(job: Job) -> Iterator[Effect]:
+    """The last word on a job whose result is not wanted any more."""
+    match job.last_word:
+        case LastWord.ABANDONED:
+            pass
+        case LastWord.DEADLINE:
+            message = f"the deadline passed while the {job.role} job was {job.stopped_in}"
+            yield Send(_failure(job.epoch, Code.DEADLINE, message, retryable=False))
+        case _:
+            yield Send(StageCancelled(epoch=job.epoch))
 
 
 def _failure(

@@ -1,4 +1,8 @@
-"""The control connection as this side sees it: introduce, keep alive, notice the loss, come back. Pure."""
+"""The control connection as this side sees it: introduce, keep alive, notice the loss, come back. Pure.
+
+Of several gateways it belongs to one at a time. One that is lost is dialled once more, since a broken connection need
+not be a dead gateway, and its work would be lost elsewhere; one that is silent is not.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from stage_server.runtime.events import Effect, Exit, Inform, Reconnect, Send, Warn
+from stage_server.runtime.route import Route
 from wire.to_gateway import Heartbeat, Hello
 from wire.to_stage import Refused, Welcome
 
@@ -32,20 +37,24 @@ class LinkTimes:
     """At start only: how long to look for a gateway at all."""
     first_backoff: float = 0.1
     last_backoff: float = 5.0
+    dialling: float = 2.0
+    """With several gateways: to wait for a connection to one of them …"""
+    last_round: float = 1.0
+    """… and between two rounds in which none was reached, at most."""
 
 
 class Link:
     """``hello`` and ``heartbeat`` make the messages at the moment they are sent."""
 
     def __init__(
-        self, endpoint: str, times: LinkTimes, hello: Callable[[], Hello], heartbeat: Callable[[int], Heartbeat]
+        self, route: Route, times: LinkTimes, hello: Callable[[], Hello], heartbeat: Callable[[int], Heartbeat]
     ) -> None:
         self.state = LinkState.DIALLING
         self.gateway = ""
         """Incarnation of the last gateway that welcomed us."""
         self.lost_since: float = 0.0
         """When there was last a gateway; meaningful unless welcomed."""
-        self._endpoint = endpoint
+        self._route = route
         self._times = times
         self._hello = hello
         self._heartbeat = heartbeat
@@ -59,6 +68,9 @@ class Link:
         self._next_heartbeat = 0.0
         self._next_warning = 0.0
         self._greeted = 0.0
+        self._dialled = 0.0
+        self._refusals: dict[str, str] = {}
+        """Endpoint → what its gateway said, of those that refused since there last was one."""
         self._is_denied = False
         """Somebody is there and does not let us in."""
 
@@ -69,11 +81,15 @@ class Link:
     def start(self, now: float) -> list[Effect]:
         self.lost_since = now
         self._next_warning = now + self._times.first_warning
-        return [Reconnect(0.0)]
+        return [self._dial(0.0, now)]
 
-    def denied(self) -> list[Effect]:
+    def denied(self, now: float) -> list[Effect]:
         self._is_denied = True
-        return []
+        return self.unreached(now)
+
+    def unreached(self, now: float) -> list[Effect]:
+        """Nobody is there. Where there is no other gateway, the socket itself goes on trying."""
+        return self._redial(now) if self._route.has_choice and self.state is LinkState.DIALLING else []
 
     def connected(self, now: float) -> list[Effect]:
         self._is_denied = False
@@ -92,22 +108,42 @@ class Link:
         return self._greet(now)
 
     def disconnected(self, now: float) -> list[Effect]:
-        lost = [Warn(f"the connection to the gateway at {self._endpoint} was lost")] if self._connected_to else []
-        return [*lost, *self._redial(now)]
+        if not self._connected_to:
+            return self._redial(now)
+        lost = Warn(f"the connection to the gateway at {self._route.endpoint} was lost")
+        return [lost, *self._redial(now, same=self._route.has_choice)]
+
+    def part(self, endpoint: str, now: float) -> list[Effect]:
+        """``Goodbye`` has been said: join the gateway at ``endpoint``, with nothing of the former one's."""
+        self._lose(now)
+        self.state, self.gateway, self._connected_to = LinkState.DIALLING, "", ""
+        self._route.go_to(endpoint)
+        return [
+            Inform(f"goes to the gateway at {endpoint}, as its own has asked"),
+            self._dial(0.0, now, farewell=True),
+        ]
 
     def welcome(self, message: Welcome, now: float) -> list[Effect]:
         self.state, self.gateway, self._welcome = LinkState.WELCOMED, message.gateway, message
         self._ever_welcomed = True
         self._backoff = self._times.first_backoff
+        self._route.arrived()
+        self._refusals.clear()
         self._heard = now
         self._next_heartbeat = now + message.heartbeat_seconds
         if message.gateway == self._connected_to:
             return []  # only introduced anew, for a change of roles perhaps
         self._connected_to = message.gateway
-        return [Inform(f"connected to the gateway at {self._endpoint} (incarnation {message.gateway})")]
+        return [Inform(f"connected to the gateway at {self._route.endpoint} (incarnation {message.gateway})")]
 
-    def refused(self, message: Refused) -> list[Effect]:
-        return [Exit(2, f"the gateway at {self._endpoint} refuses this server: {message.message} ({message.code})")]
+    def refused(self, message: Refused, now: float) -> list[Effect]:
+        """The end, once every gateway has refused."""
+        endpoint = self._route.endpoint
+        refusal = f"the gateway at {endpoint} refuses this server: {message.message} ({message.code})"
+        self._refusals[endpoint] = refusal
+        if all(each in self._refusals for each in self._route.order):
+            return [Exit(2, "; ".join(self._refusals.values()))]
+        return [Warn(refusal), *self._redial(now)]
 
     def heard(self, now: float) -> None:
         """Anything from the gateway proves that it lives."""
@@ -121,7 +157,8 @@ class Link:
                 return min(self._next_warning, self._greeted + self._times.greeting)
             case _:
                 give_up = self._give_up_at()
-                return self._next_warning if give_up is None else min(self._next_warning, give_up)
+                wakeups = [self._next_warning, *([] if give_up is None else [give_up])]
+                return min(wakeups if not self._route.has_choice else [*wakeups, self._dialled + self._times.dialling])
 
     def tick(self, now: float) -> list[Effect]:
         if self._welcome is not None and self.welcomed:
@@ -134,10 +171,16 @@ class Link:
             self._next_warning = now + self._times.warn_every
             is_unreached = self.state is LinkState.DIALLING and not self._is_denied
             text = f"{self._complaint()} for {now - self.lost_since:.0f} s; still trying"
-            effects.append(Warn(text, self._endpoint if is_unreached else ""))
-        if self.state is LinkState.GREETING and now >= self._greeted + self._times.greeting:
+            effects.append(Warn(text, self._route.endpoint if is_unreached else ""))
+        if self._has_waited(now):
             effects += self._redial(now)
         return effects
+
+    def _has_waited(self, now: float) -> bool:
+        """Long enough for an answer, or for a connection where there are other gateways."""
+        if self.state is LinkState.GREETING:
+            return now >= self._greeted + self._times.greeting
+        return self._route.has_choice and now >= self._dialled + self._times.dialling
 
     def _keep_alive(self, welcome: Welcome, now: float) -> list[Effect]:
         if now >= self._heard + welcome.liveness_seconds:
@@ -153,12 +196,22 @@ class Link:
         self.state, self._greeted = LinkState.GREETING, now
         return [Send(self._hello())]
 
-    def _redial(self, now: float) -> list[Effect]:
+    def _redial(self, now: float, *, same: bool = False) -> list[Effect]:
+        """The next gateway, at once unless all have been tried; or the ``same`` once more."""
         self._lose(now)
         self._connected_to = ""
         self.state = LinkState.DIALLING
-        delay, self._backoff = self._backoff, min(2 * self._backoff, self._times.last_backoff)
-        return [Reconnect(delay)]
+        if same or not self._route.advance():
+            return [self._dial(0.0, now)]
+        most = self._times.last_backoff
+        if self._route.has_choice:
+            most = min(most, self._times.last_round)
+        delay, self._backoff = min(self._backoff, most), min(2 * self._backoff, most)
+        return [self._dial(delay, now)]
+
+    def _dial(self, delay: float, now: float, *, farewell: bool = False) -> Reconnect:
+        self._dialled = now + delay
+        return Reconnect(delay, self._route.endpoint, farewell)
 
     def _lose(self, now: float) -> None:
         if self.welcomed:
@@ -174,4 +227,4 @@ class Link:
         what = "lets this server in" if self._is_denied else "is reachable"
         if self.state is LinkState.GREETING:
             what = "answers as one"
-        return f"no gateway {what} at {self._endpoint}"
+        return f"no gateway {what} at {self._route}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from time import monotonic, time_ns
 
@@ -15,12 +13,13 @@ REPORT_SECONDS = 0.5
 
 class Phase(StrEnum):
     FETCH = "fetch"
-    """Inputs, and room for the outputs."""
+    """Inputs, onto the device; and room for the outputs."""
     WAIT = "wait"
     """For the device."""
     COMPUTE = "compute"
     """Pauses included."""
     PUBLISH = "publish"
+    """What is left without the device: copies to the host, the picture's encoding."""
 
 
 class Phases:
@@ -32,19 +31,35 @@ class Phases:
         """Phase, begin and end in nanoseconds since the epoch."""
         self.paused = 0.0
         self.steps = 0
+        self._calls = 0
+        self._companions = 0
         self._seconds = dict.fromkeys(Phase, 0.0)
+        self._now: tuple[Phase, float, int] | None = None
 
-    @contextmanager
-    def during(self, phase: Phase) -> Iterator[None]:
-        began, began_ns = monotonic(), time_ns()
-        try:
-            yield
-        finally:
+    def begin(self, phase: Phase) -> None:
+        """Ends the one before."""
+        self.end()
+        self._now = phase, monotonic(), time_ns()
+
+    def end(self) -> None:
+        if self._now is not None:
+            phase, began, began_ns = self._now
             seconds = monotonic() - began
             self._seconds[phase] += seconds
             self.spans.append((phase, began_ns, began_ns + int(seconds * 1e9)))
+            self._now = None
 
-    def timings(self, members: int, peak_bytes: int) -> Timings:
+    def computed(self, company: int) -> None:
+        """One call of a heavy module, for which so many jobs had the device."""
+        self._calls += 1
+        self._companions += company
+
+    @property
+    def company(self) -> float:
+        """Jobs that computed together, this one among them, in the mean over its calls."""
+        return self._companions / self._calls if self._calls else 1.0
+
+    def timings(self, peak_bytes: int) -> Timings:
         return Timings(
             wait=self._seconds[Phase.WAIT],
             fetch=self._seconds[Phase.FETCH],
@@ -52,7 +67,7 @@ class Phases:
             publish=self._seconds[Phase.PUBLISH],
             paused=self.paused,
             steps=self.steps,
-            batch=members,
+            batch=self.company,
             peak_bytes=peak_bytes,
         )
 

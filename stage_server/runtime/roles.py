@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stage_server.runtime.events import Effect, LoadRoles, Send
+from stage_server.runtime.events import Effect, LoadRoles, ReadAhead, RolesLoaded, Send
 from wire.to_gateway import RolesFailed, RolesReady
 from wire.to_stage import AssignRoles
 from wire.types import Epoch, Role
@@ -22,10 +22,16 @@ class RoleSet:
     held: frozenset[Role]
     capable: frozenset[Role]
     pinned: bool
+    may_be_empty: bool = False
+    """Its process serves other models too, so it may hold nothing of this one."""
     draining: AssignRoles | None = None
     """Accepted; waits for the jobs of the roles that go."""
     loading: AssignRoles | None = None
-    """Given to the device."""
+    """Weights are on their way, beside the work of the roles that stay."""
+    reading: bool = False
+    """Ahead of an assignment."""
+    to_read: frozenset[Role] = frozenset()
+    """After that."""
 
     def accepting(self) -> frozenset[Role]:
         """Roles for which new work is taken."""
@@ -62,23 +68,47 @@ class RoleSet:
         self.loading = change
         return [LoadRoles(wanted)]
 
-    def loaded(self, roles: frozenset[Role], seconds: float) -> list[Effect]:
+    def loaded(self, done: RolesLoaded) -> list[Effect]:
         change, self.loading = self.loading, None
-        self.held = roles
+        self.held = done.roles
         if change is None:
             return []
-        return [Send(RolesReady(epoch=change.epoch, roles=in_order(roles), load_seconds=seconds))]
+        ready = RolesReady(
+            epoch=change.epoch,
+            roles=in_order(done.roles),
+            load_seconds=done.seconds,
+            from_host=done.from_host,
+            stopped_seconds=done.stopped,
+        )
+        return [Send(ready)]
 
-    def broke(self, message: str) -> list[Effect]:
+    def broke(self, message: str, roles: frozenset[Role]) -> list[Effect]:
         change, self.loading = self.loading, None
+        self.held = roles
         return [] if change is None else [self._failed(change.epoch, message)]
+
+    def preload(self, roles: frozenset[Role]) -> list[Effect]:
+        """The newest wish replaces one that still waits; what cannot be wished for is left out."""
+        self.to_read = frozenset() if self.pinned else roles & self.capable
+        return self._read_on()
+
+    def read_ahead(self) -> list[Effect]:
+        """The one under way is over."""
+        self.reading = False
+        return self._read_on()
+
+    def _read_on(self) -> list[Effect]:
+        if self.reading or not self.to_read:
+            return []
+        self.reading, roles, self.to_read = True, self.to_read, frozenset()
+        return [ReadAhead(roles)]
 
     def abandon(self) -> None:
         """The gateway that assigned is no more: what waits is forgotten, what loads ends unreported by epoch."""
         self.draining = None
 
     def _fault(self, wanted: frozenset[Role]) -> str:
-        if not wanted:
+        if not wanted and not self.may_be_empty:
             return "no role at all was assigned; drain or shut the server down instead"
         if self.pinned and wanted != self.held:
             return f"the server is pinned to {', '.join(in_order(self.held))}"

@@ -111,6 +111,19 @@ async def test_right_wrong_revoked_expired_and_missing(scene):
     ]
 
 
+async def test_whether_others_have_keys(scene):
+    ring = scene.ring()
+    assert not ring.has_others("alice")
+    for tenant in ("alice", "alice", "bob"):
+        await scene.create(f"sk-{len(scene.made)}", tenant)
+    await ring.refresh()
+    assert (ring.has_others("alice"), ring.has_others("bob")) == (True, True)
+    await scene.stored.revoke(scene.made[-1], scene.wall)
+    await ring.refresh()
+    assert (ring.has_others("alice"), ring.has_others("bob")) == (False, True)
+    assert scene.ring(STATIC).has_others("alice")
+
+
 async def test_changes_are_felt_at_the_next_look_of_every_gateway(scene):
     rings = scene.ring(), scene.ring()
     for ring in rings:

@@ -76,7 +76,14 @@ class Desk:
         self.decisions.note(event, actions, 1e9 + self.now)
         return actions
 
-    def join(self, name: str, *roles: Role, pinned: bool = False, capable: tuple[Role, ...] = tuple(Role)) -> ServerId:
+    def join(
+        self,
+        name: str,
+        *roles: Role,
+        pinned: bool = False,
+        capable: tuple[Role, ...] = tuple(Role),
+        device: str = "",
+    ) -> ServerId:
         spec = ServerSpec(
             id=ServerId(f"{name}/i1"),
             name=name,
@@ -87,6 +94,7 @@ class Desk:
             memory_bytes=1000,
             pinned=pinned,
             target=Target.of("m", "cpu-1", "float32"),
+            device=device,
         )
         self.tell(ev.ServerJoined(spec, dict.fromkeys(Role, 10)))
         return spec.id

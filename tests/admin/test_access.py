@@ -7,7 +7,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from gateway.settings import InvalidSettings, Settings, load_settings
+from gateway.given_settings import load_settings
+from gateway.settings import InvalidSettings, Settings
 
 Connect = Callable[..., httpx.AsyncClient]
 
@@ -18,6 +19,8 @@ PATHS = [
     ("POST", "/admin/servers/a/pin"),
     ("POST", "/admin/servers/a/roles"),
     ("POST", "/admin/servers/a/drain"),
+    ("GET", "/admin/scaling"),
+    ("POST", "/admin/servers/a/loss"),
 ]
 
 

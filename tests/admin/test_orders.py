@@ -45,6 +45,16 @@ async def test_roles_that_are_held_or_on_their_way_are_not_ordered_again(desk: A
     assert desk.switching(b) == epoch
 
 
+async def test_only_a_server_that_shares_its_device_may_hold_nothing(desk: Any, admin: httpx.AsyncClient) -> None:
+    desk.join("a", *Role)
+    desk.join("b", *Role)
+    assert "must hold a role" in (await order(admin, "b", "roles", roles=[]))[1]["message"]
+    desk.join("c", *Role, device="c/1")
+    desk.join("c.2", *Role, device="c/1")
+    status, told = await order(admin, "c", "roles", roles=[])
+    assert (status, told["switching_to"], told["shares_device_with"]) == (202, [], ["c.2"])
+
+
 async def test_the_last_holder_keeps_its_role(desk: Any, admin: httpx.AsyncClient) -> None:
     desk.join("a", Role.ENCODER, Role.DIT)
     desk.join("b", Role.DECODER)
@@ -104,7 +114,7 @@ async def test_a_server_that_is_not_there(desk: Any, admin: httpx.AsyncClient) -
 
 @pytest.mark.parametrize(
     ("body", "param"),
-    [({}, "roles"), ({"roles": []}, "roles"), ({"roles": ["painter"]}, "roles.0"), ({"roles": ["dit"], "x": 1}, "x")],
+    [({}, "roles"), ({"roles": ["painter"]}, "roles.0"), ({"roles": ["dit"], "x": 1}, "x")],
 )
 async def test_bodies_that_make_no_sense(desk: Any, admin: httpx.AsyncClient, body: object, param: str) -> None:
     desk.join("a", *Role)

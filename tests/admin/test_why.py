@@ -29,7 +29,7 @@ async def test_the_story_of_a_request(desk: Any, admin: httpx.AsyncClient) -> No
     admitted, first, second = told["decisions"]
     assert admitted["reason"].startswith("predicted ")
     assert admitted["event"]["request"] == "req_1"
-    assert (first["server"], second["server"], second["members"]) == ("a/i1", "b/i1", ["req_1/encoder"])
+    assert (first["server"], second["server"], second["job"]) == ("a/i1", "b/i1", "req_1/encoder")
     assert [first["cause"] < second["cause"], first["at"] < second["at"]] == [True, True]
     assert [(job["job"], job["state"], job["server"]) for job in told["jobs"]] == [
         ("req_1/encoder", "fetching", "b"),

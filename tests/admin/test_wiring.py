@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.given_settings import load_settings
 from gateway.service.interfaces import BACKGROUND
-from gateway.settings import InvalidSettings, Settings, load_settings
+from gateway.settings import InvalidSettings, Settings
 from gateway.shell.assembly import BACKGROUND_SHARE, elastic_settings, policies
 from scheduler.cost.profile import bundled
 from scheduler.cost.work import Target
@@ -24,7 +25,6 @@ def test_every_setting_of_the_scheduler_arrives() -> None:
             tenant_shares={"a": 2.0},
             max_waiting_requests=7,
             max_batch=1,
-            batch_seeded=True,
             preemption=False,
             elastic_roles=False,
             exclusive_roles=True,
@@ -34,7 +34,7 @@ def test_every_setting_of_the_scheduler_arrives() -> None:
     )
     assert (chosen.ordering, chosen.max_requests) == (Ordering.FIRST_COME, 7)
     assert chosen.tenant_shares == {"a": 2.0, BACKGROUND: BACKGROUND_SHARE}
-    assert (chosen.max_batch, chosen.batch_seeded, chosen.preemption, chosen.elastic_roles) == (1, True, False, False)
+    assert (chosen.max_batch, chosen.preemption, chosen.elastic_roles) == (1, False, False)
     assert (chosen.roles.exclusive, chosen.roles.interval_seconds, chosen.roles.dwell_seconds) == (True, 0.5, 3.0)
 
 

@@ -38,4 +38,5 @@ def test_headers_say_only_what_is_known():
     assert answer.headers(Finished((b"",), ()), GENERATION, with_stages=True) == {
         "x-seed": "9",
         "x-seeds": "9,10",
+        "x-batching": "exact",
     }

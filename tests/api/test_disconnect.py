@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from starlette.requests import ClientDisconnect
@@ -80,4 +81,42 @@ async def test_no_task_is_left(connection):
 
     before = asyncio.all_tasks()
     await while_connected(connection.receive, work())
+    await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+async def test_the_request_goes_on_as_any_task_after_its_client_has_left(connection):
+    connection.messages.put_nowait("http.disconnect")
+    with pytest.raises(ClientDisconnect):
+        await while_connected(connection.receive, asyncio.Event().wait())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+
+async def test_work_that_ends_all_the_same_gives_its_result(connection):
+    async def work() -> int:
+        connection.messages.put_nowait("http.disconnect")
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return 5
+
+    assert await while_connected(connection.receive, work()) == 5
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_request_that_is_cancelled_as_its_client_leaves_is_cancelled(connection):
+    async def work() -> None:
+        connection.messages.put_nowait("http.disconnect")
+        await asyncio.Event().wait()
+
+    request = asyncio.create_task(while_connected(connection.receive, work()))
+    connection.messages.put_nowait("http.request")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    request.cancel()
+    with pytest.raises((asyncio.CancelledError, ClientDisconnect)):
+        await request
+    assert request.cancelled()

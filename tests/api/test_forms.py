@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
@@ -235,7 +235,6 @@ def cut(raw: bytes, places: list[int]) -> list[bytes]:
 
 @given(st.lists(FIELDS, max_size=3), st.lists(st.integers(0, 1000), max_size=8))
 @example([("image", b"\r\n--X\r\n--", True)], [60, 61, 62, 63, 64])
-@settings(deadline=None)
 def test_every_form_is_read_however_it_is_cut(runner, parts, places):
     parts = [(name, data if is_file else data.hex().encode(), is_file) for name, data, is_file in parts]
     raw = body(*(part(name, data, "x" if is_file else None) for name, data, is_file in parts if b"--XX" not in data))
@@ -254,7 +253,6 @@ HEADS = [b'Content-Disposition: form-data; name="a"', b'; filename="b"', b"Conte
 
 
 @given(st.lists(st.sampled_from(PIECES + HEADS) | st.binary(max_size=6), max_size=30), st.lists(st.integers(0, 3000)))
-@settings(deadline=None)
 def test_whatever_comes_is_a_form_or_refused(runner, pieces, places):
     reader = FormReader(Room(1 << 20))
     statuses = set()

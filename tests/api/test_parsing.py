@@ -32,7 +32,7 @@ def attempt(call: Callable[[], Result]) -> Result | ApiError:
         return error
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(FIELDS, VALUES, max_size=4))
 def test_any_object(fields):
     outcome = attempt(lambda: parse(GenerationBody, json.dumps({"prompt": "x", **fields}).encode()))
@@ -44,14 +44,14 @@ def test_any_object(fields):
         assert outcome.prompt
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=64))
 def test_any_bytes(raw):
     with pytest.raises(ApiError):
         parse(GenerationBody, raw)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.none(), st.text(max_size=9), st.from_regex(r"\A[0-9]{1,4}x[0-9]{1,4}\Z")))
 def test_any_size(text):
     outcome = attempt(lambda: RULES.choose(text, None, None))

@@ -7,7 +7,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Router
 
 from gateway.api.proxies import Proxies
-from gateway.settings import InvalidSettings, load_settings
+from gateway.given_settings import load_settings
+from gateway.settings import InvalidSettings
 
 OURS = ("10.0.0.0/8", "::1/128")
 CLIENT = "203.0.113.9"

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from gateway.settings import InvalidSettings, load_settings
+from gateway.given_settings import load_settings
+from gateway.settings import InvalidSettings
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +47,7 @@ def test_the_environment_is_read_and_the_command_line_wins(monkeypatch):
         ("DATA_ADVERTISE", "tcp://host"),
         ("PUBLIC_URL", "images.example"),
         ("LOG_LEVEL", "loud"),
+        ("API_KEYS", ""),  # never taken for no keys
         ("API_KEYS", '{"alice": ""}'),
         ("API_KEYS", '{"alice": "sk-secret", "bob": 5}'),
         ("API_KEYS", '{"~batches": "sk-secret"}'),

@@ -105,9 +105,8 @@ class Impostor:
     async def hand_out(self) -> None:
         while True:
             peer, *frames = await self._data.recv_multipart()
-            await self._data.send_multipart(
-                [peer, *serve(frames, self.store.get, f"{self.hello.name}/{self.hello.incarnation}")]
-            )
+            for answer in serve(frames, self.store.get, f"{self.hello.name}/{self.hello.incarnation}"):
+                await self._data.send_multipart([peer, *answer])
 
     def close(self) -> None:
         self._control.close(linger=0)
@@ -126,10 +125,10 @@ def honest(server: Impostor, run: Run, member: Member) -> list[ToGateway]:
 
 
 class Checked(Scheduler):
-    def handle(self, event: Any, now: float) -> Any:
-        actions = super().handle(event, now)
+    def handle_together(self, events: Any, now: float) -> Any:
+        told = super().handle_together(events, now)
         check(self.view)
-        return actions
+        return told
 
 
 class Siege:
@@ -169,7 +168,9 @@ class Siege:
 @pytest.fixture
 async def siege(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Siege]:
     monkeypatch.setattr(gateway.shell.assembly, "Scheduler", Checked)
-    running = Gateway(Settings(control_bind="tcp://127.0.0.1:*", heartbeat_seconds=5, liveness_seconds=60))
+    running = Gateway(
+        Settings(control_bind="tcp://127.0.0.1:*", heartbeat_seconds=5, liveness_seconds=60, embedding_cache_bytes=0)
+    )
     task = asyncio.create_task(running.run(), name="gateway")
     async with AsyncExitStack() as stack:
         besieged = Siege(running, task, stack)

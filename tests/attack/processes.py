@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.databases import prepared
+
 PATIENCE = 30.0
 
 
 @contextmanager
 def process(log: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
-    clean["DISAGFUSION_STATE_DIR"] = str(log.parent / "state")
+    clean["DISAGFUSION_STATE_DIR"] = str(prepared(log.parent / "state"))
     with log.open("wb") as output:
         started = subprocess.Popen(
             [sys.executable, "-m", *arguments], env=clean | environment, stdout=output, stderr=output

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from stage_server.engine.emulated import prompt_digest
+from stage_server.engine.emulated_values import prompt_digest
 from tests.attack.processes import PATIENCE, found, process
 
 CLIENTS = 200
@@ -139,6 +139,7 @@ async def converse(client: Client, kind: Kind, stay: float | None) -> str:
 def gateway(tmp_path: Path) -> Iterator[psutil.Process]:
     with ExitStack() as stack:
         settings = {"DISAGFUSION_ADMIN_KEY": ADMIN["Authorization"].removeprefix("Bearer ")}
+        settings["DISAGFUSION_EMBEDDING_CACHE_BYTES"] = "0"  # in the end no store may have a byte
         arguments = ("gateway", "--port", "0", "--control-bind", "tcp://127.0.0.1:*")
         yield psutil.Process(stack.enter_context(process(tmp_path / "gateway.log", *arguments, **settings)).pid)
 

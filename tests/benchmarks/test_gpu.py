@@ -30,7 +30,7 @@ def test_every_part_of_both_models(device: str, tmp_path: Path) -> None:
     assert status == 0, (tmp_path / "results.md").read_text()
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     done = {(r["model"], r["part"], r["role"]) for r in records if r["seconds"] > 0}
-    roles = {"stages": Role, "load": Role, "batches": Role, "overlap": (Role.DIT, Role.DECODER)}
+    roles = {"stages": Role, "load": Role, "batches": Role, "moves": Role, "overlap": (Role.DIT, Role.DECODER)}
     assert done == {
         (model, part, role) for model in ("Z-Image-Turbo", "FLUX.1-dev") for part in roles for role in roles[part]
     }
@@ -46,7 +46,7 @@ def test_every_part_of_both_models(device: str, tmp_path: Path) -> None:
 def test_a_part_for_which_no_time_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tiny", "--device", "cpu", "--models", "flux", "--seconds", "1", "--output", str(tmp_path)]) == 0
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [record["part"] for record in records if "skipped" in record] == ["stages", "batches", "overlap"]
+    assert [record["part"] for record in records if "skipped" in record] == ["stages", "batches", "overlap", "moves"]
     assert "- batches of FLUX.1-dev: " in capsys.readouterr().out
 
 

@@ -28,6 +28,13 @@ from tests.picture_service import KEY, MODEL
 CLIENT_SECONDS = 600.0
 IDLE_SECONDS = 60.0
 
+KEYS = {
+    "one_model_key": ("--models", SEVERAL),
+    "one_picture_key": ("--images-per-minute", "1"),
+    "spent_key": ("--device-seconds-per-month", "0.001"),
+}
+"""Keys that every client gets new, by their limits: the last pays for one picture, and not for a second."""
+
 PAGE = Path("docs/results/clients.md")
 
 
@@ -96,6 +103,7 @@ class Suite:
             "several": SEVERAL,
             "prompt": "a large red circle in the center on a white background",
             **{name: self.door.url(name) for name in DOORS},
+            **{name: self.service.new_key(*limits) for name, limits in KEYS.items()},
             **_draw_inputs(self.folder),
         }
         path = self.folder / "setup.json"

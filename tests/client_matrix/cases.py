@@ -117,6 +117,42 @@ def came_back(saw: Saw) -> None:
     drawn()(saw)
 
 
+def then_refused(judge: Judge) -> Judge:
+    """A picture within the key's limit, and the error of the request that goes beyond it."""
+
+    def both(saw: Saw) -> None:
+        drawn()(saw)
+        judge(saw)
+
+    return both
+
+
+def done_later(saw: Saw) -> None:
+    """A job that was posted, asked for until it had ended, and deleted."""
+    told = saw.told
+    expect(str(told["id"]).startswith("job_"), f"the id is {told['id']!r}")
+    expect(told["posted"] == "queued", f"the job was {told['posted']!r} when it was posted")
+    expect(told["ended"] == "completed", f"the job ended {told['ended']!r}")
+    drawn()(saw)
+    expect(told.get("deleted", True) is True, "the job is not deleted")
+    expect(told.get("afterwards", 404) == 404, f"a deleted job answers {told.get('afterwards')}")
+
+
+def done_by_the_line(saw: Saw) -> None:
+    """A batch of two good lines and a bad one."""
+    told = saw.told
+    expect(told["ended"] == "completed", f"the batch ended {told['ended']!r}")
+    expect(told["counts"] == [2, 1], f"{told['counts']} lines completed and failed instead of [2, 1]")
+    drawn(2, "b64")(saw)
+    expect(told["errors"] == {"bad": "invalid_value"}, f"the error file says {told['errors']}")
+
+
+def done_once(saw: Saw) -> None:
+    """Two requests without a seed, with one Idempotency-Key."""
+    first, again = saw.pictures()
+    expect(first == again, "the second request with the key gave another picture")
+
+
 def listed(saw: Saw) -> None:
     missing = {MODEL, *ALIASES} - set(saw.told["models"])
     expect(not missing, f"the list lacks {sorted(missing)}")
@@ -143,6 +179,7 @@ def gone(saw: Saw) -> None:
 
 
 BAD = "invalid_request_error"
+LIMIT, QUOTA = "rate_limit_error", "insufficient_quota"
 
 CASES: Sequence[Case] = (
     Case("generate", "a picture", drawn()),
@@ -158,9 +195,15 @@ CASES: Sequence[Case] = (
     Case("edit_stream", "edit stream", streamed("image_edit")),
     Case("models", "models", listed),
     Case("files", "files", kept),
+    Case("job", "a job", done_later),
+    Case("batch", "a batch", done_by_the_line),
+    Case("once", "Idempotency-Key twice", done_once),
     Case("bad_parameter", "bad parameter", refused(400, BAD, "invalid_value", "size")),
     Case("unknown_model", "unknown model", refused(404, BAD, "model_not_found", "model")),
     Case("wrong_key", "wrong key", refused(401, BAD, "invalid_api_key", None)),
+    Case("not_allowed", "key of another model", refused(403, BAD, "model_not_allowed", "model")),
+    Case("over_limit", "its limit reached", then_refused(refused(429, LIMIT, "rate_limit_exceeded", None))),
+    Case("budget", "its budget used up", then_refused(refused(429, QUOTA, QUOTA, None, counted=True))),
     Case("full", "503 then served", came_back),
     Case("limited", "429 then served", came_back),
     Case(

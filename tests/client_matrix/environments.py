@@ -29,13 +29,19 @@ class Client:
     npm: Mapping[str, str]
     node: str
     """Version of Node, for drivers in JavaScript."""
+    program: str = ""
+    """Of this machine, without which there is no such client."""
 
     @property
     def versions(self) -> str:
+        if self.program:
+            return f"{self.program} of the machine"
         return ", ".join((*self.pip, *(f"{package}@{version}" for package, version in self.npm.items())))
 
     def command(self) -> tuple[str, ...]:
         """What runs the driver, set up if it is not yet. Raises ``NotInstalled``."""
+        if self.program and shutil.which(self.program) is None:
+            raise NotInstalled(f"there is no {self.program} on this machine")
         if self.npm:
             node = _npm_folder({"node": self.node}, CACHE / "node") / "node_modules/.bin/node"
             driver = _npm_folder(self.npm, CACHE / _slug(self.name)) / self.driver.name
@@ -49,7 +55,14 @@ class Client:
 def read_clients() -> list[Client]:
     defined = tomllib.loads((HERE / "clients.toml").read_text())
     return [
-        Client(name, HERE / "drivers" / of["driver"], tuple(of.get("pip", ())), of.get("npm", {}), defined["node"])
+        Client(
+            name,
+            HERE / "drivers" / of["driver"],
+            tuple(of.get("pip", ())),
+            of.get("npm", {}),
+            defined["node"],
+            of.get("program", ""),
+        )
         for name, of in defined["clients"].items()
     ]
 

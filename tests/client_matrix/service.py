@@ -37,6 +37,10 @@ class Service:
     def url(self) -> str:
         return self.running.url
 
+    def new_key(self, *limits: str) -> str:
+        """Of the tenant of all other keys, so that it finds the same files; counts when it is returned."""
+        return self.running.new_key("pictures", *limits)
+
     def log_size(self) -> int:
         return self.running.log("gateway").stat().st_size
 
@@ -86,8 +90,10 @@ LIMITED = ApiError(
     kind="rate_limit_error",
     headers={"retry-after": "1", "retry-after-ms": "1000"},
 )
-DOORS = {"full": (FULL, 1), "limited": (LIMITED, 1), "gives_up": (FULL, 1_000)}
+DOORS = {"full": (FULL, 1), "limited": (LIMITED, 1), "gives_up": (FULL, 1_000), "budget": (FULL, 0)}
 """First part of the path → what is answered, and how often before requests are let through."""
+ON_RETRIES = ("retry-after", "retry-after-ms", "x-should-retry")
+"""Headers of the gateway's answers that tell clients whether to try again."""
 
 
 class BusyDoor(ThreadingHTTPServer):
@@ -127,7 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
             name: self.headers[name] for name in ("authorization", "api-key", "content-type") if self.headers[name]
         }
         answer = httpx.post(f"{self.server.behind}/{path}", content=body, headers=headers, timeout=120)
-        self._answer(answer.status_code, answer.content, {})
+        on_retries = {name: answer.headers[name] for name in ON_RETRIES if name in answer.headers}
+        self._answer(answer.status_code, answer.content, on_retries)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -15,6 +15,8 @@ from tests.client_matrix.environments import read_clients
 from tests.client_matrix.table import Cell, Column, Verdict, failures, page
 
 JUDGES = {case.name: case.judge for case in CASES}
+SPENT = {"status": 429, "type": "insufficient_quota", "code": "insufficient_quota", "message": "Used up."}
+BAD_LINE = {"bad": "invalid_value"}
 FULL = {"status": 503, "type": "service_unavailable_error", "code": "server_is_overloaded", "message": "Full."}
 
 
@@ -37,6 +39,10 @@ def drawn(*colours: str, size: tuple[int, int] = DEFAULT_SIZE, kind: str = "PNG"
         ("stream", {"events": ["image_generation.completed"], "pictures": drawn("red")}),
         ("bad_parameter", {"error": {"status": 400, "param": "size", "message": "Invalid."}}),
         ("files", {"id": "file-1", "sent": 3, "bytes": 3, "listed": True, "deleted": True}),
+        ("job", {"id": "job_1", "posted": "queued", "ended": "completed", "pictures": drawn("red")}),
+        ("batch", {"ended": "completed", "counts": [2, 1], "errors": BAD_LINE, "pictures": drawn("red", "blue")}),
+        ("once", {"pictures": drawn("red", "red")}),
+        ("budget", {"error": SPENT, "tries": 0, "pictures": drawn("red")}),
     ],
 )
 def test_what_is_right_passes(case, told):
@@ -60,6 +66,13 @@ def test_what_is_right_passes(case, told):
         ("bad_parameter", {"error": {"status": 400, "code": "invalid_type", "message": "Invalid."}}, "invalid_type"),
         ("models", {"models": ["tiny-shapes"]}, "gpt-image-1"),
         ("files", {"id": "file-1", "sent": 3, "listed": False}, "lacks"),
+        ("job", {"id": "job_1", "posted": "queued", "ended": "failed", "pictures": []}, "ended 'failed'"),
+        ("batch", {"ended": "completed", "counts": [3, 0], "errors": {}, "pictures": []}, "[3, 0]"),
+        ("batch", {"ended": "completed", "counts": [2, 1], "errors": {}, "pictures": drawn("red", "blue")}, "says {}"),
+        ("once", {"pictures": drawn("red", "blue")}, "another picture"),
+        ("over_limit", {"pictures": drawn("red")}, "no error"),
+        ("over_limit", {"pictures": [], "error": SPENT}, "0 pictures"),
+        ("budget", {"error": SPENT, "tries": 2, "pictures": drawn("red")}, "0 tries instead of 2"),
         ("full", {"pictures": drawn("red")}, "0 tries"),
         ("gives_up", {"error": FULL, "tries": 2}, "0 tries instead of 2"),
         ("abort", {"error": FULL}, "did not give up"),
@@ -74,16 +87,18 @@ def test_what_is_wrong_is_named(case, told, complaint):
 
 def test_the_busy_door_refuses_as_the_gateway_does_then_lets_through(monkeypatch):
     def behind(url, **request):
-        return httpx.Response(200, json={"url": url, "body": request["content"].decode()})
+        body = {"url": url, "body": request["content"].decode()}
+        return httpx.Response(200, json=body, headers={"x-should-retry": "false"})
 
     with service.busy_door("http://gateway.test") as door:
         first = httpx.post(f"{door.url('full')}/images/generations", content=b"{}")
         monkeypatch.setattr(service.httpx, "post", behind)
         with httpx.Client() as client:
             second = client.request("POST", f"{door.url('full')}/images/generations", content=b"{}")
-        assert door.tries == {"full": 2, "limited": 0, "gives_up": 0}
+        assert door.tries == {"full": 2, "limited": 0, "gives_up": 0, "budget": 0}
     assert (first.status_code, first.json()["error"]["code"]) == (503, "server_is_overloaded")
     assert (first.headers["retry-after"], first.headers["retry-after-ms"]) == ("1", "1000")
+    assert second.headers["x-should-retry"] == "false"
     assert second.json() == {"url": "http://gateway.test/v1/images/generations", "body": "{}"}
 
 

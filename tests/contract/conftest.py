@@ -20,6 +20,7 @@ from PIL import Image
 
 from gateway.api.app import create_app
 from gateway.database.database import Database
+from gateway.decoding.decoders import Decoders
 from gateway.service.interfaces import (
     UNCOUNTED,
     Admitted,
@@ -37,7 +38,8 @@ from gateway.service.interfaces import (
 )
 from gateway.settings import Settings
 from tests.contract.metered import Metered
-from wire.params import ImageParams, ModelInfo, Workflow
+from tests.databases import prepared
+from wire.params import Adapter, ImageParams, ModelInfo, Workflow
 from wire.types import Role
 
 ALL_INPUTS = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "max_sequence_length")
@@ -61,10 +63,12 @@ def _model(name: str, workflows: tuple[Workflow, ...], **rules: object) -> Model
     )
 
 
+LORAS = (Adapter("style", "0a", (Role.DIT,)), Adapter("ink-2.1", "0b", (Role.ENCODER, Role.DIT)))
+
 MODELS = (
-    _model("tiny", (Workflow("text2image", ALL_INPUTS),)),
+    _model("tiny", (Workflow("text2image", ALL_INPUTS),), adapters=LORAS),
     _model("org/plain", (Workflow("text2image", ("prompt", "num_inference_steps")),), max_pixels=256 * 256),
-    _model("editor", EDIT_WORKFLOWS, default_steps=8),
+    _model("editor", EDIT_WORKFLOWS, default_steps=8, adapters=LORAS[:1]),
     _model("instructor", (Workflow("image_conditioned", ("prompt", "image"), max_images=4),), max_pixels=512 * 512),
 )
 
@@ -177,16 +181,24 @@ def settings() -> Settings:
     )
 
 
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[Decoders]:
+    """Of all tests: they belong to no event loop."""
+    shared = Decoders(Settings().max_image_pixels)
+    yield shared
+    shared.close()
+
+
 Connect = Callable[..., httpx.AsyncClient]
 
 
 @pytest.fixture
-async def connect(service: FakeService, settings: Settings) -> AsyncIterator[Connect]:
+async def connect(service: FakeService, settings: Settings, decoders: Decoders) -> AsyncIterator[Connect]:
     """Opens clients of an app with the given changes to the settings."""
     clients = []
 
     def open_client(**changes: object) -> httpx.AsyncClient:
-        app = create_app(service, settings.model_copy(update=changes))
+        app = create_app(service, settings.model_copy(update=changes), decoders=decoders)
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test")
         clients.append(client)
         return client
@@ -202,9 +214,9 @@ def client(connect: Connect) -> httpx.AsyncClient:
 
 
 @pytest.fixture
-def live(service: FakeService, settings: Settings) -> Iterator[str]:
+def live(service: FakeService, settings: Settings, decoders: Decoders) -> Iterator[str]:
     """Base url of a real server."""
-    with _served(create_app(service, settings)) as url:
+    with _served(create_app(service, settings, decoders=decoders)) as url:
         yield url
 
 
@@ -218,7 +230,7 @@ def live_with_jobs(
     service: FakeService, settings: Settings, settings_changes: dict[str, object], tmp_path: Path
 ) -> Iterator[str]:
     """The same with a database, and all that runs beside it."""
-    settings = Settings(**settings.model_dump() | {"state_dir": tmp_path} | settings_changes)
+    settings = Settings(**settings.model_dump() | {"state_dir": prepared(tmp_path)} | settings_changes)
     database = Database(settings)
 
     @asynccontextmanager
@@ -249,7 +261,7 @@ def _served(app: FastAPI) -> Iterator[str]:
 
 @pytest.fixture
 async def metered(service, settings, tmp_path) -> AsyncIterator[Metered]:
-    database = Database(settings.model_copy(update={"state_dir": tmp_path}))
+    database = Database(settings.model_copy(update={"state_dir": prepared(tmp_path)}))
     await database.open()
     metered = Metered(service, settings, database, tmp_path)
     yield metered

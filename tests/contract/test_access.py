@@ -96,9 +96,30 @@ async def test_models_and_aliases(client):
         *("gpt-image-1", "dall-e-3"),
     ]
     for model in listing["data"]:
-        assert list(model) == ["id", "object", "created", "owned_by"]
+        assert list(model) == ["id", "object", "created", "owned_by", "loras", "default", "abilities"]
         assert isinstance(model["created"], int)
         assert (await client.get(f"/v1/models/{model['id']}")).json() == model
+
+
+async def test_what_requests_may_ask_of_a_model(client):
+    told = {model["id"]: model["abilities"] for model in (await client.get("/v1/models")).json()["data"]}
+    assert told["tiny"]["size"]["default"] == "64x64"
+    assert told["tiny"]["generate"]["parameters"] == [
+        *("negative_prompt", "num_inference_steps", "guidance_scale", "max_sequence_length")
+    ]
+    assert (told["org/plain"]["edit"], told["org/plain"]["edit_with_mask"]) == (None, None)
+    assert told["editor"]["edit"]["default_strength"] == 0.8
+    assert told["editor"]["edit_with_mask"]["max_images"] == 1
+    assert told["instructor"]["edit"]["max_images"] > 1
+    assert "default_strength" not in told["instructor"]["edit"]
+    assert told["gpt-image-1"] == told["tiny"]
+
+
+async def test_the_model_of_requests_that_name_none(client, connect):
+    listing = (await client.get("/v1/models")).json()["data"]
+    assert [model["id"] for model in listing if model["default"]] == ["tiny"]
+    listing = (await connect(default_model="gpt-image-1").get("/v1/models")).json()["data"]
+    assert [model["id"] for model in listing if model["default"]] == ["gpt-image-1"]
 
 
 async def test_one_model(client):

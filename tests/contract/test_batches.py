@@ -89,6 +89,41 @@ def test_a_batch_from_its_file_to_its_output(sdk, service):
     assert {request.tenant for request in service.requests[:-1]} == {BACKGROUND}
 
 
+def test_a_misspelt_model_fails_at_once_and_names_those_there_are(sdk):
+    batch = start(sdk, line("good"), line("bad", model="tyni"))
+    done = ended(sdk, batch.id)
+    assert (done.request_counts.completed, done.request_counts.failed) == (1, 1)
+    (bad,) = read(sdk, done.error_file_id)
+    assert (bad["custom_id"], bad["response"]["status_code"]) == ("bad", 404)
+    error = bad["response"]["body"]["error"]
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert error["message"].startswith("The model 'tyni' does not exist. There are: tiny, org/plain, editor,")
+
+
+def test_a_file_that_begins_with_a_byte_order_mark(sdk):
+    done = ended(sdk, start(sdk, b"\xef\xbb\xbf" + json.dumps(line("first")).encode(), line("second")).id)
+    assert (done.status, done.request_counts.completed) == ("completed", 2)
+
+
+def test_a_model_whose_servers_are_away_is_waited_for(sdk, service):
+    """It was served when the batch was read."""
+    service.hang = True
+    everything = service.served
+    batch = start(sdk, *(line(f"line {number}", model="org/plain") for number in range(20)))
+    limit = time.monotonic() + PATIENCE
+    while len(service.requests) < 16:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    service.served = everything[:1]
+    service.hang = False
+    service.resume()
+    while (counts := sdk.batches.retrieve(batch.id).request_counts).completed < 16:
+        assert time.monotonic() < limit, counts
+        time.sleep(0.05)
+    assert counts.failed == 0
+    assert sdk.batches.retrieve(batch.id).status == "in_progress"
+
+
 def test_a_batch_of_edits(sdk, service):
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(picture, "PNG")

@@ -42,7 +42,7 @@ def test_a_load_of_whole_answers_and_streams(live, service, capsys: pytest.Captu
     found = json.loads(capsys.readouterr().out)["summary"]
     assert found["succeeded"] == found["prediction"]["requests"] == 12
     assert found["first_partial_seconds"]["p50"] > 0
-    assert {request.seeded for request in service.requests} == {True, False}
+    assert {request.exact for request in service.requests} == {True, False}
 
 
 def test_a_job_from_its_post_to_its_picture(live_with_jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

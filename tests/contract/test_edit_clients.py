@@ -95,7 +95,7 @@ def test_errors_through_the_sdk(sdk):
     )
     with pytest.raises(openai.BadRequestError) as nested:
         sdk.images.edit(model="editor", image=PNG, prompt="x", extra_body={"lora": [{"path": "a", "scale": 0.5}]})
-    assert (nested.value.code, nested.value.param) == ("unsupported_parameter", "lora")
+    assert (nested.value.code, nested.value.param) == ("unknown_parameter", "lora[][path]")
     with pytest.raises(openai.NotFoundError) as gone:
         sdk.images.create_variation(image=PNG)
     assert gone.value.code == "unknown_url"

@@ -304,8 +304,9 @@ async def test_texts_become_truth(client, text):
         ({"strength": "0.5", "input_fidelity": "high"}, "invalid_value", "input_fidelity"),
         ({"strength": "0.1"}, "invalid_value", "strength"),  # of 8 steps
         ({"input_fidelity": "middle"}, "invalid_value", "input_fidelity"),
-        ({"lora[][path]": "a"}, "unsupported_parameter", "lora"),
-        ({"lora[][path]": ["a", "b"], "lora[][scale]": "1"}, "unsupported_parameter", "lora"),
+        ({"lora[][path]": "a"}, "unknown_parameter", "lora[][path]"),
+        ({"lora[][name]": ["a", "b"], "lora[][scale]": "1"}, "invalid_value", "lora"),
+        ({"lora": "nobody"}, "invalid_value", "lora"),
         ({"markup": "a"}, "unsupported_parameter", "markup"),
         ({"foo": "a"}, "unknown_parameter", "foo"),
         ({"foo[bar]": "a"}, "unknown_parameter", "foo[bar]"),
@@ -524,7 +525,16 @@ async def test_links_lead_to_public_addresses_only(client, service, url):
 # --- whatever comes ---------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(
-    [*sorted(EditBody.field_names()), *sorted(NOT_SERVED), "image", "image[]", "mask", "image_url", "lora[]"]
+    [
+        *sorted(EditBody.field_names()),
+        *sorted(NOT_SERVED),
+        "image",
+        "image[]",
+        "mask",
+        "image_url",
+        "lora[]",
+        "lora[][scale]",
+    ]
 )
 TEXTS = st.sampled_from(
     ["", "None", "1", "2.0", "-1", "1e999", "true", "auto", "64x64", "\0", data_url(PNG), "http://["]
@@ -542,14 +552,14 @@ JSON_NAMES = st.sampled_from(["images", "mask", "reference_images", "image_url",
 
 
 @given(st.lists(PARTS, max_size=5), st.booleans())
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_no_form_is_our_fault(client, parts, complete):
     response = await client.post(URL, files=[*([FILE, ("prompt", (None, "x"))] if complete else []), *parts])
     assert response.status_code < 500, response.text
 
 
 @given(st.dictionaries(JSON_NAMES, VALUES, max_size=4))
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_no_json_is_our_fault(client, body):
     raw = json.dumps(EDITOR | {"image_url": data_url(PNG)} | body)
     response = await client.post(URL, content=raw, headers={"content-type": "application/json"})

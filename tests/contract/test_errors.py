@@ -97,7 +97,7 @@ BAD_FIELDS = [
     ({"stream": "yes"}, "invalid_type", "stream"),
     ({"partial_images": 4}, "integer_above_max_value", "partial_images"),
     ({"foo": None}, "unknown_parameter", "foo"),
-    ({"lora": [{"path": "a", "scale": 1}]}, "unsupported_parameter", "lora"),
+    ({"lora": [{"path": "a", "scale": 1}]}, "missing_required_parameter", "lora.0.name"),
     ({"true_cfg_scale": 4.0}, "unsupported_parameter", "true_cfg_scale"),
     ({"model": "org/plain", "negative_prompt": "blur"}, "unsupported_parameter", "negative_prompt"),
     ({"model": "org/plain", "cfg_scale": 3}, "unsupported_parameter", "cfg_scale"),

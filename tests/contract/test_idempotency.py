@@ -26,6 +26,7 @@ from gateway.service.interfaces import Finished, GenerationFailed, ModerationBlo
 from gateway.settings import Settings
 from gateway.storage.storage import Storage
 from tests.contract.metered import keys
+from tests.databases import prepared
 
 OPTIONS = {"api_key": "none", "max_retries": 0, "_strict_response_validation": True}
 KEY = {"Idempotency-Key": "a5a4a6d2-6b0d-4ac0-8f57-8c5f0a2d4f10"}
@@ -35,7 +36,7 @@ ORIGIN, ORIGINAL = "x-idempotency", "x-original-request-id"
 
 def gateway_app(service, settings: Settings, folder: Path, storage: Storage, *, opened: bool = True):
     """As ``python -m gateway`` puts it together. Not ``opened``: the database cannot be reached."""
-    database = Database(settings.model_copy(update={"state_dir": folder}))
+    database = Database(settings.model_copy(update={"state_dir": prepared(folder)}))
 
     @asynccontextmanager
     async def lifespan(_):

@@ -19,9 +19,10 @@ from gateway.database.usage import UsageRecord
 from gateway.idempotency.once import open_once
 from gateway.limits.budgets import Budgets
 from gateway.limits.limiter import Limiter
-from gateway.service.interfaces import OutOfDeviceMemory
+from gateway.service.interfaces import NoCapacity, OutOfDeviceMemory
 from gateway.storage.storage import Storage
 from tests.contract.metered import Keys, Metered, keys
+from tests.databases import prepared
 
 URL, JOBS = "/v1/images/generations", "/v1/images/jobs"
 PATIENCE = 30.0
@@ -55,7 +56,7 @@ async def run(metered, monkeypatch) -> AsyncIterator[Run]:
 
 @pytest.fixture
 async def open_client(run, service, settings, tmp_path) -> AsyncIterator[Open]:
-    database = Database(settings.model_copy(update={"state_dir": tmp_path}))
+    database = Database(settings.model_copy(update={"state_dir": prepared(tmp_path)}))
     await database.open()
 
     def connect(ring: Keys, key: str = "alice", **changes: object) -> httpx.AsyncClient:
@@ -73,7 +74,7 @@ async def open_client(run, service, settings, tmp_path) -> AsyncIterator[Open]:
     for task in run.tasks:
         assert not task.done(), task
         task.cancel()
-    await asyncio.wait(run.tasks)
+    await asyncio.gather(*run.tasks, return_exceptions=True)
     await database.close()
 
 
@@ -110,8 +111,64 @@ async def test_a_job_counts_when_it_is_posted_and_is_measured_when_it_is_done(op
     made, limited = sorted(run.written, key=lambda record: record.status)
     assert (made.tenant, made.key, made.model, made.endpoint) == ("acme", "key-a", "tiny", "generations")
     assert (made.status, made.images, made.dit_seconds) == (200, 2, 1.0)
-    assert made.id == f"{posted.json()['id']}-1"
+    assert made.id == posted.json()["id"], "the job's, whichever attempt ended it"
     assert (limited.status, limited.images) == (429, 0)
+
+
+async def test_a_job_whose_budget_is_used_up_by_the_time_it_runs_fails(open_client, run, service):
+    """Both were posted while all of it was left."""
+    service.hang = True
+    client = open_client(keys(device_seconds_per_month=0.4), jobs_at_once=1)  # a picture takes 0.5
+    first, second = [(await client.post(URL, json=job())).json()["id"] for _ in range(2)]
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.to_thread(service.started.wait)
+    service.hang = False
+    service.resume()
+    assert (await ended(client, f"{JOBS}/{first}"))["status"] == "completed"
+    refused = await ended(client, f"{JOBS}/{second}")
+    assert (refused["status"], refused["error"]["code"]) == ("failed", "insufficient_quota")
+    assert len(service.requests) == 1
+
+
+async def test_an_attempt_that_was_postponed_is_charged_and_is_no_request(open_client, run, service, metered):
+    """The last picture's device was lost and no other is there: it has computed all the same."""
+    service.late_error = NoCapacity("no server", retry_after_seconds=0.01)
+    client = open_client(keys())
+    posted = (await client.post(URL, json=job(n=2))).json()["id"]
+    async with asyncio.timeout(PATIENCE):
+        while len(service.requests) < 2:  # noqa: ASYNC110 # one that fails tells of no event
+            await asyncio.sleep(0.01)
+    service.late_error = None
+    assert (await ended(client, f"{JOBS}/{posted}"))["status"] == "completed"
+    await metered.meter.write()
+    *postponed, last = sorted(run.written, key=lambda record: record.status)
+    assert (last.status, last.images, last.dit_seconds) == (200, 2, 1.0)
+    assert {(record.status, record.code, record.images) for record in postponed} == {(0, "", 0)}
+    assert [record.dit_seconds for record in postponed] == [1.0] * len(postponed)
+    assert len({record.id for record in run.written}) == len(run.written)
+
+
+async def test_an_attempt_that_the_gateways_end_interrupts_is_no_failed_request(open_client, run, service):
+    service.hang = True
+    client = open_client(keys())
+    await client.post(URL, json=job())
+    await asyncio.to_thread(service.started.wait)
+    ending = run.tasks.pop()
+    ending.cancel()
+    await asyncio.wait([ending])
+    await run.metered.meter.write()
+    assert run.written == []
+
+
+async def test_a_job_that_its_caller_cancels_is_a_request(open_client, run, service):
+    service.hang = True
+    client = open_client(keys())
+    posted = (await client.post(URL, json=job())).json()["id"]
+    await asyncio.to_thread(service.started.wait)
+    await client.delete(f"{JOBS}/{posted}")
+    await asyncio.to_thread(service.cancelled.wait)
+    await run.metered.meter.write()
+    assert [(record.status, record.code) for record in run.written] == [(499, "cancelled")]
 
 
 async def test_a_job_that_fails_is_measured_once(open_client, run, service):

@@ -204,6 +204,14 @@ def test_a_full_store_refuses_jobs(client, service):
     assert full.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.parametrize("settings_changes", [{"api_keys": {"alice": "sk-alice"}}])
+@pytest.mark.parametrize("path", [JOBS, "/v1/batches", "/v1/files"])
+def test_lists_refuse_what_they_do_not_know(client, path):
+    answer = client.get(path, params={"limit": 1, "colour": "red"}, headers=bearer("sk-alice"))
+    assert error(answer) == (400, "unknown_parameter", "colour")
+    assert client.get(path, params={"limit": 1}, headers=bearer("sk-alice")).status_code == 200
+
+
 # --- tenants and lists ------------------------------------------------------------------------------------------------
 
 

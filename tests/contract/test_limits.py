@@ -20,6 +20,7 @@ from gateway.limits.budgets import Budgets
 from gateway.limits.limiter import Limiter
 from gateway.service.interfaces import NoCapacity
 from tests.contract.metered import Metered, keys
+from tests.databases import prepared
 
 URL, EDITS = "/v1/images/generations", "/v1/images/edits"
 BODY = {"prompt": "x", "model": "tiny"}
@@ -73,7 +74,7 @@ def test_t33_a_caller_over_its_limit_is_told_when_to_come_back(service, settings
 
 
 def test_t37_a_used_up_budget_is_asked_for_once(service, settings, tmp_path, sdk_of):
-    database = Database(settings.model_copy(update={"state_dir": tmp_path}))
+    database = Database(settings.model_copy(update={"state_dir": prepared(tmp_path)}))
     metered = Metered(service, settings, database, tmp_path)
 
     @asynccontextmanager

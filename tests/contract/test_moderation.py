@@ -16,7 +16,8 @@ import openai
 import pytest
 from PIL import Image
 
-from gateway.settings import InvalidSettings, load_settings
+from gateway.given_settings import load_settings
+from gateway.settings import InvalidSettings
 
 SECRET = "the hook's own word"  # noqa: S105 # of this test
 URL = "/v1/images/generations"

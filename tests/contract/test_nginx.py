@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from gateway.settings import Settings
 from tests.needed import find, needs
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.services, needs("nginx")]
 
@@ -36,13 +36,8 @@ http {{
 }}
 """
 
-DOCS = Path(__file__).parents[2] / "docs" / "operating.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "behind-nginx.md"
 """Its example is what is tested."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @pytest.fixture

@@ -21,7 +21,18 @@ async def test_a_priority_out_of_range(service: Any, client: httpx.AsyncClient) 
     assert (answer.status_code, answer.json()["error"]["code"], service.requests) == (400, "invalid_value", [])
 
 
-async def test_whether_the_caller_named_the_seed(service: Any, client: httpx.AsyncClient) -> None:
-    await client.post(URL, json={"prompt": "a"})
-    await client.post(URL, json={"prompt": "a", "seed": 0})
-    assert [request.seeded for request in service.requests] == [False, True]
+@pytest.mark.parametrize(
+    ("fields", "exact"),
+    [
+        ({}, False),
+        ({"seed": 0}, True),
+        ({"seed": -1}, False),
+        ({"seed": 0, "batching": "fast"}, False),
+        ({"batching": "exact"}, True),
+        ({"batching": None, "seed": 7}, True),
+    ],
+)
+async def test_exact_or_fast(service: Any, client: httpx.AsyncClient, fields: dict[str, object], exact: bool) -> None:
+    answer = await client.post(URL, json={"prompt": "a"} | fields)
+    assert [request.exact for request in service.requests] == [exact]
+    assert answer.headers["x-batching"] == ("exact" if exact else "fast")

@@ -15,12 +15,14 @@ from tests.contract.generated import DRAWING, EDITS, GENERATIONS, likely, operat
 
 
 @pytest.fixture
-def document(service: Any, settings: Any) -> Any:
+def document(service: Any, settings: Any, decoders: Any) -> Any:
     """Of one model that does everything, small, as its pictures are drawn; links would lead out of this machine."""
     first, *others = service.served
     workflows = first.workflows + tuple(each for other in others[1:] for each in other.workflows)
     service.served = (msgspec.structs.replace(first, workflows=workflows),)
-    app = create_app(service, settings.model_copy(update={"max_pixels": 128 * 128, "fetch_image_urls": False}))
+    app = create_app(
+        service, settings.model_copy(update={"max_pixels": 128 * 128, "fetch_image_urls": False}), decoders=decoders
+    )
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

@@ -73,7 +73,7 @@ async def test_the_seed_minus_one_is_random(client, service):
         await client.post(URL, json={"prompt": "x", "seed": -1})
     first, second = service.requests
     assert first.images[0].seed != second.images[0].seed
-    assert not first.seeded
+    assert not first.exact
     refused = await client.post(URL, json={"prompt": "x", "seed": -2})
     assert refused.json()["error"]["code"] == "integer_below_min_value"
 

@@ -174,3 +174,66 @@ async def test_without_a_meter_there_are_no_reports(service, settings):
     app = create_app(service, settings)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as client:
         assert (await client.get("/v1/usage")).status_code == 404
+
+
+async def test_use_is_told_for_each_key_where_asked_for(metered):
+    client = metered.client(keys())
+    for key in ("alice", "alice", "bob", "carol"):
+        await client.post(URL, json=BODY, headers={"authorization": f"Bearer {key}"})
+    rows = await metered.rows(client, "?by=key")
+    assert [(row["tenant"], row["key"], row["requests"]) for row in rows] == [
+        ("acme", "key-a", 2),
+        ("acme", "key-b", 1),
+        ("other", "key-c", 1),
+    ]
+    own = (await client.get("/v1/usage?by=key")).json()["data"]
+    assert [(row["key"], row["images"]) for row in own] == [("key-a", 2), ("key-b", 1)]
+    table = (await client.get("/v1/usage?by=key&format=csv")).text.splitlines()
+    assert table[0].endswith(",decoder_seconds,key")
+    assert (await client.get("/v1/usage?by=model")).json()["error"]["param"] == "by"
+
+
+async def test_what_is_left_of_each_limit(metered):
+    limits = {"requests_per_minute": 5, "images_per_minute": 8, "concurrent_requests": 2}
+    client = metered.client(keys(**limits, device_seconds_per_month=10.0))
+    before = (await client.get("/v1/limits")).json()["limits"]
+    assert {name: (each["limit"], each["remaining"]) for name, each in before.items()} == {
+        "requests_per_minute": (5, 5),
+        "images_per_minute": (8, 8),
+        "concurrent_requests": (2, 2),
+        "device_seconds_per_month": (10.0, 10.0),
+    }
+    await client.post(URL, json=BODY | {"n": 3})
+    after = (await client.get("/v1/limits")).json()["limits"]
+    again = (await client.get("/v1/limits")).json()["limits"]
+    assert [each["remaining"] for each in again.values()] == [each["remaining"] for each in after.values()]
+    assert after["requests_per_minute"]["remaining"] == 4
+    assert after["images_per_minute"]["remaining"] == 5
+    assert 0 < after["requests_per_minute"]["reset_seconds"] <= 60
+    assert after["concurrent_requests"]["remaining"] == 2
+    assert after["device_seconds_per_month"]["remaining"] < 10.0
+    assert 0 < after["device_seconds_per_month"]["reset_seconds"] <= 31 * 86_400
+
+
+async def test_a_request_under_way_is_one_fewer_at_a_time(metered, service):
+    client = metered.client(keys(concurrent_requests=2))
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def generate(request, listener):
+        begun.set()
+        await end.wait()
+        raise GenerationFailed("over")
+
+    service.generate = generate
+    request = asyncio.create_task(client.post(URL, json=BODY))
+    await begun.wait()
+    assert (await client.get("/v1/limits")).json()["limits"]["concurrent_requests"]["remaining"] == 1
+    end.set()
+    await request
+    assert (await client.get("/v1/limits")).json()["limits"]["concurrent_requests"]["remaining"] == 2
+
+
+async def test_limits_are_told_to_whoever_has_a_key(metered):
+    client = metered.client(keys())
+    assert (await client.get("/v1/limits")).json() == {"limits": {}}
+    assert (await client.get("/v1/limits", headers={"authorization": "Bearer wrong"})).status_code == 401

@@ -139,7 +139,7 @@ steps = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(steps, max_size=40))
 def test_the_books_balance_and_the_roles_that_empty_the_store_can_run(script):
     store = OutputStore(200, shares=EVERYTHING)

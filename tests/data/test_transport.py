@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import zmq
 
+from stage_server.data.connection import Holder
 from stage_server.data.consumer import MAX_FETCHES, TooManyFetches
 from stage_server.data.holder import BindError
+from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore
 from stage_server.data.transport import ZmqTransport
 from wire.bundle import Bundle, Limits, pack, unpack
@@ -75,6 +78,24 @@ def test_a_fetched_buffer_is_aligned_and_writable(holding, consuming):
     assert latents.flags.writeable
 
 
+def test_a_buffer_is_used_again_without_the_garbage_collector(holding, consuming):
+    """A future that refers to itself would keep it; mapping fresh memory for every transfer halves the bandwidth."""
+    made = []
+
+    def make(nbytes):
+        made.append(nbytes)
+        return pageable(nbytes)
+
+    consumer, holder = consuming(allocate=BufferPool(make)), holding({HANDLE: bundle(3 * CHUNK_BYTES)}.get)
+    gc.disable()
+    try:
+        for _ in range(10):
+            consumer.fetch(at(holder), WAIT).result(WAIT)
+    finally:
+        gc.enable()
+    assert len(made) <= 2  # the consumer's thread may still be letting go of the one before
+
+
 def test_the_allocator_is_asked_once_for_the_whole_payload(holding, consuming):
     asked = []
 
@@ -120,6 +141,17 @@ def test_a_refused_connection_fails_at_once(consuming, raw_socket):
     error = lost(consuming().fetch(InputRef(handle=HANDLE, endpoint="tcp://127.0.0.1:1"), WAIT))
     assert error.reason is Loss.UNREACHABLE
     assert "refused" in str(error)
+
+
+def test_a_connection_that_takes_no_request_is_given_up(consuming, silent, monkeypatch):
+    """As after a handshake that failed, before the monitor has told of it."""
+
+    def refuse(_holder, _messages):
+        raise zmq.Again
+
+    monkeypatch.setattr(Holder, "send", refuse)
+    error = lost(consuming().fetch(silent[1], WAIT))
+    assert (error.reason, "no more requests" in str(error)) == (Loss.UNREACHABLE, True)
 
 
 def test_an_endpoint_that_is_none(consuming):

@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from gateway.database import engines
 from gateway.database.engines import SYNCHRONOUS
 from gateway.database.errors import DatabaseError, DatabaseRefused, Trouble
-from gateway.settings import InvalidSettings, load_settings
+from gateway.given_settings import load_settings
+from gateway.settings import InvalidSettings
 
 COUNT = text("UPDATE key_changes SET count = count + 1")
 READ = text("SELECT count FROM key_changes")

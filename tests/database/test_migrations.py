@@ -81,6 +81,10 @@ def contents(connection, like):
     return {name: connection.execute(found.tables[name].select()).mappings().one() for name in like}
 
 
+def test_the_newest_revision_is_the_one_that_its_file_says():
+    assert migrate.newest() == ScriptDirectory(str(migrate.MIGRATIONS)).get_current_head()
+
+
 REVISIONS = [script.revision for script in ScriptDirectory(str(migrate.MIGRATIONS)).walk_revisions()]
 
 

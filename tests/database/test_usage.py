@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from gateway.database.usage import Usage, UsageRecord, UsageSelection, UsageSum, month_of
+from gateway.database.usage import ATTEMPT, Usage, UsageRecord, UsageSelection, UsageSum, month_of
 from tests.needed import needs
 
 NOVEMBER = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC).timestamp()
@@ -66,6 +66,12 @@ async def test_sums_are_by_day_and_tenant_of_what_is_selected(usage):
     assert await found(key="k2") == [(first, "acme", 1, 1, 4)]
     assert await found(model="large") == [other]
     assert await found(tenant="nobody") == []
+
+
+async def test_an_attempt_that_another_one_followed_is_charged_and_is_no_request(usage):
+    await usage.write([record(1, status=ATTEMPT, images=0), record(2)])
+    assert await usage.spent(["k1"], month_of(NOVEMBER)) == {"k1": 2 * 2.75}
+    assert await usage.sums(ALL, 10) == [UsageSum(date(2026, 11, 30), "acme", 1, 0, 1, 0.5, 4.0, 1.0)]
 
 
 async def test_old_records_are_forgotten_and_the_month_s_budget_is_not(usage):

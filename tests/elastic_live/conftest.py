@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -22,10 +22,10 @@ from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.core import Scheduler
 from scheduler.invariants import check
-from wire.types import Role
+from wire.types import Role, ServerId
 
 PROFILE = Path(__file__).with_name("two_halves.toml")
-PATIENCE = 60.0
+PATIENCE = 120.0
 KEY = "operators-only-0123"
 
 Item = TypeVar("Item")
@@ -39,15 +39,21 @@ class Tape(Scheduler):
         self.items: list[object] = []
         self.news = asyncio.Event()
 
-    def handle(self, event: ev.Event, now: float) -> list[act.Action]:
-        actions = super().handle(event, now)
+    def handle_together(self, events: Sequence[ev.Event], now: float) -> list[list[act.Action]]:
+        told = super().handle_together(events, now)
         check(self.view)
-        self.items += [event, *actions]
+        for event, actions in zip(events, told, strict=True):
+            self.items += [event, *actions]
         self.news.set()
-        return actions
+        return told
 
     def all(self, kind: type[Item], wanted: Callable[[Item], object] = lambda _: True) -> list[Item]:
         return [item for item in self.items if isinstance(item, kind) and wanted(item)]
+
+    def model_of(self, server: ServerId) -> str:
+        """Name of the model that it serves, also of one that is gone."""
+        joined = self.all(ev.ServerJoined, lambda event: event.server.id == server)
+        return joined[0].server.target.model
 
     async def find(self, kind: type[Item], wanted: Callable[[Item], object] = lambda _: True, after: int = 0) -> Item:
         """The first that is wanted among what comes after ``after`` items, once it is there."""
@@ -118,7 +124,7 @@ async def site(
         return tapes[-1]
 
     monkeypatch.setattr(gateway.shell.assembly, "Scheduler", tape)
-    running = Gateway(settings.model_copy(update={"control_bind": "tcp://127.0.0.1:*"}))
+    running = Gateway(settings.model_copy(update={"control_bind": "tcp://127.0.0.1:*", "embedding_cache_bytes": 0}))
     task = asyncio.create_task(running.run(), name="gateway")
     app = create_app(running.dispatcher, settings, operator=running.operator)
     headers = {"authorization": f"Bearer {KEY}"}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image as PilImage
 
-from stage_server.engine.base import Preview, StageJob
+from stage_server.engine.base import Preview, StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from wire.params import ImageParams
 from wire.types import Role
@@ -22,20 +22,24 @@ from wire.values import Image, Tensor, Value
 BUNDLED = "tiny-shapes"
 
 
-class Steps:
+class Steps(Unwatched):
     """A ``JobControl`` that records what it is told, and then does what the test wants."""
 
     def __init__(self, then: Callable[[int], None] = lambda _step: None) -> None:
         self.seen: list[tuple[int, int]] = []
         self.previews: list[Preview] = []
-        self.prompts: dict[int, tuple[int, int]] = {}
+        self.prompt: tuple[int, int] | None = None
+        self.company: list[int] = []
         self._then = then
+
+    def computed(self, company: int) -> None:
+        self.company.append(company)
 
     def preview(self, preview: Preview) -> None:
         self.previews.append(preview)
 
-    def prompt_read(self, member: int, tokens: int, dropped: int) -> None:
-        self.prompts[member] = tokens, dropped
+    def prompt_read(self, tokens: int, dropped: int) -> None:
+        self.prompt = tokens, dropped
 
     def step_done(self, step: int, steps: int) -> None:
         self.seen.append((step, steps))
@@ -91,7 +95,8 @@ def split_engines(model_folder: Callable[[str], str]) -> Callable[[str], Mapping
 
     def engines(family: str) -> Mapping[Role, DiffusersEngine]:
         if family not in opened:
-            opened[family] = {role: DiffusersEngine(model_folder(family)) for role in Role}
+            together = dict.fromkeys(Role, 8)
+            opened[family] = {role: DiffusersEngine(model_folder(family), together=together) for role in Role}
             for role, engine in opened[family].items():
                 engine.set_roles(frozenset({role}))
         return opened[family]
@@ -143,9 +148,9 @@ def generate() -> Callable[..., PilImage.Image]:
         for role in Role:
             uploads = images or {}
             seen = uploads if role is Role.ENCODER or (role is Role.DECODER and "mask_image" in uploads) else {}
-            job = StageJob(role, (params,), (seen,))
+            job = StageJob(role, params, seen)
             before = flat_bytes(inbox[role])
-            (outputs,) = engines[role].run(job, (inbox[role],), Steps())
+            outputs = engines[role].run(job, inbox[role], Steps())
             assert flat_bytes(inbox[role]) == before  # received buffers are shared, so blocks must not write to them
             assert len(flat_bytes(outputs)) <= engines[role].output_bound(job)
             for port, values in outputs.items():

@@ -11,10 +11,11 @@ import torch
 from diffusers.modular_pipelines import ModularPipelineBlocks, SequentialPipelineBlocks
 from diffusers.modular_pipelines.modular_pipeline_utils import InputParam
 
-from stage_server.engine.base import NamedValues, Outputs
+from stage_server.engine.base import Outputs, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.port import ForwardPort
 from stage_server.engine.split import WorkflowSplit, make_part
-from stage_server.engine.stage_run import StageTask, run_stage
+from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import HostStaging
 from tests.engine.conftest import over_the_wire
 from wire.params import ImageParams
@@ -34,18 +35,10 @@ class Rewrites(ModularPipelineBlocks):  # type: ignore[misc]  # diffusers publis
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         block_state = self.get_block_state(state)
         block_state.height += 32
-        block_state.output_type = "pil"[:3]
+        block_state.output_type = "ptx"[:2]
         block_state.vae_dtype = torch.bfloat16
         self.set_block_state(state, block_state)
         return components, state
-
-
-class Silent:
-    def step_done(self, step: int, steps: int) -> None: ...
-
-    def preview(self, index: int, step: int, steps: int, values: NamedValues) -> None: ...
-
-    def prompt_read(self, tokens: int, dropped: int) -> None: ...
 
 
 def rewriting(split: WorkflowSplit, block: ModularPipelineBlocks) -> WorkflowSplit:
@@ -66,7 +59,10 @@ def run(engines: Engines, split: WorkflowSplit, params: ImageParams) -> tuple[di
     sent: dict[Role, Outputs] = {}
     for role in Role:
         task = StageTask(role, split, params, {}, inbox[role])
-        sent[role] = run_stage(engines[role]._pipeline, task, HostStaging(), Silent(), "float32")
+        with ForwardPort().open(Unwatched()) as calls:
+            here, pipeline = HostStaging(), engines[role]._pipeline
+            finish = run_stage(pipeline, task, stage_state(task, here), here, calls, Unwatched(), "float32")
+        sent[role] = finish()
         for port, values in sent[role].items():
             inbox[port] |= {name: over_the_wire(value) for name, value in values.items()}
     picture = inbox["image"]["image"]

@@ -88,8 +88,8 @@ def test_an_embedding_with_nan_fails_the_prompts_that_read_it(copied_model: Path
     engine.set_roles(frozenset({Role.ENCODER}))
 
     with pytest.raises(NonFinite, match="the encoder's prompt_embeds holds NaN"):
-        engine.run(StageJob(Role.ENCODER, (ImageParams(prompt="purple", **SMALL),)), ({},), steps())
-    engine.run(StageJob(Role.ENCODER, (ImageParams(prompt="a star", **SMALL),)), ({},), steps())
+        engine.run(StageJob(Role.ENCODER, ImageParams(prompt="purple", **SMALL)), {}, steps())
+    engine.run(StageJob(Role.ENCODER, ImageParams(prompt="a star", **SMALL)), {}, steps())
 
 
 def test_a_vae_that_encodes_nan_fails_requests_with_a_picture(copied_model: Path, steps: type, png: bytes) -> None:
@@ -98,7 +98,7 @@ def test_a_vae_that_encodes_nan_fails_requests_with_a_picture(copied_model: Path
     engine.set_roles(frozenset({Role.ENCODER}))
     edit = ImageParams(workflow="image2image", prompt="a star", strength=1.0, **SMALL)
     with pytest.raises(NonFinite, match="the encoder's image_latents holds NaN"):
-        engine.run(StageJob(Role.ENCODER, (edit,), ({"image": png},)), ({},), steps())
+        engine.run(StageJob(Role.ENCODER, edit, {"image": png}), {}, steps())
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
@@ -109,10 +109,10 @@ def test_latents_that_are_not_finite_are_not_published(
     engine = DiffusersEngine(model_folder("z-image"), dtype="bfloat16")
     engine.set_roles(frozenset({Role.ENCODER, Role.DIT}))
     params = ImageParams(prompt="a star", **SMALL)
-    (outputs,) = engine.run(StageJob(Role.ENCODER, (params,)), ({},), steps())
+    outputs = engine.run(StageJob(Role.ENCODER, params), {}, steps())
     next(component(engine, "transformer").parameters()).data.fill_(bad)
     with pytest.raises(NonFinite, match=r"the dit's latents holds .*, computed in bfloat16; start .* --dtype float32"):
-        engine.run(StageJob(Role.DIT, (params,)), (outputs["dit"],), steps())
+        engine.run(StageJob(Role.DIT, params), outputs["dit"], steps())
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
@@ -125,9 +125,9 @@ def test_a_decoded_picture_that_is_not_finite_is_no_picture(
     engine.set_roles(frozenset({Role.DECODER}))
     for weight in component(engine, "vae").get_submodule("decoder").parameters():
         weight.data.fill_(NAN)
-    job = StageJob(Role.DECODER, (ImageParams(prompt="a star", **SMALL),))
+    job = StageJob(Role.DECODER, ImageParams(prompt="a star", **SMALL))
     with pytest.raises(NonFinite, match="the decoder's picture holds NaN"):
-        engine.run(job, ({"latents": latents(engine, 64)},), steps())
+        engine.run(job, {"latents": latents(engine, 64)}, steps())
 
 
 def test_a_picture_of_another_size_is_refused(split_engines: Engines, steps: type) -> None:
@@ -135,13 +135,13 @@ def test_a_picture_of_another_size_is_refused(split_engines: Engines, steps: typ
     inputs = {"latents": latents(decoder, 96)}
     asked = ImageParams(prompt="a star", **SMALL)
     with pytest.raises(WrongSize, match="the picture is 96x96, 64x64 was asked for"):
-        decoder.run(StageJob(Role.DECODER, (asked,)), (inputs,), steps())
+        decoder.run(StageJob(Role.DECODER, asked), inputs, steps())
 
 
 def test_a_model_chooses_the_size_that_nobody_names(split_engines: Engines, steps: type) -> None:
     decoder = split_engines("tiny-shapes")[Role.DECODER]
-    (outputs,) = decoder.run(
-        StageJob(Role.DECODER, (ImageParams(prompt="a star"),)), ({"latents": latents(decoder, 96)},), steps()
+    outputs = decoder.run(
+        StageJob(Role.DECODER, ImageParams(prompt="a star")), {"latents": latents(decoder, 96)}, steps()
     )
     assert (outputs["image"]["width"], outputs["image"]["height"]) == (96, 96)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
 
 import pytest
 import torch
 from diffusers import ModularPipeline
 from PIL import Image
 
+from stage_server.data.pool import BufferPool
 from stage_server.engine.checkpoint import BUNDLED
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.staging import CudaStaging
 from tests.engine.test_bit_for_bit import GUIDED, PROMPT, UNGUIDED, reference
 from wire.params import ImageParams
 from wire.types import Role
@@ -22,8 +26,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 def test_copies_keep_values_and_layout() -> None:
-    from stage_server.engine.staging import CudaStaging
-
     staging = CudaStaging(torch.device(DEVICE))
     tensor = torch.randn(1, 4, 32, 32).to(memory_format=torch.channels_last)
     moved = staging.to_device(tensor.contiguous())
@@ -32,6 +34,48 @@ def test_copies_keep_values_and_layout() -> None:
     assert back.is_pinned()
     assert torch.equal(back, tensor)
     assert back.stride() == tensor.stride()
+
+
+def busy() -> torch.cuda.Event:
+    """The device has seconds of work before it; the mark behind that."""
+    torch.cuda._sleep(4_000_000_000)  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def test_inputs_arrive_while_the_device_computes() -> None:
+    staging = CudaStaging(torch.device(DEVICE))
+    tensor = torch.randn(1 << 20)
+    work = busy()
+    arriving = staging.arriving()
+    moved = arriving.to_device(tensor)
+    arriving.landed()
+    assert not work.query(), "the copy waited for what computes"
+    work.synchronize()
+    assert torch.equal(moved.cpu(), tensor)
+
+
+def test_outputs_leave_while_the_next_job_computes() -> None:
+    staging = CudaStaging(torch.device(DEVICE))
+    made = torch.randn(1 << 20, device=DEVICE) * 2
+    leaving = staging.leaving()
+    host = leaving.to_host(made)
+    leaving.computed()
+    expected = made.cpu()
+    work = busy()
+    leaving.landed()
+    assert not work.query(), "the copy waited for what computes"
+    assert host.is_pinned()
+    assert torch.equal(host, expected)
+    work.synchronize()
+
+
+def test_fetched_inputs_lie_in_pinned_memory() -> None:
+    lease = BufferPool(CudaStaging(torch.device(DEVICE)).host_buffer)(100_000)
+    tensor = torch.frombuffer(lease, dtype=torch.uint8)
+    assert tensor.is_pinned()
+    assert tensor.pin_memory().data_ptr() == tensor.data_ptr()
 
 
 def test_three_roles_on_a_device_draw_a_picture_twice_alike(generate: Callable[..., Image.Image]) -> None:
@@ -59,6 +103,38 @@ def test_split_equals_monolith_in_bfloat16(generate: Callable[..., Image.Image])
         assert generate(engines, params).tobytes() == theirs.tobytes()
     for engine in engines.values():
         engine.close()
+
+
+class Turns:
+    """Seconds of each turn at the device."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        began = perf_counter()
+        yield
+        torch.cuda.synchronize()
+        self.seconds.append(perf_counter() - began)
+
+
+def test_a_role_in_host_memory_comes_without_its_files_and_draws_the_same(
+    generate: Callable[..., Image.Image],
+) -> None:
+    engine = DiffusersEngine("tiny-shapes", device=DEVICE, dtype="bfloat16", weight_cache_bytes=1 << 30)
+    params = ImageParams(prompt=PROMPT, width=64, height=64, num_inference_steps=2)
+    engine.set_roles(frozenset(Role))
+    before = generate(dict.fromkeys(Role, engine), params)
+    kept = frozenset({Role.ENCODER, Role.DECODER})
+    engine.set_roles(kept)
+    assert engine.warm == {Role.DIT}
+    assert all(weight.is_pinned() for _, weight in engine._components._cache.get("transformer").tensors)
+    turns = Turns()
+    engine.set_roles(frozenset(Role), turns)
+    assert len(turns.seconds) == 2  # a tiny job, and the swap
+    assert generate(dict.fromkeys(Role, engine), params).tobytes() == before.tobytes()
+    engine.close()
 
 
 def test_roles_given_up_leave_the_device() -> None:

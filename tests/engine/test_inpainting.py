@@ -143,9 +143,9 @@ def test_kept_latents_end_as_those_of_the_picture(
     """Whatever was drawn beside them, and though packed latents have another shape than the mask."""
     engines = split_engines(family)
     params = edit(prompt="a blue star", width=64, height=64, num_inference_steps=3)
-    job = StageJob(Role.ENCODER, (params,), (uploads(circle.resize((64, 64)), right_half(64)),))
-    (encoded,) = engines[Role.ENCODER].run(job, ({},), steps())
-    (finished,) = engines[Role.DIT].run(StageJob(Role.DIT, (params,)), (encoded[Role.DIT],), steps())
+    job = StageJob(Role.ENCODER, params, uploads(circle.resize((64, 64)), right_half(64)))
+    encoded = engines[Role.ENCODER].run(job, {}, steps())
+    finished = engines[Role.DIT].run(StageJob(Role.DIT, params), encoded[Role.DIT], steps())
 
     drawn = from_wire(finished[Role.DECODER]["latents"], lambda tensor: tensor)
     kept = from_wire(encoded[Role.DIT]["image_latents"], lambda tensor: tensor)
@@ -155,28 +155,9 @@ def test_kept_latents_end_as_those_of_the_picture(
     assert not torch.isclose(drawn[..., half:], kept[..., half:]).any()
 
 
-def test_other_jobs_change_nothing(
-    bundled: Engines, circle: Image.Image, steps: type, payload: Callable[..., bytes]
-) -> None:
-    members = [edit(prompt=prompt, seed=seed, num_inference_steps=3) for prompt, seed in (("a star", 1), ("a ring", 2))]
-    given = uploads(circle, right_half(256))
-    inputs = [
-        bundled[Role.ENCODER].run(StageJob(Role.ENCODER, (member,), (given,)), ({},), steps())[0][Role.DIT]
-        for member in members
-    ]
-    alone = [
-        bundled[Role.DIT].run(StageJob(Role.DIT, (member,)), (values,), steps())[0]
-        for member, values in zip(members, inputs, strict=True)
-    ]
-
-    together = bundled[Role.DIT].run(StageJob(Role.DIT, tuple(members)), tuple(inputs), steps())
-
-    assert [payload(outputs) for outputs in together] == [payload(outputs) for outputs in alone]
-
-
 def test_the_decoder_needs_the_pictures_too(bundled: Engines) -> None:
     with pytest.raises(BadJob, match="inpainting needs image and mask_image"):
-        bundled[Role.DECODER].output_bound(StageJob(Role.DECODER, (edit(prompt="a star"),)))
+        bundled[Role.DECODER].output_bound(StageJob(Role.DECODER, edit(prompt="a star")))
 
 
 def test_a_scheduler_whose_noise_is_not_understood_gets_no_inpainting(bundled: Engines) -> None:

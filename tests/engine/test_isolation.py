@@ -27,13 +27,14 @@ def params(seed: int, **options: Any) -> ImageParams:
 
 
 def encoded(engines: Mapping[Role, DiffusersEngine], member: ImageParams, steps: type) -> dict[str, Any]:
-    (outputs,) = engines[Role.ENCODER].run(StageJob(Role.ENCODER, (member,)), ({},), steps())
+    outputs = engines[Role.ENCODER].run(StageJob(Role.ENCODER, member), {}, steps())
     return dict(outputs[Role.DIT])
 
 
-def latents(outputs: tuple[Outputs, ...]) -> list[bytes]:
-    tensors = [output[Role.DECODER]["latents"] for output in outputs]
-    return [bytes(tensor.data) for tensor in tensors if isinstance(tensor, Tensor)]
+def latents(outputs: Outputs) -> bytes:
+    tensor = outputs[Role.DECODER]["latents"]
+    assert isinstance(tensor, Tensor)
+    return bytes(tensor.data)
 
 
 @pytest.mark.parametrize("family", ["tiny-shapes", "stable-diffusion-xl", "qwen-image"])
@@ -44,7 +45,7 @@ def test_a_parked_job_ends_as_if_nothing_had_run_meanwhile(family: str, split_en
     first, second = params(1, guidance_scale=4.0), params(2, guidance_scale=1.0, num_inference_steps=3, width=96)
     inputs = [encoded(engines, member, steps) for member in (first, second)]
     alone = [
-        latents(dit.run(StageJob(Role.DIT, (member,)), (given,), steps()))
+        latents(dit.run(StageJob(Role.DIT, member), given, steps()))
         for member, given in zip((first, second), inputs, strict=True)
     ]
     parked, resume = threading.Event(), threading.Event()
@@ -55,9 +56,9 @@ def test_a_parked_job_ends_as_if_nothing_had_run_meanwhile(family: str, split_en
             assert resume.wait(PATIENCE)
 
     with ThreadPoolExecutor(1) as pool:
-        outer = pool.submit(dit.run, StageJob(Role.DIT, (first,)), (inputs[0],), steps(park))
+        outer = pool.submit(dit.run, StageJob(Role.DIT, first), inputs[0], steps(park))
         assert parked.wait(PATIENCE)
-        inner = dit.run(StageJob(Role.DIT, (second,)), (inputs[1],), steps())
+        inner = dit.run(StageJob(Role.DIT, second), inputs[1], steps())
         resume.set()
         assert latents(outer.result(PATIENCE)) == alone[0]
     assert latents(inner) == alone[1]
@@ -66,9 +67,9 @@ def test_a_parked_job_ends_as_if_nothing_had_run_meanwhile(family: str, split_en
 def test_cancelling_passes_through_and_leaves_nothing(split_engines: Engines, steps: type) -> None:
     engines = split_engines("tiny-shapes")
     dit = engines[Role.DIT]
-    job = StageJob(Role.DIT, (params(1),))
-    given = encoded(engines, job.members[0], steps)
-    before = latents(dit.run(job, (given,), steps()))
+    job = StageJob(Role.DIT, params(1))
+    given = encoded(engines, job.params, steps)
+    before = latents(dit.run(job, given, steps()))
     control_state = dict(vars(dit._pipeline))
 
     def cancel(step: int) -> None:
@@ -77,11 +78,11 @@ def test_cancelling_passes_through_and_leaves_nothing(split_engines: Engines, st
 
     control = steps(cancel)
     with pytest.raises(JobCancelled):
-        dit.run(job, (given,), control)
+        dit.run(job, given, control)
 
     assert control.seen == [(1, 4), (2, 4)]
     assert vars(dit._pipeline) == control_state
-    assert latents(dit.run(job, (given,), steps())) == before
+    assert latents(dit.run(job, given, steps())) == before
 
 
 def test_steps_are_reported_to_a_control_that_cannot_be_copied(split_engines: Engines, steps: type) -> None:
@@ -95,7 +96,7 @@ def test_steps_are_reported_to_a_control_that_cannot_be_copied(split_engines: En
     engines = split_engines("flux")
     control = steps(locked)
     member = params(1)
-    engines[Role.DIT].run(StageJob(Role.DIT, (member,)), (encoded(engines, member, steps),), control)
+    engines[Role.DIT].run(StageJob(Role.DIT, member), encoded(engines, member, steps), control)
     assert control.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -107,7 +108,7 @@ def test_no_gradients_on_a_thread_of_its_own(split_engines: Engines, steps: type
     member = params(1)
     given = encoded(engines, member, steps)
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(engines[Role.DIT].run, StageJob(Role.DIT, (member,)), (given,), steps()).result(PATIENCE)
+        pool.submit(engines[Role.DIT].run, StageJob(Role.DIT, member), given, steps()).result(PATIENCE)
         assert pool.submit(torch.is_grad_enabled).result(PATIENCE)
     hook.remove()
     assert seen
@@ -123,35 +124,20 @@ def test_guidance_reaches_both_roles_and_not_the_model(split_engines: Engines, s
     assert not engines[Role.ENCODER]._pipeline.guider._enabled
 
 
-def test_a_batch_gives_each_member_its_own_pixels(split_engines: Engines, steps: type) -> None:
-    engines = split_engines("z-image")
-    members = (params(1), params(2))
-    given = tuple(encoded(engines, member, steps) for member in members)
-    alone = [
-        latents(engines[Role.DIT].run(StageJob(Role.DIT, (member,)), (values,), steps()))[0]
-        for member, values in zip(members, given, strict=True)
-    ]
-    control = steps()
-    together = engines[Role.DIT].run(StageJob(Role.DIT, members), given, control)
-    assert latents(together) == alone
-    assert alone[0] != alone[1]
-    assert control.seen == [(step, 8) for step in range(1, 9)]
-
-
 def test_the_generator_goes_on_in_the_dit(split_engines: Engines, steps: type, png: bytes) -> None:
     """Trap 2: encoding an image draws from the generator, so its state crosses; text alone draws nothing."""
     engines = split_engines("z-image")
     member = params(5, workflow="image2image")
-    job = StageJob(Role.ENCODER, (member,), ({"image": png},))
-    (outputs,) = engines[Role.ENCODER].run(job, ({},), steps())
+    job = StageJob(Role.ENCODER, member, {"image": png})
+    outputs = engines[Role.ENCODER].run(job, {}, steps())
     state = outputs[Role.DIT]["generator"]
     assert isinstance(state, Tensor)
     assert bytes(state.data) != bytes(torch.Generator("cpu").manual_seed(5).get_state().numpy())
     assert "generator" not in encoded(engines, params(5), steps)
 
-    other = StageJob(Role.DIT, (params(6, workflow="image2image"),))
+    other = StageJob(Role.DIT, params(6, workflow="image2image"))
     with pytest.raises(EngineError, match="drew from seed 5, this job has seed 6"):
-        engines[Role.DIT].run(other, (outputs[Role.DIT],), steps())
+        engines[Role.DIT].run(other, outputs[Role.DIT], steps())
 
 
 def test_memory_errors_are_told_apart(split_engines: Engines, steps: type, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +154,11 @@ def test_memory_errors_are_told_apart(split_engines: Engines, steps: type, monke
 
     fail_with(torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(OutOfMemory, match="does not fit into the memory of cpu"):
-        dit.run(StageJob(Role.DIT, (member,)), (given,), steps())
+        dit.run(StageJob(Role.DIT, member), given, steps())
     fail_with(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(EngineError, match="mat1 and mat2"):
-        dit.run(StageJob(Role.DIT, (member,)), (given,), steps())
+        dit.run(StageJob(Role.DIT, member), given, steps())
+    for unforeseen in (AssertionError("one mask per picture"), ZeroDivisionError("division by zero")):
+        fail_with(unforeseen)
+        with pytest.raises(EngineError, match=str(unforeseen)):
+            dit.run(StageJob(Role.DIT, member), given, steps())

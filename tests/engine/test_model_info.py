@@ -15,7 +15,7 @@ from diffusers.modular_pipelines import ModularPipelineBlocks, QwenImageEditPlus
 from stage_server.engine.base import LoadError, StageJob
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.geometry import Geometry
-from stage_server.engine.job_view import ReportStep, hook_loops
+from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.split import WorkflowSplit, split_workflows
 from wire.params import ImageParams, Workflow
 from wire.types import Role
@@ -48,9 +48,22 @@ def test_the_bundled_model() -> None:
         "text2image",
         ("prompt", "negative_prompt", *SIZE, "guidance_scale", "seed", "max_sequence_length"),
         (ENCODER_DIT, DIT_DECODER),
+        encoder_inputs=("prompt", "negative_prompt", "max_sequence_length"),
     )
     assert info.workflows[0] == text
     assert [workflow.name for workflow in info.workflows] == ["text2image", "image2image", "inpainting"]
+
+
+def test_what_may_change_bytes_is_part_of_the_key(model_folder: Callable[[str], str]) -> None:
+    options = [{}, {"dtype": "bfloat16"}, {"attention_backend": "native"}, {"compile": True}]
+    infos = [DiffusersEngine(model_folder("flux"), **each).describe() for each in options]
+    assert len({info.key for info in infos}) == len(infos)
+    assert [(info.attention, info.compiled) for info in infos] == [
+        ("", False),
+        ("", False),
+        ("native", False),
+        ("", True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -124,8 +137,8 @@ def test_latents_cross_unpacked(
     """Trap 8: what follows the loop inside ``denoise`` runs in the dit; the decoder reads pictures of latents."""
     engines = split_engines(family)
     params = ImageParams(prompt="a star", width=96, height=64, num_inference_steps=1)
-    (encoded,) = engines[Role.ENCODER].run(StageJob(Role.ENCODER, (params,)), ({},), steps())
-    (denoised,) = engines[Role.DIT].run(StageJob(Role.DIT, (params,)), (encoded[Role.DIT],), steps())
+    encoded = engines[Role.ENCODER].run(StageJob(Role.ENCODER, params), {}, steps())
+    denoised = engines[Role.DIT].run(StageJob(Role.DIT, params), encoded[Role.DIT], steps())
     latents = denoised[Role.DECODER]["latents"]
     assert isinstance(latents, Tensor)
     assert latents.shape == engines[Role.DIT]._geometry.latent_shape(96, 64)
@@ -209,7 +222,7 @@ def test_a_model_without_a_modular_pipeline_is_refused(tmp_path: Path) -> None:
 
 def test_blocks_that_cannot_be_split_are_refused() -> None:
     fused = SequentialPipelineBlocks.from_blocks_dict(
-        {"text_encoder": ModularPipelineBlocks(), "generate": ReportStep()}
+        {"text_encoder": ModularPipelineBlocks(), "generate": ModularPipelineBlocks()}
     )
     with pytest.raises(LoadError, match="text_encoder, generate do not split into encoder, denoise and decode"):
         split_workflows(fused, frozenset())
@@ -217,7 +230,7 @@ def test_blocks_that_cannot_be_split_are_refused() -> None:
     with pytest.raises(LoadError, match=r"HeliosAutoBlocks has no workflow from a prompt \(and pictures\)"):
         split_workflows(video, frozenset(video.component_names))
     with pytest.raises(LoadError, match="no denoising loop"):
-        hook_loops(fused)
+        quiet_loops(fused)
 
 
 def test_a_model_with_a_component_missing_is_refused(copied_model: Path) -> None:

@@ -63,20 +63,20 @@ def test_previews_come_closer_and_change_nothing(
     )
     inputs = next(each.inputs for each in info.workflows if each.name == workflow)
     images = {name: png for name in ("image", "mask_image") if name in inputs}
-    (encoded,) = engines[Role.ENCODER].run(StageJob(Role.ENCODER, (params,), (images,)), ({},), steps())
+    encoded = engines[Role.ENCODER].run(StageJob(Role.ENCODER, params, images), {}, steps())
     shown, unseen = steps(), steps()
-    (denoised,) = engines[Role.DIT].run(StageJob(Role.DIT, (params,)), (encoded[Role.DIT],), shown)
+    denoised = engines[Role.DIT].run(StageJob(Role.DIT, params), encoded[Role.DIT], shown)
     plain = ImageParams(**{field: getattr(params, field) for field in params.__struct_fields__} | {"previews": 0})
-    (alone,) = engines[Role.DIT].run(StageJob(Role.DIT, (plain,)), (encoded[Role.DIT],), unseen)
+    alone = engines[Role.DIT].run(StageJob(Role.DIT, plain), encoded[Role.DIT], unseen)
     assert payload(denoised) == payload(alone)
     assert unseen.previews == []
     assert [preview.index for preview in shown.previews] == [0, 1, 2]
     assert len({preview.step for preview in shown.previews}) == 3
 
     def decoded(values: Mapping[str, object]) -> np.ndarray:
-        (made,) = engines[Role.DECODER].run(
-            StageJob(Role.DECODER, (params,), (images,) if workflow == "inpainting" else ()),
-            ({**encoded.get(Role.DECODER, {}), **values},),
+        made = engines[Role.DECODER].run(
+            StageJob(Role.DECODER, params, images if workflow == "inpainting" else {}),
+            {**encoded.get(Role.DECODER, {}), **values},
             steps(),
         )
         return np.asarray(Image.open(io.BytesIO(made["image"]["image"])), dtype=float)

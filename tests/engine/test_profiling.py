@@ -13,7 +13,7 @@ from scheduler.cost.profile import Profile, load
 from stage_server.__main__ import main
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.emulated import EmulatedEngine
-from stage_server.profiling import measure
+from stage_server.profiling import measure, together
 from stage_server.profiling.command import default_sizes
 from stage_server.profiling.fit import errors, fit
 from wire.params import ModelInfo
@@ -52,7 +52,8 @@ def test_the_bundled_model_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with FlopCounterMode(display=False) as flops:
         # So many operations take so long, and each look at the clock something: no busy machine misleads the fit.
         looks = itertools.count(1)
-        monkeypatch.setattr(measure, "perf_counter", lambda: next(looks) / 1e6 + flops.get_total_flops() / 1e9)
+        for module in (measure, together):
+            monkeypatch.setattr(module, "perf_counter", lambda: next(looks) / 1e6 + flops.get_total_flops() / 1e9)
         profile = measured("tiny-shapes", path, "64x64", "128x96", "192x192")
     shape = profile.model
     assert (shape.name, shape.default_steps) == ("tiny-shapes", 12)
@@ -70,19 +71,21 @@ def test_the_bundled_model_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("family", "latents"),
+    ("family", "latents", "lengthens"),
     [
-        ("flux2-klein", (1, 16, "latent_height", "latent_width")),
-        ("stable-diffusion-xl", (1, 4, "latent_height", "latent_width")),
-        ("qwen-image", (1, 4, 1, "latent_height", "latent_width")),
+        ("flux2-klein", (1, 16, "latent_height", "latent_width"), True),
+        ("stable-diffusion-xl", (1, 4, "latent_height", "latent_width"), False),
+        ("qwen-image", (1, 4, 1, "latent_height", "latent_width"), False),
     ],
 )
 def test_other_families(
-    family: str, latents: tuple[object, ...], model_folder: Callable[[str], str], tmp_path: Path
+    family: str, latents: tuple[object, ...], lengthens: bool, model_folder: Callable[[str], str], tmp_path: Path
 ) -> None:
     profile = measured(model_folder(family), tmp_path / "profile.toml", "64x64", "128x128")
     (spec,) = (spec for spec in profile.roles[Role.DIT].outputs if spec.name == "latents")
     assert spec.shape == latents
+    rule = profile.model.references
+    assert (rule is not None and rule.in_sequence and rule.max_area == 1 << 20) is lengthens
 
 
 def test_pictures_are_timed_at_the_size_at_which_they_are_encoded(model_folder: Callable[[str], str]) -> None:

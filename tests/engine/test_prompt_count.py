@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
 import transformers
 from diffusers.modular_pipelines.flux2.encoders import Flux2TextEncoderStep, format_text_input
+from diffusers.modular_pipelines.krea2 import encoders as krea2
 from diffusers.modular_pipelines.qwenimage.prompt_templates import QWENIMAGE_EDIT_PROMPT_TEMPLATE
 
 from stage_server.engine.base import StageJob
@@ -25,9 +28,10 @@ def read(
     engines: Mapping[Role, DiffusersEngine], images: Mapping[str, bytes] | None = None, **params: object
 ) -> tuple[int, int]:
     steps = Steps()
-    job = StageJob(Role.ENCODER, (ImageParams(width=64, height=64, **params),), (images or {},))  # type: ignore[arg-type]
-    engines[Role.ENCODER].run(job, ({},), steps)
-    return steps.prompts[0]
+    job = StageJob(Role.ENCODER, ImageParams(width=64, height=64, **params), images or {})  # type: ignore[arg-type]
+    engines[Role.ENCODER].run(job, {}, steps)
+    assert steps.prompt
+    return steps.prompt
 
 
 def test_tokens_are_those_of_the_template_too(split_engines: Engines) -> None:
@@ -61,10 +65,23 @@ def test_tokens_are_those_of_the_template_too(split_engines: Engines) -> None:
 def test_what_is_past_the_limit_of_the_tokenizer_that_reads_most(
     family: str, params: dict[str, object], limit: int, split_engines: Engines, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tokens, dropped = read(split_engines(family), prompt="a b " * 400, **params)
+    engines = split_engines(family)
+    tokens, dropped = read(engines, prompt="a b " * 400, **params)
     assert tokens > 700
-    assert dropped == tokens - limit
+    behind = 0  # what is cut
+    if family == "krea-2":
+        behind = len(engines[Role.ENCODER]._pipeline.tokenizer(krea2._PROMPT_TEMPLATE_ENCODE_SUFFIX).input_ids)
+    assert dropped == tokens - behind - limit
     assert "b a b" not in caplog.text
+
+
+def test_the_end_of_krea_2_s_template_counts_too(split_engines: Engines) -> None:
+    engines = split_engines("krea-2")
+    tokenizer = engines[Role.ENCODER]._pipeline.tokenizer
+    text = krea2._PROMPT_TEMPLATE_ENCODE_PREFIX + "a red circle" + krea2._PROMPT_TEMPLATE_ENCODE_SUFFIX
+    expected = (len(tokenizer(text).input_ids), 0)
+    assert read(engines, prompt="a red circle") == expected
+    assert read(engines, prompt="a red circle", negative_prompt="blue " * 50, guidance_scale=3.0) == expected
 
 
 def test_qwen_image_cuts_the_prompt_after_the_template(split_engines: Engines) -> None:
@@ -109,3 +126,33 @@ def test_a_prompt_beside_pictures_is_counted_without_them(split_engines: Engines
     params = {"workflow": "image_conditioned", "prompt": "make the circle blue", "negative_prompt": "red " * 90}
     tokens = read(engines, {"image": png}, guidance_scale=3.0, **params)
     assert tokens == (len(tokenizer(text).input_ids), 0)
+
+
+def test_whatever_tokenizes_does_so_alone(split_engines: Engines) -> None:
+    """Tokenizers of jobs that compute together are the same; each use sets anew how they cut and pad."""
+    tokenizer = split_engines("stable-diffusion-xl")[Role.ENCODER]._pipeline.tokenizer
+    entered, go_on, held = Event(), Event(), Event()
+
+    class Slow:
+        def tokenize(self, text: str) -> list[str]:
+            entered.set()
+            assert go_on.wait(10)
+            return tokenizer.tokenize(text)
+
+    slow, quick = SimpleNamespace(tokenizer=Slow()), SimpleNamespace(tokenizer=tokenizer)
+    for view in (slow, quick):
+        PromptCount(view, None, None)
+
+    def pad() -> list[int]:
+        held.set()
+        return quick.tokenizer(["a star"], padding="max_length", max_length=20).input_ids[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(slow.tokenizer.tokenize, "a star")
+        assert entered.wait(10)
+        second = pool.submit(pad)
+        assert held.wait(10)
+        assert not wait([second], 0.05).done
+        go_on.set()
+        assert first.result(10)
+        assert len(second.result(10)) == 20

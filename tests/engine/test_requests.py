@@ -88,16 +88,14 @@ def test_what_a_model_cannot_do_is_refused(
     images = dict.fromkeys(asked.get("images", []), png)
     job = StageJob(
         Role.ENCODER,
-        (
-            ImageParams(
-                **({"prompt": "a star", "width": 64, "height": 64} | {k: v for k, v in asked.items() if k != "images"})
-            ),
+        ImageParams(
+            **({"prompt": "a star", "width": 64, "height": 64} | {k: v for k, v in asked.items() if k != "images"})
         ),
-        (images,),
+        images,
     )
     encoder = split_engines(family)[Role.ENCODER]
     with pytest.raises(BadJob, match=message):
-        encoder.run(job, ({},), steps())
+        encoder.run(job, {}, steps())
     with pytest.raises(BadJob, match=message):
         encoder.output_bound(job)
 
@@ -109,8 +107,8 @@ def test_the_longest_prompt_stays_within_the_bound(
     family: str, split_engines: Engines, steps: type, payload: Callable[[Any], bytes]
 ) -> None:
     encoder = split_engines(family)[Role.ENCODER]
-    job = StageJob(Role.ENCODER, (ImageParams(prompt="red circle " * 1000, width=64, height=64, guidance_scale=3.0),))
-    (outputs,) = encoder.run(job, ({},), steps())
+    job = StageJob(Role.ENCODER, ImageParams(prompt="red circle " * 1000, width=64, height=64, guidance_scale=3.0))
+    outputs = encoder.run(job, {}, steps())
     size = len(payload(outputs))
     assert size <= encoder.output_bound(job) <= 5 * size + (64 << 10)
 
@@ -119,9 +117,9 @@ def test_unreadable_and_unexpected_pictures_are_refused(split_engines: Engines, 
     encoder = split_engines("tiny-shapes")[Role.ENCODER]
     edit = ImageParams(workflow="image2image", prompt="a star", width=64, height=64)
     with pytest.raises(BadJob, match="image is not a readable picture"):
-        encoder.run(StageJob(Role.ENCODER, (edit,), ({"image": b"no picture"},)), ({},), steps())
+        encoder.run(StageJob(Role.ENCODER, edit, {"image": b"no picture"}), {}, steps())
     with pytest.raises(BadJob, match="mask_image has no effect"):
-        encoder.run(StageJob(Role.ENCODER, (edit,), ({"image": png, "mask_image": png},)), ({},), steps())
+        encoder.run(StageJob(Role.ENCODER, edit, {"image": png, "mask_image": png}), {}, steps())
 
 
 @pytest.mark.parametrize(
@@ -133,7 +131,7 @@ def test_more_pictures_than_a_family_takes_are_refused(
     edit = ImageParams(workflow=workflow, prompt="a star", width=64, height=64)
     pictures = {"image": png, "image_1": png}
     with pytest.raises(BadJob, match=f"{workflow} with .* takes 1 of the 2 pictures"):
-        split_engines(family)[Role.ENCODER].output_bound(StageJob(Role.ENCODER, (edit,), (pictures,)))
+        split_engines(family)[Role.ENCODER].output_bound(StageJob(Role.ENCODER, edit, pictures))
 
 
 def test_an_unknown_format_is_refused(split_engines: Engines, generate: Generate) -> None:

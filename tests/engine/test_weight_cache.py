@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,14 @@ from PIL import Image
 
 from stage_server.engine.base import LoadError
 from stage_server.engine.diffusers_engine import DiffusersEngine
-from stage_server.engine.weight_cache import NOMINAL_BYTES, WeightCache
+from stage_server.engine.weight_cache import (
+    NOMINAL_BYTES,
+    SPARED_BYTES,
+    HostCopy,
+    WeightCache,
+    free_bytes,
+    host_copy,
+)
 from wire.params import ImageParams
 from wire.types import Role
 
@@ -24,42 +32,57 @@ def module(nbytes: int) -> torch.nn.Module:
     return torch.nn.Linear(nbytes // 4, 1, bias=False)
 
 
-def test_the_component_given_up_longest_ago_makes_room() -> None:
+def on_host(component: object) -> HostCopy:
+    return host_copy(component, torch.device("cpu"), pinned=False)
+
+
+def test_the_component_not_used_for_longest_makes_room() -> None:
     cache = WeightCache(1000)
-    parts = {name: module(400) for name in "abc"}
-    for name, part in parts.items():
-        cache.put(name, part)
+    parts = {name: on_host(module(400)) for name in "abc"}
+    assert cache.put("a", parts["a"])
+    assert cache.put("b", parts["b"])
+    assert cache.get("a") is parts["a"]
+    assert cache.put("c", parts["c"])
     assert cache.used == 800
-    assert cache.take("a") is None
-    assert cache.take("c") is parts["c"]
-    assert cache.take("c") is None
-    assert cache.used == 400
+    assert [name for name in "abc" if cache.holds([name])] == ["a", "c"]
+    cache.forget("a")
+    assert (cache.get("a"), cache.used) == (None, 400)
 
 
 def test_what_is_larger_than_the_cache_displaces_nothing() -> None:
     cache = WeightCache(1000)
-    cache.put("small", module(400))
-    cache.put("large", module(2000))
-    cache.put("tokenizer", object())
+    assert cache.put("small", on_host(module(400)))
+    assert not cache.put("large", on_host(module(2000)))
+    assert not cache.put("tokenizer", on_host(object()))
     assert NOMINAL_BYTES > 1000
     assert cache.used == 400
 
 
+def test_what_is_asked_for_together_does_not_displace_each_other() -> None:
+    cache = WeightCache(1000, free=lambda: 1 << 40)
+    for name in ("old", "wanted"):
+        cache.put(name, on_host(module(400)))
+    assert not cache.make_room(700, spared=("wanted", "coming"))
+    assert cache.used == 800
+    assert cache.make_room(600, spared=("wanted", "coming"))
+    assert (cache.holds(["wanted"]), cache.used) == (True, 400)
+
+
+def test_a_host_without_room_reads_nothing_ahead_whatever_the_limit() -> None:
+    free = SPARED_BYTES + 300
+    cache = WeightCache(1000, free=lambda: free)
+    assert cache.make_room(300)
+    assert not cache.make_room(400)
+
+
 def test_tied_weights_count_once() -> None:
-    cache, pair = WeightCache(1000), torch.nn.Sequential(module(400), module(400))
+    pair = torch.nn.Sequential(module(400), module(400))
     pair[1].weight = pair[0].weight
-    cache.put("pair", pair)
-    assert cache.used == 400
+    assert on_host(pair).nbytes == 400
 
 
-def test_a_host_without_room_keeps_nothing_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-    cache, part = WeightCache(1000), module(400)
-    monkeypatch.setattr(part, "to", full)
-    cache.put("part", part)
-    assert (cache.used, cache.take("part")) == (0, None)
+def test_the_system_tells_how_much_is_free() -> None:
+    assert 0 < free_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_a_role_comes_back_without_its_files_and_draws_the_same(

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import AsyncMock
 
@@ -16,6 +17,8 @@ import httpx
 import pytest
 
 from benchmarks import __main__ as benchmarks
+from benchmarks import rows
+from benchmarks.rows import Goal, Row
 from clients.load import command as load
 from gateway.__main__ import _announce
 
@@ -55,7 +58,7 @@ async def test_the_gateway_serves_on_when_nobody_reads_its_announcement(monkeypa
     os.close(reading)
     with os.fdopen(writing, "w") as gone, socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setattr(sys, "stdout", gone)
-        await _announce(AsyncMock(), listener)
+        await _announce(AsyncMock(), listener, "")
         gone.flush()  # as the interpreter does at its end
 
 
@@ -120,10 +123,29 @@ def test_benchmarks_are_listed_and_chosen(monkeypatch: pytest.MonkeyPatch, capsy
     listed = capsys.readouterr().out
     assert all(f"  {name}  " in listed for name in benchmarks.BENCHMARKS)
     ran: list[str] = []
-    for name in benchmarks.BENCHMARKS:
-        monkeypatch.setitem(benchmarks.BENCHMARKS, name, ("", lambda name=name: ran.append(name)))
-    benchmarks.main(["--only", "bodies,wire"])
-    assert ran == ["bodies", "wire"]
+    for name, each in list(benchmarks.BENCHMARKS.items()):
+        measure = lambda _effort, name=name: ran.append(name) or ()  # noqa: E731
+        monkeypatch.setitem(benchmarks.BENCHMARKS, name, replace(each, measure=measure))
+    assert benchmarks.main(["--only", "bodies,7,wire,5"]) == 0
+    assert ran == ["bodies", "gateway", "wire"]
     with pytest.raises(SystemExit):
         benchmarks.main(["--only", "bodys"])
-    assert "'bodys' is no benchmark; wire, bodies, requests, scheduling are" in capsys.readouterr().err
+    assert "'bodys' is no benchmark; idle, " in capsys.readouterr().err
+
+
+def test_a_benchmark_that_fails_keeps_no_other_from_running(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = Row(11, "speed", "of light", 3.0, "×", Goal(">=", 7.0), "none", "python -m benchmarks.codecs")
+
+    def broken(_effort: float) -> list[Row]:
+        raise OSError("no such device")
+
+    for name, measure in (("idle", broken), ("codecs", lambda _effort: [row])):
+        monkeypatch.setitem(benchmarks.BENCHMARKS, name, replace(benchmarks.BENCHMARKS[name], measure=measure))
+    assert benchmarks.main(["--only", "1,11", "--output", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "no such device" in told.err
+    assert told.err.endswith("failed, with nothing kept: idle\n")
+    assert "of light: 3 × (goal: >= 7, NOT met)" in told.out
+    assert rows.read(tmp_path / "pipeline.json") == [row]

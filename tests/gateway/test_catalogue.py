@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.service.catalogue import MAX_MODELS, Catalogue
+from wire.params import Adapter
 from wire.types import Role, ServerId
 
 A, B = ServerId("a/1"), ServerId("b/1")
@@ -55,3 +56,54 @@ def test_a_model_that_nobody_serves_is_forgotten_first(model):
     assert len(catalogue.models()) == MAX_MODELS
     assert catalogue.resolve("served") is not None
     assert catalogue.resolve("m0") is None
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+STYLE = Adapter("style", "0a", (Role.DIT,))
+INK = Adapter("ink", "0b", (Role.ENCODER, Role.DIT))
+
+
+def offered(catalogue):
+    (info,) = catalogue.models()
+    assert catalogue.resolve("tiny").adapters == info.adapters
+    return info.adapters
+
+
+def test_a_model_has_the_adapters_of_all_its_servers(model):
+    catalogue = Catalogue()
+    catalogue.joined(A, model(adapters=(STYLE,)), tuple(Role))
+    catalogue.joined(B, model(adapters=(INK,)), tuple(Role))
+    assert offered(catalogue) == (STYLE, INK)
+    catalogue.lost(A)
+    assert offered(catalogue) == (INK,)
+
+
+def test_one_that_no_server_of_a_stage_has_is_not_offered_and_told_to_operators(model):
+    catalogue = Catalogue()
+    catalogue.joined(A, model(), (Role.ENCODER, Role.DECODER))
+    catalogue.joined(B, model(adapters=(STYLE, INK)), (Role.DIT,))
+    assert offered(catalogue) == (STYLE,)
+    assert catalogue.status()["tiny"]["loras_lacked_by"] == {"ink": [Role.ENCODER]}
+    catalogue.holds(B, (Role.ENCODER, Role.DIT))
+    assert offered(catalogue) == (STYLE, INK)
+    catalogue.set_aside(B, (Role.DIT,), "not reached")
+    assert catalogue.missing("tiny@1") == [Role.DIT]
+    assert offered(catalogue) == (STYLE, INK)  # as for the model itself, the dit is waited for
+
+
+def test_of_different_files_under_one_name_one_that_all_stages_have_is_offered(model):
+    catalogue = Catalogue()
+    other = Adapter("ink", "ff", (Role.ENCODER, Role.DIT))
+    catalogue.joined(A, model(adapters=(INK,)), tuple(Role))
+    catalogue.joined(B, model(adapters=(other,)), (Role.DIT,))
+    assert offered(catalogue) == (INK,)
+    catalogue.joined(B, model(adapters=(other,)), tuple(Role))
+    assert offered(catalogue) == (other,)
+
+
+def test_a_model_without_servers_keeps_the_adapters_that_it_had_last(model):
+    catalogue = Catalogue()
+    catalogue.joined(A, model(adapters=(STYLE,)), tuple(Role))
+    catalogue.lost(A)
+    assert offered(catalogue) == (STYLE,)

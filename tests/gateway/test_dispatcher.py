@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 
-from gateway.service.dispatcher import Dispatcher, Outlets
+from gateway.service.dispatcher import Dispatcher
+from gateway.service.embeddings import Embeddings
 from gateway.service.interfaces import (
     Admitted,
     DeadlineExceeded,
@@ -24,6 +25,7 @@ from gateway.service.interfaces import (
     Took,
     UnsupportedRequest,
 )
+from gateway.service.outlets import Outlets
 from gateway.stages.liveness import Heard, Joined, Lost
 from gateway.storage.room import RoomTaken
 from scheduler import actions as act
@@ -33,10 +35,10 @@ from scheduler.roles.problem import Problem, RoleNeed, Server, ServerClass
 from scheduler.spec import Input
 from scheduler.standing import Standing
 from wire import to_gateway, to_stage
-from wire.errors import InputLost, Loss
-from wire.params import ImageParams
+from wire.errors import Code, InputLost, Loss
+from wire.params import ImageParams, Workflow
 from wire.to_stage import InputRef
-from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
+from wire.types import Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 A, B = ServerId("a/1"), ServerId("b/1")
 R = RequestId("r")
@@ -52,6 +54,7 @@ class Scripted:
     events: list[ev.Event] = field(default_factory=list)
     wakeup: float | None = None
     standings: dict[RequestId, Standing] = field(default_factory=dict)
+    roomless: dict[ModelKey, str] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def handle(self, event: ev.Event, now: float) -> list[act.Action]:
@@ -61,12 +64,18 @@ class Scripted:
             self.wakeup = None
         return self.script(event)
 
+    def handle_together(self, events: Sequence[ev.Event], now: float) -> list[list[act.Action]]:
+        return [self.handle(event, now) for event in events]
+
     def next_wakeup(self) -> float | None:
         return self.wakeup
 
     def standing(self, request_id: RequestId, now: float) -> Standing | None:
         assert now == pytest.approx(asyncio.get_running_loop().time(), abs=1.0)
         return self.standings.get(request_id)
+
+    def no_room(self, model: ModelKey, now: float) -> str:
+        return self.roomless.get(model, "")
 
 
 class Bench:
@@ -86,7 +95,8 @@ class Bench:
             hold=self._hold,
             drop=lambda handle: self.held.pop(handle),
         )
-        self.dispatcher = Dispatcher(self.scheduler, "g1", outlets)
+        self.embeddings = Embeddings(1000)
+        self.dispatcher = Dispatcher(self.scheduler, "g1", outlets, embeddings=self.embeddings)
         self.task = asyncio.create_task(self.dispatcher.run())
 
     def on(self, event: type, *actions: act.Action) -> None:
@@ -140,10 +150,17 @@ async def bench(hello):
 
 
 def run(job: str, role: Role, *inputs: Input, counter: int = 1, server: ServerId = A) -> act.Run:
-    member = act.Member(JobId(f"r/{job}"), Epoch("g1", counter), inputs)
-    deadline = asyncio.get_running_loop().time() + 5
     return act.Run(
-        **WHY, server=server, role=role, members=(member,), deadline=deadline, preempt=True, keep_seconds=0.05
+        **WHY,
+        server=server,
+        role=role,
+        job=JobId(f"r/{job}"),
+        epoch=Epoch("g1", counter),
+        inputs=inputs,
+        deadline=asyncio.get_running_loop().time() + 5,
+        preempt=True,
+        keep_seconds=0.05,
+        share=True,
     )
 
 
@@ -173,7 +190,7 @@ async def test_run_names_parameters_and_where_inputs_lie(bench, request_for):
     ((server, message),) = bench.sent
     assert server == A
     assert message.role is Role.DIT
-    assert (message.preempt, message.keep_seconds) == (True, 0.05)
+    assert (message.preempt, message.keep_seconds, message.share) == (True, 0.05, True)
     assert message.remaining_seconds == pytest.approx(5, abs=1)
     (member,) = message.members
     assert member.params.prompt == ""
@@ -228,6 +245,7 @@ async def test_the_caller_hears_what_each_stage_job_took(bench, request_for):
     await bench.settle()
     bench.on(ev.JobDone, run("dit.0", Role.DIT, counter=2))
     bench.dispatcher.report(Heard(A, done(1, compute=3.0)))
+    await bench.settle()
     bench.dispatcher.report(Heard(A, to_gateway.Started(epoch=Epoch("g1", 2))))
     await bench.settle()
     assert heard == [Took("encoder", 3.0)]
@@ -338,6 +356,9 @@ async def test_servers_coming_and_going_are_told_and_counted(bench, hello):
     await bench.settle()
     assert bench.scheduler.events[-1] == ev.ServerLost(A, "gone")
     assert bench.dispatcher.status()["tiny"]["missing"] == list(Role)
+    assert "no_room" not in bench.dispatcher.status()["tiny"]
+    bench.scheduler.roomless[bench.dispatcher.status()["tiny"]["key"]] = "no server has room"
+    assert bench.dispatcher.status()["tiny"]["no_room"] == "no server has room"
 
 
 async def test_role_orders_and_releases_become_messages(bench, request_for):
@@ -450,6 +471,75 @@ async def test_roles_set_aside_are_not_held_until_they_are_back(bench, caplog):
     assert (
         "a/1 gets no dit work: b cannot fetch from it: tcp://a:1: connection refused. Check --data-bind" in caplog.text
     )
+
+
+@pytest.mark.parametrize(("roles", "gone"), [(frozenset(Role), True), (frozenset({Role.DIT, Role.DECODER}), False)])
+async def test_encodings_are_not_kept_where_nobody_can_fetch_them(bench, roles, gone):
+    bench.embeddings.store(A, 1000, is_full=False)
+    output = to_gateway.Output(port=Role.DIT, handle=Handle("h"), nbytes=10)
+    finished = to_gateway.StageDone(epoch=Epoch("g1", 1), outputs=(output,), timings=to_gateway.Timings())
+    bench.embeddings.made("key", A, finished)
+    bench.embeddings.released(A, (Handle("h"),))
+    bench.on(ev.LimitsRaised, act.SetAside(**WHY, server=A, roles=roles))
+    bench.dispatcher.report(Heard(A, to_gateway.Grant(limits={})))
+    await bench.settle()
+    assert ((A, to_stage.Release(handles=(Handle("h"),))) in bench.sent) == gone
+    assert (bench.embeddings.find("key", R, exact=True) is None) == gone
+
+
+@pytest.fixture
+async def equals(bench, hello, model, request_for):
+    """Two requests of one prompt: the first has its encoder job running."""
+    described = model("read", workflows=(Workflow("text2image", ("prompt",), encoder_inputs=("prompt",)),))
+    bench.dispatcher.report(Joined(B, hello("b", model=described)))
+    bench.embeddings.store(B, 4000, is_full=False)
+    await bench.settle()
+    bench.on(ev.RequestArrived, run("encoder", Role.ENCODER, server=B))
+    tasks = [bench.generate(request_for(request_id=name, model="read")) for name in ("r", "s")]
+    await bench.settle()
+    yield tasks
+    for task in tasks:
+        task.cancel()
+
+
+def arrivals(bench) -> dict[RequestId, bool]:
+    """Requests that the scheduler knows, and whether their encoder job is done from the start."""
+    told = [event.request for event in bench.scheduler.events if isinstance(event, ev.RequestArrived)]
+    return {request.id: request.jobs[0].made is not None for request in told}
+
+
+async def test_an_equal_prompt_waits_for_its_encoding(bench, equals):
+    assert arrivals(bench) == {"r": False}
+    output = to_gateway.Output(port=Role.DIT, handle=Handle("h"), nbytes=10)
+    finished = to_gateway.StageDone(epoch=Epoch("g1", 1), outputs=(output,), timings=to_gateway.Timings())
+    bench.dispatcher.report(Heard(B, finished))
+    await bench.settle()
+    assert arrivals(bench) == {"r": False, "s": True}
+
+
+async def test_an_equal_prompt_is_encoded_where_the_first_request_is_cancelled(bench, equals):
+    equals[0].cancel()
+    await bench.settle()
+    assert arrivals(bench) == {"r": False, "s": False}
+
+
+async def test_an_equal_prompt_is_encoded_where_the_first_request_fails(bench, equals):
+    bench.on(ev.JobFailed, act.Fail(**WHY, request=R, code="failed", message="no"))
+    failure = to_gateway.StageFailed(epoch=Epoch("g1", 1), code=Code.ENGINE, message="no", retryable=False)
+    bench.dispatcher.report(Heard(B, failure))
+    await bench.settle()
+    assert arrivals(bench) == {"r": False, "s": False}
+    assert isinstance(equals[0].exception(), GenerationFailed)
+
+
+async def test_a_request_that_is_cancelled_while_it_waits_is_forgotten(bench, equals, request_for):
+    equals[1].cancel()
+    await bench.settle()
+    again = bench.generate(request_for(request_id="s", model="read"))  # its name is free
+    await bench.settle()
+    assert not again.done()
+    assert arrivals(bench) == {"r": False}
+    again.cancel()
 
 
 async def test_the_place_of_a_request_is_the_scheduler_s_answer(bench):

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.service import graph
 from gateway.service.interfaces import UnsupportedRequest
-from wire.params import ImageParams
+from wire.params import Adapter, AdapterUse, ImageParams
 from wire.to_stage import InputRef
 from wire.types import Handle, Role
 
@@ -98,3 +98,28 @@ def test_what_a_model_cannot_do_is_refused_by_name(request_for, model):
     images = (ImageParams(workflow="video", width=64, height=64),)
     with pytest.raises(UnsupportedRequest, match="does no video; it does text2image, image2image"):
         graph.build(request_for(images=images), model(), 1.0)
+
+
+def test_each_stage_is_told_of_the_adapters_that_change_it(request_for, model):
+    style, ink = Adapter("style", "0a", (Role.DIT,)), Adapter("ink", "0b", (Role.ENCODER, Role.DIT))
+    uses = (AdapterUse("ink", "0b", 0.5), AdapterUse("style", "0a", 1.0))
+    images = (ImageParams(prompt="x", width=64, height=64, previews=1, adapters=uses),)
+    built = graph.build(request_for(images=images), model(adapters=(style, ink)), 1.0)
+    assert {name: job.params.adapters for name, job in built.jobs.items()} == {
+        "r/encoder": uses[:1],
+        "r/dit.0": uses,
+        "r/decoder.0": (),
+        "r/decoder.0.preview.0": (),
+    }
+    assert {job.id: job.adapters for job in built.spec.jobs} == {
+        "r/encoder": {"ink@0b"},
+        "r/dit.0": {"ink@0b", "style@0a"},
+        "r/decoder.0": frozenset(),
+    }
+    assert [preview.id for preview in built.jobs["r/dit.0"].spec.previews] == ["r/decoder.0.preview.0"]
+
+
+def test_an_adapter_that_has_gone_since_is_refused(request_for, model):
+    images = (ImageParams(width=64, height=64, adapters=(AdapterUse("style", "0a", 1.0),)),)
+    with pytest.raises(UnsupportedRequest, match="has no LoRA 'style' any more"):
+        graph.build(request_for(images=images), model(adapters=(Adapter("style", "0b", (Role.DIT,)),)), 1.0)

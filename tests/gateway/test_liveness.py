@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 
 from gateway.stages.liveness import (
+    ASK_BURST,
+    GATEWAYS,
     HELLO_BURST,
     HELLO_RATE,
     MAX_REMEMBERED,
+    OWN_BURST,
+    OWN_RATE,
     SAY_HELLO_EVERY,
     Heard,
     Joined,
@@ -15,9 +19,10 @@ from gateway.stages.liveness import (
     PoolRules,
     Roster,
     Send,
+    TellCell,
     Warn,
 )
-from wire.to_gateway import Ask, Goodbye, Grant, Heartbeat
+from wire.to_gateway import Ask, AskCell, Goodbye, Grant, Heartbeat
 from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, Welcome
 from wire.types import Role, ServerId
 from wire.version import PROTOCOL
@@ -45,7 +50,7 @@ def refusal(effects) -> Refused:
 
 def test_a_hello_is_welcomed_before_anybody_may_send_work(roster, hello):
     welcome, joined = join(roster, A1, hello)
-    assert welcome == Send(A1, Welcome(gateway="g1", heartbeat_seconds=2, liveness_seconds=10))
+    assert welcome == Send(A1, Welcome(gateway="g1", heartbeat_seconds=2, liveness_seconds=10, joins=True))
     assert joined == Joined(A1, hello())
 
 
@@ -173,12 +178,55 @@ def test_with_encryption_name_and_key_must_belong_together(hello):
     assert isinstance(roster.hear(A1, hello(public_key="key-a"), 0, user="a")[1], Joined)
 
 
-def test_a_flood_of_introductions_is_left_unanswered(roster, hello):
-    for _ in range(HELLO_BURST):
-        join(roster, A1, hello)
-    (warning,) = join(roster, A1, hello)
+SECOND = ServerId("a.2/1")
+OF_ONE = {"device": "a/1", "public_key": "key-a"}
+
+
+def test_a_process_introduces_itself_once_for_each_of_its_models(hello):
+    roster = Roster(PoolRules("g1", 2, 10, keys={"a": "key-a"}))
+    assert isinstance(roster.hear(A1, hello(**OF_ONE), 0, user="a")[1], Joined)
+    second = hello("a.2", roles=(), **OF_ONE)
+    assert roster.hear(SECOND, second, 0, user="a")[1] == Joined(SECOND, second), "it may hold nothing of a model"
+    assert roster.hear(SECOND, GRANT, 1, user="a") == [Heard(SECOND, GRANT)]
+    assert isinstance(roster.hear(SECOND, GRANT, 1, user="b")[0], Warn)
+
+
+@pytest.mark.parametrize(("name", "user"), [("b.2", "a"), ("b", "a"), ("a.b", "a"), ("a.2", "b")])
+def test_a_process_has_no_names_but_its_own(hello, name, user):
+    roster = Roster(PoolRules("g1", 2, 10, keys={"a": "key-a", "b": "key-b", "a.b": "key-c"}))
+    assert refusal(roster.hear(ServerId(f"{name}/1"), hello(name, roles=(), **OF_ONE), 0, user=user))
+
+
+def test_a_flood_of_introductions_is_left_unanswered(roster):
+    for number in range(HELLO_BURST):
+        roster.hear(ServerId(f"s{number}/1"), ask(f"s{number}"), 0)
+    (warning,) = roster.hear(A1, ask(), 0)
     assert isinstance(warning, Warn)
-    assert isinstance(join(roster, A1, hello, 1 / HELLO_RATE)[1], Joined)
+    assert roster.hear(A1, ask(), 1 / HELLO_RATE) == [Send(A1, Fine(gateway="g1"))]
+
+
+def test_one_server_that_introduces_itself_again_and_again_is_left_unanswered(roster, hello):
+    for _ in range(OWN_BURST + 1):
+        assert isinstance(join(roster, A1, hello)[-1], Joined)
+    (warning,) = join(roster, A1, hello)
+    assert "again and again" in warning.text
+    assert isinstance(join(roster, B1, hello)[-1], Joined), "others are let in"
+    assert isinstance(join(roster, A1, hello, 1 / OWN_RATE)[-1], Joined)
+
+
+def test_other_gateways_are_told_of_the_cell_but_not_without_end(roster):
+    question, peer = AskCell(name="b"), ServerId("~cell b/2")
+    assert roster.hear(peer, question, 0) == [TellCell(peer)]
+    for _ in range(ASK_BURST):
+        last = roster.hear(peer, question, 0)
+    assert isinstance(last[0], Warn)
+
+
+def test_with_encryption_only_gateways_are_told():
+    roster = Roster(PoolRules("g1", 2, 10, keys={"a": "key-a"}))
+    peer = ServerId("~cell b/2")
+    assert isinstance(roster.hear(peer, AskCell(name="b"), 0, user="a")[0], Warn)
+    assert roster.hear(peer, AskCell(name="b"), 0, user=GATEWAYS) == [TellCell(peer)]
 
 
 def test_strangers_are_not_remembered_without_limit(roster):

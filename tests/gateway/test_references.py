@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from gateway.service import graph
-from gateway.service.references import PictureWork, picture_work, png_size
+from gateway.service.references import PictureWork, picture_work
 from scheduler.cost.features import row, sequence_tokens
 from scheduler.cost.profile import ModelShape
 from scheduler.cost.work import Work
 from wire.params import ImageParams, Workflow
-from wire.references import References
+from wire.references import References, png_size
 from wire.to_stage import InputRef
 from wire.types import Handle, Role
 

@@ -9,17 +9,18 @@ import zmq
 import zmq.asyncio
 
 from gateway.stages.liveness import Heard, Joined, Lost, PoolRules, Roster
-from gateway.stages.pool import StagePool
+from gateway.stages.pool import HOLD_SECONDS, MOST_HELD, StagePool
 from gateway.stages.sockets import BindError, Sockets
 from tests.curve import generate_keys
 from wire.control_codec import MAX_CONTROL_BYTES, decode_to_stage, encode
 from wire.security import CurveKeys
-from wire.to_gateway import Grant, Heartbeat
-from wire.to_stage import Cancel, HeartbeatAck, Refused, SayHello, Welcome
-from wire.types import Role, ServerId
+from wire.to_gateway import Goodbye, Grant, Heartbeat
+from wire.to_stage import Cancel, HeartbeatAck, Refused, Release, SayHello, Welcome
+from wire.types import Handle, Role, ServerId
 
 A = ServerId("a/1")
 GRANT = Grant(limits={Role.DIT: 3})
+RELEASE = Release(handles=(Handle("h"),))
 PATIENCE = 10.0
 
 
@@ -105,9 +106,70 @@ async def test_messages_go_both_ways(pool, hello):
     assert await hear(dealer) == HeartbeatAck(sequence=3)
 
 
-@pytest.mark.parametrize(
-    "frames", [[b"\xc1 nonsense"], [b""], [b"x" * 5000, b""], [encode(Heartbeat(sequence=1))[:-1]]]
-)
+async def test_a_release_goes_with_what_is_said_next(pool, hello):
+    dealer = await join(pool, hello, joins=True)
+    pool.pool.send(A, RELEASE)
+    pool.pool.send(A, Cancel(epochs=()))
+    async with asyncio.timeout(PATIENCE):
+        frames = await dealer.recv_multipart()
+    assert [decode_to_stage(frame) for frame in frames] == [RELEASE, Cancel(epochs=())]
+
+
+async def test_a_release_waits_for_nothing_else_for_long(pool, hello):
+    dealer = await join(pool, hello, joins=True)
+    pool.pool.send(A, RELEASE)
+    assert await hear(dealer) == RELEASE
+
+
+async def test_many_releases_do_not_wait(pool, hello):
+    dealer = await join(pool, hello, joins=True)
+    for _ in range(MOST_HELD):
+        pool.pool.send(A, RELEASE)
+    async with asyncio.timeout(PATIENCE):
+        assert len(await dealer.recv_multipart()) == MOST_HELD
+
+
+async def test_a_server_that_reads_one_at_a_time_gets_one_at_a_time(pool, hello):
+    dealer = await join(pool, hello)
+    pool.pool.send(A, RELEASE)
+    pool.pool.send(A, Cancel(epochs=()))
+    async with asyncio.timeout(PATIENCE):
+        assert [len(await dealer.recv_multipart()) for _ in range(2)] == [1, 1]
+
+
+async def test_nothing_is_kept_back_for_longer_than_there_are_sockets(hello):
+    pool = Pool()
+    await join(pool, hello, joins=True)
+    faults = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    pool.pool.send(A, RELEASE)
+    await pool.close()
+    later = loop.create_future()
+    loop.call_later(2 * HOLD_SECONDS, later.set_result, None)  # all that was due in between has happened by then
+    await later
+    assert not faults
+
+
+async def test_what_was_kept_back_for_a_lost_server_is_dropped(pool, hello):
+    dealer = await join(pool, hello, joins=True)
+    pool.pool.send(A, RELEASE)
+    await dealer.send(encode(Goodbye()))
+    assert await pool.report() == Lost(A, "it left", clean=True)
+    again = await join(pool, hello, ServerId("a/2"), joins=True)
+    pool.pool.send(ServerId("a/2"), Cancel(epochs=()))
+    assert await hear(again) == Cancel(epochs=())
+
+
+async def test_messages_may_come_as_the_frames_of_one(pool, hello):
+    dealer = await join(pool, hello)
+    await dealer.send_multipart([encode(GRANT), b"\xc1 nonsense", encode(Heartbeat(sequence=4))])
+    assert [await hear(dealer), await hear(dealer)] == [SayHello(), HeartbeatAck(sequence=4)]
+    assert await pool.report() == Heard(A, GRANT)
+    assert pool.pool.malformed == 1
+
+
+@pytest.mark.parametrize("frames", [[b"\xc1 nonsense"], [b""], [b"\xc1" * 5000], [encode(Heartbeat(sequence=1))[:-1]]])
 async def test_nonsense_is_counted_and_answered_with_say_hello(pool, hello, frames):
     dealer = pool.peer()
     await dealer.send_multipart(frames)

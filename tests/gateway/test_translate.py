@@ -55,7 +55,7 @@ H = Handle("h")
             wire.RolesFailed(epoch=E, roles=(Role.DIT,), message="no room"),
             ev.RolesFailed(A, E, frozenset({Role.DIT}), "no room"),
         ),
-        (wire.Heartbeat(sequence=1), None),
+        (wire.Heartbeat(sequence=1, warm=(Role.DIT,)), ev.RolesWarm(A, frozenset({Role.DIT}))),
         (wire.Ask(protocol=(1, 1), name="a", incarnation="1"), None),
         (wire.Goodbye(), None),
     ],
@@ -70,14 +70,17 @@ def test_an_introduction_becomes_a_server_with_what_it_still_does(hello):
         running=(E,),
         holds=(H,),
         pinned=True,
-        capable={role: wire.RoleInfo(weight_bytes=1, activation_bytes=2, load_seconds=3.0) for role in Role},
+        capable={
+            role: wire.RoleInfo(weight_bytes=1, activation_bytes=2, load_seconds=3.0, common_bytes={"t5": 1})
+            for role in Role
+        },
     )
     joined = translate.joined(A, said, "g1")
     assert (joined.running, joined.holds, joined.limits) == ((E,), (H,), said.limits)
     assert joined.server.id == A
     assert joined.server.model == "tiny@1"
     assert joined.server.pinned
-    assert joined.server.capable[Role.DIT] == RoleCost(1, 2, 3.0)
+    assert joined.server.capable[Role.DIT] == RoleCost(1, 2, 3.0, common_bytes={"t5": 1})
     assert joined.server.target == Target("tiny", "cpu-1", "float32")
 
 

@@ -14,6 +14,7 @@ from gateway.idempotency.once import Once
 from gateway.idempotency.run import Head, Run
 from gateway.settings import Settings
 from gateway.storage.objects import Objects, in_memory
+from tests.databases import prepared
 
 JSON = [(b"content-type", b"application/json"), (b"x-seed", b"7"), (b"x-ratelimit-remaining-requests", b"3")]
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -104,7 +105,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database(Settings(state_dir=tmp_path))
+    opened = Database(Settings(state_dir=prepared(tmp_path)))
     await opened.open()
     yield opened
     await opened.close()

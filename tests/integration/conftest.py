@@ -6,14 +6,13 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +29,8 @@ from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.core import Scheduler
 from scheduler.invariants import check
+from tests.databases import prepared
+from tests.servers import free_port
 from wire.params import ImageParams
 from wire.types import Role, ServerId
 
@@ -48,11 +49,6 @@ def until(condition: Callable[[], Found], what: str, seconds: float = PATIENCE) 
         assert time.monotonic() < limit, f"{what}: not within {seconds:g} s"
         time.sleep(0.02)
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @dataclass
@@ -89,7 +85,7 @@ Start = Callable[..., Process]
 def launcher(folder: Path) -> Iterator[Start]:
     """Starts ``python …``; whatever still runs at the end is killed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
-    clean["DISAGFUSION_STATE_DIR"] = str(folder / "state")
+    clean["DISAGFUSION_STATE_DIR"] = str(prepared(folder / "state"))
     started: list[Process] = []
 
     def start(*arguments: str, **environment: str) -> Process:
@@ -117,7 +113,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 class Tape(Scheduler):
-    """The real scheduler with all that goes in and out written down, and its invariants checked after every event."""
+    """The real scheduler with all that goes in and out written down, and its invariants checked after each turn."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
@@ -125,13 +121,14 @@ class Tape(Scheduler):
         self.actions: list[act.Action] = []
         self.news = asyncio.Event()
 
-    def handle(self, event: ev.Event, now: float) -> list[act.Action]:
-        actions = super().handle(event, now)
+    def handle_together(self, events: Sequence[ev.Event], now: float) -> list[list[act.Action]]:
+        """``handle`` is this with one event."""
+        told = super().handle_together(events, now)
         check(self.view)
-        self.events.append(event)
-        self.actions += actions
+        self.events += events
+        self.actions += chain.from_iterable(told)
         self.news.set()
-        return actions
+        return told
 
     async def find(
         self,
@@ -165,27 +162,48 @@ class Service:
     servers: dict[str, Process] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=count)
 
-    async def serve(self, name: str, *roles: Role, model: str = "") -> Process:
+    async def serve(
+        self,
+        name: str,
+        *roles: Role,
+        model: str = "",
+        module: str = "stage_server",
+        options: tuple[str, ...] = (),
+        **environment: str,
+    ) -> Process:
         """Start a stage server and wait until it has joined; without a ``model``, with the emulated engine."""
         emulated = ("--engine", "emulated", "--profile", str(PROFILE))
         joined = sum(isinstance(e, ev.ServerJoined) and e.server.name == name for e in self.tape.events)
         self.servers[name] = self.start(
-            *("-m", "stage_server", *(("--model", model, "--threads", "1") if model else emulated)),
-            *("--role", ",".join(roles), "--gateway", self.gateway.pool.endpoint, "--name", name),
+            *("-m", module, *(("--model", model, "--threads", "1") if model else emulated)),
+            *("--role", ",".join(roles), "--gateway", self.gateway.pool.endpoint, "--name", name, *options),
+            **environment,
         )
         patience = PATIENCE * (3 if model else 1)
         await self.tape.find(ev.ServerJoined, lambda e: e.server.name == name, after=joined, seconds=patience)
         return self.servers[name]
 
-    async def serve_all(self, **servers: tuple[Role, ...]) -> None:
+    async def serve_all(self, model: str = "", **servers: tuple[Role, ...]) -> None:
         async with asyncio.TaskGroup() as tasks:
             for name, roles in servers.items():
-                tasks.create_task(self.serve(name, *roles))
+                tasks.create_task(self.serve(name, *roles, model=model))
 
-    def generate(self, *, n: int = 1, steps: int = 20, deadline: float = 30.0) -> Awaitable[Finished]:
+    def generate(
+        self,
+        *,
+        n: int = 1,
+        steps: int = 20,
+        deadline: float = 30.0,
+        width: int = 64,
+        seed: int = 0,
+        model: str = "slow",
+    ) -> Awaitable[Finished]:
         request_id = f"req{next(self.numbers)}"
-        images = tuple(ImageParams(width=64, height=64, seed=seed, num_inference_steps=steps) for seed in range(n))
-        request = ImageRequest(request_id=request_id, model="slow", images=images, deadline_seconds=deadline)
+        images = tuple(
+            ImageParams(prompt="a star", width=width, height=64, seed=seed + index, num_inference_steps=steps)
+            for index in range(n)
+        )
+        request = ImageRequest(request_id=request_id, model=model, images=images, deadline_seconds=deadline)
         return asyncio.create_task(self.gateway.dispatcher.generate(request), name=request_id)
 
     def server_of(self, server: ServerId) -> Process:
@@ -211,6 +229,7 @@ def settings() -> Settings:
         liveness_seconds=1.5,
         default_model="slow",
         elastic_roles=False,
+        embedding_cache_bytes=0,  # tests look for stores that are empty
     )
 
 

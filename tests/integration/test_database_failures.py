@@ -1,4 +1,5 @@
-"""The database fails under a gateway that works: pictures are made meanwhile, and afterwards nothing is missing."""
+"""The database fails under a gateway that works, or the disk below all that it keeps: pictures are made meanwhile, and
+afterwards nothing is missing."""
 
 from __future__ import annotations
 
@@ -35,6 +36,7 @@ class Scene:
     environment: dict[str, str]
     url: str = ""
     gateway: object = None
+    stage: object = None
     secret: str = ""
 
     def keys(self, *arguments: str, status: int = 0) -> str:
@@ -50,6 +52,16 @@ class Scene:
     def status(self, secret: str) -> int:
         headers = {"authorization": f"Bearer {secret}"}
         return httpx.post(f"{self.url}/v1/images/generations", json=PICTURE, headers=headers, timeout=60).status_code
+
+    def ask(self, method: str, path: str, **request: object) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.secret}"}
+        return httpx.request(method, f"{self.url}/v1/{path}", headers=headers, timeout=60, **request)
+
+    def upload(self, nbytes: int) -> httpx.Response:
+        return self.ask("POST", "files", data={"purpose": "vision"}, files={"file": ("x", os.urandom(nbytes))})
+
+    def post(self, **fields: object) -> httpx.Response:
+        return self.ask("POST", "images/generations", json=PICTURE | fields)
 
     def complaints(self) -> list[str]:
         """Lines of the gateway's log about its database."""
@@ -87,7 +99,7 @@ def scene(start, listening, until, is_ready, free_port):
             **environment,
         )
         made.url = listening(made.gateway)
-        start(
+        made.stage = start(
             *("-m", "stage_server", "--engine", "emulated", "--profile", str(PROFILE), "--role", "encoder,dit,decoder"),
             *("--gateway", f"tcp://127.0.0.1:{port}", "--time-scale", "0.05"),
         )
@@ -129,6 +141,53 @@ def test_a_full_disk(scene, small_disk):
         ballast = fill(small_disk)
         serving.works_without("its disk is full")
         ballast.unlink()
+        serving.works_again()
+
+
+def stored(folder: Path) -> set[str]:
+    """Paths that requests have left. Not what jobs under way make, the database's own files and the usage's."""
+    own = (FILE_NAME, "usage-")
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(own))
+    found = {str(path.relative_to(folder)) for path in files if path.stat().st_size}
+    return {path for path in found if not path.startswith("files/jobs/out/")}
+
+
+def refused_for_want_of_room(answer: httpx.Response) -> None:
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize("left", [0, 200_000])
+def test_a_full_disk_below_the_file_store(scene, small_disk, left):
+    """``left``: bytes, so that what is written begins well and finds no room for its end."""
+    state = small_disk / "state"
+    with scene(DISAGFUSION_STATE_DIR=str(state)) as serving:
+        assert serving.upload(300_000).status_code == 200
+        before = stored(state)
+        serving.stage.send(signal.SIGSTOP)
+        job = serving.post(**{"async": True}).json()["id"]
+        ballast = fill(small_disk)
+        os.truncate(ballast, ballast.stat().st_size - left)
+        for nbytes in (300_000, 3_000_000):  # in memory until it is stored, and on disk from its arrival
+            refused_for_want_of_room(serving.upload(nbytes))
+        serving.stage.send(signal.SIGCONT)
+        if left == 0:
+            for small in ({"response_format": "url"}, {"async": True}):  # for which a page may have come free
+                answer = serving.post(**small)
+                if answer.is_error:
+                    refused_for_want_of_room(answer)
+            assert {path for path in stored(state) if "/pictures/" not in path} == before
+        assert serving.post().status_code == 200
+        assert len(serving.ask("GET", "files").json()["data"]) == 1
+        assert not [path for path in stored(state) if "#" in path], "what was begun is still there"
+
+        ballast.unlink()
+        serving.until(
+            lambda: serving.ask("GET", f"images/jobs/{job}").json()["status"] == "completed", "the job's picture"
+        )
+        link = serving.post(response_format="url").json()["data"][0]["url"]
+        assert httpx.get(link).content.startswith(b"\x89PNG")
+        assert serving.upload(3_000_000).status_code == 200
         serving.works_again()
 
 

@@ -26,8 +26,8 @@ PICTURE = {"prompt": "x", "size": "64x64", "num_inference_steps": 1}
 LARGE_PICTURES = """
 import os, sys
 from stage_server import __main__
-from stage_server.engine import emulated
-emulated.blank_png = lambda width, height: os.urandom(1_500_000)
+from stage_server.engine import emulated, emulated_values
+emulated.blank_png = emulated_values.blank_png = lambda width, height: os.urandom(1_500_000)
 sys.exit(__main__.main())
 """
 """A stage server whose pictures have the size of real ones of 1024 x 1024."""

@@ -18,6 +18,7 @@ PROFILE = Path(__file__).with_name("slow.toml")
 JOBS, LINES = 20, 200
 GENERATIONS = "/v1/images/generations"
 PATIENCE = 240.0
+ADMIN_KEY = "sk-operator-of-jobs"
 
 pytestmark = pytest.mark.services
 
@@ -102,6 +103,12 @@ def output_of(url: str, batch: dict) -> list[dict]:
     return [json.loads(line) for line in content.text.splitlines()]
 
 
+def used(url: str) -> dict[str, int]:
+    """Of everybody today, or over midnight."""
+    answer = httpx.get(f"{url}/admin/usage", headers={"authorization": f"Bearer {ADMIN_KEY}"}).raise_for_status()
+    return {name: sum(row[name] for row in answer.json()["data"]) for name in ("requests", "images", "failed")}
+
+
 def seed_of(answer: dict) -> int:
     """That the picture names: emulated decoders write it into a text chunk."""
     (item,) = answer["data"]
@@ -112,7 +119,7 @@ def seed_of(answer: dict) -> int:
 
 
 def test_every_job_is_done_once_though_its_gateway_is_killed(database, gateway, stage, until, free_port, tmp_path):
-    port = free_port()
+    port, database = free_port(), database | {"DISAGFUSION_ADMIN_KEY": ADMIN_KEY}
     process, url = gateway(port, **database)
     stage(port)
     until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "ready")
@@ -133,6 +140,22 @@ def test_every_job_is_done_once_though_its_gateway_is_killed(database, gateway, 
     assert "run again" in again.text(), "without waiting for leases"
     stored = Counter(re.findall(r"(job_\w+) completed", process.text() + again.text()))
     assert max(stored.values()) == 1
+    once = {"requests": JOBS + LINES + 1, "images": JOBS + LINES, "failed": 0}  # and the start of the batch
+    until(lambda: used(url) == once, "each recorded once")
+    assert "Traceback" not in again.text()
+
+
+def test_the_use_of_every_answer_is_recorded_though_the_gateway_is_killed(gateway, stage, until, free_port):
+    port = free_port()
+    process, url = gateway(port, DISAGFUSION_ADMIN_KEY=ADMIN_KEY)
+    stage(port)
+    until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "ready")
+    body = {"prompt": "a picture", "size": "64x64", "num_inference_steps": 1}
+    answers = [httpx.post(f"{url}{GENERATIONS}", json=body).status_code for _ in range(30)]
+    process.kill()
+    assert answers == [200] * 30
+    again, url = gateway(port, DISAGFUSION_ADMIN_KEY=ADMIN_KEY)
+    until(lambda: used(url) == {"requests": 30, "images": 30, "failed": 0}, "each recorded once")
     assert "Traceback" not in again.text()
 
 

@@ -11,6 +11,7 @@ from gateway.__main__ import main
 from gateway.database.engines import FILE_NAME
 from gateway.settings import InvalidSettings, Settings
 from gateway.shell.assembly import Gateway
+from gateway.storage.space import StoreFull
 
 
 @pytest.fixture
@@ -62,6 +63,21 @@ async def test_beyond_loopback_a_key_must_be_there(monkeypatch, tmp_path):
         await gateway.close()
 
 
+async def test_the_store_is_shared_out_among_tenants_with_keys(tmp_path):
+    carol = {"carol": "sk-carol"}
+    room = 100 << 20
+    for keys, nbytes in ((carol, room), (carol | {"dave": "sk-dave"}, room // 2)):
+        gateway = Gateway(
+            Settings(state_dir=tmp_path, control_bind="tcp://127.0.0.1:*", api_keys=keys, storage_max_bytes=room)
+        )
+        try:
+            gateway.storage.jobs.promise("job_1", "carol", nbytes)
+            with pytest.raises(StoreFull):
+                gateway.storage.jobs.promise("job_2", "carol", 1)
+        finally:
+            await gateway.close()
+
+
 def test_a_newer_database_stops_the_start_with_one_line(start, keys, tmp_path):
     keys("list")
     with sqlite3.connect(tmp_path / "state" / FILE_NAME) as database:
@@ -73,7 +89,7 @@ def test_a_newer_database_stops_the_start_with_one_line(start, keys, tmp_path):
 
 
 def test_a_damaged_database_leaves_static_keys_working(start, listening, tmp_path):
-    (tmp_path / "state").mkdir()
+    (tmp_path / "state").mkdir(exist_ok=True)
     (tmp_path / "state" / FILE_NAME).write_bytes(b"nonsense " * 1000)
     gateway = run(start, DISAGFUSION_API_KEYS='{"carol": "sk-carol"}')
     url = listening(gateway)

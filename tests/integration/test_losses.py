@@ -22,7 +22,7 @@ OTHERS = {E: (T, D), T: (E, D), D: (E, T)}
 async def started(service, role) -> ev.JobStarted:
     """An attempt of ``role`` is on the device, a denoising one some steps in."""
     run = await service.tape.find(act.Run, lambda action: action.role is role)
-    epoch = run.members[0].epoch
+    epoch = run.epoch
     kind = ev.JobProgressed if role is T else ev.JobStarted
     return await service.tape.find(kind, lambda event: event.epoch == epoch)
 

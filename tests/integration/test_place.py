@@ -12,10 +12,12 @@ WAITING = re.compile(r"^: waiting, (\d+) ahead, about ([0-9.]+) s left$", re.MUL
 
 
 async def test_streams_that_wait_are_told_how_many_go_before_them(service, http):
-    """Four streams, one device: at least the last waits for more than a second behind others."""
+    """Four streams, one device, which each has alone: the last waits for more than a second behind others."""
     await service.serve("one", *Role)
     body = {"prompt": "x", "size": "64x64", "stream": True, "steps": 12}
-    answers = await asyncio.gather(*(http.post("/v1/images/generations", json=body) for _ in range(4)))
+    answers = await asyncio.gather(
+        *(http.post("/v1/images/generations", json=body | {"seed": seed}) for seed in range(4))
+    )
     assert all("event: image_generation.completed" in answer.text for answer in answers)
     told = [[int(ahead) for ahead, _ in WAITING.findall(answer.text)] for answer in answers]
     assert max(max(places, default=0) for places in told) >= 1

@@ -12,6 +12,7 @@ import pytest
 from gateway.database.database import Database
 from gateway.database.jobs import JobRecord
 from gateway.settings import Settings
+from tests.databases import prepared
 from tests.needed import needs
 
 
@@ -34,7 +35,7 @@ POSTGRES = pytest.param("postgres", marks=[pytest.mark.services, needs("postgres
 @pytest.fixture(params=["sqlite", POSTGRES])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     url = request.getfixturevalue("postgres") if request.param == "postgres" else None
-    opened = Database(Settings(state_dir=tmp_path, database_url=url))
+    opened = Database(Settings(state_dir=prepared(tmp_path), database_url=url))
     await opened.open()
     yield opened
     await opened.close()

@@ -43,6 +43,25 @@ def test_every_line_is_found_where_it_lies(ids, cuts, separator, ends):
         assert read_line(data[place.begins : place.begins + place.length]).custom_id == place.custom_id
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line():
+    data = b"\xef\xbb\xbf" + line("first") + b"\n" + line("second")
+    reader = LineReader(URL)
+    first, second = [*reader.feed(data), *reader.end()]
+    assert (first.custom_id, second.custom_id, reader.errors) == ("first", "second", [])
+    assert read_line(data[first.begins : first.begins + first.length]).custom_id == "first"
+    assert read_line(data[second.begins : second.begins + second.length]).custom_id == "second"
+
+
+@pytest.mark.parametrize(
+    ("body", "model"), [('{"model": "a"}', "a"), ("{}", None), ('{"model": 7}', None), ("3", None)]
+)
+def test_the_model_that_a_line_names(body, model):
+    text = f'{{"custom_id": "a", "method": "POST", "url": "{URL}", "body": {body}}}'
+    reader = LineReader(URL)
+    (place,) = [*reader.feed(text.encode()), *reader.end()]
+    assert place.model == model
+
+
 def test_there_is_an_end_to_lines_and_to_errors(monkeypatch):
     monkeypatch.setattr(batch_lines, "MAX_LINES", 3)
     with pytest.raises(TooMuch, match="3 requests"):

@@ -53,7 +53,18 @@ def batches(database):
 @pytest.fixture
 def runner(batches, jobs, storage, clock):
     rules = BatchRules(1000.0, 500.0)
-    return BatchRunner(batches, jobs, storage.files, storage.jobs, Outcome(), rules, lambda: None, Owner(None), clock)
+    return BatchRunner(
+        batches,
+        jobs,
+        storage.files,
+        storage.jobs,
+        Outcome(),
+        lambda model: model in (None, "tiny"),
+        rules,
+        lambda: None,
+        Owner(None),
+        clock,
+    )
 
 
 @pytest.fixture
@@ -111,7 +122,7 @@ async def test_from_the_file_to_the_output(post, runner, batches, jobs, storage)
     assert storage.files.get("alice", done.output_file_id).expires_at == done.ended_at + 500
     assert await lines_of(batches) == []
     assert await storage.jobs.output(lines[0].outputs) is None
-    assert await jobs.held_bytes() == 0
+    assert await jobs.held_bytes() == {}
 
 
 async def test_validation_that_was_interrupted_begins_again(post, runner, batches, clock, monkeypatch):
@@ -213,7 +224,7 @@ async def test_an_old_batch_takes_its_lines_with_it(post, runner, batches, jobs,
     await jobs.add([job("job_" + "1" * 32, batch_id="batch_1", line=1, nbytes=9)])
     await runner.sweep()
     assert await batches.get("alice", "batch_1") is None
-    assert await jobs.held_bytes() == 0
+    assert await jobs.held_bytes() == {}
 
 
 async def test_a_file_that_is_gone(post, runner, batches, storage):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.database.batches import Batches, BatchRecord, BatchStatus
-from gateway.database.deliveries import Deliveries
+from gateway.database.deliveries import Deliveries, Places
 from gateway.database.job_queue import Advance, Attempt, JobQueue, Lane
 from gateway.database.jobs import Ending, Jobs, JobStatus
 from gateway.jobs.endings import event_of
@@ -82,7 +82,7 @@ async def test_only_the_latest_attempt_ends_a_job_and_only_once(jobs, queue, oth
     assert not await jobs.finish("one", ending(clock, JobStatus.CANCELLED))
     found = await jobs.get("alice", "one")
     assert (found.status, found.answer, found.outputs) == (JobStatus.COMPLETED, b"second", "a,b")
-    assert await jobs.held_bytes() == 5
+    assert await jobs.held_bytes() == {"alice": 5}
 
 
 async def test_what_is_put_back_waits_and_starts_anew(jobs, queue, job, clock):
@@ -151,7 +151,7 @@ async def test_deleting_a_job_deletes_what_its_webhook_was_still_to_be_told(jobs
     assert await jobs.finish("one", ending(clock, event=event))
     await jobs.delete(["one"])
     assert await jobs.over(clock.now + 1e6, 9) == []
-    assert await Deliveries(database).take(clock.now, 60, 9) == []
+    assert await Deliveries(database).take(clock.now, 60, Places(9, 9, {})) == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from gateway.jobs import runner as running
 from gateway.jobs.endings import Endings
 from gateway.jobs.owner import Owner
 from gateway.jobs.runner import Places, Runner
-from gateway.jobs.work import Failure, Made, Postponed
+from gateway.jobs.work import Failure, Fate, Made, Postponed
 from gateway.service.interfaces import Admitted, Progress
 from gateway.storage.job_pictures import ORPHAN_SECONDS, JobPictures
 from gateway.storage.objects import StoreError, in_memory
@@ -31,6 +31,7 @@ class Work:
 
     def __init__(self) -> None:
         self.begun: list[str] = []
+        self.fates: dict[str, Fate] = {}
         self.error: Exception | None = None
         self.hang = False
         self.cancelled = asyncio.Event()
@@ -42,7 +43,8 @@ class Work:
                 self._news.clear()
                 await self._news.wait()
 
-    async def __call__(self, record, listener) -> Made:
+    async def __call__(self, record, listener, fate) -> Made:
+        self.fates[record.id] = fate
         self.begun.append(record.id)
         self._news.set()
         try:
@@ -162,6 +164,7 @@ async def test_a_job_that_somebody_cancels_elsewhere_is_stopped(jobs, job, work,
         assert await jobs.finish("job_1", Endings(60, b"", clock).make(job("job_1"), JobStatus.CANCELLED))
         async with asyncio.timeout(PATIENCE):
             await work.cancelled.wait()
+        assert work.fates["job_1"].job_is_over
 
 
 async def test_a_gateway_that_ends_gives_its_jobs_back(jobs, job, work, gateway):
@@ -169,6 +172,8 @@ async def test_a_gateway_that_ends_gives_its_jobs_back(jobs, job, work, gateway)
     await jobs.add([job("job_1")])
     async with gateway():
         await work.reached(1)
+    assert work.cancelled.is_set()
+    assert not work.fates["job_1"].job_is_over
     work.hang = False
     async with gateway():
         assert (await ended(jobs, "job_1")).attempt == 2

@@ -96,3 +96,28 @@ async def test_keys_that_went_quiet_leave_nothing_behind(clock):
     clock.now += 61
     windows.count("another", 1)
     assert len(windows) == 1
+
+
+@pytest.mark.parametrize("back", [1.0, 3600.0, 1e6])
+async def test_a_clock_that_is_set_back_makes_nobody_wait_longer_than_a_window(clock, back):
+    rates = Rates(clock=clock)
+    await rates.count("requests", "a", 2)
+    clock.now += 30
+    await rates.count("requests", "a", 2)
+    clock.now -= back
+    with pytest.raises(LimitReached) as told:
+        await rates.count("requests", "a", 2)
+    assert told.value.retry_seconds <= 60.0
+    assert told.value.standing.reset_seconds <= 60.0
+    clock.now += 60.1
+    assert (await rates.count("requests", "a", 2)).remaining >= 0
+
+
+async def test_keys_are_swept_though_the_clock_was_set_back(clock):
+    windows = Windows(60, clock)
+    windows.count("quiet", 1)
+    clock.now -= 1e6
+    windows.count("another", 1)
+    clock.now += 61
+    windows.count("another", 1)
+    assert len(windows) == 1

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import uuid
 
 import httpx
 import openai
 import pytest
 
-from tests.live.conftest import BLOCKED_WORD, arguments, until
+from tests.live.conftest import BLOCKED_WORD, arguments
 from tests.live.test_refusals import told
-from tests.picture_service import ROOT
 
 pytestmark = pytest.mark.services
 
@@ -23,11 +19,7 @@ def connect_as(connect, service):
     """OpenAI's client, retries and all, with a new key of such limits; and what it sent."""
 
     def open_client(*limits: str) -> tuple[openai.OpenAI, list[httpx.Request]]:
-        command = [sys.executable, "-m", "gateway", "keys", "create", "--tenant", "live", *limits]
-        state = {"DISAGFUSION_STATE_DIR": str(service.log("gateway").parent / "state")}
-        made = subprocess.run(command, env=os.environ | state, cwd=ROOT, capture_output=True, text=True, check=True)
-        key, sent = made.stdout.strip(), []
-        until(lambda: httpx.get(f"{service.url}/v1/models", headers={"api-key": key}).is_success, "the key counts")
+        key, sent = service.new_key("live", *limits), []
         http = httpx.Client(event_hooks={"request": [sent.append]})
         return connect(api_key=key, max_retries=2, http_client=http), sent
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import defaultdict
 
 import pytest
@@ -12,7 +13,9 @@ from gateway.database.errors import DatabaseError, Trouble
 from gateway.database.usage import UsageRecord, month_of
 from gateway.limits.budgets import Budgets
 from gateway.limits.refusals import BudgetUsedUp
+from gateway.metering import journal, overflow
 from gateway.metering import meter as module
+from gateway.metering.journal import Journal
 from gateway.metering.meter import Meter
 from gateway.metering.overflow import Overflow
 
@@ -119,6 +122,150 @@ async def test_a_file_takes_what_the_database_does_not_and_is_replayed_once(mete
     assert "3 records of use have been written from" in caplog.text
 
 
+async def test_a_process_that_is_killed_leaves_its_records_to_the_next(ledger, file, tmp_path, caplog):
+    path = tmp_path / "usage-journal.jsonl"
+
+    def begin() -> Meter:
+        return Meter(ledger, file, journal=Journal(path, file))
+
+    killed = begin()
+    killed.record(record(1))
+    await killed.write()
+    assert path.read_bytes() == b"", "what is in the database needs no journal"
+    killed.record(record(2))
+    ledger.fails = "after"  # written, and nobody knows
+    with pytest.raises(DatabaseError):
+        await ledger.write([record(2)])
+    killed.record(record(3))
+    ledger.fails = ""
+    killed.close()  # as the kernel does
+
+    later = begin()
+    later.record(record(4))
+    await later.write()
+    assert sorted(ledger.records) == ["req_1", "req_2", "req_3", "req_4"]
+    assert not caplog.records
+    assert (path.read_bytes(), file.path.exists()) == (b"", False)
+
+
+async def test_a_journal_goes_behind_what_waits_in_the_file_already(ledger, file, tmp_path):
+    path = tmp_path / "usage-journal.jsonl"
+    file.append([record(1)])
+    killed = Meter(ledger, file, journal=Journal(path, file))
+    killed.record(record(2))
+    killed.close()
+    path.write_bytes(path.read_bytes() + b'{"id": "req_3", "cre')  # killed as it wrote
+    later = Meter(ledger, file, journal=Journal(path, file))
+    ledger.fails = "before"
+    later.record(record(4))
+    await later.write()
+    assert path.read_bytes() == b"", "the file has it"
+    ledger.fails = ""
+    await later.write()
+    assert sorted(ledger.records) == ["req_1", "req_2", "req_4"]
+
+
+async def test_a_journal_is_one_gateway_s(ledger, tmp_path, caplog):
+    """Two in one state folder: the later one must not take over, or cut off, what the other notes."""
+    path = tmp_path / "usage-journal.jsonl"
+    file, others = Overflow(tmp_path / "usage-waiting.jsonl", 10_000), Ledger()
+    first = Meter(ledger, file, journal=Journal(path, file))
+    first.record(record(1))
+    second = Meter(others, file, journal=Journal(path, file))
+    assert "another gateway uses this state folder" in caplog.text
+    second.record(record(2))
+    await second.write()
+    first.record(record(3))
+    assert sorted(others.records) == ["req_2"]
+    first.close()  # killed
+    second.close()
+    await Meter(ledger, file, journal=Journal(path, file)).write()
+    assert sorted(ledger.records) == ["req_1", "req_3"]
+
+
+async def test_what_another_gateway_adds_while_a_file_is_read_back_is_kept(ledger, tmp_path):
+    path = tmp_path / "usage-waiting.jsonl"
+    mine, others = Overflow(path, 10_000), Overflow(path, 10_000)
+    mine.append([record(1)])
+    assert [len(batch) for batch in mine.batches(10)] == [1]
+    others.append([record(2)])
+    mine.clear()
+    await Meter(ledger, others).write()
+    assert sorted(ledger.records) == ["req_1", "req_2"]
+    assert not path.exists()
+
+
+async def test_nothing_is_added_to_a_file_that_another_gateway_deletes(tmp_path, monkeypatch):
+    path = tmp_path / "usage-waiting.jsonl"
+    mine, others = Overflow(path, 10_000), Overflow(path, 10_000)
+    others.append([record(1)])
+    assert len(list(others.batches(10))) == 1
+    flock = overflow.fcntl.flock
+
+    def deleted_meanwhile(file, how):  # after it was opened, before it is locked
+        monkeypatch.setattr(overflow.fcntl, "flock", flock)
+        others.clear()
+        flock(file, how)
+
+    monkeypatch.setattr(overflow.fcntl, "flock", deleted_meanwhile)
+    assert mine.append([record(2)]) == 1
+    assert list(mine.batches(10)) == [[record(2)]]
+
+
+async def test_a_journal_that_is_never_empty_does_not_grow_for_ever(ledger, tmp_path, monkeypatch):
+    path = tmp_path / "usage-journal.jsonl"
+    numbers = iter(range(1, 100))
+
+    class Busy(Overflow):
+        def append(self, records):
+            taken = super().append(records)
+            meter.record(record(next(numbers)))  # somebody's request ends meanwhile
+            return taken
+
+    file = Busy(tmp_path / "usage-waiting.jsonl", 1 << 20)
+    meter = Meter(ledger, file, journal=Journal(path, file))
+    meter.record(record(0))
+    line = path.stat().st_size
+    monkeypatch.setattr(journal, "MOST_BYTES", 5 * line)
+    ledger.fails = "before"
+    for _ in range(50):
+        await meter.write()
+        assert path.stat().st_size < 8 * line
+    ledger.fails = ""
+    meter.close()  # as if it had been killed
+    later = Meter(ledger, file, journal=Journal(path, file))
+    await later.write()
+    assert sorted(ledger.records) == sorted(f"req_{number}" for number in range(51))
+    assert [each.name for each in tmp_path.iterdir()] == ["usage-journal.jsonl"]
+
+
+async def test_a_journal_whose_disk_is_full_holds_nobody_up(ledger, file, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "usage-journal.jsonl"
+    meter = Meter(ledger, file, journal=Journal(path, file))
+    meter.record(record(1))
+    whole = path.read_bytes()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:10]))
+    for number in (2, 3):
+        meter.record(record(number))
+    assert path.read_bytes() == whole, "no half lines"
+    assert [each.getMessage().partition(": ")[2] for each in caplog.records] == [
+        "No space left on device; what was used in the last second is lost if the gateway is killed"
+    ]
+    monkeypatch.undo()
+    await meter.write()
+    meter.record(record(4))
+    assert path.read_bytes().count(b"\n") == 1
+    assert len(ledger.records) == 3
+
+
+def test_a_journal_that_cannot_be_opened_is_told_of(ledger, file, tmp_path, caplog):
+    (tmp_path / "usage-journal.jsonl").mkdir()
+    Meter(ledger, file, journal=Journal(tmp_path / "usage-journal.jsonl", file)).record(record(1))
+    (told,) = caplog.records
+    assert "Is a directory" in told.getMessage()
+
+
 async def test_a_file_that_is_half_replayed_stays(meter, ledger, file):
     ledger.fails = "before"
     meter.record(record(1))
@@ -221,6 +368,14 @@ async def test_what_other_gateways_used_is_known_after_five_seconds(budgets, led
     await budgets.check("k", 10.0)
     assert ledger.reads == 1
     clock.now += 0.2
+    with pytest.raises(BudgetUsedUp):
+        await budgets.check("k", 10.0)
+
+
+async def test_a_clock_that_is_set_back_hides_nothing_of_what_other_gateways_used(budgets, ledger, clock):
+    await budgets.check("k", 10.0)
+    await ledger.write([record(1)])
+    clock.now -= 3600
     with pytest.raises(BudgetUsedUp):
         await budgets.check("k", 10.0)
 

@@ -13,7 +13,7 @@ from scheduler.actions import Action
 from scheduler.core import Scheduler
 from scheduler.cost.work import Target, Work
 from scheduler.policy import Policies
-from scheduler.spec import IMAGE_PORT, JobSpec, Output, RequestSpec, RoleCost, ServerSpec, Timings
+from scheduler.spec import IMAGE_PORT, JobSpec, Made, Output, RequestSpec, RoleCost, ServerSpec, Timings
 from wire.types import Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 MODEL = ModelKey("model")
@@ -41,9 +41,8 @@ class Game:
         invariants.check(self.scheduler.view)
         self.trials += [(trial.fetcher, trial.holder) for trial in of(do.TryPeer, actions)]
         for run in of(do.Run, actions):
-            for member in run.members:
-                self.epochs[member.job] = member.epoch
-                self.where[member.job] = run.server
+            self.epochs[run.job] = run.epoch
+            self.where[run.job] = run.server
         return actions
 
     def at(self, now: float) -> list[Action]:
@@ -60,8 +59,11 @@ class Game:
         limit: int | Mapping[Role, int] = 100,
         *,
         capable: Iterable[Role] = ALL,
+        together: int = 1,
         running: tuple[Epoch, ...] = (),
         holds: tuple[Handle, ...] = (),
+        adapters: Mapping[str, Iterable[Role]] | None = None,
+        software: str = "",
     ) -> list[Action]:
         spec = ServerSpec(
             ServerId(name),
@@ -69,8 +71,10 @@ class Game:
             MODEL,
             "gpu",
             frozenset(roles),
-            {role: RoleCost() for role in capable},
+            {role: RoleCost(together=together) for role in capable},
             target=Target("model", "gpu", "bfloat16"),
+            adapters={adapter: frozenset(concerned) for adapter, concerned in (adapters or {}).items()},
+            software=software,
         )
         limits = dict.fromkeys(Role, limit) if isinstance(limit, int) else limit
         return self.post(ev.ServerJoined(spec, limits, running, holds))
@@ -90,9 +94,15 @@ class Game:
         priority: int = 0,
         masks: bool = False,
         previews: int = 0,
+        exact: bool = True,
+        adapters: Mapping[Role, Iterable[str]] | None = None,
+        made: Made | None = None,
     ) -> list[Action]:
-        """With ``masks``, the decoder reads an output of the encoder as well."""
-        encoder = JobSpec(JobId(f"{name}/e"), E, Work(E))
+        """With ``masks``, the decoder reads an output of the encoder as well. ``adapters``: those of a role's jobs.
+        ``made``: what the encoder job has left already.
+        """
+        needed = {role: frozenset(some) for role, some in (adapters or {}).items()}
+        encoder = JobSpec(JobId(f"{name}/e"), E, Work(E), adapters=needed.get(E, frozenset()), made=made)
         self._masked |= {encoder.id} if masks else set()
         jobs = [encoder]
         for i in range(images):
@@ -101,9 +111,10 @@ class Game:
                 JobSpec(JobId(f"{name}/v{i}.preview.{k}"), V, decoding, shared, optional=True) for k in range(previews)
             )
             denoising = Work(D, height=64, width=64, steps=steps)
-            dit = JobSpec(JobId(f"{name}/d{i}"), D, denoising, (encoder.id,), previews=shown)
+            mine = needed.get(D, frozenset())
+            dit = JobSpec(JobId(f"{name}/d{i}"), D, denoising, (encoder.id,), previews=shown, adapters=mine)
             jobs += [dit, JobSpec(JobId(f"{name}/v{i}"), V, decoding, (*shared, dit.id))]
-        spec = RequestSpec(RequestId(name), MODEL, tuple(jobs), self.now + deadline, priority=priority)
+        spec = RequestSpec(RequestId(name), MODEL, tuple(jobs), self.now + deadline, priority=priority, exact=exact)
         return self.post(ev.RequestArrived(spec))
 
     # --- attempts -----------------------------------------------------------------------------------------------------
@@ -178,7 +189,7 @@ def of(kind: type[A], actions: Iterable[Action]) -> list[A]:
 
 def runs(actions: Iterable[Action]) -> list[tuple[str, str]]:
     """(job, server) of every job that was given away."""
-    return [(member.job, run.server) for run in of(do.Run, actions) for member in run.members]
+    return [(run.job, run.server) for run in of(do.Run, actions)]
 
 
 def releases(actions: Iterable[Action]) -> dict[str, list[Handle]]:

@@ -6,7 +6,6 @@ from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.policy import Downstream, Policies
-from scheduler.queue import StageQueue
 from scheduler.state import Job, Server
 from scheduler.transitions import JobState
 from scheduler.view import View
@@ -36,13 +35,6 @@ class OneVictim:
         return not self.is_over
 
 
-class Pairs:
-    """Two alike go together."""
-
-    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:
-        return (job, *list(queue.alike(job))[:1])
-
-
 def computing(**short: int) -> Game:
     """A server with every role paused ``long`` for the encoder of ``short``."""
     game = Game(Policies(preemption=OneVictim(), placement=Downstream(NO_PREFETCH)))
@@ -58,7 +50,7 @@ def computing(**short: int) -> Game:
 
 
 def promised(actions: list[Action]) -> list[tuple[str, bool, float]]:
-    return [(run.members[0].job, run.preempt, run.keep_seconds) for run in of(do.Run, actions)]
+    return [(run.job, run.preempt, run.keep_seconds) for run in of(do.Run, actions)]
 
 
 def test_it_goes_on_stage_by_stage_and_then_the_paused_job_resumes() -> None:
@@ -131,18 +123,6 @@ def test_a_cancelled_request_leaves_the_device_to_the_paused_job() -> None:
     assert promised(game.cancelled("short/d0")) == []
     assert game.jobs_on("one") == ["long/d0"]
     assert game.scheduler.view.servers[ServerId("one")].chained is None
-
-
-def test_who_is_let_in_brings_no_company() -> None:
-    """What the paused job loses by it was judged for one."""
-    game = Game(Policies(preemption=OneVictim(), placement=Downstream(NO_PREFETCH), batching=Pairs()))
-    game.join("one")
-    game.ask("long")
-    game.through("long/e")
-    game.fetched("long/d0")
-    game.ask("short")
-    game.ask("third")
-    assert promised(game.started("long/d0")) == [("short/e", True, KEEP)]
 
 
 def test_a_job_that_failed_does_not_go_on() -> None:

@@ -93,7 +93,7 @@ def test_an_output_that_only_a_later_stage_still_needs_is_made_again() -> None:
     game.join("rest", {E, V})
     assert not runs(game.through("r/d0"))
     (run,) = of(do.Run, game.through("r/e"))
-    assert {source.holder for source in run.members[0].inputs} == {"rest", "dit"}
+    assert {source.holder for source in run.inputs} == {"rest", "dit"}
 
 
 def test_when_both_holder_and_reader_die_both_run_again() -> None:
@@ -314,3 +314,37 @@ def test_a_leaving_server_finishes_but_begins_nothing() -> None:
     assert not runs(game.through("r/e"))
     assert not runs(game.post(ev.LimitsRaised(ServerId("a"), dict.fromkeys(ALL, 200))))
     assert runs(game.join("b")) == [("r/d0", "b")]
+
+
+def test_a_job_that_stood_still_goes_to_another_server_and_only_once() -> None:
+    game = Game()
+    game.join("rest", {E, V})
+    for name in ("a", "b", "c"):
+        game.join(name, {D})
+    game.ask("r")
+    game.through("r/e")
+    first = game.where["r/d0"]
+    game.post(ev.ServerLeaving(ServerId(first)))
+    game.failed("r/d0", "stuck")
+    second = game.where["r/d0"]
+    assert second != first
+    game.lose(first)
+    assert game.where["r/d0"] == second, "it was given up there before the server went"
+    (fail,) = of(do.Fail, game.failed("r/d0", "stuck"))
+    assert (fail.code, fail.message) == (
+        "stuck",
+        "2 stage servers stood still while they worked on this request, the last one: it broke",
+    )
+
+
+def test_one_that_stood_still_once_may_be_done_by_the_server_after_its_restart() -> None:
+    game = Game()
+    game.join("rest", {E, V})
+    game.join("a")
+    game.ask("r")
+    game.through("r/e")
+    game.post(ev.ServerLeaving(ServerId("a")))
+    game.failed("r/d0", "stuck")
+    game.lose("a")
+    assert runs(game.join("a2", {D})) == [("r/d0", "a2")]
+    assert runs(game.through("r/d0")) != []

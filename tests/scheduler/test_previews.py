@@ -7,9 +7,11 @@ import pytest
 from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.policy import Policies
+from scheduler.state import Job
+from scheduler.view import View
 from tests.scheduler.game import ALL, D, E, Game, V, failure, of, releases, runs
-from tests.simulation.schedules import Impatient
-from wire.types import Handle, JobId, ServerId
+from tests.simulation.schedules import Impatient, Together
+from wire.types import Handle, JobId, RequestId, ServerId
 
 
 def denoising(*, decoders: tuple[str, ...] = ("v",), policies: Policies | None = None, previews: int = 2) -> Game:
@@ -120,6 +122,13 @@ def test_what_nobody_asked_for_is_dropped_where_it_lies() -> None:
     assert releases(game.post(again)) == {"d": [Handle("r/d0:shown:0")]}
 
 
+def test_what_a_cancelled_attempt_shows_is_dropped() -> None:
+    """It may end with a result before it hears of that, and what it showed would stay."""
+    game = denoising(previews=1)
+    game.post(ev.RequestCancelled(RequestId("r")))
+    assert releases(game.shows("r/d0", 0)) == {"d": ["r/d0:shown:0"]}
+
+
 def test_on_a_device_of_its_own_a_preview_slips_in_between_two_steps() -> None:
     game = Game(Policies(preemption=Impatient()))
     game.join("all", ALL)
@@ -130,3 +139,52 @@ def test_on_a_device_of_its_own_a_preview_slips_in_between_two_steps() -> None:
     game.progressed("r/d0", 1, 20, 0.1)
     (run,) = of(do.Run, game.shows("r/d0", 0))
     assert (run.server, run.preempt, run.keep_seconds) == ("all", True, 0.0)
+
+
+class Keeping:
+    """Finished pictures wait for all intermediate ones."""
+
+    def keeps(self, preview: Job, view: View, now: float) -> bool:
+        return True
+
+
+def test_a_finished_picture_waits_for_those_that_are_kept() -> None:
+    game = denoising(policies=Policies(previews=Keeping()))
+    game.shows("r/d0", 0)
+    assert runs(game.shows("r/d0", 1)) == [("r/v0.preview.1", "v")]  # in the second slot, as what was promised
+    assert runs(game.done("r/d0")) == []
+    game.through("r/v0.preview.0", "r/v0.preview.1")
+    assert runs(game.taken("r/v0.preview.0")) == []
+    assert runs(game.taken("r/v0.preview.1")) == [("r/v0", "v")]
+
+
+@pytest.mark.parametrize("obstacle", ["its server dies", "its attempt fails", "its picture is lost", "its holder dies"])
+def test_an_obstacle_to_a_kept_one_lets_the_finished_picture_go(obstacle: str) -> None:
+    game = denoising(decoders=("v",), policies=Policies(previews=Keeping()), previews=1)
+    game.shows("r/d0", 0)
+    game.join("w", {V})
+    assert runs(game.done("r/d0")) == []
+    if obstacle == "its server dies":
+        actions = game.lose("v")
+    elif obstacle == "its attempt fails":
+        actions = game.failed("r/v0.preview.0")
+    else:
+        game.through("r/v0.preview.0")
+        lost = ev.ResultLost(JobId("r/v0.preview.0"), game.handle("r/v0.preview.0"))
+        actions = game.post(lost) if obstacle == "its picture is lost" else game.lose("v")
+    assert [job for job, _ in runs(actions)] == ["r/v0"]
+    game.through("r/v0")
+    assert of(do.Finish, game.taken("r/v0"))
+
+
+def test_a_group_lets_in_between_two_steps_what_is_kept() -> None:
+    game = Game(Policies(batching=Together(), preemption=Impatient(), previews=Keeping()))
+    game.join("all", ALL, together=4)
+    for name in ("r", "s"):
+        game.ask(name, previews=1, exact=False)
+    game.through("r/e", "s/e")
+    for name in ("r", "s"):
+        game.fetched(f"{name}/d0")
+        game.started(f"{name}/d0")
+    (run,) = of(do.Run, game.shows("r/d0", 0))
+    assert (run.job, run.preempt) == ("r/v0.preview.0", True)

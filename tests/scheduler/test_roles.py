@@ -27,6 +27,7 @@ class Wishes:
 
     def __init__(self, *moves: tuple[str, set[Role]]):
         self.moves: Moves = [(ServerId(server), frozenset(roles), "a wish") for server, roles in moves]
+        self.wishes: Moves = []
         self.switches: list[tuple[str, float]] = []
 
     def arrived(self, request: Request, view: View, now: float) -> None: ...
@@ -37,7 +38,12 @@ class Wishes:
     def accept(self, plan: Plan, view: View, now: float) -> Moves:
         return self.moves
 
-    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:
+    def likely(self) -> Moves:
+        return self.wishes
+
+    def switched(
+        self, server: Server, added: frozenset[Role], load_seconds: float, now: float, *, from_host: bool
+    ) -> None:
         self.switches.append((server.id, load_seconds))
 
 
@@ -190,3 +196,32 @@ def test_an_infeasible_plan_changes_nothing() -> None:
     game.join("b", {E})
     game.at(0.0)
     assert game.post(ev.PlanReady(None)) == []
+
+
+# --- host memory ------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_may_have_roles_read_ahead_and_hears_what_became_of_it() -> None:
+    policy = Wishes()
+    policy.wishes = [(ServerId("a"), frozenset({V}), "it may come"), (ServerId("gone"), frozenset({V}), "")]
+    game = Game(Policies(roles=policy))
+    game.join("a", {E})
+    (wish,) = of(do.Preload, game.post(ev.PlanReady(SOME_PLAN)))
+    assert (wish.server, wish.roles) == ("a", {V})
+    server = game.scheduler.view.servers[ServerId("a")]
+    game.post(ev.RolesWarm(ServerId("a"), frozenset({V})))
+    assert (server.warm, server.serving) == ({V}, {E})
+
+
+def test_what_a_server_cannot_take_is_not_believed_to_be_warm() -> None:
+    game = Game()
+    game.join("a", {E}, capable={E, D})
+    game.post(ev.RolesWarm(ServerId("a"), frozenset({D, V})))
+    assert game.scheduler.view.servers[ServerId("a")].warm == {D}
+
+
+def test_kept_roles_get_jobs_throughout_a_switch() -> None:
+    game = Game()
+    game.join("a", {E, D})
+    game.post(ev.RolesOrdered(ServerId("a"), frozenset({E, V})))
+    assert runs(game.ask("r")) == [("r/e", "a")]

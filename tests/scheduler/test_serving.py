@@ -8,7 +8,6 @@ from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.policy import AdmitUpTo, Policies
 from tests.scheduler.game import D, E, Game, V, failure, of, releases, runs
-from tests.simulation.schedules import Together
 from wire.types import Handle, JobId, RequestId, ServerId
 
 
@@ -21,7 +20,7 @@ def test_a_request_from_arrival_to_picture() -> None:
     assert runs([run]) == [("r/e", "s")]
     assert runs(game.through("r/e")) == [("r/d0", "s")]
     (run,) = of(do.Run, game.through("r/d0"))
-    assert [source.handle for source in run.members[0].inputs] == [game.handle("r/d0")]
+    assert [source.handle for source in run.inputs] == [game.handle("r/d0")]
     (fetch,) = of(do.FetchResult, game.through("r/v0"))
     assert (fetch.job, fetch.source.handle, fetch.source.holder) == ("r/v0", game.handle("r/v0"), "s")
     actions = game.taken("r/v0")
@@ -37,7 +36,7 @@ def test_inputs_name_the_server_that_holds_them() -> None:
     game.ask("r")
     (run,) = of(do.Run, game.through("r/e"))
     assert run.server == "dit"
-    assert (run.members[0].inputs[0].holder, run.members[0].inputs[0].nbytes) == ("enc", 10)
+    assert (run.inputs[0].holder, run.inputs[0].nbytes) == ("enc", 10)
 
 
 def test_first_come_first_served_and_what_was_begun_goes_before_what_was_not() -> None:
@@ -233,21 +232,22 @@ def test_unknown_names_are_ignored() -> None:
     assert game.post(ev.LimitsRaised(ServerId("x"), {E: 1})) == []
 
 
-def test_one_credit_carries_a_whole_batch() -> None:
-    game = Game(Policies(batching=Together()))
-    for name in ("a", "b", "c"):
-        game.ask(name)
-    (run,) = of(do.Run, game.join("s", {E}, limit=1))
-    assert [member.job for member in run.members] == ["a/e", "b/e", "c/e"]
-    assert not runs(game.ask("d"))
-    assert runs(game.post(ev.LimitsRaised(ServerId("s"), {E: 2}))) == [("d/e", "s")]
-    for job in ("a/e", "b/e", "c/e"):
-        game.done(job)
-    assert game.jobs_on("s") == ["d/e"]
-
-
 def test_a_limit_is_never_lowered() -> None:
     game = Game()
     game.join("s", {E}, limit=1)
     game.post(ev.LimitsRaised(ServerId("s"), {E: 0}))
     assert runs(game.ask("a")) == [("a/e", "s")]
+
+
+def test_nobody_is_woken_for_a_server_whose_job_stands_still() -> None:
+    game = Game(Policies())
+    game.join("one")
+    game.ask("a", deadline=1000.0)
+    game.through("a/e")
+    game.fetched("a/d0")
+    game.started("a/d0")
+    game.at(0.1)
+    assert (game.scheduler.next_wakeup() or 0.0) < 1.0, "when its end is as near as a fetch takes"
+    game.post(ev.JobPaused(ServerId("one"), game.epochs["a/d0"], 1))
+    game.at(0.2)
+    assert (game.scheduler.next_wakeup() or 0.0) > 1.0

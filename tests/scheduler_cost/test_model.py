@@ -22,8 +22,8 @@ def find(model: str, device: str) -> Profile:
     return next(p for p in PROFILES if (p.model.name, p.device_class) == (model, device))
 
 
-def dit(side: int, steps: int = 1, **fields: int) -> Work:
-    return Work(Role.DIT, height=side, width=side, steps=steps, **fields)
+def dit(side: int, steps: int = 1, **fields: float) -> Work:
+    return Work(Role.DIT, height=side, width=side, steps=steps, **fields)  # type: ignore[arg-type]
 
 
 def l20(side: int) -> float:
@@ -186,7 +186,7 @@ def test_equal_histories_give_equal_predictions() -> None:
 )
 def test_impossible_work_is_refused(fields: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"0 or more|1 or more|needs a height and a width"):
-        Work(Role.DIT, **fields)
+        Work(Role.DIT, **fields)  # type: ignore[arg-type]
 
 
 def test_names_of_servers_that_say_nothing_any_more_are_forgotten_in_the_end() -> None:
@@ -196,3 +196,53 @@ def test_names_of_servers_that_say_nothing_any_more_are_forgotten_in_the_end() -
         factors.observe(f"pod-{number}", 1.0, 0.5)
     assert factors.factor("old") == 1.0
     assert factors.factor("pod-0") > 1.0
+
+
+def test_short_company_tells_what_a_job_costs_alone_and_long_company_what_one_more_costs() -> None:
+    model = CostModel(PROFILES)
+    before = model.seconds(dit(512), H100)
+    for _ in range(8):
+        model.observe(dit(512, batch=1.1), H100, "server", 1.2 * 1.055 * before)
+    assert model.batch_marginal(dit(512), H100) == pytest.approx(0.55)
+    assert model.seconds(dit(512), H100, "server") == pytest.approx(1.2 * before, rel=0.05)
+    for _ in range(8):
+        model.observe(dit(512, batch=2.5), H100, "server", 1.2 * before * (1 + 0.2 * 1.5))
+    assert model.batch_marginal(dit(512), H100) == pytest.approx(0.2, abs=0.1)
+    assert model.seconds(dit(512), H100, "server") == pytest.approx(1.2 * before, rel=0.05)
+
+
+def test_a_device_that_is_slower_than_its_profile_is_not_taken_for_one_where_company_does_not_pay() -> None:
+    """Although all of the first jobs there are in company."""
+    model = CostModel(PROFILES)
+    single = model.seconds(dit(512), H100)
+    for _ in range(6):
+        model.observe(dit(512, batch=3), H100, "server", 4 * single * 2.1)
+    assert model.batch_marginal(dit(512), H100) == pytest.approx(0.55, abs=0.2)
+    assert model.seconds(dit(512), H100, "server") == pytest.approx(4 * single, rel=0.25)
+
+
+def test_company_that_did_not_pay_is_tried_again_one_day() -> None:
+    model = CostModel(PROFILES)
+    single = model.seconds(dit(512), H100)
+    for _ in range(6):
+        model.observe(dit(512), H100, "server", single)
+    for _ in range(6):
+        model.observe(dit(512, batch=3), H100, "server", single * 4)
+    assert model.batch_marginal(dit(512), H100) > 1
+    jobs = 0
+    while model.batch_marginal(dit(512), H100) >= 1:
+        model.observe(dit(512), H100, "server", single)
+        jobs += 1
+    assert 10 < jobs < 200
+
+
+def test_a_server_that_got_slow_is_found_out_in_company_too() -> None:
+    """What one more costs is well known: it is the server."""
+    model = CostModel(PROFILES)
+    single = model.seconds(dit(512), H100)
+    for _ in range(5):
+        model.observe(dit(512, batch=4), H100, "well", single * 2.65)
+    for _ in range(12):
+        model.observe(dit(512, batch=4), H100, "ill", 3 * single * 2.65)
+    assert model.speed("ill") > 2
+    assert model.batch_marginal(dit(512), H100) == pytest.approx(0.55, abs=0.1)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from scheduler.cost.predict_cli import main
 
+PROFILE = Path(__file__).parents[2] / "scheduler/profiles/flux.1-dev-h100.toml"
 FLUX = ["--model", "black-forest-labs/FLUX.1-dev", "--device", "NVIDIA H100"]
 
 
@@ -22,6 +24,43 @@ def test_one_role_of_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("decoder: 0.05382 s")
     assert "dit" not in out
+
+
+def test_uploaded_pictures_count_at_the_size_at_which_they_are_encoded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def seconds(*more: str) -> dict[str, float]:
+        assert main([*FLUX, *more]) == 0
+        found = re.findall(r"^(\w+): ([\d.]+) s", capsys.readouterr().out, re.MULTILINE)
+        return {role: float(figure) for role, figure in found}
+
+    plain, small, large = seconds(), seconds("--upload", "256x256"), seconds("--upload", "4096x4096")
+    assert small == large, "without a rule they get the answer's size"
+    assert small["encoder"] > plain["encoder"]
+    assert small["dit"] == plain["dit"]
+    edits = tmp_path / "edits.toml"
+    rule = "references = { max_area = 1048576, multiple = 16, in_sequence = true }"
+    edits.write_text(PROFILE.read_text().replace("[model]", f"[model]\n{rule}"))
+    own = ("--no-bundled", "--profile", str(edits))
+    plain, small, large = seconds(*own), seconds(*own, "--upload", "256x256"), seconds(*own, "--upload", "4096x4096")
+    assert plain["encoder"] < small["encoder"] < large["encoder"]
+    assert plain["dit"] < small["dit"] < large["dit"]
+    assert large == seconds(*own, "--upload", "1024x1024")
+    both = seconds(*own, "--upload", "1024x1024", "--upload", "256x256")
+    assert both["dit"] > large["dit"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "complaint"), [("{ max_aera = 1 }", "max_aera"), ("{ multiple = 0 }", "multiple"), ("7", "a table with")]
+)
+def test_a_rule_that_is_none_is_named(
+    rule: str, complaint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "edits.toml"
+    text = PROFILE.read_text()
+    path.write_text(text.replace("[model]", f"[model]\nreferences = {rule}"))
+    assert main([*FLUX, "--profile", str(path)]) == 1
+    assert complaint in capsys.readouterr().err
 
 
 def test_a_bad_profile_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

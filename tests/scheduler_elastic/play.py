@@ -25,13 +25,33 @@ class Play(Game):
     def __init__(self, settings: ElasticSettings | None = None):
         super().__init__(elastic_policies(settings or ElasticSettings(elastic_roles=False), [H100]))
 
-    def serve(self, name: str, roles: Iterable[Role] = ALL, limit: int = 100, memory_gb: int = 80) -> list[Action]:
+    def serve(
+        self,
+        name: str,
+        roles: Iterable[Role] = ALL,
+        limit: int = 100,
+        memory_gb: int = 80,
+        together: int = 8,
+        *,
+        adapters: Iterable[str] = (),
+    ) -> list[Action]:
+        """``adapters`` concern the dit."""
         capable = {
-            role: RoleCost(part.weights_bytes, part.activation_bytes, part.load_seconds)
+            role: RoleCost(part.weights_bytes, part.activation_bytes, part.load_seconds, together)
             for role, part in H100.roles.items()
         }
         target = Target.of(H100.model.name, H100.device_class, H100.precision)
-        spec = ServerSpec(ServerId(name), name, MODEL, "H100", frozenset(roles), capable, memory_gb * GB, target=target)
+        spec = ServerSpec(
+            ServerId(name),
+            name,
+            MODEL,
+            "H100",
+            frozenset(roles),
+            capable,
+            memory_gb * GB,
+            target=target,
+            adapters=dict.fromkeys(adapters, frozenset({D})),
+        )
         return self.post(ev.ServerJoined(spec, dict.fromkeys(Role, limit)))
 
     def want(
@@ -43,13 +63,19 @@ class Play(Game):
         deadline: float = 1000.0,
         tenant: str = "",
         priority: int = 0,
-        seeded: bool = True,
+        exact: bool = True,
+        adapters: Iterable[str] = (),
+        previews: int = 0,
     ) -> list[Action]:
         encoder = JobSpec(JobId(f"{name}/e"), E, Work(E))
-        dit = JobSpec(JobId(f"{name}/d0"), D, Work(D, height=side, width=side, steps=steps), (encoder.id,))
-        decoder = JobSpec(JobId(f"{name}/v0"), V, Work(V, height=side, width=side), (dit.id,))
+        denoising = Work(D, height=side, width=side, steps=steps)
+        decoding = Work(V, height=side, width=side)
+        shown = tuple(JobSpec(JobId(f"{name}/v0.preview.{k}"), V, decoding, optional=True) for k in range(previews))
+        needs = (encoder.id,)
+        dit = JobSpec(JobId(f"{name}/d0"), D, denoising, needs, adapters=frozenset(adapters), previews=shown)
+        decoder = JobSpec(JobId(f"{name}/v0"), V, decoding, (dit.id,))
         spec = RequestSpec(
-            RequestId(name), MODEL, (encoder, dit, decoder), self.now + deadline, tenant, priority, seeded
+            RequestId(name), MODEL, (encoder, dit, decoder), self.now + deadline, tenant, priority, exact
         )
         return self.post(ev.RequestArrived(spec))
 

@@ -94,7 +94,7 @@ def begin(game: Play, name: str) -> None:
 
 
 def pauses(actions: list[Action]) -> list[str]:
-    return [run.members[0].job for run in of(do.Run, actions) if run.preempt]
+    return [run.job for run in of(do.Run, actions) if run.preempt]
 
 
 def test_a_device_taken_for_the_first_stage_is_kept_for_all() -> None:

@@ -10,7 +10,8 @@ from scheduler.actions import Action
 from scheduler.elastic.roles import ElasticRoles
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.roles.gate import PolicySettings
-from scheduler.roles.solver import plan
+from scheduler.roles.problem import Infeasible, Problem
+from scheduler.roles.solver import Plan, plan
 from tests.scheduler.game import D, E, V, of
 from tests.scheduler_elastic.play import Play
 from wire.types import Role, ServerId
@@ -29,7 +30,7 @@ class Moving(Play):
         for move in of(do.AssignRoles, actions):
             self.moves[move.server] = move
         for order in of(do.SolvePlan, actions):
-            actions += self.post(ev.PlanReady(plan(order.problem)))
+            actions += self.post(ev.PlanReady(_solved(order.problem)))
         return actions
 
     def load(self, seconds: float, rate: float, **request: object) -> None:
@@ -44,6 +45,13 @@ class Moving(Play):
 
     def roles(self, server: str) -> frozenset[Role]:
         return self.scheduler.view.servers[ServerId(server)].roles
+
+
+def _solved(problem: Problem) -> Plan | None:
+    try:
+        return plan(problem)
+    except Infeasible:
+        return None
 
 
 def exclusive() -> Moving:
@@ -108,10 +116,11 @@ def test_where_everything_fits_everywhere_nothing_is_planned() -> None:
     assert not game.moves
 
 
-def load_factor(game: Moving) -> float | None:
+def seconds(game: Moving, role: Role, *, warm: bool = False) -> float:
+    """What loading is taken to take."""
     roles = game.scheduler.policies.roles
     assert isinstance(roles, ElasticRoles)
-    return roles._load_factor.get("H100")
+    return roles._loads.seconds(game.scheduler.view.servers[ServerId("a")].spec, role, warm=warm)
 
 
 def test_measured_loads_correct_announced_ones() -> None:
@@ -121,8 +130,11 @@ def test_measured_loads_correct_announced_ones() -> None:
     view = game.scheduler.view
     added = move.roles - view.servers[ServerId(server)].roles
     announced = sum(view.servers[ServerId(server)].spec.capable[role].load_seconds for role in added)
+    before = {role: seconds(game, role) for role in added}
     game.loaded(server, 10 * announced)
-    assert load_factor(game) == pytest.approx(10**0.3)
+    assert {role: seconds(game, role) for role in added} == pytest.approx(
+        {role: 10**0.3 * before[role] for role in added}
+    )
 
 
 def test_so_do_loads_that_an_operator_ordered_of_what_was_added_each_time() -> None:
@@ -133,7 +145,8 @@ def test_so_do_loads_that_an_operator_ordered_of_what_was_added_each_time() -> N
     game.post(ev.RolesOrdered(ServerId("a"), frozenset({D, V})))
     game.post(ev.RolesReady(ServerId("a"), first.epoch, first.roles, needs[D].load_seconds))
     game.loaded("a", 10 * needs[V].load_seconds)
-    assert load_factor(game) == pytest.approx(10**0.3)
+    assert seconds(game, V) == pytest.approx(10**0.3 * needs[V].load_seconds)
+    assert seconds(game, D) == pytest.approx(needs[D].load_seconds)
 
 
 def test_a_server_that_claims_what_it_cannot_have_is_not_believed() -> None:

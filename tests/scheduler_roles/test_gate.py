@@ -8,8 +8,9 @@ import pytest
 
 from scheduler.roles.bound import capacity, fluid_bound
 from scheduler.roles.demand import DemandEstimator
-from scheduler.roles.gate import PolicySettings, RoleGate, RoleMove, ServerState, Snapshot, utilisation
+from scheduler.roles.gate import PolicySettings, RoleGate, Snapshot, utilisation
 from scheduler.roles.problem import RoleSet
+from scheduler.roles.reading_ahead import PATIENCE, RoleMove, ServerState
 from scheduler.roles.solver import plan
 from tests.scheduler_roles.builders import ALL, D, E, V, problem, server_class, servers
 from wire.types import Role, ServerId
@@ -28,7 +29,7 @@ def snapshot(members: tuple[ServerState, ...], demand: dict[Role, float], **fiel
 
 def moves(policy: RoleGate, shot: Snapshot, now: float = 100.0) -> tuple[RoleMove, ...]:
     case = policy.consider(shot, now)
-    return () if case is None else policy.accept(plan(case), shot)
+    return () if case is None else policy.accept(plan(case), shot, now)
 
 
 DIT_HEAVY = {E: 0.1, D: 3.6, V: 0.1}
@@ -48,7 +49,7 @@ def test_a_class_may_die_out_while_a_plan_is_made() -> None:
     case = policy.consider(snapshot(members, DIT_HEAVY), 100.0)
     assert case is not None
     later = Snapshot({"mid": MID}, LOPSIDED, DIT_HEAVY, doubt=dict.fromkeys(DIT_HEAVY, 0.1))
-    assert policy.accept(plan(case), later)
+    assert policy.accept(plan(case), later, 100.0)
 
 
 def test_light_load_holds_still_whatever_the_split() -> None:
@@ -149,8 +150,8 @@ def test_a_plan_for_servers_that_changed_meanwhile_is_dropped() -> None:
     assert case is not None
     made = plan(case)
     changed = tuple(replace(server, roles=frozenset({E, V})) for server in LOPSIDED[1:])
-    assert policy.accept(made, snapshot((LOPSIDED[0], *changed), DIT_HEAVY)) == ()
-    assert policy.accept(made, snapshot(LOPSIDED[:1], DIT_HEAVY)) == ()
+    assert policy.accept(made, snapshot((LOPSIDED[0], *changed), DIT_HEAVY), 100.0) == ()
+    assert policy.accept(made, snapshot(LOPSIDED[:1], DIT_HEAVY), 100.0) == ()
 
 
 def test_utilisation_of_equal_servers_is_exact() -> None:
@@ -257,3 +258,89 @@ def test_everything_fits_so_a_busy_split_is_fused() -> None:
     split = states({D}, {D}, {D}, {E, V}, cls="big")
     result = moves(RoleGate(), snapshot(split, {E: 0.5, D: 3.0, V: 0.3}))
     assert {move.roles for move in result} <= {ALL, frozenset({D, V}), frozenset({E, D}), frozenset({D, E, V})}
+
+
+# --- reading ahead ----------------------------------------------------------------------------------------------------
+
+
+def test_a_server_keeps_its_roles_until_it_has_read_those_that_it_is_given() -> None:
+    policy = RoleGate(PolicySettings(exclusive=True, moving_share=0.2))
+    members = states({E}, {E}, {E}, {V}, {D}, reads_ahead=True)
+    assert moves(policy, snapshot(members, DIT_HEAVY), now=100.0) == ()
+    (wish,) = policy.wishes()
+    assert wish.roles == {D}
+    assert "1 read weights ahead" in policy.verdict
+    assert moves(policy, snapshot(members, DIT_HEAVY), now=101.0) == ()
+    assert policy.wishes() == ()  # said once
+    read = tuple(replace(s, in_host=frozenset({D})) if s.id == wish.server else s for s in members)
+    (move,) = moves(policy, snapshot(read, DIT_HEAVY), now=102.0)
+    assert (move.server, move.roles) == (wish.server, {D})
+
+
+def test_a_server_that_has_no_room_to_read_ahead_moves_all_the_same() -> None:
+    policy = RoleGate(PolicySettings(exclusive=True, moving_share=0.2))
+    members = states({E}, {E}, {E}, {V}, {D}, reads_ahead=True)
+    assert moves(policy, snapshot(members, DIT_HEAVY), now=100.0) == ()
+    reading = MID.needs[D].load_seconds
+    assert moves(policy, snapshot(members, DIT_HEAVY), now=100.0 + reading) == ()
+    assert len(moves(policy, snapshot(members, DIT_HEAVY), now=101.0 + PATIENCE * reading)) == 1
+
+
+def test_a_role_that_nobody_holds_does_not_wait_for_reading() -> None:
+    members = states({E}, {E}, {V}, reads_ahead=True)
+    assert moves(RoleGate(PolicySettings(exclusive=True)), snapshot(members, DIT_HEAVY))
+
+
+def test_a_server_that_gives_nothing_up_loads_at_once() -> None:
+    members = states({D}, {E}, {V}, reads_ahead=True)
+    policy = RoleGate()
+    found = moves(policy, snapshot(members, {E: 0.7, D: 0.7, V: 1.3}))
+    assert found
+    assert all(move.roles > next(s.roles for s in members if s.id == move.server) for move in found)
+    assert policy.wishes() == ()
+
+
+def test_what_might_be_worth_it_is_read_before_it_is_sure() -> None:
+    members = states({E}, {D}, {D}, {V}, reads_ahead=True)
+    sure = snapshot(members, {E: 0.9, D: 0.9, V: 0.9 * 1.7})
+    unsure = replace(sure, doubt=dict.fromkeys(ALL, 2.0))
+    policy = RoleGate(PolicySettings(exclusive=True))
+    assert moves(policy, unsure) == ()
+    assert "too unsure" in policy.verdict
+    assert [wish.roles for wish in policy.wishes()] == [{V}]
+
+
+def test_what_comes_out_of_host_memory_pays_sooner() -> None:
+    policy = PolicySettings(exclusive=True, payback_seconds=2.0)
+    quick = replace(MID, needs={role: replace(need, warm_seconds=0.1) for role, need in MID.needs.items()})
+    members = states({E}, {E}, {E}, {V}, {D})
+    cold = Snapshot({"mid": quick}, members, DIT_HEAVY)
+    warm = replace(cold, servers=tuple(replace(s, in_host=ALL - s.roles) for s in members))
+    assert moves(RoleGate(policy), cold) == ()
+    assert moves(RoleGate(policy), warm) != ()
+
+
+def test_of_equals_the_one_that_has_the_weights_moves() -> None:
+    members = states({E}, {E}, {E}, {V}, {D}, reads_ahead=True)
+    members = (*members[:2], replace(members[2], in_host=frozenset({D})), *members[3:])
+    (move,) = moves(RoleGate(PolicySettings(exclusive=True, moving_share=0.2)), snapshot(members, DIT_HEAVY))
+    assert move.server == "s2"
+
+
+def test_mixes_that_alternate_get_roles_that_carry_both_and_then_nothing_moves() -> None:
+    policy = RoleGate(PolicySettings(exclusive=True, dwell_seconds=0.0, moving_share=1.0))
+    drawing, editing = {E: 0.3, D: 3.0, V: 0.6}, {E: 2.4, D: 1.0, V: 0.6}
+    held = {s.id: s.roles for s in states(*[{E}] * 2, *[{D}] * 3, *[{V}] * 2, {D}, {E})}
+    counts = []
+    for half in range(8):
+        demand = (drawing, editing)[half % 2]
+        moved = 0
+        for tick in range(5):
+            members = tuple(ServerState(server, "mid", roles) for server, roles in held.items())
+            found = moves(policy, snapshot(members, demand), now=60.0 * half + 10.0 * tick)
+            held |= {move.server: move.roles for move in found}
+            moved += len(found)
+        counts.append(moved)
+    assert sum(counts[:3]) > 0
+    assert counts[4:] == [0, 0, 0, 0], counts
+    assert "roles carry both" in policy.verdict

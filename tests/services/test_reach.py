@@ -87,10 +87,11 @@ class Machines:
         )  # fmt: skip
 
     def stage(self, name: str, roles: str, *options: str, gateway_key: str = "") -> None:
+        gateway = () if "--gateway" in options else ("--gateway", "tcp://10.77.0.1:5600")
         bind = () if "--data-bind" in options else ("--data-bind", f"tcp://{HOSTS[name]}:{PORT}")
         self.start(
             name, "-m", "stage_server", "--engine", "emulated", "--profile", "flux.1-dev-h100", "--time-scale", "0.05",
-            "--role", roles, "--name", name, "--gateway", "tcp://10.77.0.1:5600", *bind, *options,
+            "--role", roles, "--name", name, *gateway, *bind, *options,
             DISAGFUSION_STAGE_CURVE_PUBLIC_KEY=self.keys[name][0],
             DISAGFUSION_STAGE_CURVE_SECRET_KEY=self.keys[name][1],
             DISAGFUSION_STAGE_CURVE_GATEWAY_KEY=gateway_key or self.keys["gw"][0],

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from random import Random
+from typing import get_args
 
 from scheduler import actions as do
 from scheduler import events as ev
 from scheduler import invariants
 from scheduler.actions import Action
+from scheduler.attempts import AttemptEvent
 from scheduler.core import Scheduler
 from scheduler.cost.model import CostModel
 from scheduler.cost.profile import Profile, TensorSpec
@@ -18,7 +20,6 @@ from scheduler.elastic.build import elastic_policies
 from scheduler.elastic.roles import ElasticRoles
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.policy import AdmitUpTo, Downstream, Policies
-from scheduler.queue import StageQueue
 from scheduler.roles.problem import Problem
 from scheduler.roles.problem import Server as PlannedServer
 from scheduler.roles.solver import Plan
@@ -41,7 +42,7 @@ from scheduler.sim.setup import (
 )
 from scheduler.sim.suite import bundled_profile
 from scheduler.sim.workload import Kind, Phase, Workload
-from scheduler.state import Job, Request, Server
+from scheduler.state import Attempt, Job, Request, Server
 from scheduler.transitions import JobState
 from scheduler.view import View
 from wire.types import RequestId, Role, ServerId
@@ -50,13 +51,43 @@ PROFILE = bundled_profile("tiny-shapes-cpu")
 MASK = TensorSpec(Role.DECODER, "mask_overlay", "uint8", (1, "latent_height", "latent_width"))
 """Some models hand something from the encoder straight to the decoder."""
 E, D, V = Role
+OTHER = replace(PROFILE, model=replace(PROFILE.model, name="other"))
+SHARED = 0.3
+"""Share of the schedules with two models."""
 ROLE_SETS = tuple(map(frozenset, ((E, D, V), (E, D), (D, V), (E, V), (E,), (D,), (V,))))
 SECONDS = 10.0
+REPORTS = (ev.LimitsRaised, ev.ServerLeaving, ev.RolesReady, ev.RolesFailed, ev.RolesWarm, *get_args(AttemptEvent))
 ELASTIC = 0.2
 """Share of the schedules with the policies of ``scheduler.elastic``; the others have wilder ones."""
 
 
 def random_scenario(seed: int) -> Scenario:
+    """In some of them servers may serve another model as well, which half of the requests are for."""
+    scenario, rng = _of_one_model(seed), Random(f"models/{seed}")
+    if rng.random() > SHARED:
+        return scenario
+    names = PROFILE.model.name, OTHER.model.name
+    (phase,) = scenario.workload.phases
+    mix = tuple((weight, replace(kind, model=name)) for weight, kind in phase.mix for name in names)
+    return replace(
+        scenario,
+        servers=tuple(each for server in scenario.servers for each in _with_other(server, rng)),
+        workload=Workload((replace(phase, mix=mix),)),
+    )
+
+
+def _with_other(server: ServerSetup, rng: Random) -> list[ServerSetup]:
+    kind = rng.randrange(4)
+    if kind == 0 and server.name != "s0":
+        return [server]
+    profile = replace(server.profile, model=OTHER.model)
+    other = replace(server, name=f"{server.name}.2", profile=profile, roles=rng.choice((frozenset(), *ROLE_SETS)))
+    if kind == 1:
+        return [server, other]  # on a machine of its own
+    return [replace(each, device=server.name) for each in (server, other)]
+
+
+def _of_one_model(seed: int) -> Scenario:
     rng = Random(f"scenario/{seed}")
     profile = _with_masks(PROFILE) if rng.random() < 0.3 else PROFILE
     servers = tuple(_server(i, profile, rng) for i in range(rng.randint(1, 5)))
@@ -92,6 +123,8 @@ def _server(index: int, profile: Profile, rng: Random) -> ServerSetup:
         slowness=rng.choice((1.0, 0.3, 3.0)),
         store_bytes=rng.choice((None, None, 60_000_000)),
         pinned=rng.random() < 0.1,
+        software=rng.choice(("a", "a", "b", "")),
+        together=rng.choice((1, 3, 8)),
     )
 
 
@@ -102,10 +135,11 @@ def _kind(index: int, rng: Random) -> Kind:
         side,
         side,
         steps=rng.randint(1, 12),
-        images=rng.choice((1, 1, 2, 3)),
+        images=rng.choice((1, 1, 2, 3, 5)),
         previews=rng.choice((0, 0, 1, 3)),
         tenant=rng.choice(("", "a")),
         priority=rng.choice((0, 0, 1)),
+        exact=rng.random() < 0.2,
         deadline=rng.choice((0.5, 5.0, 30.0)),
         patience=rng.choice((inf, inf, 3.0)),
     )
@@ -132,11 +166,18 @@ def _partition(servers: Sequence[ServerSetup], rng: Random) -> Unreachable:
 
 
 class Together:
-    """Batches of up to four equal jobs, whatever they cost."""
+    """Up to four of a kind compute together, whatever it costs."""
 
-    def members(self, job: Job, server: Server, queue: StageQueue, view: View, now: float) -> tuple[Job, ...]:
-        equal = (other for other in view.jobs.values() if other.queued_key is not None and other is not job)
-        return (job, *[other for other in equal if other.spec.work == job.spec.work][:3])
+    def most(self, job: Job, server: Server, view: View) -> int:
+        return 4
+
+    def joins(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server | None:
+        return candidates[-1]
+
+    def makes_way(
+        self, job: Job, following: Sequence[Job], candidates: Sequence[Server], view: View, now: float
+    ) -> Server | None:
+        return candidates[0]
 
 
 class Impatient:
@@ -162,6 +203,27 @@ class Impatient:
         return JobState.RUNNING in states and JobState.PAUSED not in states
 
 
+class Choosy:
+    """Has some finished pictures wait for some intermediate ones."""
+
+    def __init__(self, rng: Random):
+        self._rng = rng
+
+    def keeps(self, preview: Job, view: View, now: float) -> bool:
+        return self._rng.random() < 0.7
+
+
+class Restless:
+    """Sends dit jobs on as chance has it."""
+
+    def __init__(self, rng: Random):
+        self._rng = rng
+
+    def worth(self, attempt: Attempt, view: View, now: float) -> str:
+        chance = 0.8 if Role.DIT not in attempt.server.serving else 0.1
+        return "a whim" if self._rng.random() < chance else ""
+
+
 class Fickle:
     """Wants other roles every second."""
 
@@ -170,19 +232,28 @@ class Fickle:
     def __init__(self, scenario: Scenario, rng: Random):
         self._scenario = scenario
         self._rng = rng
+        self._servers: tuple[ServerId, ...] = ()
 
     def arrived(self, request: Request, view: View, now: float) -> None: ...
 
-    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None: ...
+    def switched(
+        self, server: Server, added: frozenset[Role], load_seconds: float, now: float, *, from_host: bool
+    ) -> None: ...
+
+    def likely(self) -> Sequence[tuple[ServerId, frozenset[Role], str]]:
+        """Sometimes other roles than those that it orders."""
+        servers = list(self._servers)
+        return [(self._rng.choice(servers), self._rng.choice(ROLE_SETS), "a whim")] if servers else []
 
     def consider(self, view: View, now: float) -> tuple[Problem, str]:
         phase = self._scenario.workload.phases[0]
-        base = bound_problem(self._scenario.servers[:1], phase)
+        base = bound_problem(self._scenario.servers[:1], phase)  # whatever comes of it is not used
         cls = base.servers[0].cls
         members = tuple(PlannedServer(server, cls, frozenset()) for server in view.servers)
         return Problem(base.classes, members, base.demand), "a whim"
 
     def accept(self, plan: Plan, view: View, now: float) -> Sequence[tuple[ServerId, frozenset[Role], str]]:
+        self._servers = tuple(view.servers)
         return [(server, self._rng.choice(ROLE_SETS), "a whim") for server in view.servers]
 
 
@@ -190,20 +261,24 @@ def random_policies(scenario: Scenario, seed: int) -> Policies:
     rng = Random(f"policies/{seed}")
     if rng.random() < ELASTIC:
         settings = ElasticSettings(max_requests=rng.choice((3, 1000)), max_batch=rng.choice((1, 4)))
-        return elastic_policies(settings, [PROFILE])
+        return elastic_policies(settings, [PROFILE, OTHER])
     policies = Policies(
         admission=AdmitUpTo(rng.choice((3, 1000))),
         placement=Downstream(rng.choice((0.0, 0.5, inf))),
-        cost=CostModel([PROFILE] if rng.random() < 0.8 else []),
+        cost=CostModel([PROFILE, OTHER] if rng.random() < 0.8 else []),
         max_failures=rng.choice((1, 3)),
         max_losses=rng.choice((1, 3)),
     )
-    if rng.random() < 0.4:
+    if rng.random() < 0.6:
         policies.batching = Together()
     if rng.random() < 0.4:
         policies.preemption = Impatient(rng.choice((0.0, 0.05, 1.0)))
+    if rng.random() < 0.6:
+        policies.migration = Restless(Random(f"migration/{seed}"))
     if rng.random() < 0.4:
         policies.roles = Fickle(scenario, rng)
+    if rng.random() < 0.6:
+        policies.previews = Choosy(Random(f"previews/{seed}"))
     return policies
 
 
@@ -223,6 +298,8 @@ class Witness:
     idle_is_wrong: bool = True
     digest: Digest = field(default_factory=Digest)
     events: int = 0
+    is_amid: bool = False
+    """The state is already that after further events, which are told next."""
     open: set[RequestId] = field(default_factory=set)
     ended: dict[RequestId, str] = field(default_factory=dict)
 
@@ -239,6 +316,8 @@ class Witness:
                     self.open.add(request)
                 case do.Finish(request=request) | do.Fail(request=request):
                     self._end(request, getattr(action, "code", "finished"))
+        if self.is_amid:
+            return
         view = self.simulation.scheduler.view
         assert set(view.live) == self.open
         invariants.check(view)
@@ -257,13 +336,46 @@ class Witness:
             assert how == "cancelled", f"{request} was {self.ended.get(request)}, now {how}"
 
 
-def run(seed: int) -> Witness:
+class Bunched(Simulation):
+    """What servers report within a moment is decided on together, as by a gateway that has much to read."""
+
+    def __init__(self, scenario: Scenario, policies: Policies, seed: int, witness: Witness):
+        super().__init__(scenario, policies, seed, [witness])
+        self._witness = witness
+        self._moments = Random(f"moments/{seed}")
+        self._reported: list[ev.Event] = []
+
+    def post(self, event: ev.Event) -> None:
+        if not isinstance(event, REPORTS):
+            self._decide()
+            super().post(event)
+            return
+        self._reported.append(event)
+        if len(self._reported) == 1:
+            self.clock.after(self._moments.choice((0.0, 0.01, 0.3)), self._decide)
+
+    def _decide(self) -> None:
+        events, self._reported = self._reported, []
+        if not events:
+            return
+        told = self.scheduler.handle_together(events, self.clock.now)
+        for number, (event, actions) in enumerate(zip(events, told, strict=True), 1):
+            self._witness.is_amid = number < len(events)
+            self._witness.decided(event, actions, self.clock.now)
+        for action in [action for actions in told for action in actions]:
+            self._do(action)
+        self._wake()
+
+
+def run(seed: int, *, bunched: bool = False) -> Witness:
     """One schedule to its end, and on until nothing of it can be left anywhere."""
     scenario = random_scenario(seed)
     policies = random_policies(scenario, seed)
     is_elastic = isinstance(policies.roles, ElasticRoles)
     witness = Witness(idle_is_wrong=not is_elastic)  # it may keep a job from a slow server
     simulation = Simulation(scenario, policies, seed, [witness])
+    if bunched:
+        simulation = Bunched(scenario, policies, seed, witness)
     witness.simulation = simulation
     spoil(simulation.scheduler)
     if not is_elastic:
@@ -277,14 +389,17 @@ def run(seed: int) -> Witness:
 
 def spoil(scheduler: Scheduler) -> None:
     """Every other error that servers report is NaN."""
-    handle = scheduler.handle
+    handle_together = scheduler.handle_together
 
-    def spoilt(event: ev.Event, now: float) -> list[Action]:
+    def spoilt(event: ev.Event) -> ev.Event:
         if isinstance(event, ev.JobFailed) and event.code == "engine_error" and event.epoch.counter % 2:
-            event = replace(event, code="non_finite")
-        return handle(event, now)
+            return replace(event, code="non_finite")
+        return event
 
-    scheduler.handle = spoilt  # type: ignore[method-assign]
+    def handle_spoilt(events: Sequence[ev.Event], now: float) -> list[list[Action]]:
+        return handle_together([spoilt(event) for event in events], now)
+
+    scheduler.handle_together = handle_spoilt  # type: ignore[method-assign]
 
 
 def unchanged(problem: Problem) -> Plan:
@@ -297,7 +412,7 @@ def check_nobody_idles(view: View) -> None:
     wary = {(job.request.spec.model, job.spec.role) for job in view.jobs.values() if job.queued_key and job.avoid}
     for (model, role), queue in view.queues.items():
         if len(queue) and (model, role) not in wary:
-            idle = [s.id for s in view.serving(model, role).values() if not s.attempts and s.may_run(role)]
+            idle = [s.id for s in view.serving(model, role).values() if s.is_idle and s.may_run(role)]
             assert not idle, f"{idle} have nothing to do while {len(queue)} {role} jobs wait"
 
 
@@ -308,6 +423,7 @@ def check_nothing_left(simulation: Simulation) -> None:
     for server in view.servers.values():
         assert not server.attempts, f"{server.id} still has {list(server.attempts)}"
         assert not server.holds, f"{server.id} still holds {list(server.holds)}"
+        assert not server.handed_over, f"{server.id} still holds {list(server.handed_over)}"
     for simulated in simulation.servers.values():
         assert simulated.is_empty, f"{simulated.id} still holds {simulated.store.handles()}"
         assert simulated.store.used == 0, f"{simulated.id} still reserves {simulated.store.used} bytes"

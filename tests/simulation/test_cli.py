@@ -66,6 +66,7 @@ def test_every_scenario_that_comes_along_can_be_read() -> None:
         "from 8 steps to 1 and back",
         "a bad quarter of an hour",
         "backlog",
+        "pools",
     }
 
 

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Condition, Event
@@ -20,7 +22,16 @@ import zmq.asyncio
 from stage_server.data.consumer import Consumer
 from stage_server.data.holder import Holder
 from stage_server.data.store import OutputStore
-from stage_server.engine.base import IMAGE_PORT, JobControl, LoadError, NamedValues, Outputs, StageJob
+from stage_server.engine.base import (
+    IMAGE_PORT,
+    DeviceTurn,
+    JobControl,
+    LoadError,
+    NamedValues,
+    Outputs,
+    Prepared,
+    StageJob,
+)
 from stage_server.runtime.core import CoreTimes
 from stage_server.runtime.link import LinkTimes
 from stage_server.runtime.server import Equipment, StageServer
@@ -58,32 +69,44 @@ class FakeGateway:
         self.peer = b""
         self.seen: list[ToGateway] = []
         self._epochs = count(1)
+        self._unread: list[bytes] = []
+        self.largest = 0
+        """Frames that came as one message, at most."""
 
     def close(self) -> None:
         self._context.destroy(linger=0)
 
-    async def send(self, message: ToStage) -> None:
-        await self._router.send_multipart([self.peer, encode(message)])
+    async def send(self, *messages: ToStage | bytes) -> None:
+        """As the frames of one."""
+        frames = [each if isinstance(each, bytes) else encode(each) for each in messages]
+        await self._router.send_multipart([self.peer, *frames])
 
     async def receive(self) -> ToGateway:
-        self.peer, frame = await self._router.recv_multipart()
-        message = decode_to_gateway(frame)
+        if not self._unread:
+            self.peer, *self._unread = await self._router.recv_multipart()
+            self.largest = max(self.largest, len(self._unread))
+        message = decode_to_gateway(self._unread.pop(0))
         if isinstance(message, Ask):
             await self.send(self.answer)
         self.seen.append(message)
         return message
 
-    async def expect(self, kind: type[M], where: Callable[[M], bool] = lambda _: True) -> M:
+    async def expect(self, kind: type[M], where: Callable[[M], bool] = lambda _: True, seconds: float = TIMEOUT) -> M:
         """The next message of this kind; others on the way are only kept in ``seen``."""
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(seconds):
             while True:
                 message = await self.receive()
                 if isinstance(message, kind) and where(message):
                     return message
 
-    async def welcome(self, heartbeat: float = 0.5, liveness: float = 5.0) -> Hello:
-        hello = await self.expect(Hello)
-        await self.send(Welcome(gateway=self.incarnation, heartbeat_seconds=heartbeat, liveness_seconds=liveness))
+    async def welcome(
+        self, heartbeat: float = 0.5, liveness: float = 5.0, seconds: float = TIMEOUT, *, joins: bool = False
+    ) -> Hello:
+        """``seconds``: within which the server greets; one that imports torch takes long."""
+        hello = await self.expect(Hello, seconds=seconds)
+        await self.send(
+            Welcome(gateway=self.incarnation, heartbeat_seconds=heartbeat, liveness_seconds=liveness, joins=joins)
+        )
         return hello
 
     def epoch(self) -> Epoch:
@@ -104,12 +127,12 @@ class FakeGateway:
         await self.send(Cancel(epochs=(nobody,)))
         await self.expect(StageCancelled, lambda message: message.epoch == nobody)
 
-    async def done(self, epoch: Epoch) -> StageDone:
+    async def done(self, epoch: Epoch, seconds: float = TIMEOUT) -> StageDone:
         """Jobs may end in another order than the one in which a test waits for them."""
         for message in self.seen:
             if isinstance(message, StageDone) and message.epoch == epoch:
                 return message
-        return await self.expect(StageDone, lambda message: message.epoch == epoch)
+        return await self.expect(StageDone, lambda message: message.epoch == epoch, seconds)
 
 
 @pytest.fixture
@@ -139,10 +162,18 @@ class GatedEngine:
     def __init__(self) -> None:
         self.roles: frozenset[Role] = frozenset()
         self.refused: frozenset[Role] = frozenset()
+        self.warm: frozenset[Role] = frozenset()
+        self.disk = Event()
+        """Reading weights waits for it."""
+        self.disk.set()
         self.gates: dict[tuple[int, int], Event] = {}
         self.order: list[tuple[int, int]] = []
         self.output_bytes = 1000
+        self.together = 1
         self.error: Exception | None = None
+        self.prepared: list[int] = []
+        self.finish: Event | None = None
+        """What is left without the device waits for it."""
 
     def gate(self, seed: int, step: int) -> Event:
         return self.gates.setdefault((seed, step), Event())
@@ -155,28 +186,47 @@ class GatedEngine:
         return ModelInfo(name="gated", key="gated@1", family="gated", dtype="float32")
 
     def capable(self) -> dict[Role, RoleInfo]:
-        return {role: RoleInfo(weight_bytes=1) for role in Role}
+        return {role: RoleInfo(weight_bytes=1, together=self.together) for role in Role}
 
-    def set_roles(self, roles: frozenset[Role]) -> None:
+    def preload(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
+        assert self.disk.wait(TIMEOUT), "nobody let the disk go on"
+        if bad := roles & self.refused:
+            raise LoadError(f"{', '.join(bad)} cannot be read")
+        self.warm |= roles - self.roles
+
+    def set_roles(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
+        assert self.disk.wait(TIMEOUT), "nobody let the disk go on"
         if bad := roles & self.refused:
             raise LoadError(f"no room for {', '.join(bad)}")
-        self.roles = roles
+        with turn():
+            self.warm |= self.roles
+            self.roles = roles
+            self.warm -= roles
 
     def output_bound(self, job: StageJob) -> int:
         return self.output_bytes + 200
 
-    def run(self, job: StageJob, inputs: tuple[NamedValues, ...], control: JobControl) -> tuple[Outputs, ...]:
-        seed, steps = job.members[0].seed, job.members[0].num_inference_steps or 1
+    def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
+        self.prepared.append(job.params.seed)
+        return partial(self.run, job, inputs)
+
+    def run(self, job: StageJob, inputs: NamedValues, control: JobControl) -> Outputs:
+        seed, steps = job.params.seed, job.params.num_inference_steps or 1
         for step in range(1, steps + 1):
             assert self.gate(seed, step).wait(TIMEOUT), f"nobody opened step {step} of job {seed}"
             self.order.append((seed, step))
             if job.role is Role.DIT:
                 control.step_done(step, steps)
+                if step < steps and control.wanted():
+                    control.pause(step)
+        if self.finish is not None:
+            control.device_done()
+            assert self.finish.wait(TIMEOUT), f"nobody let job {seed} finish"
         if self.error is not None:
             raise self.error
         port = {Role.ENCODER: "dit", Role.DIT: "decoder", Role.DECODER: IMAGE_PORT}[job.role]
         data = Tensor("uint8", (self.output_bytes,), memoryview(bytes(self.output_bytes)))
-        return tuple({port: {"data": data}} for _ in job.members)
+        return {port: {"data": data}}
 
     def peak_bytes(self) -> int:
         return 0
@@ -187,8 +237,16 @@ class GatedEngine:
 class Bench:
     """A stage server in this process, around a gated engine, with all three roles and room for a few outputs."""
 
-    def __init__(self, gateway: FakeGateway, store_bytes: int = 100_000, roles: tuple[Role, ...] = tuple(Role)) -> None:
+    def __init__(
+        self,
+        gateway: FakeGateway,
+        store_bytes: int = 100_000,
+        roles: tuple[Role, ...] = tuple(Role),
+        together: int = 1,
+        prefetched: int = 1,
+    ) -> None:
         self.engine = GatedEngine()
+        self.engine.together = together
         self.engine.roles = frozenset(roles)
         self.room = Condition()
         self.store = OutputStore(store_bytes, on_room=self._room_freed)
@@ -208,8 +266,8 @@ class Bench:
             data_endpoint=self.holder.endpoint,
         )
         times = CoreTimes(link=LinkTimes(first_backoff=0.01, last_backoff=0.05), orphan=0.3, drain=5.0)
-        equipment = Equipment(self.engine, self.store, self.consumer, self.room, largest)
-        self.server = StageServer(hello, gateway.endpoint, equipment, times)
+        equipment = Equipment(self.engine, self.store, self.consumer, self.room, largest, prefetched=prefetched)
+        self.server = StageServer(hello, [gateway.endpoint], equipment, times)
         self.task = asyncio.create_task(self.server.run())
 
     def _room_freed(self) -> None:
@@ -277,12 +335,15 @@ def start(gateway: FakeGateway) -> Iterator[Callable[..., subprocess.Popen[str]]
     """Start ``python -m stage_server`` with the emulated engine; its stderr is a pipe."""
     processes: list[subprocess.Popen[str]] = []
 
-    def launch(*options: str, emulated: bool = True, endpoint: str = "") -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "stage_server", "--gateway", endpoint or gateway.endpoint]
+    def launch(
+        *options: str, emulated: bool = True, endpoint: str = "", module: str = "stage_server", **variables: str
+    ) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", module, "--gateway", endpoint or gateway.endpoint]
         if emulated:
             command += ["--engine", "emulated", "--profile", "tiny-shapes-cpu", "--time-scale", "0.1"]
         command += options
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DISAGFUSION")}
+        environment |= variables
         processes.append(
             subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[2])
         )

@@ -143,3 +143,118 @@ def test_whoever_waits_for_a_kept_device_wakes_by_itself() -> None:
         baton.take(urgent)
         baton.leave(urgent, 0.01)
         assert paused.result(timeout=5) >= 0.01
+
+
+# --- a device that is shared ------------------------------------------------------------------------------------------
+
+
+def sharing(arrival: int, work: str = "256x256") -> Ticket:
+    return Ticket(arrival, share=work, together=3)
+
+
+def owns(baton: Baton, *tickets: Ticket) -> list[bool]:
+    """Which of them have the device now; the others go on waiting."""
+    found = []
+    for ticket in tickets:
+        was, ticket.cancelled = ticket.cancelled, True
+        try:
+            baton.take(ticket)
+            found.append(True)
+        except JobCancelled:
+            found.append(False)
+        ticket.cancelled = was
+    return found
+
+
+def test_jobs_of_equal_work_own_the_device_together_up_to_a_number() -> None:
+    baton, tickets = Baton(), [sharing(number) for number in range(4)]
+    in_line(baton, *tickets)
+    assert owns(baton, *tickets) == [True, True, True, False]
+    baton.leave(tickets[1])
+    assert owns(baton, *tickets) == [True, False, True, True]
+
+
+def test_other_work_and_jobs_that_do_not_share_wait_until_all_have_left() -> None:
+    for other in (sharing(3, "512x512"), Ticket(3)):
+        baton, first, second = Baton(), sharing(1), sharing(2)
+        in_line(baton, first, second, other)
+        baton.leave(first)
+        assert owns(baton, second, other) == [True, False]
+        baton.leave(second)
+        assert owns(baton, other) == [True]
+
+
+def test_nobody_joins_a_job_that_does_not_share() -> None:
+    baton, alone, second = Baton(), Ticket(1), sharing(2)
+    in_line(baton, alone, second)
+    assert owns(baton, alone, second) == [True, False]
+
+
+def test_nobody_overtakes_to_join() -> None:
+    baton, first, exact, late = Baton(), sharing(1), Ticket(2), sharing(3)
+    in_line(baton, first, exact, late)
+    assert owns(baton, first, exact, late) == [True, False, False]
+    baton.leave(first)
+    assert owns(baton, exact, late) == [True, False]
+    baton.leave(exact)
+    assert owns(baton, late) == [True]
+
+
+def test_preempting_asks_every_owner_and_waits_for_the_last() -> None:
+    baton, first, second, urgent, late = Baton(), sharing(1), sharing(2), Ticket(4, Urgency.PREEMPTING), sharing(3)
+    in_line(baton, first, second, urgent, late)
+    assert baton.wanted(first)
+    assert baton.wanted(second)
+    assert owns(baton, late) == [False]
+    for owner in (first, second):  # as ``pass_on`` does before it waits
+        assert owns(baton, urgent) == [False]
+        baton.leave(owner)
+        baton.line_up(owner)
+    assert owns(baton, first, second, urgent) == [False, False, True]
+    baton.leave(urgent)
+    assert owns(baton, first, second, late) == [True, True, True]
+
+
+def test_all_to_whom_the_device_comes_back_are_told_before_any_goes_on() -> None:
+    baton, first, second, urgent = Baton(), sharing(1), sharing(2), Ticket(3, Urgency.PREEMPTING)
+    in_line(baton, first, second, urgent)
+    told: list[str] = []
+
+    def pauses(ticket: Ticket, name: str) -> list[str]:
+        baton.pass_on(ticket, lambda: told.append(name))
+        return list(told)
+
+    with ThreadPoolExecutor(2) as threads:
+        paused = [threads.submit(pauses, ticket, str(ticket.arrival)) for ticket in (first, second)]
+        baton.take(urgent)
+        assert told == []
+        baton.leave(urgent)
+        assert told == ["1", "2"]
+        assert [each.result(5) for each in paused] == [["1", "2"]] * 2
+
+
+def test_a_device_that_others_still_own_is_joined_while_it_is_kept() -> None:
+    clock = ManualClock()
+    baton, leaving, staying, late, other = Baton(clock), sharing(1), sharing(2), sharing(3), Ticket(4)
+    in_line(baton, leaving, staying)
+    baton.leave(leaving, KEEP)
+    in_line(baton, late, other)
+    assert owns(baton, staying, late) == [True, True]
+
+
+def test_the_device_is_busy_while_anybody_owns_it() -> None:
+    now = 100.0
+    baton, first, second = Baton(lambda: now), Ticket(1), Ticket(2)
+    assert baton.busy_seconds() == 0
+    in_line(baton, first, second)
+    now = 103.0
+    assert baton.busy_seconds() == 3
+    baton.leave(first)  # the second has it at once
+    now = 104.0
+    baton.leave(second)
+    now = 150.0
+    assert baton.busy_seconds() == 4
+    baton.line_up(first)
+    now = 152.0
+    baton.leave(first)
+    assert baton.busy_seconds() == 6

@@ -24,12 +24,15 @@ from stage_server.runtime.events import (
     Event,
     Exit,
     Inform,
+    InputsFetched,
     InputsHere,
     JobEvent,
     JobKey,
     LoadRoles,
     Previewed,
     Published,
+    ReadAhead,
+    ReadAheadOver,
     Received,
     Reconnect,
     RolesBroke,
@@ -39,6 +42,8 @@ from stage_server.runtime.events import (
     Stepped,
     Stop,
     Stopped,
+    Surrender,
+    Surrendered,
     Terminate,
     Tick,
     Tried,
@@ -52,6 +57,7 @@ from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import (
     Goodbye,
     Grant,
+    HandedOver,
     Heartbeat,
     Hello,
     Leaving,
@@ -69,8 +75,10 @@ from wire.to_gateway import (
 from wire.to_stage import (
     AssignRoles,
     Cancel,
+    HandOver,
     HeartbeatAck,
     Member,
+    Preload,
     Refused,
     Release,
     Run,
@@ -102,11 +110,13 @@ TIMES = CoreTimes(
 class World:
     """The core, a clock, and what came of every event so far."""
 
-    def __init__(self, times: CoreTimes = TIMES, **hello: Any) -> None:
+    def __init__(
+        self, times: CoreTimes = TIMES, gateways: tuple[str, ...] = ("tcp://gateway:1",), **hello: Any
+    ) -> None:
         self.now = 0.0
         self.free = 1000
         """Outputs that fit into the store."""
-        self.core = StageCore(msgspec.structs.replace(HELLO, **hello), "tcp://gateway:1", self, times)
+        self.core = StageCore(msgspec.structs.replace(HELLO, **hello), gateways, self, times)
         self.effects: list[Effect] = self.core.start(self.now)
         self.counter = 0
 
@@ -151,15 +161,13 @@ def sent(effects: list[Effect], kind: type) -> list[Any]:
     return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
 
 
-def published(job: int, *epochs: Epoch) -> Published:
-    outputs = tuple((Output(port="dit", handle=Handle(f"h{epoch.counter}"), nbytes=1),) for epoch in epochs)
-    return Published(JobKey(job), outputs, Timings())
+def published(job: int, epoch: Epoch) -> Published:
+    return Published(JobKey(job), (Output(port="dit", handle=Handle(f"h{epoch.counter}"), nbytes=1),), Timings())
 
 
 def finished(world: World, job: int, run: Run) -> list[Effect]:
     key = JobKey(job)
-    epochs = (member.epoch for member in run.members)
-    return world.on(InputsHere(key), DeviceTaken(key), Computed(key), published(job, *epochs))
+    return world.on(InputsHere(key), DeviceTaken(key), Computed(key), published(job, run.members[0].epoch))
 
 
 @pytest.fixture
@@ -172,7 +180,7 @@ def world() -> World:
 class TestLink:
     def test_says_hello_as_soon_as_somebody_is_there(self) -> None:
         world = World()
-        assert world.effects == [Reconnect(0.0)]
+        assert world.effects == [Reconnect(0.0, "tcp://gateway:1")]
         (hello,) = sent(world.on(Connected()), Hello)
         assert hello.limits == {Role.ENCODER: 2, Role.DIT: 2}
         assert world.welcome() == [Inform("connected to the gateway at tcp://gateway:1 (incarnation g1)")]
@@ -222,7 +230,7 @@ class TestLink:
         assert [beat.sequence for beat in sent(effects, Heartbeat)] == [1, 2, 3, 4]
         world.hear(HeartbeatAck(sequence=4))
         assert not [effect for effect in world.at(19.8) if isinstance(effect, Reconnect)]
-        assert Reconnect(1) in world.at(20)
+        assert Reconnect(1, "tcp://gateway:1") in world.at(20)
         delays = []
         for _ in range(4):
             world.on(Connected())
@@ -287,17 +295,19 @@ class TestJobs:
         assert effects[:2] == [Drop(("h1",)), Send(StageCancelled(epoch=run.members[0].epoch))]
 
     def test_what_a_job_shows_goes_with_an_attempt_that_has_no_result(self, world: World) -> None:
-        run = world.run(members=2)
-        world.hear(run)
-        world.on(InputsHere(JobKey(1)), DeviceTaken(JobKey(1)))
-        shown = [Output(port="decoder", handle=Handle(f"s{number}"), nbytes=1) for number in range(2)]
-        (made,) = sent(world.on(Previewed(JobKey(1), 1, 0, 2, 4, shown[0])), PreviewMade)
-        assert (made.epoch, made.index, made.step, made.steps, made.output) == (run.members[1].epoch, 0, 2, 4, shown[0])
-        assert world.hear(Cancel(epochs=(run.members[1].epoch,))) == [Drop(("s0",))]
-        assert world.on(Previewed(JobKey(1), 1, 1, 3, 4, shown[1])) == [Drop(("s1",))]
-        world.on(Previewed(JobKey(1), 0, 0, 3, 4, shown[0]))
-        broke = world.on(Broke(JobKey(1), Code.ENGINE, "no", retryable=True))
-        assert broke[0] == Drop(("s0",))
+        cancelled, broken = world.run(), world.run()
+        shown = [Output(port="decoder", handle=Handle(f"s{number}"), nbytes=1) for number in range(3)]
+        world.hear(cancelled, broken)
+        for job in (JobKey(1), JobKey(2)):
+            world.on(InputsHere(job), DeviceTaken(job))
+        (made,) = sent(world.on(Previewed(JobKey(1), 0, 2, 4, shown[0])), PreviewMade)
+        epoch = cancelled.members[0].epoch
+        assert (made.epoch, made.index, made.step, made.steps, made.output) == (epoch, 0, 2, 4, shown[0])
+        assert world.hear(Cancel(epochs=(epoch,))) == [Drop(("s0",)), Stop(JobKey(1))]
+        assert world.on(Previewed(JobKey(1), 1, 3, 4, shown[1])) == [Drop(("s1",))]
+        world.on(Previewed(JobKey(2), 0, 3, 4, shown[2]))
+        broke = world.on(Broke(JobKey(2), Code.ENGINE, "no", retryable=True))
+        assert broke[0] == Drop(("s2",))
 
     def test_the_deadline_stops_a_job_and_says_where_it_was(self, world: World) -> None:
         run = world.run(seconds=1.5)
@@ -309,17 +319,49 @@ class TestJobs:
         assert (failed.code, failed.retryable) == (Code.DEADLINE, False)
         assert failed.message == "the deadline passed while the dit job was running"
 
-    def test_a_failure_of_a_batch_is_each_members(self, world: World) -> None:
+    def test_the_members_of_an_older_gateways_batch_are_jobs_of_their_own(self, world: World) -> None:
         run = world.run(members=3)
-        world.hear(run, Cancel(epochs=(run.members[1].epoch,)))
-        effects = world.on(Broke(JobKey(1), Code.ENGINE, "no", retryable=True))
-        assert [message.epoch for message in sent(effects, StageFailed)] == [run.members[0].epoch, run.members[2].epoch]
-        assert [message.epoch for message in sent(effects, StageCancelled)] == [run.members[1].epoch]
+        begun = [effect for effect in world.hear(run) if isinstance(effect, Begin)]
+        assert [effect.member for effect in begun] == list(run.members)
+        assert world.hear(Cancel(epochs=(run.members[1].epoch,))) == [Stop(JobKey(2))]
+        (failed,) = sent(world.on(Broke(JobKey(3), Code.ENGINE, "no", retryable=True)), StageFailed)
+        assert failed.epoch == run.members[2].epoch
+
+    def test_a_cancelled_job_whose_deadline_has_passed_was_cancelled(self, world: World) -> None:
+        run = world.run(seconds=1)
+        world.hear(run)
+        assert world.at(1) == [Stop(JobKey(1))]
+        assert world.hear(Cancel(epochs=(run.members[0].epoch,))) == []
+        assert sent(world.on(Stopped(JobKey(1))), StageCancelled) == [StageCancelled(epoch=run.members[0].epoch)]
 
     def test_work_for_a_role_that_is_not_here_is_refused(self, world: World) -> None:
         (failed,) = sent(world.hear(world.run(Role.DECODER)), StageFailed)
         assert (failed.code, failed.retryable) == (Code.DRAINING, True)
         assert failed.message == "the server does not hold decoder"
+
+    @pytest.mark.parametrize("events", [(), (InputsHere,), (InputsHere, DeviceTaken)])
+    def test_a_dit_job_is_handed_over_wherever_it_is(self, world: World, events: tuple[type[Any], ...]) -> None:
+        run = world.run()
+        epoch = run.members[0].epoch
+        world.hear(run)
+        world.on(*(event(JobKey(1)) for event in events))
+        assert world.hear(HandOver(epochs=(epoch,))) == [Surrender(JobKey(1))]
+        left = Output(port="dit", handle=Handle("begun"), nbytes=1)
+        effects = world.on(Surrendered(JobKey(1), 3, left, Timings(steps=3)))
+        assert sent(effects, HandedOver) == [HandedOver(epoch=epoch, step=3, output=left, timings=Timings(steps=3))]
+        assert world.hear(Release(handles=(Handle("begun"),))) == [Drop((Handle("begun"),))]
+
+    def test_what_is_computed_and_other_roles_are_not_handed_over(self, world: World) -> None:
+        run, encoding = world.run(), world.run(Role.ENCODER)
+        world.hear(run, encoding)
+        world.on(InputsHere(JobKey(1)), DeviceTaken(JobKey(1)), Computed(JobKey(1)))
+        assert world.hear(HandOver(epochs=(run.members[0].epoch, encoding.members[0].epoch))) == []
+
+    def test_one_cancelled_meanwhile_leaves_nothing(self, world: World) -> None:
+        run = world.run()
+        world.hear(run, HandOver(epochs=(run.members[0].epoch,)), Cancel(epochs=(run.members[0].epoch,)))
+        effects = world.on(Surrendered(JobKey(1), 3, Output(port="dit", handle=Handle("b"), nbytes=1), Timings()))
+        assert effects[:2] == [Drop((Handle("b"),)), Send(StageCancelled(epoch=run.members[0].epoch))]
 
     def test_a_gateway_that_ignores_credits_is_stopped_short(self, world: World) -> None:
         world.hear(*[world.run(members=32) for _ in range(4)])
@@ -334,11 +376,15 @@ class TestCredits:
         (grant,) = sent(finished(world, 1, first), Grant)
         assert grant.limits == {Role.ENCODER: 2, Role.DIT: 3}
 
-    def test_a_batch_takes_one_so_that_the_next_is_fetched_while_it_runs(self, world: World) -> None:
-        batch = world.run(members=3)
-        assert sent(world.hear(batch, world.run(members=3)), Grant) == []
-        (grant,) = sent(finished(world, 1, batch), Grant)
-        assert grant.limits[Role.DIT] == 3
+    def test_as_many_as_compute_together_and_one_whose_inputs_come_in_meanwhile(self) -> None:
+        world = World(capable={role: RoleInfo(together=4 if role is Role.DIT else 1) for role in Role})
+        world.welcome()
+        (hello,) = [effect.message for effect in World().on(Connected()) if isinstance(effect, Send)]
+        assert hello.limits == {Role.ENCODER: 2, Role.DIT: 2}
+        runs = [world.run() for _ in range(5)]
+        assert sent(world.hear(*runs), Grant) == []
+        (grant,) = sent(finished(world, 1, runs[0]), Grant)
+        assert grant.limits == {Role.ENCODER: 2, Role.DIT: 6}
 
     def test_a_full_store_gives_none(self, world: World) -> None:
         run = world.run()
@@ -406,10 +452,46 @@ class TestRoles:
         assert sent(effects, RolesReady) == []
         assert sent(effects, Hello)[0].roles == (Role.DECODER,)
 
+    def test_kept_roles_are_served_while_others_load(self, world: World) -> None:
+        assert world.hear(AssignRoles(epoch=world.epoch(), roles=(Role.ENCODER, Role.DECODER))) == [
+            LoadRoles(frozenset({Role.ENCODER, Role.DECODER}))
+        ]
+        run = world.run(Role.ENCODER)
+        assert isinstance(world.hear(run)[0], Begin)
+        assert sent(finished(world, 1, run), StageDone)
+
+    def test_ready_tells_what_the_change_took(self, world: World) -> None:
+        change = world.epoch()
+        world.hear(AssignRoles(epoch=change, roles=(Role.DECODER,)))
+        (ready,) = sent(world.on(RolesLoaded(frozenset({Role.DECODER}), 1.5, True, 0.02)), RolesReady)
+        assert (ready.load_seconds, ready.from_host, ready.stopped_seconds) == (1.5, True, 0.02)
+
+    def test_roles_that_did_not_come_back_are_not_claimed(self, world: World) -> None:
+        world.hear(AssignRoles(epoch=world.epoch(), roles=(Role.DECODER,)))
+        (failed,) = sent(world.on(RolesBroke("no memory", frozenset({Role.DIT}))), RolesFailed)
+        assert failed.roles == (Role.DIT,)
+
+    def test_reads_ahead_one_wish_at_a_time_and_the_newest_next(self, world: World) -> None:
+        assert world.hear(Preload(roles=(Role.DECODER,))) == [ReadAhead(frozenset({Role.DECODER}))]
+        assert world.hear(Preload(roles=(Role.DIT,))) == []
+        assert world.hear(Preload(roles=(Role.ENCODER,))) == []
+        effects = world.on(ReadAheadOver("a broken file"))
+        assert effects == [Warn("reading ahead: a broken file"), ReadAhead(frozenset({Role.ENCODER}))]
+        assert world.on(ReadAheadOver()) == []
+        assert isinstance(world.hear(world.run())[0], Begin)  # nothing of it concerns work
+
+    def test_a_pinned_or_leaving_server_reads_nothing_ahead(self, world: World) -> None:
+        world.hear(world.run())
+        world.on(Terminate())
+        assert world.hear(Preload(roles=(Role.DECODER,))) == []
+        pinned = World(pinned=True)
+        pinned.welcome()
+        assert pinned.hear(Preload(roles=(Role.DECODER,))) == []
+
     def test_a_failed_change_leaves_the_server_as_it_was(self, world: World) -> None:
         change = world.epoch()
         world.hear(AssignRoles(epoch=change, roles=(Role.DECODER,)))
-        (failed,) = sent(world.on(RolesBroke("no memory")), RolesFailed)
+        (failed,) = sent(world.on(RolesBroke("no memory", frozenset({Role.ENCODER, Role.DIT}))), RolesFailed)
         assert failed == RolesFailed(epoch=change, roles=(Role.ENCODER, Role.DIT), message="no memory")
         assert isinstance(world.hear(world.run())[0], Begin)
 
@@ -417,14 +499,14 @@ class TestRoles:
 class TestLeaving:
     def test_at_once_when_there_is_nothing_to_do(self, world: World) -> None:
         effects = world.on(Terminate())
-        assert effects == [Send(Leaving()), Send(Goodbye()), Exit(0, "all work is done and handed over")]
+        assert effects == [Send(Leaving(within=30)), Send(Goodbye()), Exit(0, "all work is done and handed over")]
 
     def test_waits_for_work_and_outputs_but_not_for_ever(self) -> None:
         world = World(CoreTimes(drain=5))
         world.welcome()
         run = world.run()
         world.hear(run)
-        assert world.hear(Shutdown()) == [Send(Leaving())]
+        assert world.hear(Shutdown()) == [Send(Leaving(within=5))]
         finished(world, 1, run)
         effects = world.at(5)
         assert sent(effects, Goodbye)
@@ -437,12 +519,12 @@ class TestLeaving:
 
 
 NEXT: dict[State, tuple[type[JobEvent], ...]] = {
-    State.FETCHING: (InputsHere, Broke),
+    State.FETCHING: (InputsFetched, InputsHere, Broke),
     State.READY: (DeviceTaken, Broke),
     State.RUNNING: (Stepped, Previewed, DeviceYielded, Computed, Broke),
     State.PAUSED: (DeviceTaken,),
     State.PUBLISHING: (Published, Broke),
-    State.STOPPING: (Previewed, Stopped, Published, Broke),
+    State.STOPPING: (InputsFetched, Previewed, Stopped, Published, Broke),
 }
 
 
@@ -455,13 +537,13 @@ class Chaos:
         self.asked: set[Epoch] = set()
         self.words: Counter[Epoch] = Counter()
         self.cancelled: set[Epoch] = set()
-        self.begun: dict[JobKey, Run] = {}
+        self.begun: dict[JobKey, Epoch] = {}
         self.store: set[Handle] = set()
         self.gateway = "g1"
         self.shown = 0
 
     def step(self) -> None:
-        kinds = (self.ask, self.ask, self.advance, self.advance, self.advance, self.cancel, self.release, self.relink)
+        kinds = (self.ask, self.ask, *[self.advance] * 3, self.cancel, self.hand_over, self.release, self.relink)
         self.random.choice(kinds)()
 
     def settle(self) -> None:
@@ -475,11 +557,11 @@ class Chaos:
     def take(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Begin(job, run):
-                    self.begun[job] = run
+                case Begin(job=job, member=member):
+                    self.begun[job] = member.epoch
                 case Drop(handles):
                     self.store.difference_update(handles)
-                case Send(StageDone() | StageFailed() as word):
+                case Send(StageDone() | StageFailed() | HandedOver() as word):
                     self.words[word.epoch] += 1
                 case Send(StageCancelled(epoch=epoch)):
                     self.cancelled.add(epoch)
@@ -499,9 +581,14 @@ class Chaos:
 
     def event(self, kind: type[JobEvent], job: JobKey) -> JobEvent:
         if kind is Published:
-            epochs = [member.epoch for member in self.begun[job].members]
-            self.store.update(Handle(f"h{epoch.counter}") for epoch in epochs)
-            return published(job, *epochs)
+            epoch = self.begun[job]
+            self.store.add(Handle(f"h{epoch.counter}"))
+            return published(job, epoch)
+        if kind is Surrendered:
+            self.shown += 1
+            self.store.add(Handle(f"begun{self.shown}"))
+            left = Output(port="dit", handle=Handle(f"begun{self.shown}"), nbytes=1)
+            return Surrendered(job, 1, left, Timings())
         if kind is Broke:
             return Broke(job, Code.ENGINE, "chance", retryable=True)
         if kind is Stepped:
@@ -509,15 +596,16 @@ class Chaos:
         if kind is Previewed:
             self.shown += 1
             self.store.add(Handle(f"shown{self.shown}"))
-            member = self.random.randrange(len(self.begun[job].members))
-            return Previewed(
-                job, member, 0, 1, 4, Output(port="decoder", handle=Handle(f"shown{self.shown}"), nbytes=1)
-            )
+            return Previewed(job, 0, 1, 4, Output(port="decoder", handle=Handle(f"shown{self.shown}"), nbytes=1))
         return DeviceYielded(job, 1) if kind is DeviceYielded else kind(job)  # type: ignore[call-arg]
 
     def cancel(self) -> None:
         if self.asked:
             self.take(self.world.hear(Cancel(epochs=(self.random.choice(sorted(self.asked)),))))
+
+    def hand_over(self) -> None:
+        if self.asked:
+            self.take(self.world.hear(HandOver(epochs=(self.random.choice(sorted(self.asked)),))))
 
     def release(self) -> None:
         if self.store:

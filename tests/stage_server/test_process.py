@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +17,7 @@ from stage_server.data.consumer import Consumer
 from tests.curve import generate_keys
 from wire.bundle import unpack
 from wire.to_gateway import Ask, Fetched, Goodbye, Hello, Leaving, StageDone, Started
-from wire.to_stage import InputRef, Refused, Release, SayHello
+from wire.to_stage import InputRef, Refused, Release, SayHello, Welcome
 from wire.types import Role
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -47,6 +48,20 @@ async def test_a_picture_through_three_servers(gateway: Any, start: Start) -> No
     code, errors = await ended(process)
     assert code == 0, errors
     assert "Traceback" not in errors
+
+
+async def test_it_offers_what_it_may_take_and_a_file_tells_probes_that_it_was_let_in(
+    gateway: Any, start: Start, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    ready.touch()  # of a former process
+    start("--role", "encoder", "--may-take", "encoder,decoder", "--ready-file", str(ready))
+    assert set((await gateway.expect(Hello)).capable) == {Role.ENCODER, Role.DECODER}
+    assert not ready.exists()
+    await gateway.send(Welcome(gateway=gateway.incarnation, heartbeat_seconds=0.5, liveness_seconds=5.0))
+    async with asyncio.timeout(90):
+        while not ready.exists():  # noqa: ASYNC110 # files have no events
+            await asyncio.sleep(0.01)
 
 
 async def test_sigterm_finishes_the_running_job_and_leaves_in_time(gateway: Any, start: Start) -> None:
@@ -151,7 +166,7 @@ async def test_an_older_gateway_that_knows_no_questions_is_served(gateway: Any, 
 
 
 async def test_without_a_gateway_it_loads_all_the_same(start: Start) -> None:
-    code, errors = await ended(start("--role", "dit", "--gateway", "tcp://127.0.0.1:1", "--connect-timeout", "0.1"))
+    code, errors = await ended(start("--role", "dit", "--connect-timeout", "0.1", endpoint="tcp://127.0.0.1:1"))
     assert "asking the gateway at tcp://127.0.0.1:1: no answer; loading all the same" in errors
     assert "dit is loaded" in errors
     assert code == 2
@@ -184,7 +199,7 @@ async def test_an_exporter_that_is_not_built_in_is_a_mistake(start: Start, monke
 
 
 async def test_no_gateway_within_the_time_allowed(start: Start) -> None:
-    code, errors = await ended(start("--role", "dit", "--gateway", "tcp://127.0.0.1:1", "--connect-timeout", "0.1"))
+    code, errors = await ended(start("--role", "dit", "--connect-timeout", "0.1", endpoint="tcp://127.0.0.1:1"))
     assert code == 2
     assert "no gateway is reachable at tcp://127.0.0.1:1: gave up after 0.1 s" in errors
     assert "Traceback" not in errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import pytest
@@ -27,7 +28,20 @@ from wire.to_gateway import (
     StageFailed,
     Started,
 )
-from wire.to_stage import AssignRoles, Cancel, HeartbeatAck, InputRef, Member, Refused, Release, Run, SayHello, Welcome
+from wire.to_stage import (
+    AssignRoles,
+    Cancel,
+    HeartbeatAck,
+    InputRef,
+    Member,
+    MoveTo,
+    Preload,
+    Refused,
+    Release,
+    Run,
+    SayHello,
+    Welcome,
+)
 from wire.types import Epoch, Handle, Role
 
 MakeBench = Callable[..., Any]
@@ -51,6 +65,28 @@ async def test_introduces_itself_and_keeps_its_heart_beating(gateway: Any, make_
         beat = await gateway.expect(Heartbeat)
         assert beat.sequence == sequence
         await gateway.send(HeartbeatAck(sequence=sequence))
+
+
+@pytest.mark.parametrize(("joins", "frames"), [(True, 3), (False, 1)])
+async def test_what_is_said_at_once_goes_as_one_message_to_gateways_that_read_it(
+    gateway: Any, make_bench: MakeBench, joins: bool, frames: int
+) -> None:
+    make_bench()
+    await gateway.welcome(joins=joins)
+    await gateway.settle()
+    gateway.largest = 0
+    epochs = tuple(gateway.epoch() for _ in range(3))
+    await gateway.send(Cancel(epochs=epochs))
+    assert [(await gateway.expect(StageCancelled)).epoch for _ in epochs] == list(epochs)
+    assert gateway.largest == frames
+
+
+async def test_messages_of_the_gateway_may_come_as_the_frames_of_one(gateway: Any, make_bench: MakeBench) -> None:
+    make_bench()
+    await gateway.welcome()
+    epochs = gateway.epoch(), gateway.epoch()
+    await gateway.send(Cancel(epochs=epochs[:1]), b"\xc1 nonsense", Cancel(epochs=epochs[1:]))
+    assert [(await gateway.expect(StageCancelled)).epoch for _ in epochs] == list(epochs)
 
 
 async def test_a_job_from_run_to_release(gateway: Any, make_bench: MakeBench, remote: Any) -> None:
@@ -80,6 +116,80 @@ async def test_inputs_come_in_while_the_device_computes(gateway: Any, make_bench
     bench.engine.open(2, 1, 2, 3, 4)
     await gateway.done(first)
     await gateway.done(second)
+
+
+async def test_inputs_are_on_the_device_before_it_is_free(gateway: Any, make_bench: MakeBench, remote: Any) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    first = await gateway.run(Role.DIT, params=job(1, steps=1))
+    await gateway.expect(Started)
+    second = await gateway.run(Role.DIT, remote.put(prompt_embeds=b"x"), params=job(2, steps=1))
+    assert (await gateway.expect(Fetched)).epoch == second
+    assert bench.engine.prepared == [1, 2]
+    assert bench.engine.order == []
+    bench.engine.open(1, 1)
+    bench.engine.open(2, 1)
+    await gateway.done(first)
+    await gateway.done(second)
+
+
+async def test_outputs_leave_while_the_next_job_computes(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    bench.engine.finish = Event()
+    await gateway.welcome()
+    first = await gateway.run(Role.DIT, params=job(1, steps=1))
+    second = await gateway.run(Role.DIT, params=job(2, steps=1))
+    bench.engine.open(1, 1)
+    await gateway.expect(Started, lambda message: message.epoch == second)
+    bench.engine.finish.set()
+    assert (await gateway.expect(StageDone)).epoch == first
+    bench.engine.open(2, 1)
+    done = await gateway.done(second)
+    assert done.timings.steps == 1
+
+
+async def test_what_fails_after_the_device_keeps_nobody_from_it(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    bench.engine.finish = Event()
+    bench.engine.error = NonFinite("NaN")
+    await gateway.welcome()
+    first = await gateway.run(Role.DIT, params=job(1, steps=1), keep_seconds=1.0)
+    bench.engine.open(1, 1)
+    bench.engine.finish.set()
+    assert (await gateway.expect(StageFailed)).epoch == first
+    bench.engine.error = None
+    bench.engine.open(2, 1)
+    done = await gateway.done(await gateway.run(Role.DIT, params=job(2, steps=1)))
+    await gateway.send(Release(handles=tuple(output.handle for output in done.outputs)))
+    await gateway.settle()
+    assert empty(bench)
+
+
+async def test_cancelling_a_job_whose_outputs_leave_leaves_nothing(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    bench.engine.finish = Event()
+    await gateway.welcome()
+    first = await gateway.run(Role.DIT, params=job(1, steps=1))
+    second = await gateway.run(Role.DIT, params=job(2, steps=1))
+    bench.engine.open(1, 1)
+    await gateway.expect(Started, lambda message: message.epoch == second)
+    await gateway.send(Cancel(epochs=(first, second)))
+    bench.engine.finish.set()
+    bench.engine.open(2, 1)
+    ended = {(await gateway.expect(StageCancelled)).epoch for _ in range(2)}
+    assert ended == {first, second}
+    await gateway.settle()
+    assert empty(bench)
+
+
+async def test_without_prefetch_one_job_follows_another(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench(prefetched=0)
+    hello = await gateway.welcome()
+    assert hello.limits == dict.fromkeys(Role, 1)
+    bench.engine.open(1, 1)
+    first = await gateway.run(Role.DIT, params=job(1, steps=1))
+    await gateway.expect(Grant, lambda grant: grant.limits[Role.DIT] == 2)
+    assert any(isinstance(message, StageDone) and message.epoch == first for message in gateway.seen)
 
 
 async def test_inputs_of_its_own_store_need_no_socket(gateway: Any, make_bench: MakeBench) -> None:
@@ -224,21 +334,20 @@ async def test_the_log_names_the_request(gateway: Any, make_bench: MakeBench, ca
     assert "req_bad dit-2: engine_error: no luck" in lines
 
 
-async def test_members_of_a_batch_end_one_by_one(gateway: Any, make_bench: MakeBench) -> None:
+async def test_a_batch_of_an_older_gateway_is_so_many_jobs(gateway: Any, make_bench: MakeBench) -> None:
     bench = make_bench()
     await gateway.welcome()
-    kept, dropped = gateway.epoch(), gateway.epoch()
-    members = tuple(Member(epoch=epoch, params=job(1, steps=1)) for epoch in (kept, dropped))
+    epochs = {gateway.epoch(), gateway.epoch()}
+    members = tuple(Member(epoch=epoch, params=job(1, steps=1)) for epoch in epochs)
     await gateway.send(Run(role=Role.DIT, members=members, remaining_seconds=60))
-    await gateway.expect(Started)
-    await gateway.expect(Started)
+    kept = (await gateway.expect(Started)).epoch  # whichever stood in line first
+    (dropped,) = epochs - {kept}
     await gateway.send(Cancel(epochs=(dropped,)))
-    await gateway.settle()
+    await gateway.expect(StageCancelled, lambda message: message.epoch == dropped)
     bench.engine.open(1, 1)
     done = await gateway.expect(StageDone)
     assert done.epoch == kept
-    assert done.timings.batch == 2
-    await gateway.expect(StageCancelled, lambda message: message.epoch == dropped)
+    assert done.timings.batch == 1
     assert bench.store.handles() == (done.outputs[0].handle,)
 
 
@@ -363,6 +472,50 @@ async def test_roles_change_once_the_jobs_of_those_that_go_are_done(gateway: Any
     assert bench.engine.roles == {Role.ENCODER, Role.DECODER}
 
 
+async def test_kept_roles_are_served_while_another_is_read(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench(roles=(Role.ENCODER,))
+    await gateway.welcome()
+    bench.engine.disk.clear()
+    change = gateway.epoch()
+    await gateway.send(AssignRoles(epoch=change, roles=(Role.ENCODER, Role.DIT)))
+    bench.engine.open(1, 1)
+    await gateway.done(await gateway.run(Role.ENCODER, params=job(1, steps=1)))
+    running = await gateway.run(Role.ENCODER, params=job(2, steps=1))
+    await gateway.expect(Started)
+    bench.engine.disk.set()
+    await gateway.settle()
+    assert bench.engine.roles == {Role.ENCODER}  # the device is the job's until it ends
+    bench.engine.open(2, 1)
+    ready = await gateway.expect(RolesReady)  # perhaps before the job's last word
+    await gateway.done(running)
+    assert (ready.epoch, ready.roles, ready.from_host) == (change, (Role.ENCODER, Role.DIT), False)
+    assert ready.stopped_seconds <= ready.load_seconds
+
+
+async def test_roles_read_ahead_are_told_and_count_as_warm(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench(roles=(Role.ENCODER,))
+    await gateway.welcome(heartbeat=0.05)
+    bench.engine.disk.clear()
+    await gateway.send(Preload(roles=(Role.DIT,)))
+    bench.engine.open(1, 1)
+    await gateway.done(await gateway.run(Role.ENCODER, params=job(1, steps=1)))
+    bench.engine.disk.set()
+    await gateway.expect(Heartbeat, lambda beat: beat.warm == (Role.DIT,))
+    await gateway.send(AssignRoles(epoch=gateway.epoch(), roles=(Role.DIT,)))
+    assert (await gateway.expect(RolesReady)).from_host
+    await gateway.expect(Heartbeat, lambda beat: beat.warm == (Role.ENCODER,))
+
+
+async def test_reading_ahead_that_fails_costs_nothing(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench(roles=(Role.ENCODER,))
+    bench.engine.refused = frozenset({Role.DIT})
+    await gateway.welcome()
+    await gateway.send(Preload(roles=(Role.DIT,)))
+    bench.engine.open(1, 1)
+    await gateway.done(await gateway.run(Role.ENCODER, params=job(1, steps=1)))
+    assert bench.engine.roles == {Role.ENCODER}
+
+
 async def test_roles_that_cannot_be_loaded_leave_the_former_ones(gateway: Any, make_bench: MakeBench) -> None:
     bench = make_bench(roles=(Role.ENCODER,))
     bench.engine.refused = frozenset({Role.DIT})
@@ -428,3 +581,19 @@ async def test_what_the_engine_found_wrong_with_its_result_is_reported(
     failed = await gateway.expect(StageFailed)
     assert (failed.code, failed.message, failed.retryable) == (code, str(error), retryable)
     assert empty(bench)
+
+
+async def test_goes_to_another_gateway_with_a_word_of_goodbye(gateway: Any, make_bench: MakeBench) -> None:
+    bench = make_bench()
+    await gateway.welcome()
+    other = type(gateway)("g2")
+    try:
+        await gateway.send(MoveTo(endpoint=other.endpoint))
+        await gateway.expect(Leaving)
+        await gateway.expect(Goodbye)
+        hello = await other.welcome()
+        assert (hello.gateway, hello.roles) == ("", tuple(Role))
+        assert not bench.task.done()
+    finally:
+        await bench.close()
+        other.close()

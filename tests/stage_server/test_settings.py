@@ -26,6 +26,16 @@ def test_roles_are_a_set_however_they_are_given(monkeypatch: pytest.MonkeyPatch)
     assert read().role == everything
 
 
+def test_adapters_are_repeated_or_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ["--gateway", "tcp://127.0.0.1:5600", "--role", "dit", "--model", "tiny-shapes"]
+    given = read_settings([*real, "--adapter", "a=x", "--adapter", "b=org/repo@main:y.safetensors"])
+    assert given.adapter == ("a=x", "b=org/repo@main:y.safetensors")
+    monkeypatch.setenv("DISAGFUSION_STAGE_ADAPTER", "a=x, b=y")
+    assert read_settings(real).adapter == ("a=x", "b=y")
+    with pytest.raises(InvalidSettings, match="--adapter and --adapters-folder belong to --engine diffusers"):
+        read("--role", "dit")
+
+
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISAGFUSION_STAGE_NAME", "environment")
     monkeypatch.setenv("DISAGFUSION_STAGE_PIN", "true")
@@ -58,6 +68,11 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         (("--role", "dit", "--engine", "diffusers"), "belong to --engine emulated"),
         (("--role", "dit", "--profile", ""), "add --profile FILE"),
         (("--role", "dit", "--curve-gateway-key", "x"), "encryption needs all of"),
+        (("--role", "dit", "--may-take", "encoder,decoder"), "--role dit is not among those of --may-take encoder,dec"),
+        (("--role", "dit", "--may-load", "other=sd3-l20", "--pin"), "leave one of them out"),
+        (("--role", "dit", "--may-load", "other="), "names no model: write"),
+        (("--role", "dit", "--may-load", "sd3-l20", "--may-load", "sd3-l20"), "names a model twice"),
+        (("--role", "dit", *(f"--may-load=m{n}=sd3-l20" for n in range(4))), "--may-load: "),
     ],
 )
 def test_what_cannot_be_meant(options: tuple[str, ...], complaint: str) -> None:
@@ -70,15 +85,28 @@ def test_what_cannot_be_meant(options: tuple[str, ...], complaint: str) -> None:
     [
         (("--profile", "nowhere"), InvalidSettings, "'nowhere' is no file, nor one of the bundled .*tiny-shapes-cpu"),
         (("--data-bind", "tcp://0.0.0.0:*"), BindError, "can be reached from other machines"),
+        (
+            ("--ready-file", "/nowhere/ready"),
+            InvalidSettings,
+            "--ready-file /nowhere/ready cannot be made: No such file",
+        ),
         (("--data-bind", "tcp://*:*", "--insecure"), InvalidSettings, "--data-advertise"),
         (("--store-bytes", "70000"), LoadError, "raise --store-bytes"),
         (("--gateway", "tcp://a b:1"), BadEndpoint, "is no address of a gateway"),
+        (("--may-load", "tiny-shapes=sd3-l20"), InvalidSettings, "have one name: tiny-shapes, tiny-shapes"),
     ],
 )
 def test_what_cannot_be_done(options: tuple[str, ...], error: type[Exception], complaint: str) -> None:
     settings = read("--role", "dit", *options)
     with pytest.raises(error, match=complaint), assembled(settings):
         pass
+
+
+def test_each_further_model_is_one_that_begins_with_nothing() -> None:
+    own, named, unnamed = read("--role", "dit", "--may-load", "b=sd3-l20", "--may-load", "x/y.toml").of_each_model()
+    assert own.role == (Role.DIT,)
+    assert (named.role, named.model, named.profile) == ((), "b", "sd3-l20")
+    assert (unnamed.role, unnamed.model, unnamed.profile) == ((), "", "x/y.toml")
 
 
 def test_a_variable_with_a_slip_is_told_and_those_of_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from gateway.settings import InvalidSettings, Settings
-from gateway.storage.files import ORPHAN_SECONDS, RECORD_BYTES, FileRecord, StoreFull
+from gateway.storage.files import ORPHAN_SECONDS, RECORD_BYTES, FileRecord
 from gateway.storage.objects import StoreError, in_memory, open_store
+from gateway.storage.space import StoreFull
 from gateway.storage.storage import Storage, open_storage
 
 HOUR = 3600
@@ -66,7 +68,7 @@ async def test_deleted_for_good(reopen):
 
 
 async def test_pictures_make_room_for_files_but_files_for_nothing(reopen):
-    storage = reopen(storage_max_bytes=3 * RECORD_BYTES, results_max_bytes=3 * RECORD_BYTES)
+    storage = reopen(storage_tenant_share=1.0, storage_max_bytes=3 * RECORD_BYTES, results_max_bytes=3 * RECORD_BYTES)
     name = await storage.pictures.put(bytes(RECORD_BYTES + 1), "png")
     await create(storage, bytes(RECORD_BYTES))
     assert await storage.pictures.get(name) is None
@@ -75,8 +77,36 @@ async def test_pictures_make_room_for_files_but_files_for_nothing(reopen):
     assert len(storage.files.of("alice")) == 1
 
 
+async def test_a_tenant_has_a_share_that_files_and_jobs_fill_together(reopen):
+    storage = reopen(storage_tenant_share=0.5, storage_max_bytes=8 * RECORD_BYTES)
+    storage.jobs.promise("job_1", "alice", 2 * RECORD_BYTES)
+    kept = await create(storage)
+    with pytest.raises(StoreFull, match=f"{3 * RECORD_BYTES + 4} bytes of the {4 * RECORD_BYTES}"):
+        await create(storage)
+    with pytest.raises(StoreFull, match="you may have"):
+        storage.jobs.promise("job_2", "alice", RECORD_BYTES)
+    storage.jobs.promise("job_3", "bob", 4 * RECORD_BYTES)
+    await storage.files.delete(kept)
+    await create(storage)
+    storage.jobs.withdraw("job_1")
+    storage.jobs.promise("job_4", "alice", 2 * RECORD_BYTES)
+
+
+async def test_a_tenant_who_is_alone_has_the_whole_store(clock):
+    with_keys = {"alice"}
+    settings = Settings().model_copy(update={"storage_max_bytes": 4 * RECORD_BYTES})
+    storage = Storage(settings, in_memory(), clock=clock, has_others=lambda tenant: bool(with_keys - {tenant}))
+    storage.jobs.promise("job_1", "alice", 3 * RECORD_BYTES)
+    with pytest.raises(StoreFull, match="The store is full"):
+        storage.jobs.promise("job_2", "alice", 2 * RECORD_BYTES)
+    with_keys.add("bob")
+    with pytest.raises(StoreFull, match="you may have"):
+        storage.jobs.promise("job_2", "alice", 1)
+    storage.jobs.promise("job_3", "bob", RECORD_BYTES)
+
+
 async def test_uploads_at_the_same_time_count_on_what_is_left(reopen):
-    storage = reopen(storage_max_bytes=3 * RECORD_BYTES)
+    storage = reopen(storage_tenant_share=1.0, storage_max_bytes=3 * RECORD_BYTES)
     tries = await asyncio.gather(*(create(storage, bytes(10)) for _ in range(5)), return_exceptions=True)
     assert sum(isinstance(each, StoreFull) for each in tries) == 3
 
@@ -86,11 +116,52 @@ async def test_a_failed_upload_leaves_nothing(reopen, objects):
         yield b"half"
         raise OSError("gone")
 
-    storage = reopen(storage_max_bytes=2 * RECORD_BYTES)
+    storage = reopen(storage_tenant_share=1.0, storage_max_bytes=2 * RECORD_BYTES)
     with pytest.raises(StoreError):
         await create(storage, broken())
     assert await objects.list("") == []
     await create(storage)  # its room is free again
+
+
+async def test_what_another_gateway_stored_and_deleted_is_known_after_a_look(reopen, clock):
+    here, there = reopen(), reopen()
+    await here.ready()
+    await there.ready()
+    first = await create(there)
+    clock.now += 0.001
+    second = await create(here)
+    clock.now += 0.001
+    third = await create(there)
+    await create(there, tenant="bob")
+    assert here.files.of("alice") == [second]
+    await here.files.look("alice")
+    assert here.files.of("alice") == [first, second, third], "in the order in which they were stored"
+    assert here.files.of("bob") == []
+    await there.files.delete(first)
+    await here.files.look("alice")
+    assert here.files.of("alice") == [second, third]
+    assert await there.files.find("alice", second.id) == second
+
+
+async def test_what_an_earlier_version_stored_is_there_until_it_is_deleted(objects, reopen):
+    record = FileRecord(
+        id="file-" + "0" * 32,
+        tenant="alice",
+        filename="a",
+        purpose="batch",
+        nbytes=1,
+        content_type="",
+        created_at=1,
+    )
+    await objects.put(f"files/{record.id}", b"1")
+    await objects.put(f"records/{record.id}.json", msgspec.json.encode(record))
+    storage = reopen()
+    await storage.ready()
+    await storage.files.look("alice")
+    assert storage.files.of("alice") == [record]
+    assert await content(storage, record) == b"1"
+    await storage.files.delete(record)
+    assert await objects.list("") == []
 
 
 async def test_bytes_without_a_record_are_swept_when_they_are_old(clock):

@@ -54,7 +54,7 @@ values = st.recursive(
 bundles = st.dictionaries(text, values, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(bundles)
 def test_round_trip(named):
     bundle = pack(named)
@@ -63,7 +63,7 @@ def test_round_trip(named):
     assert unpack(received(bundle)) == named
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(bundles, st.data())
 def test_views_cut_the_payload_anywhere(named, data):
     bundle = pack(named)
@@ -191,7 +191,7 @@ def test_a_header_and_a_payload_that_disagree_are_refused():
         unpack(Bundle(bundle.header, 9, ((0, memoryview(bytes(9))),)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_flipped_header_bytes_never_do_more_than_raise(data):
     frame = bytearray(pack({"x": tensor("bfloat16", 2, 3), "y": [1, (b"a", {"z": Image(b"b")})]}).header)

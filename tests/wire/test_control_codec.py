@@ -167,7 +167,7 @@ def test_the_largest_batch_of_the_longest_prompts_fits():
     assert encode(msgspec.structs.replace(RUN, members=(member,) * 32))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300))
 def test_random_bytes_never_do_more_than_raise(frame):
     for decode in (decode_to_gateway, decode_to_stage):
@@ -175,7 +175,7 @@ def test_random_bytes_never_do_more_than_raise(frame):
             decode(frame)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_flipped_bytes_never_do_more_than_raise(data):
     frame = bytearray(encode(HELLO))
@@ -194,5 +194,5 @@ def test_flipped_bytes_never_do_more_than_raise(data):
 
 def test_a_wrong_major_version_is_refused_with_both_versions_named():
     check_protocol((PROTOCOL[0], PROTOCOL[1] + 5))
-    with pytest.raises(ProtocolMismatch, match=r"2\.0, this process 1\.1"):
+    with pytest.raises(ProtocolMismatch, match=r"2\.0, this process 1\.3"):
         check_protocol((2, 0))

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from opentelemetry import trace
 
-from wire.telemetry import BadExporter, configure
+from wire.telemetry import BadExporter, configure, metrics_export
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +102,46 @@ def test_what_cannot_be_exported_is_refused(environment, variables, complaint):
     environment(variables)
     with pytest.raises(BadExporter, match=complaint):
         configure("gateway")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"METRICS_EXPORTER": "none", "EXPORTER_OTLP_ENDPOINT": "http://x"},
+        {"EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"},
+    ],
+)
+def test_metrics_are_off_unless_asked_for(environment, variables):
+    environment(variables)
+    assert metrics_export("gateway") is None
+
+
+def test_metrics_go_where_the_standard_variables_say(environment):
+    environment({"EXPORTER_OTLP_METRICS_ENDPOINT": "http://x/here", "METRIC_EXPORT_INTERVAL": "1500"})
+    export = metrics_export("gateway")
+    assert export.interval_seconds == 1.5
+    assert export.exporter._endpoint == "http://x/here"
+    assert export.resource.attributes["service.name"] == "gateway"
+
+
+@pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        ({"METRICS_EXPORTER": "prometheus"}, "OTEL_METRICS_EXPORTER is 'prometheus'; it may be otlp, console or none"),
+        ({"METRICS_EXPORTER": "otlp", "EXPORTER_OTLP_METRICS_PROTOCOL": "grpc"}, "PROTOCOL is 'grpc'; only http/proto"),
+        (
+            {"METRICS_EXPORTER": "otlp", "METRIC_EXPORT_INTERVAL": "1s"},
+            "INTERVAL is '1s'; it must be milliseconds, 100",
+        ),
+        ({"METRICS_EXPORTER": "otlp", "METRIC_EXPORT_INTERVAL": "0"}, "INTERVAL is '0'; it must be milliseconds"),
+        (
+            {"METRICS_EXPORTER": "otlp", "EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"},
+            "PREFERENCE is 'delta'; only cumulative",
+        ),
+    ],
+)
+def test_metrics_that_cannot_be_exported_are_refused(environment, variables, complaint):
+    environment(variables)
+    with pytest.raises(BadExporter, match=complaint):
+        metrics_export("gateway")

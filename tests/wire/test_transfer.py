@@ -7,7 +7,21 @@ from hypothesis import strategies as st
 
 from wire.bundle import Limits, pack, unpack
 from wire.errors import InputLost, Loss, MalformedFrame, WireError
-from wire.transfer import MAX_CHUNK_BYTES, Chunk, Fetch, Get, Header, Missing, Pull, State, decode_answer, serve
+from wire.transfer import (
+    MAX_AHEAD,
+    MAX_CHUNK_BYTES,
+    MAX_OPENING_HEADER,
+    Chunk,
+    Fetch,
+    Get,
+    Header,
+    Missing,
+    Opening,
+    Pull,
+    State,
+    decode_answer,
+    serve,
+)
 from wire.types import Handle
 from wire.values import Tensor
 from wire.version import PROTOCOL
@@ -23,15 +37,16 @@ def lookup(handle):
     return BUNDLE if handle == HANDLE else None
 
 
+def answers(requests, lookup=lookup):
+    return [decode_answer(answer) for request in requests for answer in serve(request, lookup)]
+
+
 def offered(**options) -> Fetch:
+    """By a holder that sends nothing unasked, as those before ``Opening`` do."""
     fetch = Fetch(HANDLE, 7, chunk_bytes=CHUNK, **options)
-    assert fetch.feed(*decode_answer(serve(fetch.request(), lookup))) == []
+    assert fetch.feed(Header(transfer=7), BUNDLE.header) == []
     assert fetch.state is State.OFFERED
     return fetch
-
-
-def answers(requests):
-    return [decode_answer(serve(request, lookup)) for request in requests]
 
 
 def pulling(window: int = 4):
@@ -39,10 +54,26 @@ def pulling(window: int = 4):
     return fetch, answers(fetch.accept(memoryview(bytearray(fetch.nbytes))))
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.randoms(use_true_random=False), st.integers(1, 8))
-def test_chunks_in_any_order_with_copies_and_one_damage_each_give_the_bundle(random, window):
-    fetch, inbox = pulling(window)
+def opened(**options):
+    """The fetch, and what came unasked and was not fed yet."""
+    fetch = Fetch(HANDLE, 7, chunk_bytes=CHUNK, **options)
+    opening, *inbox = answers([fetch.request()])
+    assert fetch.feed(*opening) == []
+    return fetch, inbox
+
+
+def accepted(fetch):
+    return answers(fetch.accept(memoryview(bytearray(fetch.nbytes))))
+
+
+@settings(max_examples=100)
+@given(st.randoms(use_true_random=False), st.integers(1, 8), st.booleans())
+def test_chunks_in_any_order_with_copies_and_one_damage_each_give_the_bundle(random, window, unasked):
+    if unasked:
+        fetch, inbox = opened(window=window)
+        inbox += accepted(fetch)
+    else:
+        fetch, inbox = pulling(window)
     damaged = set()
     while fetch.state is not State.COMPLETE:
         assert len({chunk.offset for chunk, _ in inbox}) <= window
@@ -66,9 +97,68 @@ def test_no_more_chunks_are_asked_for_than_the_window_has():
 def test_a_bundle_without_payload_needs_no_chunk():
     empty = pack({"height": 64})
     fetch = Fetch(HANDLE, 1)
-    fetch.feed(*decode_answer(serve(fetch.request(), lambda _: empty)))
+    (answer,) = answers([fetch.request()], lambda _: empty)
+    fetch.feed(*answer)
     assert fetch.accept(memoryview(bytearray())) == []
     assert unpack(fetch.bundle) == {"height": 64}
+
+
+def test_a_small_bundle_comes_whole_with_one_answer():
+    fetch = Fetch(HANDLE, 7)
+    ((opening, body),) = answers([fetch.request()])
+    assert fetch.feed(opening, body) == []
+    assert accepted(fetch) == []
+    assert unpack(fetch.bundle) == VALUES
+
+
+def test_as_many_chunks_as_the_window_has_come_unasked_and_no_more():
+    fetch, inbox = opened(window=2)
+    assert [chunk.offset for chunk, _ in inbox] == [CHUNK]
+    assert [chunk.offset for chunk, _ in accepted(fetch)] == [2 * CHUNK]
+
+
+def test_the_chunk_that_came_with_the_header_is_pulled_again_if_it_was_damaged():
+    fetch = Fetch(HANDLE, 7)
+    ((opening, body),) = answers([fetch.request()])
+    fetch.feed(opening, bytes(len(body)))
+    for answer in accepted(fetch):
+        fetch.feed(*answer)
+    assert unpack(fetch.bundle) == VALUES
+
+
+@pytest.mark.parametrize("ahead", [0, -CHUNK, 1, CHUNK + 1, 3 * CHUNK, BUNDLE.nbytes + 1])
+def test_a_holder_that_sends_other_chunks_unasked_than_it_may_is_refused(ahead):
+    fetch = Fetch(HANDLE, 7, chunk_bytes=CHUNK, window=2)
+    with pytest.raises(InputLost) as caught:
+        fetch.feed(Opening(transfer=7, header=BUNDLE.header, ahead=ahead, checksum=0), b"")
+    assert caught.value.reason is Loss.MALFORMED
+
+
+@pytest.mark.parametrize(("chunk", "ahead"), [(0, 8), (-1, 8), (MAX_CHUNK_BYTES + 1, 1), (CHUNK, 0), (CHUNK, -1)])
+def test_a_holder_sends_nothing_unasked_in_chunks_of_no_size(chunk, ahead):
+    get = Get(transfer=1, handle=HANDLE, protocol=PROTOCOL, chunk=chunk, ahead=ahead)
+    ((answer, header),) = answers([[msgspec.msgpack.encode(get)]])
+    assert isinstance(answer, Header)
+    assert header == BUNDLE.header
+
+
+def test_a_holder_sends_no_more_unasked_than_the_limit():
+    large = pack({"a": bytes(100)})
+    get = Get(transfer=1, handle=HANDLE, protocol=PROTOCOL, chunk=2, ahead=2**40)
+    (opening, _), *chunks = answers([[msgspec.msgpack.encode(get)]], lambda _: large)
+    assert (opening.ahead, 1 + len(chunks)) == (2 * MAX_AHEAD, MAX_AHEAD)
+
+
+def test_a_header_too_large_for_a_control_frame_comes_by_itself():
+    wordy = pack({"text": "x" * MAX_OPENING_HEADER, "a": b"y"})
+    fetch = Fetch(HANDLE, 7)
+    inbox = answers([fetch.request()], lambda _: wordy)
+    while inbox:
+        requests = fetch.feed(*inbox.pop())
+        if fetch.state is State.OFFERED:
+            requests += fetch.accept(memoryview(bytearray(fetch.nbytes)))
+        inbox += answers(requests, lambda _: wordy)
+    assert unpack(fetch.bundle)["a"] == b"y"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +228,8 @@ def test_misuse_is_refused():
 
 
 def ask(request) -> object:
-    return decode_answer(serve([msgspec.msgpack.encode(request)], lookup))[0]
+    ((answer, _),) = answers([[msgspec.msgpack.encode(request)]])
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -159,7 +250,7 @@ def test_a_holder_refuses_another_major_version():
 def test_a_holder_without_the_handle_says_so():
     fetch = Fetch(Handle("00"), 1)
     with pytest.raises(InputLost) as caught:
-        fetch.feed(*decode_answer(serve(fetch.request(), lookup)))
+        fetch.feed(*answers([fetch.request()])[0])
     assert caught.value.reason is Loss.MISSING
 
 
@@ -171,7 +262,7 @@ def test_unreadable_messages_raise(frames):
         decode_answer(frames)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_flipped_bytes_never_do_more_than_raise(data):
     def flipped(frame):
@@ -185,8 +276,9 @@ def test_flipped_bytes_never_do_more_than_raise(data):
             flipped(fetch.request()[0]),
             msgspec.msgpack.encode(Pull(transfer=7, handle=HANDLE, offset=0, length=9)),
         ):
-            fetch.feed(*decode_answer([flipped(part) for part in serve([frame], lookup)]))
-            if fetch.state is State.OFFERED:
-                fetch.accept(memoryview(bytearray(fetch.nbytes)))
+            for answer in serve([frame], lookup):
+                fetch.feed(*decode_answer([flipped(part) for part in answer]))
+                if fetch.state is State.OFFERED:
+                    fetch.accept(memoryview(bytearray(fetch.nbytes)))
     except (MalformedFrame, WireError, InputLost):
         pass

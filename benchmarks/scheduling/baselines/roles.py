@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from math import exp
 from typing import Protocol
 
-from scheduler.roles.gate import PolicySettings, ServerState, Snapshot
+from scheduler.roles.gate import PolicySettings, Snapshot
 from scheduler.roles.gate import RoleGate as Gate
 from scheduler.roles.problem import Problem, RoleSet, ServerClass
 from scheduler.roles.problem import Server as Member
+from scheduler.roles.reading_ahead import ServerState
 from scheduler.roles.solver import Plan
 from scheduler.state import Request, Server
 from scheduler.view import View
@@ -88,7 +89,12 @@ class Reactive:
     def arrived(self, request: Request, view: View, now: float) -> None:
         pass
 
-    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:
+    def likely(self) -> Moves:
+        return ()
+
+    def switched(
+        self, server: Server, added: frozenset[Role], load_seconds: float, now: float, *, from_host: bool
+    ) -> None:
         pass
 
     def consider(self, view: View, now: float) -> tuple[Problem, str] | None:
@@ -223,7 +229,18 @@ class Gated:
             work[job.spec.role] += view.reference_seconds(job)  # type: ignore[assignment] # a Counter of floats
         self.demand.arrived(work, now)
 
-    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:  # noqa: ARG002
+    def likely(self) -> Moves:
+        return ()
+
+    def switched(
+        self,
+        server: Server,
+        added: frozenset[Role],  # noqa: ARG002
+        load_seconds: float,  # noqa: ARG002
+        now: float,
+        *,
+        from_host: bool,  # noqa: ARG002
+    ) -> None:
         self._changed[server.id] = now
 
     def consider(self, view: View, now: float) -> tuple[Problem, str] | None:
@@ -233,11 +250,11 @@ class Gated:
         problem = self._gate.consider(self._seen, now)
         return None if problem is None else (problem, "demand")
 
-    def accept(self, plan: Plan, view: View, now: float) -> Moves:  # noqa: ARG002
+    def accept(self, plan: Plan, view: View, now: float) -> Moves:
         if self._seen is None:
             return ()
         present = self._snapshot(view, self._seen.busy, self._seen.demand)
-        return [(move.server, move.roles, move.reason) for move in self._gate.accept(plan, present)]
+        return [(move.server, move.roles, move.reason) for move in self._gate.accept(plan, present, now)]
 
     def _snapshot(self, view: View, busy: Mapping[Role, float], demand: Mapping[Role, float]) -> Snapshot:
         return Snapshot(
@@ -265,7 +282,12 @@ class Oracle:
     def arrived(self, request: Request, view: View, now: float) -> None:
         pass
 
-    def switched(self, server: Server, added: frozenset[Role], load_seconds: float, now: float) -> None:
+    def likely(self) -> Moves:
+        return ()
+
+    def switched(
+        self, server: Server, added: frozenset[Role], load_seconds: float, now: float, *, from_host: bool
+    ) -> None:
         pass
 
     def consider(self, view: View, now: float) -> tuple[Problem, str] | None:

@@ -1,5 +1,6 @@
 // The AI SDK with whichever of its two providers is installed beside this file.
 
+import { randomUUID } from "node:crypto";
 import { generateImage, uploadFile } from "ai";
 import { gaveUp, mask, other, picture, refusal, run, setup } from "./harness.mjs";
 
@@ -42,6 +43,22 @@ async function upload() {
   return { id: kept.providerReference.openai, sent: picture.length };
 }
 
+async function once() {
+  const headers = { "Idempotency-Key": randomUUID() };
+  return drawn(await oneByOne([headers, headers], (key) => generate({ headers: key })));
+}
+
+async function overLimit() {
+  const limited = { options: { apiKey: setup.one_picture_key }, maxRetries: 0 };
+  return { ...drawn([await generate(limited)]), ...(await refused(limited)) };
+}
+
+/** It goes by the status alone, and tries again where it is told not to. */
+async function budget() {
+  const spent = { options: { apiKey: setup.spent_key, baseURL: setup.budget }, maxRetries: 1 };
+  return { ...drawn([await generate(spent)]), ...(await refused(spent)), tries: 3 };
+}
+
 const noSeed = "drops the seed";
 const noCall = "has no such call";
 
@@ -59,9 +76,15 @@ await run({
   edit_stream: noCall,
   models: noCall,
   files: compatible ? noCall : upload,
+  job: noCall,
+  batch: noCall,
+  once,
   bad_parameter: () => refused({ size: "1000x1000" }),
   unknown_model: () => refused({ id: "nobody" }),
   wrong_key: () => refused({ options: { apiKey: "sk-wrong" } }),
+  not_allowed: () => refused({ options: { apiKey: setup.one_model_key } }),
+  over_limit: overLimit,
+  budget,
   full: async () => drawn([await generate({ options: { baseURL: setup.full } })]),
   limited: async () => drawn([await generate({ options: { baseURL: setup.limited } })]),
   gives_up: async () => ({

@@ -8,6 +8,39 @@ export const [picture, other, mask] = [setup.picture, setup.other, setup.mask].m
 /** Of OpenAI's `data`. */
 export const pictures = (items) => items.map((item) => (item.url ? { url: item.url } : { b64: item.b64_json }));
 
+/** The lines of an input file for a batch: two that can be done and one that cannot. */
+export function batchLines(model) {
+  const bodies = { one: { seed: 1 }, two: { seed: 2 }, bad: { size: "1000x1000" } };
+  const line = ([custom_id, body]) =>
+    JSON.stringify({
+      custom_id,
+      method: "POST",
+      url: "/v1/images/generations",
+      body: { model, prompt: setup.prompt, ...body },
+    });
+  return Buffer.from(Object.entries(bodies).map(line).join("\n"));
+}
+
+/** What its two files hold, in what `done_by_the_line` wants to know. */
+export function ofBatch(ended, counts, output, errors) {
+  const parsed = (text) => text.trim().split("\n").map((line) => JSON.parse(line));
+  return {
+    ended,
+    counts,
+    pictures: parsed(output).flatMap((line) => pictures(line.response.body.data)),
+    errors: Object.fromEntries(parsed(errors).map((line) => [line.custom_id, line.response.body.error.code])),
+  };
+}
+
+/** The first thing looked at that is over; asked again after a moment, as its users do. */
+export async function askedUntil(look, over) {
+  for (;;) {
+    const found = await look();
+    if (over(found)) return found;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
 /** The error that `call` must end in. */
 export async function refusal(call, describe) {
   let answer;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -14,6 +15,10 @@ PICTURE, OTHER, MASK = (Path(SETUP[name]) for name in ("picture", "other", "mask
 PROMPT, MODEL, KEY = SETUP["prompt"], SETUP["model"], SETUP["key"]
 SEVERAL = SETUP["several"]
 """A model that edits several pictures at once."""
+
+ONE_MODEL_KEY, ONE_PICTURE_KEY, SPENT_KEY = (SETUP[f"{name}_key"] for name in ("one_model", "one_picture", "spent"))
+"""Keys with limits: for another model, for a picture a minute, and for one and no more."""
+BATCH_OVER = ("completed", "failed", "expired", "cancelled")
 
 CASES = {}
 CANNOT = {}
@@ -56,6 +61,41 @@ def openai_error(error):
         "param": error.param,
         "message": str(error),
     }
+
+
+def batch_lines(model):
+    """Of an input file for a batch: two that can be done and one that cannot."""
+    bodies = {"one": {"seed": 1}, "two": {"seed": 2}, "bad": {"size": "1000x1000"}}
+    return "\n".join(
+        json.dumps(
+            {
+                "custom_id": name,
+                "method": "POST",
+                "url": "/v1/images/generations",
+                "body": {"model": model, "prompt": PROMPT, **body},
+            }
+        )
+        for name, body in bodies.items()
+    ).encode()
+
+
+def of_batch(ended, counts, output, errors):
+    """What its two files hold, in what ``done_by_the_line`` wants to know."""
+    made = [json.loads(line)["response"]["body"] for line in output.splitlines()]
+    refused = [json.loads(line) for line in errors.splitlines()]
+    return {
+        "ended": ended,
+        "counts": list(counts),
+        "pictures": [picture for body in made for picture in pictures(body["data"])],
+        "errors": {line["custom_id"]: line["response"]["body"]["error"]["code"] for line in refused},
+    }
+
+
+def asked_until(look, over):
+    """The first thing looked at that is over; asked again after a moment, as its users do."""
+    while not over(found := look()):
+        time.sleep(0.1)
+    return found
 
 
 def gave_up(call, *errors):

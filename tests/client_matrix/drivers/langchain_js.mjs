@@ -10,6 +10,11 @@ const generate = (fields) =>
 const drawn = (urls, more) => ({ pictures: urls.map((url) => ({ url })), ...more });
 const refused = (fields) => refusal(() => generate(fields), openaiError);
 
+async function budget() {
+  const spent = { apiKey: setup.spent_key, baseUrl: setup.budget };
+  return { ...drawn([await generate(spent)]), ...(await refused(spent)), tries: 2 };
+}
+
 const picturesOnly = "makes pictures, nothing else";
 const noPassing = "passes on neither a seed nor stream";
 
@@ -27,9 +32,15 @@ await run({
   edit_stream: picturesOnly,
   models: picturesOnly,
   files: picturesOnly,
+  job: picturesOnly,
+  batch: picturesOnly,
+  once: "passes on no header of a request",
   bad_parameter: () => refused({ size: "1000x1000" }),
   unknown_model: () => refused({ model: "nobody" }),
   wrong_key: () => refused({ apiKey: "sk-wrong" }),
+  not_allowed: () => refused({ apiKey: setup.one_model_key }),
+  over_limit: "waits as long as it is told to and is served; its retries cannot be set",
+  budget,
   full: async () => drawn([await generate({ baseUrl: setup.full })]),
   limited: async () => drawn([await generate({ baseUrl: setup.limited })]),
   gives_up: async () => ({ ...(await refused({ baseUrl: setup.gives_up })), tries: 3 }),

@@ -5,7 +5,20 @@ from __future__ import annotations
 from functools import partial
 
 import openai
-from harness import KEY, PROMPT, SETUP, cannot, case, gave_up, openai_error, refusal, run
+from harness import (
+    KEY,
+    ONE_MODEL_KEY,
+    ONE_PICTURE_KEY,
+    PROMPT,
+    SETUP,
+    SPENT_KEY,
+    cannot,
+    case,
+    gave_up,
+    openai_error,
+    refusal,
+    run,
+)
 from langchain_community.utilities.dalle_image_generator import DallEAPIWrapper
 
 
@@ -22,6 +35,18 @@ def drawn(urls, **more):
 
 def refused(**fields):
     return refusal(lambda: generate(**fields), openai_error)
+
+
+@case
+def over_limit():
+    limited = {"api_key": ONE_PICTURE_KEY, "max_retries": 0}
+    return drawn(generate(**limited)) | refused(**limited)
+
+
+@case
+def budget():
+    spent = {"api_key": SPENT_KEY, "base_url": SETUP["budget"]}
+    return drawn(generate(**spent)) | refused(**spent) | {"tries": 2}
 
 
 @case
@@ -42,6 +67,7 @@ for name, call in {
     "bad_parameter": lambda: refused(size="1000x1000"),
     "unknown_model": lambda: refused(model="nobody"),
     "wrong_key": lambda: refused(api_key="sk-wrong"),
+    "not_allowed": lambda: refused(api_key=ONE_MODEL_KEY),
     "full": lambda: drawn(generate(base_url=SETUP["full"])),
     "limited": lambda: drawn(generate(base_url=SETUP["limited"])),
     "gives_up": lambda: refused(base_url=SETUP["gives_up"], max_retries=1) | {"tries": 2},
@@ -50,5 +76,8 @@ for name, call in {
 
 cannot("reads urls alone", "b64")
 cannot("passes on neither a seed nor stream", "seed", "stream", "concurrent")
-cannot("makes pictures, nothing else", "edit", "edit_list", "edit_mask", "edit_stream", "models", "files")
+cannot("passes on no header of a request", "once")
+cannot(
+    "makes pictures, nothing else", "edit", "edit_list", "edit_mask", "edit_stream", "models", "files", "job", "batch"
+)
 run()

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import httpx
-from harness import KEY, OTHER, PICTURE, PROMPT, SEVERAL, cannot, case, gave_up, run
+from harness import (
+    KEY,
+    ONE_MODEL_KEY,
+    ONE_PICTURE_KEY,
+    OTHER,
+    PICTURE,
+    PROMPT,
+    SEVERAL,
+    SPENT_KEY,
+    cannot,
+    case,
+    gave_up,
+    run,
+)
 from raw import drawn, refused, send
 
 QUERY = {"api-version": "2025-04-01-preview"}
@@ -29,6 +42,18 @@ def edit(*paths, model="gpt-image-1"):
     return send("POST", "images/edits", content=pieces, headers=headers, params=QUERY)
 
 
+@case
+def over_limit():
+    return drawn(generate(key=ONE_PICTURE_KEY)) | refused(lambda: generate(key=ONE_PICTURE_KEY))
+
+
+@case
+def budget():
+    spent = {"door": "budget", "key": SPENT_KEY}
+    first = drawn(generate(**spent))
+    return first | refused(lambda: generate(**spent)) | {"tries": 2}
+
+
 for name, call in {
     "generate": lambda: drawn(generate()),
     "b64": lambda: drawn(generate()),
@@ -39,6 +64,7 @@ for name, call in {
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),
     "unknown_model": lambda: refused(lambda: generate(model="nobody")),
     "wrong_key": lambda: refused(lambda: generate(key="sk-wrong")),
+    "not_allowed": lambda: refused(lambda: generate(key=ONE_MODEL_KEY)),
     "gives_up": lambda: refused(lambda: generate(door="gives_up")) | {"tries": 1},
     "abort": lambda: gave_up(lambda: generate(n=10, size="512x512", timeout=1.0), httpx.ReadTimeout),
 }.items():
@@ -46,5 +72,6 @@ for name, call in {
 
 cannot("reads b64_json alone", "url")
 cannot("sends no such request", "seed", "stream", "edit_mask", "edit_stream", "models", "files", "concurrent")
+cannot("sends no such request", "job", "batch", "once")
 cannot("is OpenAI's SDK for Node where it tries again", "full", "limited")
 run()

@@ -7,17 +7,24 @@ import logging
 
 import litellm
 from harness import (
+    BATCH_OVER,
     KEY,
     MASK,
     MODEL,
+    ONE_MODEL_KEY,
+    ONE_PICTURE_KEY,
     OTHER,
     PICTURE,
     PROMPT,
     SETUP,
     SEVERAL,
+    SPENT_KEY,
+    asked_until,
+    batch_lines,
     cannot,
     case,
     gave_up,
+    of_batch,
     pictures,
     refusal,
     run,
@@ -74,6 +81,31 @@ def files():
 
 
 @case
+def batch():
+    lines = litellm.create_file(file=("lines.jsonl", batch_lines(MODEL), "application/jsonl"), purpose="batch", **FILES)
+    begun = litellm.create_batch(
+        input_file_id=lines.id, endpoint="/v1/images/generations", completion_window="24h", **FILES
+    )
+    ended = asked_until(lambda: litellm.retrieve_batch(begun.id, **FILES), lambda found: found.status in BATCH_OVER)
+    files = (litellm.file_content(file, **FILES) for file in (ended.output_file_id, ended.error_file_id))
+    output, errors = (file.content.decode() for file in files)
+    counts = ended.request_counts
+    return of_batch(ended.status, (counts.completed, counts.failed), output, errors)
+
+
+@case
+def over_limit():
+    """Two pictures are more than a minute's: no retry helps, and the answer says so."""
+    return drawn(generate(api_key=ONE_PICTURE_KEY)) | refused(lambda: generate(api_key=ONE_PICTURE_KEY, n=2))
+
+
+@case
+def budget():
+    spent = {"api_key": SPENT_KEY, "api_base": SETUP["budget"]}
+    return drawn(generate(**spent)) | refused(lambda: generate(**spent)) | {"tries": 2}
+
+
+@case
 def models():
     return {"models": litellm.get_valid_models(check_provider_endpoint=True, **FILES)}
 
@@ -107,6 +139,7 @@ for name, call in {
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),
     "unknown_model": lambda: refused(lambda: generate(model="openai/nobody")),
     "wrong_key": lambda: refused(lambda: generate(api_key="sk-wrong")),
+    "not_allowed": lambda: refused(lambda: generate(api_key=ONE_MODEL_KEY)),
     "full": lambda: drawn(generate(api_base=SETUP["full"])),
     "limited": lambda: drawn(generate(api_base=SETUP["limited"])),
     "gives_up": lambda: refused(lambda: generate(api_base=SETUP["gives_up"])) | {"tries": 3},
@@ -114,5 +147,7 @@ for name, call in {
     case(call, name)
 
 cannot("refuses response_format before it sends anything", "b64")
+cannot("has no call that asks for a job, and makes nothing of an answer without pictures", "job")
+cannot("sends extra_headers as a field of the body", "once")
 cannot("has no streams of pictures", "stream", "edit_stream")
 run()

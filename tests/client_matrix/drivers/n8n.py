@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import httpx
-from harness import KEY, MASK, OTHER, PICTURE, PROMPT, SEVERAL, cannot, case, gave_up, run
+from harness import (
+    KEY,
+    MASK,
+    ONE_MODEL_KEY,
+    ONE_PICTURE_KEY,
+    OTHER,
+    PICTURE,
+    PROMPT,
+    SEVERAL,
+    SPENT_KEY,
+    cannot,
+    case,
+    gave_up,
+    run,
+)
 from raw import drawn, refused, send
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -51,6 +65,18 @@ def files():
     }
 
 
+@case
+def over_limit():
+    return drawn(generate(key=ONE_PICTURE_KEY), asked="256x256") | refused(lambda: generate(key=ONE_PICTURE_KEY))
+
+
+@case
+def budget():
+    spent = {"door": "budget", "key": SPENT_KEY}
+    first = drawn(generate(**spent), asked="256x256")
+    return first | refused(lambda: generate(**spent)) | {"tries": 2}
+
+
 for name, call in {
     "generate": lambda: drawn(generate(), asked="256x256"),
     "n": lambda: drawn(generate(n=2), asked="256x256"),
@@ -63,12 +89,14 @@ for name, call in {
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),
     "unknown_model": lambda: refused(lambda: generate(model="nobody")),
     "wrong_key": lambda: refused(lambda: generate(key="sk-wrong")),
+    "not_allowed": lambda: refused(lambda: generate(key=ONE_MODEL_KEY)),
     "gives_up": lambda: refused(lambda: generate(door="gives_up")) | {"tries": 1},
     "abort": lambda: gave_up(lambda: generate(n=10, size="512x512", timeout=1.0), httpx.ReadTimeout),
 }.items():
     case(call, name)
 
-cannot("has no field for it", "seed", "stream", "edit_stream")
+cannot("has no field for it", "seed", "stream", "edit_stream", "job", "once")
+cannot("has no such operation", "batch")
 cannot("does not try again", "full", "limited")
 cannot("works one item after the other", "concurrent")
 run()

@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import httpx
-from harness import KEY, MASK, MODEL, OTHER, PICTURE, PROMPT, SEVERAL, cannot, case, gave_up, run
+from harness import (
+    KEY,
+    MASK,
+    MODEL,
+    ONE_MODEL_KEY,
+    ONE_PICTURE_KEY,
+    OTHER,
+    PICTURE,
+    PROMPT,
+    SEVERAL,
+    SPENT_KEY,
+    cannot,
+    case,
+    gave_up,
+    run,
+)
 from raw import drawn, refused, send
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -27,6 +42,18 @@ def edit(files, model=MODEL):
     return send("POST", "images/edits", data=data, files=files, headers=HEADERS, params=QUERY)
 
 
+@case
+def over_limit():
+    return drawn(generate(key=ONE_PICTURE_KEY, size="128x128")) | refused(lambda: generate(key=ONE_PICTURE_KEY))
+
+
+@case
+def budget():
+    spent = {"door": "budget", "key": SPENT_KEY}
+    first = drawn(generate(**spent, size="128x128"))
+    return first | refused(lambda: generate(**spent)) | {"tries": 2}
+
+
 for name, call in {
     "generate": lambda: drawn(generate(), asked="512x512"),
     "n": lambda: drawn(generate(n=2, size="128x128")),
@@ -39,12 +66,13 @@ for name, call in {
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),
     "unknown_model": lambda: refused(lambda: generate(model="nobody")),
     "wrong_key": lambda: refused(lambda: generate(key="sk-wrong")),
+    "not_allowed": lambda: refused(lambda: generate(key=ONE_MODEL_KEY)),
     "gives_up": lambda: refused(lambda: generate(door="gives_up")) | {"tries": 1},
     "abort": lambda: gave_up(lambda: generate(n=10, size="512x512", timeout=1.0), httpx.ReadTimeout),
 }.items():
     case(call, name)
 
 cannot("its own check refuses urls on private hosts", "url")
-cannot("sends no such request", "stream", "edit_stream", "models", "files", "concurrent")
+cannot("sends no such request", "stream", "edit_stream", "models", "files", "job", "batch", "once", "concurrent")
 cannot("does not try again", "full", "limited")
 run()

@@ -1,7 +1,21 @@
 // OpenAI's SDK for Node.
 
 import OpenAI, { toFile } from "openai";
-import { gaveUp, mask, openaiError, other, picture, pictures, refusal, run, setup } from "./harness.mjs";
+import { randomUUID } from "node:crypto";
+import {
+  askedUntil,
+  batchLines,
+  gaveUp,
+  mask,
+  ofBatch,
+  openaiError,
+  other,
+  picture,
+  pictures,
+  refusal,
+  run,
+  setup,
+} from "./harness.mjs";
 
 const connect = (options) => new OpenAI({ baseURL: setup.url, apiKey: setup.key, ...options });
 const client = connect({});
@@ -44,6 +58,48 @@ async function files() {
   };
 }
 
+/** The SDK has no calls for jobs: its own `get` and `delete` take any path. */
+async function job() {
+  const posted = await generate({ async: true });
+  const path = `/images/jobs/${posted.id}`;
+  const ended = await askedUntil(() => client.get(path), (found) => found.completed_at !== null);
+  const { deleted } = await client.delete(path);
+  const afterwards = (await refused(() => client.get(path))).error.status;
+  return { id: posted.id, posted: posted.status, ended: ended.status, deleted, afterwards, ...drawn([ended.response]) };
+}
+
+async function batch() {
+  const lines = await client.files.create({ file: await toFile(batchLines(setup.model), "lines.jsonl"), purpose: "batch" });
+  const begun = await client.batches.create({
+    input_file_id: lines.id,
+    endpoint: "/v1/images/generations",
+    completion_window: "24h",
+  });
+  const over = ["completed", "failed", "expired", "cancelled"];
+  const ended = await askedUntil(() => client.batches.retrieve(begun.id), (found) => over.includes(found.status));
+  const text = async (file) => (await client.files.content(file)).text();
+  const { completed, failed } = ended.request_counts;
+  return ofBatch(ended.status, [completed, failed], await text(ended.output_file_id), await text(ended.error_file_id));
+}
+
+/** As a header: the SDK has an option `idempotencyKey`, and sends nothing of it. */
+async function once() {
+  const headers = { "Idempotency-Key": randomUUID() };
+  const keyed = () => client.images.generate({ model: setup.model, prompt: setup.prompt }, { headers });
+  return drawn(await oneByOne([1, 2], keyed));
+}
+
+/** Without retries: with them the SDK waits as long as it is told to, up to a minute, and is served. */
+async function overLimit() {
+  const limited = connect({ apiKey: setup.one_picture_key, maxRetries: 0 });
+  return { ...drawn([await generate({}, limited)]), ...(await refused(() => generate({}, limited))) };
+}
+
+async function budget() {
+  const spent = connect({ apiKey: setup.spent_key, baseURL: setup.budget });
+  return { ...drawn([await generate({}, spent)]), ...(await refused(() => generate({}, spent))), tries: 2 };
+}
+
 async function models() {
   const found = [];
   for await (const model of client.models.list()) found.push(model.id);
@@ -65,9 +121,15 @@ await run({
   edit_stream: async () => streamed(await edit({ stream: true, partial_images: 2 })),
   models,
   files,
+  job,
+  batch,
+  once,
   bad_parameter: () => refused(() => generate({ size: "1000x1000" })),
   unknown_model: () => refused(() => generate({ model: "nobody" })),
   wrong_key: () => refused(() => generate({}, connect({ apiKey: "sk-wrong" }))),
+  not_allowed: () => refused(() => generate({}, connect({ apiKey: setup.one_model_key }))),
+  over_limit: overLimit,
+  budget,
   full: async () => drawn([await generate({}, connect({ baseURL: setup.full }))]),
   limited: async () => drawn([await generate({}, connect({ baseURL: setup.limited }))]),
   gives_up: async () => ({

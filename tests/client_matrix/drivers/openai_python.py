@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 
 import openai
 from harness import (
+    BATCH_OVER,
     KEY,
     MASK,
     MODEL,
+    ONE_MODEL_KEY,
+    ONE_PICTURE_KEY,
     OTHER,
     PICTURE,
     PROMPT,
     SETUP,
     SEVERAL,
+    SPENT_KEY,
+    asked_until,
+    batch_lines,
     case,
     gave_up,
+    of_batch,
     openai_error,
     pictures,
     refusal,
@@ -83,6 +91,49 @@ def files():
 
 
 @case
+def job():
+    """The SDK has no calls for jobs: its own ``get`` and ``delete`` take any path. In strict mode it would take nothing
+    but pictures for an answer to ``generate``."""
+    lenient = openai.OpenAI(base_url=SETUP["url"], api_key=KEY)
+    posted = generate(lenient, extra_body={"async": True})
+    path = f"/images/jobs/{posted.id}"
+    ended = asked_until(lambda: client.get(path, cast_to=object), lambda found: found["completed_at"] is not None)
+    deleted = client.delete(path, cast_to=object)["deleted"]
+    afterwards = refused(lambda: client.get(path, cast_to=object))["error"]["status"]
+    told = {"id": posted.id, "posted": posted.status, "ended": ended["status"], "afterwards": afterwards}
+    return told | {"deleted": deleted, "pictures": pictures(ended["response"]["data"])}
+
+
+@case
+def batch():
+    lines = client.files.create(file=("lines.jsonl", batch_lines(MODEL)), purpose="batch")
+    begun = client.batches.create(input_file_id=lines.id, endpoint="/v1/images/generations", completion_window="24h")
+    ended = asked_until(lambda: client.batches.retrieve(begun.id), lambda found: found.status in BATCH_OVER)
+    output, errors = (client.files.content(file).text for file in (ended.output_file_id, ended.error_file_id))
+    counts = ended.request_counts
+    return of_batch(ended.status, (counts.completed, counts.failed), output, errors)
+
+
+@case
+def once():
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    return drawn(*(generate(extra_headers=key) for _ in "12"))
+
+
+@case
+def over_limit():
+    """Without retries: with them the SDK waits as long as it is told to, up to a minute, and is served."""
+    limited = client.with_options(api_key=ONE_PICTURE_KEY, max_retries=0)
+    return drawn(generate(limited)) | refused(lambda: generate(limited))
+
+
+@case
+def budget():
+    spent = at("budget", api_key=SPENT_KEY)
+    return drawn(generate(spent)) | refused(lambda: generate(spent)) | {"tries": 2}
+
+
+@case
 def concurrent():
     async def together():
         async with openai.AsyncOpenAI(base_url=SETUP["url"], api_key=KEY) as eager:
@@ -103,7 +154,7 @@ def abort():
 
 def at(door, **options):
     """A client of the busy door, with the retries that it has by default."""
-    return openai.OpenAI(base_url=SETUP[door], api_key=KEY, **options)
+    return openai.OpenAI(base_url=SETUP[door], **{"api_key": KEY} | options)
 
 
 for name, call in {
@@ -119,6 +170,7 @@ for name, call in {
     "bad_parameter": lambda: refused(lambda: generate(size="1000x1000")),
     "unknown_model": lambda: refused(lambda: generate(model="nobody")),
     "wrong_key": lambda: refused(lambda: generate(client.with_options(api_key="sk-wrong"))),
+    "not_allowed": lambda: refused(lambda: generate(client.with_options(api_key=ONE_MODEL_KEY))),
     "full": lambda: drawn(generate(at("full"))),
     "limited": lambda: drawn(generate(at("limited"))),
     "gives_up": lambda: refused(lambda: generate(at("gives_up", max_retries=1))) | {"tries": 2},

@@ -1,0 +1,45 @@
+"""Keys of a fleet, looked up where its description says that they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet.description import Keys, Reference
+from fleet.table import InvalidFleet
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Variables with the keys' values. Nothing of it is printed."""
+
+    of_gateways: Mapping[str, str]
+    of_servers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return "Secrets(…)"
+
+
+def look_up(keys: Keys, environment: Mapping[str, str], folder: Path) -> Secrets:
+    """``folder``: that of relative files. Raises ``InvalidFleet`` for one that is not there."""
+
+    def value(name: str, reference: Reference) -> str:
+        try:
+            found = environment[reference.env] if reference.env else (folder / str(reference.file)).read_text().strip()
+        except KeyError:
+            raise InvalidFleet(f"keys.{name}: the variable {reference.env} is not set") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidFleet(f"keys.{name}: {folder / str(reference.file)} cannot be read: {error}") from error
+        if not found:
+            raise InvalidFleet(f"keys.{name}: {reference.env or reference.file} is empty")
+        return found
+
+    single = {name: value(name, reference) for name, reference in keys.single()}
+    hub = {"HF_TOKEN": single.pop("hub_token")} if "hub_token" in single else {}
+    found = {f"DISAGFUSION_{name.upper()}": text for name, text in single.items()}
+    if keys.api_keys:
+        tenants = {tenant: value(f"api_keys.{tenant}", reference) for tenant, reference in keys.api_keys.items()}
+        found["DISAGFUSION_API_KEYS"] = json.dumps(tenants)
+    return Secrets(found, hub)

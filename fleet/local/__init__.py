@@ -1,0 +1,1 @@
+"""A fleet on this machine: processes, and a desk at which other shells ask for something."""

@@ -1,0 +1,1 @@
+"""A fleet on a Ray cluster: an actor for each process, and a detached one that supervises them."""

@@ -1,0 +1,23 @@
+"""What a denoiser gives in steps that are passed over: nothing, in the right form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from stage_server.engine.base import EngineError
+
+_LATENT_ARGUMENTS = ("hidden_states", "sample", "x")
+"""By which denoisers are given the latents, if not as the first."""
+
+
+def blank(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any]:
+    """In the form of what a denoiser gives for these arguments. Nobody reads it."""
+    latents = next((kwargs[name] for name in _LATENT_ARGUMENTS if name in kwargs), args[0] if args else None)
+    if isinstance(latents, list):
+        return ([torch.zeros_like(each) for each in latents],)
+    if not isinstance(latents, torch.Tensor):
+        raise EngineError("this denoiser is given its latents in a way that is not known, so nobody can go on with it")
+    return (torch.zeros_like(latents),)

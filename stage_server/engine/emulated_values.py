@@ -1,0 +1,90 @@
+"""What the emulated engine reads and makes, as its profile says: names, sizes and workflows, and no numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from threading import Lock
+
+from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outputs
+from stage_server.engine.blank_pictures import blank_png, inscribed
+from stage_server.engine.profile import Profile
+from wire.params import ImageParams, Workflow
+from wire.types import Role
+from wire.values import Tensor, Value
+
+PROMPT_DIGEST = "prompt_digest"
+"""Crosses from encoder to dit to decoder beside the tensors: the gateway tells only the encoder the prompt."""
+
+NEXT = {Role.ENCODER: Role.DIT, Role.DIT: Role.DECODER}
+
+EDITS = "image_conditioned"
+MAX_REFERENCES = 16
+
+TEXT_INPUTS = ("prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed", "output_format")
+
+
+def blank_outputs(profile: Profile, role: Role, params: ImageParams, given: NamedValues) -> Outputs:
+    """Tensors of the true sizes, or the blank picture; ``given`` are the job's inputs."""
+    digest = prompt_digest(params.prompt) if role is Role.ENCODER else str(given[PROMPT_DIGEST])
+    if role is Role.DECODER:
+        png = inscribed(blank_png(params.width, params.height), {"seed": str(params.seed), PROMPT_DIGEST: digest})
+        return {IMAGE_PORT: {"image": png, "format": "png", "width": params.width, "height": params.height}}
+    ports: dict[str, dict[str, Value]] = {}
+    for tensor in profile.costs(role).outputs:
+        shape = tensor.resolve(profile.model.extents(params))
+        data = _zeros.view(tensor.nbytes(profile.model.extents(params)))
+        ports.setdefault(tensor.port, {})[tensor.name] = Tensor(tensor.dtype, shape, data)
+    ports.setdefault(NEXT[role], {})[PROMPT_DIGEST] = digest
+    return ports
+
+
+def check_inputs(profile: Profile, role: Role, inputs: NamedValues) -> None:
+    """An emulation that forgave missing inputs would hide faults of everything around it."""
+    wanted = {tensor.name for before in Role for tensor in profile.costs(before).outputs if Role(tensor.port) is role}
+    wanted |= set() if role is Role.ENCODER else {PROMPT_DIGEST}
+    if missing := wanted - set(inputs):
+        raise EngineError(f"the {role} job lacks the inputs {', '.join(sorted(missing))}")
+
+
+def workflows(profile: Profile) -> tuple[Workflow, ...]:
+    edges = [(Role.ENCODER, Role.DIT), (Role.DIT, Role.DECODER)]
+    if any(tensor.port == "decoder" for tensor in profile.costs(Role.ENCODER).outputs):
+        edges.append((Role.ENCODER, Role.DECODER))
+    inputs: Mapping[str, tuple[str, ...]] = {
+        "text2image": TEXT_INPUTS,
+        "image2image": (*TEXT_INPUTS, "image", "strength"),
+    }
+    plain = tuple(Workflow(name, taken, tuple(edges), encoder_inputs=_encoded(taken)) for name, taken in inputs.items())
+    references = profile.model.references
+    if references is None:
+        return plain
+    taken = (*TEXT_INPUTS, "image")
+    edits = Workflow(EDITS, taken, tuple(edges), MAX_REFERENCES, references, _encoded(taken))
+    return (*plain, edits)
+
+
+def _encoded(taken: tuple[str, ...]) -> tuple[str, ...]:
+    """Its outputs have the prompt's digest in them, and their sizes may follow from the picture's."""
+    return tuple(name for name in taken if name in ("prompt", "height", "width", "image"))
+
+
+def prompt_digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+class _Zeros:
+    """One buffer that all blank tensors share; the system backs it with a single page of zeros until written."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._buffer = memoryview(b"")
+
+    def view(self, nbytes: int) -> memoryview:
+        with self._lock:
+            if nbytes > self._buffer.nbytes:
+                self._buffer = memoryview(bytes(nbytes))
+            return self._buffer[:nbytes]
+
+
+_zeros = _Zeros()

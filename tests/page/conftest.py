@@ -92,6 +92,22 @@ class Visitor:
         self.page.goto(f"{self.url}/#{view}")
         return self.page
 
+    def remember(self, *selectors: str) -> None:
+        """From now on, note which of them the page shows, even for a moment; a reload ends it."""
+        self.page.evaluate(
+            """(selectors) => {
+              window.remembered = new Set();
+              const look = () =>
+                selectors.filter((each) => document.querySelector(each)).forEach((each) => remembered.add(each));
+              new MutationObserver(look).observe(document, { subtree: true, childList: true, attributes: true });
+            }""",
+            selectors,
+        )
+
+    def remembered(self) -> set[str]:
+        """The selectors of `remember` that were met."""
+        return set(self.page.evaluate("[...window.remembered]"))
+
     def draw(self, prompt: str, **fields: str) -> None:
         """Fill the form and wait for the picture."""
         self.page.fill("#prompt", prompt)

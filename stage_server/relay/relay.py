@@ -1,0 +1,362 @@
+"""Brings holders and fetchers together and copies bytes between them. Knows nothing of ZeroMQ, tensors or jobs.
+
+Each stream has two TCP connections of its own and a buffer for each direction, and reads no more before the last of it
+was taken: a receiver that is slow holds its own sender back, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from wire import relay as say
+from wire.errors import MalformedFrame, ProtocolMismatch, WireError
+from wire.relay import Reply
+from wire.version import PROTOCOL, check_protocol
+
+MAX_STREAMS = 512
+BUFFER_BYTES = 256 << 10
+"""Of a stream towards the fetcher: what it fetches."""
+REQUEST_BUFFER_BYTES = 8 << 10
+"""Towards the holder: what is asked for."""
+
+HANDSHAKE_SECONDS = 5.0
+"""In which a client has to say what it wants."""
+OPEN_SECONDS = 3.0
+"""In which a holder has to come for a stream."""
+MAX_AWAITED = 64
+"""Streams for which one holder has not come yet; it does not read, if there are more."""
+IDLE_SECONDS = 0.5
+"""At the end, a stream is closed that has been silent for so long."""
+ACCEPT_AGAIN_SECONDS = 0.1
+"""After the system had no room for a connection."""
+
+_PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
+"""Routers forget a connection that is silent for minutes, and tell nobody. The last, in milliseconds: a receiver that
+takes nothing for so long, or is gone, loses its connection."""
+
+log = logging.getLogger(__name__)
+
+
+_REFUSALS = (Reply.FULL, Reply.UNKNOWN, Reply.UNOPENED, Reply.NOT_UNDERSTOOD)
+
+
+@dataclass(slots=True)
+class Counts:
+    nbytes: int = 0
+    """Copied, in both directions."""
+    streams: int = 0
+    """Begun."""
+    refused: dict[Reply, int] = field(default_factory=lambda: dict.fromkeys(_REFUSALS, 0))
+    rejected: int = 0
+    """Holders that did not have the key, or were of another version."""
+
+
+@dataclass(slots=True, eq=False)
+class _Holder:
+    """Who may be reached, and what is still to be said to it."""
+
+    outbox: asyncio.Queue[say.ToHolder] = field(default_factory=lambda: asyncio.Queue(MAX_AWAITED))
+    awaited: int = 0
+    """Streams for which it has not come yet."""
+
+
+@dataclass(slots=True, eq=False)
+class _Arrival:
+    """A holder's connection for a stream. Its task keeps it until it is ``over``."""
+
+    connection: socket.socket
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    task: asyncio.Task[Any]
+    moved_at: float
+    """When bytes last arrived."""
+
+
+class Relay:
+    """``run`` once, on an event loop of its own."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        key: str = "",
+        *,
+        max_streams: int = MAX_STREAMS,
+        beat_seconds: float = say.BEAT_SECONDS,
+        silence_seconds: float = say.SILENCE_SECONDS,
+        open_seconds: float = OPEN_SECONDS,
+    ) -> None:
+        """``key``: that holders must have. ``listener`` belongs to the relay from now on."""
+        listener.setblocking(False)
+        self._listener = listener
+        self._key = key
+        self._max_streams = max_streams
+        self._beat_seconds = beat_seconds
+        self._silence_seconds = silence_seconds
+        self._open_seconds = open_seconds
+        self.counts = Counts()
+        self.holders: dict[str, _Holder] = {}
+        self.streams: set[_Stream] = set()
+        self._awaited: dict[str, asyncio.Future[_Arrival]] = {}
+        """By stream, for which holders have not come yet."""
+        self._connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(self._listener)
+                except OSError as error:
+                    log.warning("no connection can be accepted: %s", error)
+                    await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
+                    continue
+                if self._connections >= 4 * self._max_streams:  # two for each stream, and as many that hold or ask
+                    connection.close()
+                    self._refuse(Reply.FULL)
+                    continue
+                self._start(self._serve(connection))
+        finally:
+            self._listener.close()
+
+    async def drain(self, seconds: float) -> None:
+        """After ``run`` has ended: let transfers that are under way end, for so long at most, and close everything."""
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + seconds
+        while self.streams and (now := loop.time()) < limit:
+            idle_at = {stream: stream.moved_at + IDLE_SECONDS for stream in self.streams}
+            for stream in [stream for stream, at in idle_at.items() if at <= now]:
+                stream.task.cancel()
+                self.streams.discard(stream)
+            await asyncio.sleep(max(0.01, min([limit, *idle_at.values()]) - now))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- one connection -----------------------------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        self._connections += 1
+        try:
+            _prepare(connection)
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                wanted = await self._handshake(connection)
+            if wanted is None:
+                await self._answer(connection, Reply.NOT_UNDERSTOOD)
+            else:
+                await self._grant(connection, *wanted)
+        except (OSError, TimeoutError, WireError) as error:
+            log.debug("a connection ended: %s", error)
+        finally:
+            self._connections -= 1
+            connection.close()
+
+    async def _handshake(self, connection: socket.socket) -> tuple[str, str] | None:
+        loop = asyncio.get_running_loop()
+        await _exactly(connection, say.greeting_methods(await _exactly(connection, 2)))
+        await loop.sock_sendall(connection, say.CHOSEN)
+        host = await _exactly(connection, say.request_host_bytes(await _exactly(connection, 5)))
+        await _exactly(connection, 2)  # the port, which says nothing
+        return say.wanted(host.decode("ascii", "replace"))
+
+    async def _grant(self, connection: socket.socket, verb: str, name: str) -> None:
+        match verb:
+            case say.HOLD:
+                await self._answer(connection, Reply.CONNECTED)
+                await self._hold(connection)
+            case say.ASK:
+                await self._answer(connection, Reply.CONNECTED if name in self.holders else Reply.UNKNOWN)
+            case say.FETCH:
+                await self._fetch(connection, name)
+            case say.STREAM:
+                await self._come(connection, name)
+
+    async def _answer(self, connection: socket.socket, code: Reply) -> None:
+        if code is not Reply.CONNECTED:
+            self._refuse(code)
+        await asyncio.get_running_loop().sock_sendall(connection, say.reply(code))
+
+    def _refuse(self, code: Reply) -> None:
+        self.counts.refused[code.name.lower()] += 1
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    async def _fetch(self, connection: socket.socket, name: str) -> None:
+        holder = self.holders.get(name)
+        if holder is None:
+            await self._answer(connection, Reply.UNKNOWN)
+        elif len(self.streams) + len(self._awaited) >= self._max_streams or holder.awaited >= MAX_AWAITED:
+            await self._answer(connection, Reply.FULL)
+        elif (arrival := await self._called(holder)) is None:
+            await self._answer(connection, Reply.UNOPENED)
+        else:
+            try:
+                await self._splice(connection, arrival.connection)
+            finally:
+                arrival.over.set()
+
+    async def _called(self, holder: _Holder) -> _Arrival | None:
+        """The holder's connection for a new stream; none where it does not come."""
+        stream = secrets.token_hex(16)
+        coming = self._awaited[stream] = asyncio.get_running_loop().create_future()
+        holder.awaited += 1
+        try:
+            holder.outbox.put_nowait(say.Open(stream=stream))
+            async with asyncio.timeout(self._open_seconds):
+                return await coming
+        except (TimeoutError, asyncio.QueueFull):
+            if coming.done() and not coming.cancelled():  # it came in the very moment
+                coming.result().over.set()
+            return None
+        finally:
+            holder.awaited -= 1
+            self._awaited.pop(stream, None)
+
+    async def _come(self, connection: socket.socket, stream: str) -> None:
+        coming = self._awaited.pop(stream, None)
+        if coming is None or coming.done():
+            await self._answer(connection, Reply.UNKNOWN)
+            return
+        arrival = _Arrival(connection)
+        coming.set_result(arrival)
+        await arrival.over.wait()
+
+    async def _splice(self, fetcher: socket.socket, holder: socket.socket) -> None:
+        await self._answer(holder, Reply.CONNECTED)
+        await self._answer(fetcher, Reply.CONNECTED)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 # for the type checker: a coroutine runs in one
+        stream = _Stream(task, asyncio.get_running_loop().time())
+        self.streams.add(stream)
+        self.counts.streams += 1
+        try:
+            await _until_one_ends(
+                self._copy(stream, holder, fetcher, BUFFER_BYTES),
+                self._copy(stream, fetcher, holder, REQUEST_BUFFER_BYTES),
+            )
+        finally:
+            self.streams.discard(stream)
+
+    async def _copy(self, stream: _Stream, source: socket.socket, sink: socket.socket, room: int) -> None:
+        loop = asyncio.get_running_loop()
+        buffer = memoryview(bytearray(room))
+        while nbytes := await loop.sock_recv_into(source, buffer):
+            stream.moved_at = loop.time()
+            await loop.sock_sendall(sink, buffer[:nbytes])
+            self.counts.nbytes += nbytes
+            await asyncio.sleep(0)  # or with always something to copy, others would never have a turn
+
+    # --- holders ------------------------------------------------------------------------------------------------------
+
+    async def _hold(self, connection: socket.socket) -> None:
+        nonce = secrets.token_bytes(32)
+        await _send(connection, say.Challenge(protocol=PROTOCOL, nonce=nonce))
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
+            message = await _received(connection)
+        if not isinstance(message, say.Join):
+            raise MalformedFrame("a holder's first message is Join")
+        if why := self._objection(message, nonce):
+            self.counts.rejected += 1
+            log.warning("%s was turned away: %s", _peer(connection), why)
+            await _send(connection, say.Rejected(message=why))
+            return
+        holder = self.holders[message.name] = _Holder()  # in place of a connection that was lost unnoticed, perhaps
+        await _send(connection, say.Joined())
+        log.info("%s is reached through this relay now", _peer(connection))
+        try:
+            await _until_one_ends(self._speak(connection, holder), self._hear(connection))
+        finally:
+            if self.holders.get(message.name) is holder:
+                del self.holders[message.name]
+            log.info("%s is no longer reached through this relay", _peer(connection))
+
+    def _objection(self, join: say.Join, nonce: bytes) -> str:
+        try:
+            check_protocol(join.protocol)
+        except ProtocolMismatch as error:
+            return str(error)
+        if say.wanted(f"{say.FETCH}-{join.name}") is None:
+            return "its name is not 32 hexadecimal digits"
+        if not hmac.compare_digest(join.proof, say.prove(self._key, nonce, join.name)):
+            return "its key is not that of the relay: --relay-key of both must be equal"
+        return ""
+
+    async def _speak(self, connection: socket.socket, holder: _Holder) -> None:
+        while True:
+            message: say.ToHolder = say.Beat()
+            try:
+                async with asyncio.timeout(self._beat_seconds):
+                    message = await holder.outbox.get()
+            except TimeoutError:
+                pass
+            await _send(connection, message)
+
+    async def _hear(self, connection: socket.socket) -> None:
+        while True:
+            async with asyncio.timeout(self._silence_seconds):
+                await _received(connection)
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run them at once; when the first is done or fails, so are the others."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+async def _send(connection: socket.socket, message: say.ToHolder) -> None:
+    await asyncio.get_running_loop().sock_sendall(connection, say.encode(message))
+
+
+async def _received(connection: socket.socket) -> say.ToRelay:
+    return say.decode_to_relay(await _exactly(connection, say.length(await _exactly(connection, 2))))
+
+
+async def _exactly(connection: socket.socket, nbytes: int) -> bytes:
+    """Raises ``OSError`` where the other side closes it before."""
+    received = b""
+    while len(received) < nbytes:
+        piece = await asyncio.get_running_loop().sock_recv(connection, nbytes - len(received))
+        if not piece:
+            raise ConnectionResetError("closed by the other side")
+        received += piece
+    return received
+
+
+def _prepare(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _PATIENCE.items():
+        if hasattr(socket, option):  # by the system
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _peer(connection: socket.socket) -> str:
+    try:
+        host, port, *_ = connection.getpeername()
+    except OSError:  # gone meanwhile
+        return "somebody"
+    return f"{host}:{port}".removeprefix("::ffff:")

@@ -53,7 +53,7 @@ MAX_EVENTS = 100_000
 
 CURE = (
     "Check --data-bind and --data-advertise of the server at that address, the firewalls between the two machines, and "
-    "CURVE keys; it is tried again now and then"
+    "CURVE keys; where no connection can lead to it, as behind NAT, give it a --relay. It is tried again now and then"
 )
 
 log = logging.getLogger(__name__)

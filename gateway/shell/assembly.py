@@ -40,6 +40,7 @@ from gateway.service.outlets import Outlets
 from gateway.service.scaling import Scaling
 from gateway.settings import InvalidSettings, Settings
 from gateway.stages.liveness import PoolRules, Roster
+from gateway.stages.paths import Pathfinder
 from gateway.stages.pool import StagePool
 from gateway.stages.prober import Prober
 from gateway.stages.result_fetcher import ResultFetcher
@@ -104,13 +105,14 @@ class Gateway:
         desk = Sources(lambda: self.operator.servers(), lambda: self.operator.plan())
         self.feed = Feed(scheduler.view, desk) if is_watched else None
         self.instruments = Instruments() if settings.metrics else None
+        paths = Pathfinder(Prober(self._sockets), ResultFetcher(self._sockets))
         self.dispatcher = Dispatcher(
             scheduler,
             incarnation,
             Outlets(
                 send=lambda server, message: self.pool.send(server, message),
-                fetch=ResultFetcher(self._sockets).fetch,
-                probe=Prober(self._sockets).probe,
+                fetch=paths.fetch,
+                probe=paths.probe,
                 hold=self._uploads.hold,
                 drop=self._uploads.drop,
             ),

@@ -37,6 +37,10 @@ IDLE_SECONDS = 0.5
 ACCEPT_AGAIN_SECONDS = 0.1
 """After the system had no room for a connection."""
 
+BACKLOG = 256
+CONNECTIONS_PER_STREAM = 4
+"""Two make one, and as many may hold or ask."""
+
 _PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 """Routers forget a connection that is silent for minutes, and tell nobody. The last, in milliseconds: a receiver that
 takes nothing for so long, or is gone, loses its connection."""
@@ -122,7 +126,7 @@ class Relay:
                     log.warning("no connection can be accepted: %s", error)
                     await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
                     continue
-                if self._connections >= 4 * self._max_streams:  # two for each stream, and as many that hold or ask
+                if self._connections >= CONNECTIONS_PER_STREAM * self._max_streams:
                     connection.close()
                     self._refuse(Reply.FULL)
                     continue
@@ -193,7 +197,7 @@ class Relay:
         await asyncio.get_running_loop().sock_sendall(connection, say.reply(code))
 
     def _refuse(self, code: Reply) -> None:
-        self.counts.refused[code.name.lower()] += 1
+        self.counts.refused[code] += 1
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
@@ -214,7 +218,8 @@ class Relay:
     async def _called(self, holder: _Holder) -> _Arrival | None:
         """The holder's connection for a new stream; none where it does not come."""
         stream = secrets.token_hex(16)
-        coming = self._awaited[stream] = asyncio.get_running_loop().create_future()
+        coming: asyncio.Future[_Arrival] = asyncio.get_running_loop().create_future()
+        self._awaited[stream] = coming
         holder.awaited += 1
         try:
             holder.outbox.put_nowait(say.Open(stream=stream))

@@ -7,9 +7,11 @@ from contextlib import ExitStack
 
 from stage_server.data.consumer import Allocate
 from stage_server.data.holder import Holder
+from stage_server.data.loop_thread import LoopThread
 from stage_server.data.paths import PathConsumer, Pathfinder
-from stage_server.data.relayed import RelayedHolder, TurnedAway
+from stage_server.data.relayed import Relayed, TurnedAway
 from stage_server.settings import InvalidSettings, Settings
+from wire.doors import Doors
 from wire.to_stage import TryPeer
 from wire.transfer import Lookup
 
@@ -36,18 +38,20 @@ class DataSockets:
             )
             opened.callback(holder.close)
             self.endpoint = _advertised(settings, holder.endpoint)
+            loop = LoopThread("relayed")
+            opened.callback(loop.close)
             relays = []
             for relay in settings.relay:
-                key = settings.relay_key.get_secret_value()
                 try:
-                    relayed = RelayedHolder(relay, lookup, key=key, keys=keys, identity=identity, aliases=aliases)
+                    key = settings.relay_key.get_secret_value()
+                    relayed = Relayed(relay, _from_here(holder.endpoint), loop, key=key)
                 except TurnedAway as error:
                     raise InvalidSettings(f"--relay: {error}") from error
                 opened.callback(relayed.close)
                 relays.append(relayed.endpoint)
             self.relays = tuple(relays)
             """Further addresses of this process, behind relays."""
-            self._pathfinder = Pathfinder(keys)
+            self._pathfinder = Pathfinder(keys, Doors(loop.loop))
             self.consumer = PathConsumer(self._pathfinder, keys=keys, local=lookup, allocate=allocate)
             opened.callback(self.consumer.close)
             self._opened = opened.pop_all()
@@ -67,4 +71,12 @@ def _advertised(settings: Settings, bound: str) -> str:
     if bound.startswith(_WILDCARDS):
         raise InvalidSettings(f"--data-bind {settings.data_bind} is every address of this machine: name the one that "
                               "others reach with --data-advertise tcp://HOST:*")  # fmt: skip
+    return bound
+
+
+def _from_here(bound: str) -> str:
+    """How this process itself connects there."""
+    for wildcard in _WILDCARDS:
+        if bound.startswith(wildcard):
+            return bound.replace(wildcard, "tcp://[::1]:" if "[" in wildcard else "tcp://127.0.0.1:")
     return bound

@@ -8,9 +8,12 @@ import threading
 from time import monotonic
 from typing import Any
 
-from wire.relay import ASK, CHOSEN, GREETING, NO_RELAY, REPLY_BYTES, fault_of_reply, request, way
+from wire import relay as say
+from wire.errors import WireError
+from wire.version import PROTOCOL
 
 DIAL_SECONDS = 3.0
+NO_RELAY = "no relay of DisagFusion answers there"
 
 HUNG_UP = "it hangs up in the handshake: no socket of DisagFusion is there, or its CURVE keys are not those expected"
 MUTE = "it accepts connections and says nothing"
@@ -53,14 +56,14 @@ def dial(endpoint: str, seconds: float = DIAL_SECONDS) -> str:
 
     Behind a relay: why the relay could not bring it about.
     """
-    through = way(endpoint)
+    through = say.way(endpoint)
     if through is None and not endpoint.startswith("tcp://"):
         return ""
     try:
         if through is None:
             connected(endpoint, seconds).close()
         else:
-            through_relay(f"tcp://{through.relay}", f"{ASK}-{through.name}", seconds).close()
+            through_relay(through.relay, say.Seek(protocol=PROTOCOL, name=through.name), seconds).close()
     except OSError as error:
         return str(error)
     return ""
@@ -87,26 +90,37 @@ def connected(endpoint: str, seconds: float = DIAL_SECONDS) -> socket.socket:
     raise OSError(fault)
 
 
-def through_relay(endpoint: str, wanted: str, seconds: float = DIAL_SECONDS) -> socket.socket:
-    """A connection to the relay at ``endpoint``, which has agreed to what is ``wanted`` (a host, see ``wire.relay``).
+def through_relay(endpoint: str, wanted: say.Wanted, seconds: float = DIAL_SECONDS) -> socket.socket:
+    """A connection to the relay at ``endpoint``, which has granted what is ``wanted``; to ``Hold`` its answer follows.
 
     Raises ``OSError`` likewise.
     """
     connection = connected(endpoint, seconds)
+    fault = ""
     try:
-        connection.sendall(GREETING)
-        fault = NO_RELAY
-        if receive_exactly(connection, len(CHOSEN)) == CHOSEN:
-            connection.sendall(request(wanted))
-            fault = fault_of_reply(receive_exactly(connection, REPLY_BYTES))
+        connection.sendall(say.encode(wanted))
+        if not isinstance(wanted, say.Hold):
+            match receive_from_relay(connection):
+                case say.Granted():
+                    pass
+                case say.Denied(message=message):
+                    fault = message
+                case _:
+                    fault = NO_RELAY
     except TimeoutError:
         fault = f"it accepts connections and does not answer as a relay within {seconds:g} s"
-    except OSError:
+    except (OSError, WireError):
         fault = f"it hangs up: {NO_RELAY}"
     if fault:
         connection.close()
         raise OSError(fault)
     return connection
+
+
+def receive_from_relay(connection: socket.socket) -> say.FromRelay:
+    """Raises ``OSError`` or ``WireError``."""
+    size = say.length(receive_exactly(connection, say.PREFIX_BYTES))
+    return say.decode_from_relay(receive_exactly(connection, size))
 
 
 def receive_exactly(connection: socket.socket, nbytes: int) -> bytes:

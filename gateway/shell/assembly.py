@@ -105,7 +105,8 @@ class Gateway:
         desk = Sources(lambda: self.operator.servers(), lambda: self.operator.plan())
         self.feed = Feed(scheduler.view, desk) if is_watched else None
         self.instruments = Instruments() if settings.metrics else None
-        paths = Pathfinder(Prober(self._sockets), ResultFetcher(self._sockets))
+        self._doors = Doors(asyncio.get_running_loop())
+        paths = Pathfinder(Prober(self._sockets), ResultFetcher(self._sockets), self._doors)
         self.dispatcher = Dispatcher(
             scheduler,
             incarnation,
@@ -217,6 +218,7 @@ class Gateway:
     async def close(self) -> None:
         """For a gateway that does not run: ``run`` does it itself."""
         self._sockets.close()
+        await self._doors.close()
         self.meter.close()
         await self.database.close()
 

@@ -14,7 +14,6 @@ from zmq.utils import z85
 from gateway.stages.liveness import GATEWAYS
 from wire.control_codec import Buffer
 from wire.record import record
-from wire.relay import way
 from wire.security import CurveKeys, check_bind
 
 HANDSHAKE_MS = 5_000
@@ -301,10 +300,7 @@ class Sockets:
                 socket.setsockopt(zmq.CURVE_SERVERKEY, public_key.encode())
                 socket.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
                 socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
-            through = way(endpoint)
-            if through is not None:
-                socket.setsockopt_string(zmq.SOCKS_PROXY, through.relay)
-            socket.connect(endpoint if through is None else through.target)
+            socket.connect(endpoint)
         except zmq.ZMQError as error:
             dealer.close()
             raise Unreachable(f"{endpoint!r} is no address that can be reached: {_why(error)}") from error

@@ -14,7 +14,6 @@ import zmq
 from wire.bundle import Bundle
 from wire.control_codec import Buffer
 from wire.errors import InputLost, Loss
-from wire.relay import way
 from wire.security import CurveKeys, valid_key
 from wire.to_stage import InputRef
 from wire.transfer import MAX_ANSWER_BYTES, Fetch
@@ -76,14 +75,6 @@ class Holder:
         self.dealer.close(linger=0)
 
 
-def dial(dealer: zmq.Socket[bytes], endpoint: str) -> None:
-    """Connect, through a relay where ``endpoint`` is behind one. Raises ``ZMQError``."""
-    through = way(endpoint)
-    if through is not None:
-        dealer.setsockopt_string(zmq.SOCKS_PROXY, through.relay)
-    dealer.connect(endpoint if through is None else through.target)
-
-
 def connect(context: zmq.Context[zmq.Socket[bytes]], ref: InputRef, keys: CurveKeys | None) -> Holder:
     """To the holder that ``ref`` names; nothing is sent yet. Raises ``InputLost``."""
     dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
@@ -93,7 +84,7 @@ def connect(context: zmq.Context[zmq.Socket[bytes]], ref: InputRef, keys: CurveK
     holder = Holder(ref.endpoint, dealer, dealer.get_monitor_socket(_LOST))
     try:
         _secure(dealer, ref, keys)
-        dial(dealer, ref.endpoint)
+        dealer.connect(ref.endpoint)
     except InputLost:
         holder.close()
         raise

@@ -7,25 +7,51 @@ buffer is referenced by ZeroMQ until its last byte has left, so a released outpu
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from stage_server.data.desk import Desk, configure
+from wire.control_codec import Buffer
+from wire.errors import WireError
 from wire.security import Allow, CurveKeys, check_bind
-from wire.transfer import Lookup
+from wire.transfer import MAX_FIELDS_BYTES, Lookup, serve
+
+COPY_BELOW = 64 << 10
+"""Bytes; handing over a reference costs more than copying so little."""
+
+SEND_QUEUE = 256
+"""Answers that wait for one slow consumer; one that asks for more without reading loses them."""
+
+BURST = 16
+"""Requests that are answered in a row, before the holder looks for anything else."""
 
 MAX_CONNECTIONS = 512
+HANDSHAKE_MS = 5_000
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _CLOSE_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class BindError(Exception):
     """The data socket cannot be bound; the text is for the operator."""
+
+
+@dataclass(slots=True)
+class HolderStatistics:
+    answered: int = 0
+    unreadable: int = 0
+    """Requests that nobody could make sense of."""
+    undelivered: int = 0
+    """Answers to consumers that were gone or did not read."""
+    denied: int = 0
+    """Connections that the allow-list or their number turned away."""
 
 
 class Holder:
@@ -55,9 +81,11 @@ class Holder:
         """
         if allow is not None and keys is None:
             raise BindError("an allow-list of public keys needs CURVE keys for the data socket")
-        self._desk = Desk(lookup, identity, aliases)
-        self.statistics = self._desk.statistics
+        self.statistics = HolderStatistics()
+        self._lookup = lookup
         self._allow = allow
+        self._identity = identity
+        self._aliases = aliases
         self._max_connections = max_connections
         self._connections: set[int] = set()
         """File descriptors."""
@@ -66,9 +94,7 @@ class Holder:
         self._zap = self._context.socket(zmq.ROUTER)
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._stop, self._stopped = socket.socketpair()
-        configure(self._router, keys)
-        self._router.zap_domain = b"data"
-        self._zap.bind(_ZAP_ENDPOINT)
+        self._configure(keys)
         try:
             self.endpoint = self._bind(bind, keys, allow_plaintext)
         except BindError:
@@ -83,6 +109,21 @@ class Holder:
             return
         self._stop.close()
         self._thread.join(_CLOSE_SECONDS)
+
+    def _configure(self, keys: CurveKeys | None) -> None:
+        router = self._router
+        router.ipv6 = True
+        router.linger = 0
+        router.maxmsgsize = MAX_FIELDS_BYTES
+        router.router_mandatory = True
+        router.sndhwm = SEND_QUEUE
+        router.handshake_ivl = HANDSHAKE_MS
+        router.copy_threshold = COPY_BELOW
+        if keys is not None:
+            router.curve_server = True
+            router.curve_secretkey = keys.secret.encode()
+        router.zap_domain = b"data"
+        self._zap.bind(_ZAP_ENDPOINT)
 
     def _bind(self, bind: str, keys: CurveKeys | None, allow_plaintext: bool) -> str:
         try:
@@ -110,9 +151,37 @@ class Holder:
                 if self._zap in ready:
                     self._admit()
                 if self._router in ready:
-                    self._desk.answer_some(self._router)
+                    self._answer_some()
         finally:
             self._release()
+
+    def _answer_some(self) -> None:
+        for _ in range(BURST):
+            try:
+                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._answer(peer, frames)
+
+    def _answer(self, peer: bytes, frames: list[bytes]) -> None:
+        try:
+            answers = serve(frames, self._lookup, self._identity, self._aliases)
+        except WireError as error:
+            self.statistics.unreadable += 1
+            log.debug("data request dropped: %s", error)
+            return
+        for answer in answers:
+            self._send(peer, answer)
+
+    def _send(self, peer: bytes, answer: Sequence[Buffer]) -> None:
+        try:
+            self._router.send_multipart([peer, *answer], flags=zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
+                raise
+            self.statistics.undelivered += 1
+        else:
+            self.statistics.answered += 1
 
     def _count(self) -> None:
         while self._monitor.poll(0):

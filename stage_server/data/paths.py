@@ -16,7 +16,8 @@ import msgspec
 from stage_server.data.consumer import Consumer
 from stage_server.data.prober import try_peer
 from wire.bundle import Bundle
-from wire.dial import DIAL_SECONDS
+from wire.dial import DIAL_SECONDS, dial
+from wire.doors import Doors
 from wire.errors import InputLost, Loss
 from wire.paths import Paths, addresses, holder_of
 from wire.security import CurveKeys
@@ -31,8 +32,9 @@ LOST_ON_THE_WAY = frozenset({Loss.UNREACHABLE, Loss.STALLED})
 class Pathfinder:
     """May be used from any thread."""
 
-    def __init__(self, keys: CurveKeys | None, seconds: float = DIAL_SECONDS) -> None:
+    def __init__(self, keys: CurveKeys | None, doors: Doors, seconds: float = DIAL_SECONDS) -> None:
         """``seconds``: in which each address has to answer."""
+        self.doors = doors
         self._keys = keys
         self._seconds = seconds
         self._paths = Paths()
@@ -52,7 +54,7 @@ class Pathfinder:
         """Each address and what happened there; empty where one of them leads to ``peer``. Takes seconds."""
         faults = []
         for each in addresses(peer):
-            fault = try_peer(each, self._keys, self._seconds)
+            fault = self._try(each)
             if not fault:
                 with self._lock:
                     self._paths.note(peer.server, each.endpoint)
@@ -61,6 +63,15 @@ class Pathfinder:
         with self._lock:
             self._paths.forget(peer.server)
         return "; ".join(faults)
+
+    def _try(self, peer: TryPeer) -> str:
+        door = self.doors.to(peer.endpoint)
+        if door == peer.endpoint:
+            return try_peer(peer, self._keys, self._seconds)
+        if fault := dial(peer.endpoint, self._seconds):  # of the relay, which says more than a closed door
+            return f"{peer.endpoint}: {fault}"
+        fault = try_peer(msgspec.structs.replace(peer, endpoint=door), self._keys, self._seconds)
+        return fault.replace(door, peer.endpoint)
 
 
 class PathConsumer(Consumer):
@@ -108,7 +119,7 @@ class PathConsumer(Consumer):
             trip.fail(InputLost(trip.ref.handle, Loss.UNREACHABLE, fault))
 
     def _go(self, trip: _Trip, endpoint: str) -> None:
-        ref = msgspec.structs.replace(trip.ref, endpoint=endpoint, relays=())
+        ref = msgspec.structs.replace(trip.ref, endpoint=self._pathfinder.doors.to(endpoint), relays=())
         try:
             fetch = super().fetch(ref, trip.limit - monotonic())
         except RuntimeError as error:  # closed, or too many

@@ -6,7 +6,6 @@ from time import monotonic
 
 import zmq
 
-from stage_server.data.connection import dial as connect
 from wire.dial import DIAL_SECONDS, HUNG_UP, MUTE, dial
 from wire.errors import WireError
 from wire.security import CurveKeys, valid_key
@@ -47,7 +46,7 @@ def _greet(peer: TryPeer, keys: CurveKeys | None, limit: float) -> str:
             dealer.curve_secretkey = keys.secret.encode()
         monitor = dealer.get_monitor_socket(_HUNG_UP)
         try:
-            connect(dealer, peer.endpoint)
+            dealer.connect(peer.endpoint)
             dealer.send_multipart(probe(1, peer.server))
             poller = zmq.Poller()
             poller.register(dealer, zmq.POLLIN)

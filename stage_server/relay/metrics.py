@@ -29,10 +29,9 @@ class _Read(Collector):
         yield GaugeMetricFamily("disagfusion_relay_streams", "Connections that lead through it.", len(relay.streams))
         yield CounterMetricFamily("disagfusion_relay_streams_begun", "The same, since its start.", counts.streams)
         yield CounterMetricFamily("disagfusion_relay_bytes", "Copied, in both directions.", counts.nbytes)
-        refused = CounterMetricFamily(
-            "disagfusion_relay_refused", "Connections that came to nothing, by reason.", labels=("reason",)
+        denied = CounterMetricFamily(
+            "disagfusion_relay_denied", "Connections that came to nothing, by reason.", labels=("reason",)
         )
-        for code, number in counts.refused.items():
-            refused.add_metric((code.name.lower(),), number)
-        refused.add_metric(("rejected",), counts.rejected)
-        yield refused
+        for reason, number in counts.denied.items():
+            denied.add_metric((reason.value,), number)
+        yield denied

@@ -17,19 +17,19 @@ from typing import Any
 
 from wire import relay as say
 from wire.errors import MalformedFrame, ProtocolMismatch, WireError
-from wire.relay import Reply
-from wire.version import PROTOCOL, check_protocol
+from wire.relay import Reason
+from wire.splice import prepare, splice, until_one_ends
+from wire.version import check_protocol
 
 MAX_STREAMS = 512
-BUFFER_BYTES = 256 << 10
-"""Of a stream towards the fetcher: what it fetches."""
-REQUEST_BUFFER_BYTES = 8 << 10
-"""Towards the holder: what is asked for."""
+CONNECTIONS_PER_STREAM = 4
+"""Two make one, and as many may hold or ask."""
+BACKLOG = 256
 
 HANDSHAKE_SECONDS = 5.0
 """In which a client has to say what it wants."""
 OPEN_SECONDS = 3.0
-"""In which a holder has to come for a stream."""
+"""In which a holder has to come for a stream. Less than the patience of whoever waits for it."""
 MAX_AWAITED = 64
 """Streams for which one holder has not come yet; it does not read, if there are more."""
 IDLE_SECONDS = 0.5
@@ -37,18 +37,14 @@ IDLE_SECONDS = 0.5
 ACCEPT_AGAIN_SECONDS = 0.1
 """After the system had no room for a connection."""
 
-BACKLOG = 256
-CONNECTIONS_PER_STREAM = 4
-"""Two make one, and as many may hold or ask."""
-
-_PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
-"""Routers forget a connection that is silent for minutes, and tell nobody. The last, in milliseconds: a receiver that
-takes nothing for so long, or is gone, loses its connection."""
+_MESSAGES = {
+    Reason.FULL: "the relay has as many streams as it may: raise its --max-streams, or use another relay as well",
+    Reason.UNKNOWN: "the server is not connected to the relay",
+    Reason.UNOPENED: "the server is connected to the relay, and does not come for those who want to reach it",
+    Reason.KEY: "its key is not that of the relay: --relay-key of both must be equal",
+}
 
 log = logging.getLogger(__name__)
-
-
-_REFUSALS = (Reply.FULL, Reply.UNKNOWN, Reply.UNOPENED, Reply.NOT_UNDERSTOOD)
 
 
 @dataclass(slots=True)
@@ -57,16 +53,14 @@ class Counts:
     """Copied, in both directions."""
     streams: int = 0
     """Begun."""
-    refused: dict[Reply, int] = field(default_factory=lambda: dict.fromkeys(_REFUSALS, 0))
-    rejected: int = 0
-    """Holders that did not have the key, or were of another version."""
+    denied: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
 
 
 @dataclass(slots=True, eq=False)
 class _Holder:
     """Who may be reached, and what is still to be said to it."""
 
-    outbox: asyncio.Queue[say.ToHolder] = field(default_factory=lambda: asyncio.Queue(MAX_AWAITED))
+    outbox: asyncio.Queue[say.FromRelay] = field(default_factory=lambda: asyncio.Queue(MAX_AWAITED))
     awaited: int = 0
     """Streams for which it has not come yet."""
 
@@ -83,7 +77,7 @@ class _Arrival:
 class _Stream:
     task: asyncio.Task[Any]
     moved_at: float
-    """When bytes last arrived."""
+    """When bytes last passed."""
 
 
 class Relay:
@@ -128,7 +122,7 @@ class Relay:
                     continue
                 if self._connections >= CONNECTIONS_PER_STREAM * self._max_streams:
                     connection.close()
-                    self._refuse(Reply.FULL)
+                    self.counts.denied[Reason.FULL] += 1
                     continue
                 self._start(self._serve(connection))
         finally:
@@ -158,60 +152,47 @@ class Relay:
     async def _serve(self, connection: socket.socket) -> None:
         self._connections += 1
         try:
-            _prepare(connection)
+            prepare(connection)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                wanted = await self._handshake(connection)
-            if wanted is None:
-                await self._answer(connection, Reply.NOT_UNDERSTOOD)
-            else:
-                await self._grant(connection, *wanted)
+                wanted = await _received(connection)
+            match wanted:
+                case say.Join() | say.Beat():
+                    raise MalformedFrame(f"a connection does not begin with {type(wanted).__name__}")
+                case _ if why := _mismatch(wanted.protocol):
+                    await self._deny(connection, Reason.VERSION, why)
+                case say.Hold():
+                    await self._hold(connection)
+                case say.Seek(name=name) if name in self.holders:
+                    await _send(connection, say.Granted())
+                case say.Seek():
+                    await self._deny(connection, Reason.UNKNOWN)
+                case say.Fetch(name=name):
+                    await self._fetch(connection, name)
+                case say.Come(stream=stream):
+                    await self._come(connection, stream)
         except (OSError, TimeoutError, WireError) as error:
             log.debug("a connection ended: %s", error)
         finally:
             self._connections -= 1
             connection.close()
 
-    async def _handshake(self, connection: socket.socket) -> tuple[str, str] | None:
-        loop = asyncio.get_running_loop()
-        await _exactly(connection, say.greeting_methods(await _exactly(connection, 2)))
-        await loop.sock_sendall(connection, say.CHOSEN)
-        host = await _exactly(connection, say.request_host_bytes(await _exactly(connection, 5)))
-        await _exactly(connection, 2)  # the port, which says nothing
-        return say.wanted(host.decode("ascii", "replace"))
-
-    async def _grant(self, connection: socket.socket, verb: str, name: str) -> None:
-        match verb:
-            case say.HOLD:
-                await self._answer(connection, Reply.CONNECTED)
-                await self._hold(connection)
-            case say.ASK:
-                await self._answer(connection, Reply.CONNECTED if name in self.holders else Reply.UNKNOWN)
-            case say.FETCH:
-                await self._fetch(connection, name)
-            case say.STREAM:
-                await self._come(connection, name)
-
-    async def _answer(self, connection: socket.socket, code: Reply) -> None:
-        if code is not Reply.CONNECTED:
-            self._refuse(code)
-        await asyncio.get_running_loop().sock_sendall(connection, say.reply(code))
-
-    def _refuse(self, code: Reply) -> None:
-        self.counts.refused[code] += 1
+    async def _deny(self, connection: socket.socket, reason: Reason, message: str = "") -> None:
+        self.counts.denied[reason] += 1
+        await _send(connection, say.Denied(reason=reason, message=message or _MESSAGES[reason]))
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
     async def _fetch(self, connection: socket.socket, name: str) -> None:
         holder = self.holders.get(name)
         if holder is None:
-            await self._answer(connection, Reply.UNKNOWN)
+            await self._deny(connection, Reason.UNKNOWN)
         elif len(self.streams) + len(self._awaited) >= self._max_streams or holder.awaited >= MAX_AWAITED:
-            await self._answer(connection, Reply.FULL)
+            await self._deny(connection, Reason.FULL)
         elif (arrival := await self._called(holder)) is None:
-            await self._answer(connection, Reply.UNOPENED)
+            await self._deny(connection, Reason.UNOPENED)
         else:
             try:
-                await self._splice(connection, arrival.connection)
+                await self._join(connection, arrival.connection)
             finally:
                 arrival.over.set()
 
@@ -236,75 +217,56 @@ class Relay:
     async def _come(self, connection: socket.socket, stream: str) -> None:
         coming = self._awaited.pop(stream, None)
         if coming is None or coming.done():
-            await self._answer(connection, Reply.UNKNOWN)
+            await self._deny(connection, Reason.UNKNOWN)
             return
         arrival = _Arrival(connection)
         coming.set_result(arrival)
         await arrival.over.wait()
 
-    async def _splice(self, fetcher: socket.socket, holder: socket.socket) -> None:
-        await self._answer(holder, Reply.CONNECTED)
-        await self._answer(fetcher, Reply.CONNECTED)
-        task = asyncio.current_task()
+    async def _join(self, fetcher: socket.socket, holder: socket.socket) -> None:
+        await _send(holder, say.Granted())
+        await _send(fetcher, say.Granted())
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101 # for the type checker: a coroutine runs in one
-        stream = _Stream(task, asyncio.get_running_loop().time())
+        stream = _Stream(task, loop.time())
+
+        def passed(nbytes: int) -> None:
+            self.counts.nbytes += nbytes
+            stream.moved_at = loop.time()
+
         self.streams.add(stream)
         self.counts.streams += 1
         try:
-            await _until_one_ends(
-                self._copy(stream, holder, fetcher, BUFFER_BYTES),
-                self._copy(stream, fetcher, holder, REQUEST_BUFFER_BYTES),
-            )
+            await splice(fetcher, holder, passed)
         finally:
             self.streams.discard(stream)
-
-    async def _copy(self, stream: _Stream, source: socket.socket, sink: socket.socket, room: int) -> None:
-        loop = asyncio.get_running_loop()
-        buffer = memoryview(bytearray(room))
-        while nbytes := await loop.sock_recv_into(source, buffer):
-            stream.moved_at = loop.time()
-            await loop.sock_sendall(sink, buffer[:nbytes])
-            self.counts.nbytes += nbytes
-            await asyncio.sleep(0)  # or with always something to copy, others would never have a turn
 
     # --- holders ------------------------------------------------------------------------------------------------------
 
     async def _hold(self, connection: socket.socket) -> None:
         nonce = secrets.token_bytes(32)
-        await _send(connection, say.Challenge(protocol=PROTOCOL, nonce=nonce))
+        await _send(connection, say.Challenge(nonce=nonce))
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             message = await _received(connection)
         if not isinstance(message, say.Join):
-            raise MalformedFrame("a holder's first message is Join")
-        if why := self._objection(message, nonce):
-            self.counts.rejected += 1
-            log.warning("%s was turned away: %s", _peer(connection), why)
-            await _send(connection, say.Rejected(message=why))
+            raise MalformedFrame("a challenge is answered with Join")
+        if not hmac.compare_digest(message.proof, say.prove(self._key, nonce, message.name)):
+            log.warning("%s was turned away: %s", _peer(connection), _MESSAGES[Reason.KEY])
+            await self._deny(connection, Reason.KEY)
             return
         holder = self.holders[message.name] = _Holder()  # in place of a connection that was lost unnoticed, perhaps
-        await _send(connection, say.Joined())
+        await _send(connection, say.Granted())
         log.info("%s is reached through this relay now", _peer(connection))
         try:
-            await _until_one_ends(self._speak(connection, holder), self._hear(connection))
+            await until_one_ends(self._speak(connection, holder), self._hear(connection))
         finally:
             if self.holders.get(message.name) is holder:
                 del self.holders[message.name]
             log.info("%s is no longer reached through this relay", _peer(connection))
 
-    def _objection(self, join: say.Join, nonce: bytes) -> str:
-        try:
-            check_protocol(join.protocol)
-        except ProtocolMismatch as error:
-            return str(error)
-        if say.wanted(f"{say.FETCH}-{join.name}") is None:
-            return "its name is not 32 hexadecimal digits"
-        if not hmac.compare_digest(join.proof, say.prove(self._key, nonce, join.name)):
-            return "its key is not that of the relay: --relay-key of both must be equal"
-        return ""
-
     async def _speak(self, connection: socket.socket, holder: _Holder) -> None:
         while True:
-            message: say.ToHolder = say.Beat()
+            message: say.FromRelay = say.Beat()
             try:
                 async with asyncio.timeout(self._beat_seconds):
                     message = await holder.outbox.get()
@@ -318,26 +280,20 @@ class Relay:
                 await _received(connection)
 
 
-async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
-    """Run them at once; when the first is done or fails, so are the others."""
-    tasks = [asyncio.create_task(work) for work in works]
+def _mismatch(protocol: tuple[int, int]) -> str:
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
+        check_protocol(protocol)
+    except ProtocolMismatch as error:
+        return str(error)
+    return ""
 
 
-async def _send(connection: socket.socket, message: say.ToHolder) -> None:
+async def _send(connection: socket.socket, message: say.FromRelay) -> None:
     await asyncio.get_running_loop().sock_sendall(connection, say.encode(message))
 
 
 async def _received(connection: socket.socket) -> say.ToRelay:
-    return say.decode_to_relay(await _exactly(connection, say.length(await _exactly(connection, 2))))
+    return say.decode_to_relay(await _exactly(connection, say.length(await _exactly(connection, say.PREFIX_BYTES))))
 
 
 async def _exactly(connection: socket.socket, nbytes: int) -> bytes:
@@ -349,14 +305,6 @@ async def _exactly(connection: socket.socket, nbytes: int) -> bytes:
             raise ConnectionResetError("closed by the other side")
         received += piece
     return received
-
-
-def _prepare(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _PATIENCE.items():
-        if hasattr(socket, option):  # by the system
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _peer(connection: socket.socket) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.curve import generate_keys
 from wire.bundle import Bundle, pack, unpack
-from wire.dial import dial
-from wire.errors import InputLost, Loss
+from wire.errors import InputLost
 from wire.to_stage import InputRef
 from wire.transfer import CHUNK_BYTES
 from wire.types import Handle

@@ -36,9 +36,8 @@ COMMANDS: dict[str, Command] = {
     "stage": Command("a stage server", STAGE, extra="stage", program="disagfusion stage", stops_with=0),
     "relay": Command(
         "carry data for stage servers that others cannot connect to",
-        STAGE,
-        extra="stage",
-        before=("relay",),
+        "stage_server.relay.command",
+        extra="gateway",
         program="disagfusion",
         stops_with=0,
     ),

@@ -68,9 +68,9 @@ def _profile(arguments: Sequence[str], program: str) -> int:
 
 def _relay(arguments: Sequence[str], program: str) -> int:
     # Imported here: a server has no need of it.
-    from stage_server.relay.command import run
+    from stage_server.relay.command import main as relay
 
-    return run(arguments, program)
+    return relay(arguments, program)
 
 
 def _run(settings: Settings) -> int:

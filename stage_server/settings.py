@@ -351,7 +351,8 @@ def read_as(kind: type[AnySettings], program: str, text: str, arguments: Sequenc
 
 def ignored_variables(*others: type[BaseSettings]) -> Iterator[str]:
     """A warning about each variable that was probably meant as an option, and is none of ``others`` either."""
-    known = [name for kind in (Settings, ProfileSettings, *others) for name in kind.model_fields]
+    kinds: tuple[type[BaseSettings], ...] = (Settings, ProfileSettings, *others)
+    known = [name for kind in kinds for name in kind.model_fields]
     return complaints(os.environ, "DISAGFUSION_STAGE_", known)
 
 

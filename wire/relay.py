@@ -31,7 +31,7 @@ from wire.bounded import Detail
 from wire.control_codec import check_size, decode
 from wire.errors import MalformedFrame
 
-MAX_FRAME_BYTES = 2048
+MAX_FRAME_BYTES = 1280
 PREFIX_BYTES = 2
 
 BEAT_SECONDS = 5.0

@@ -60,6 +60,7 @@ from scheduler.scaling.pools import Pool, ScalingSettings
 from scheduler.scaling.scaler import Autoscaler
 from scheduler.view import View
 from wire.control_codec import MAX_CONTROL_BYTES
+from wire.doors import Doors
 from wire.transfer import MAX_FIELDS_BYTES
 
 USAGE_FILE = "usage-waiting.jsonl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 _CLOSE_SECONDS = 5.0
@@ -35,8 +35,12 @@ class LoopThread:
     def _run(self) -> None:
         try:
             self.loop.run_forever()
-            for task in (left := asyncio.all_tasks(self.loop)):
-                task.cancel()
-            self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self.loop.run_until_complete(_end(asyncio.all_tasks(self.loop)))
         finally:
             self.loop.close()
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -31,7 +31,7 @@ class TurnedAway(Exception):
 
 
 class Relayed:
-    """The socket bound to ``bound`` is reached at ``endpoint`` as well, whenever the relay is there, until ``close``."""
+    """The socket at ``bound`` is reached at ``endpoint`` as well, whenever the relay is there, until ``close``."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import logging
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from importlib.util import find_spec
 from stage_server.relay.relay import BACKLOG, CONNECTIONS_PER_STREAM, Relay
 from stage_server.relay.settings import RelaySettings, read_relay_settings
 from stage_server.settings import InvalidSettings, host_of, ignored_variables
+from wire.errors import USER_MISTAKE
 from wire.logs import log_to_stderr
 
 OTHER_FILES = 64
@@ -23,8 +25,16 @@ OTHER_FILES = 64
 log = logging.getLogger(__name__)
 
 
-def run(arguments: Sequence[str], program: str) -> int:
-    """Until SIGTERM or SIGINT. Raises ``InvalidSettings``."""
+def main(arguments: Sequence[str] | None = None, program: str = "python -m stage_server") -> int:
+    """Until SIGTERM or SIGINT. The exit status: 0, or 2 for what the operator has to put right."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments, program)
+    except InvalidSettings as error:
+        print(f"relay: {error}", file=sys.stderr)  # noqa: T201  # this is its way to speak to the operator
+        return USER_MISTAKE
+
+
+def _run(arguments: Sequence[str], program: str) -> int:
     settings = read_relay_settings(arguments, program)
     log_to_stderr("relay", settings.log_level, settings.log_format)
     for line in ignored_variables(RelaySettings):
@@ -80,7 +90,7 @@ def _counted(settings: RelaySettings, relay: Relay) -> Iterator[None]:
         yield
         return
     if find_spec("prometheus_client") is None:
-        raise InvalidSettings("--metrics-port needs prometheus-client: pip install 'disagfusion[stage]'")
+        raise InvalidSettings("--metrics-port needs prometheus-client: pip install 'disagfusion[gateway]'")
     from stage_server.metrics import served  # here, as nothing else needs prometheus-client
     from stage_server.relay.metrics import registry
 

@@ -7,19 +7,28 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+import zmq
 
-from stage_server.data.consumer import Consumer
-from stage_server.data.relayed import RelayedHolder
+from stage_server.data.holder import Holder
+from stage_server.data.loop_thread import LoopThread
+from stage_server.data.paths import PathConsumer, Pathfinder
+from stage_server.data.relayed import Relayed
 from stage_server.relay.relay import Relay
+from tests.data.conftest import holding  # noqa: F401 # a fixture
+from wire.doors import Doors
+from wire.to_stage import InputRef
+from wire.types import Handle, ServerId
 
 PATIENCE = 20.0
+NOWHERE = "tcp://127.0.0.1:1"
+"""Refuses connections, as an address behind NAT does at best."""
 
 
 class Running:
     """A relay on an event loop, in a thread of its own."""
 
     def __init__(self, port: int = 0, **options) -> None:
-        listener = socket.create_server(("127.0.0.1", port), reuse_port=False)
+        listener = socket.create_server(("127.0.0.1", port))
         self.port = listener.getsockname()[1]
         self.endpoint = f"tcp://127.0.0.1:{self.port}"
         self._options = options
@@ -48,6 +57,25 @@ class Running:
             self._thread.join(PATIENCE)
 
 
+class Behind:
+    """A holder that nobody can connect to but through relays."""
+
+    def __init__(self, relays, loop: LoopThread, holder: Holder, name: str, public_key: str, **options) -> None:
+        self.holder = holder
+        self.server = ServerId(name)
+        self.public_key = public_key
+        self.relayed = [Relayed(each.endpoint, holder.endpoint, loop, retry_seconds=0.05, **options) for each in relays]
+        self.endpoint = self.relayed[0].endpoint
+
+    def ref(self, handle: Handle, direct: str = NOWHERE) -> InputRef:
+        relays = tuple(each.endpoint for each in self.relayed)
+        return InputRef(handle=handle, endpoint=direct, relays=relays, server=self.server, public_key=self.public_key)
+
+    def close(self) -> None:
+        for each in self.relayed:
+            each.close()
+
+
 @pytest.fixture
 def relaying() -> Iterator[Callable[..., Running]]:
     """Makes relays; ends them."""
@@ -63,28 +91,55 @@ def relaying() -> Iterator[Callable[..., Running]]:
 
 
 @pytest.fixture
-def behind() -> Iterator[Callable[..., RelayedHolder]]:
-    """Makes holders that are reached through a relay; closes them."""
-    made: list[RelayedHolder] = []
+def loop() -> Iterator[LoopThread]:
+    """On which streams and doors are served."""
+    made = LoopThread("relayed")
+    yield made
+    made.close()
 
-    def make(relay: Running, lookup, **options) -> RelayedHolder:
-        made.append(RelayedHolder(relay.endpoint, lookup, retry_seconds=0.05, **options))
+
+@pytest.fixture
+def behind(loop: LoopThread) -> Iterator[Callable[..., Behind]]:
+    """Makes holders behind relays; closes them."""
+    made: list[Behind] = []
+    holders: list[Holder] = []
+
+    def make(relays, lookup, keys=None, name="good/1", **options) -> Behind:
+        holders.append(Holder("tcp://127.0.0.1:*", lookup, keys=keys, identity=name))
+        relays = relays if isinstance(relays, list) else [relays]
+        made.append(Behind(relays, loop, holders[-1], name, keys.public if keys else "", **options))
         return made[-1]
 
     yield make
-    for holder in made:
+    for behind in made:
+        behind.close()
+    for holder in holders:
         holder.close()
 
 
 @pytest.fixture
-def consuming() -> Iterator[Callable[..., Consumer]]:
+def consuming(loop: LoopThread) -> Iterator[Callable[..., PathConsumer]]:
     """Makes consumers; closes them."""
-    made: list[Consumer] = []
+    made: list[PathConsumer] = []
 
-    def make(**options) -> Consumer:
-        made.append(Consumer(**options))
+    def make(keys=None, **options) -> PathConsumer:
+        made.append(PathConsumer(Pathfinder(keys, Doors(loop.loop), PATIENCE), keys=keys, **options))
         return made[-1]
 
     yield make
     for consumer in made:
         consumer.close()
+
+
+@pytest.fixture
+def raw_socket() -> Iterator[Callable[[int], zmq.Socket]]:
+    """Plain sockets, to play a peer that misbehaves."""
+    context = zmq.Context()
+
+    def make(kind: int) -> zmq.Socket:
+        made = context.socket(kind)
+        made.linger = 0
+        return made
+
+    yield make
+    context.destroy(linger=0)

@@ -67,6 +67,8 @@ def _listen(bind: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, 0 if port == "*" else int(port)), family=family, backlog=BACKLOG)
+    except OverflowError as error:
+        raise InvalidSettings(f"--bind {bind} is no address: ports go from 1 to 65535, or * for any") from error
     except OSError as error:
         hint = "; choose another port, or * for any" if error.errno == errno.EADDRINUSE else ""
         why = str(error.strerror or error).partition(" (")[0]

@@ -32,7 +32,7 @@ OPEN_SECONDS = 3.0
 """In which a holder has to come for a stream. Less than the patience of whoever waits for it."""
 MAX_AWAITED = 64
 """Streams for which one holder has not come yet; it does not read, if there are more."""
-IDLE_SECONDS = 0.5
+IDLE_SECONDS = 2.0
 """At the end, a stream is closed that has been silent for so long."""
 ACCEPT_AGAIN_SECONDS = 0.1
 """After the system had no room for a connection."""
@@ -92,6 +92,7 @@ class Relay:
         beat_seconds: float = say.BEAT_SECONDS,
         silence_seconds: float = say.SILENCE_SECONDS,
         open_seconds: float = OPEN_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """``key``: that holders must have. ``listener`` belongs to the relay from now on."""
         listener.setblocking(False)
@@ -101,6 +102,7 @@ class Relay:
         self._beat_seconds = beat_seconds
         self._silence_seconds = silence_seconds
         self._open_seconds = open_seconds
+        self._idle_seconds = idle_seconds
         self.counts = Counts()
         self.holders: dict[str, _Holder] = {}
         self.streams: set[_Stream] = set()
@@ -133,7 +135,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         limit = loop.time() + seconds
         while self.streams and (now := loop.time()) < limit:
-            idle_at = {stream: stream.moved_at + IDLE_SECONDS for stream in self.streams}
+            idle_at = {stream: stream.moved_at + self._idle_seconds for stream in self.streams}
             for stream in [stream for stream, at in idle_at.items() if at <= now]:
                 stream.task.cancel()
                 self.streams.discard(stream)

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,7 @@ from wire.relay import Fetch, Way, way
 from wire.splice import prepare, splice
 from wire.version import PROTOCOL
 
-MAX_DOORS = 256
+MAX_DOORS = 1024
 """Those used longest ago are closed; connections through them stay."""
 DIALLERS = 8
 """Relays that are asked for a connection at once; further ones wait."""
@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 class Doors:
     """Its doors are opened from any thread, and served on ``loop``."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_shut: Callable[[str], None] = lambda _: None) -> None:
+        """``on_shut``: called on the loop with a door that leads nowhere just now, or not any more."""
         self._loop = loop
+        self._on_shut = on_shut
         self._lock = threading.Lock()
         self._doors: OrderedDict[str, socket.socket] = OrderedDict()
         self._dialling = ThreadPoolExecutor(DIALLERS, "relay-dialler")
@@ -57,7 +59,7 @@ class Doors:
             if len(self._doors) > MAX_DOORS:
                 _, oldest = self._doors.popitem(last=False)
                 self._loop.call_soon_threadsafe(self._shut, oldest)
-        return f"tcp://127.0.0.1:{door.getsockname()[1]}"
+        return _name(door)
 
     async def close(self) -> None:
         """On the loop."""
@@ -78,6 +80,7 @@ class Doors:
         self._serving[door] = self._start(self._serve(door, through))
 
     def _shut(self, door: socket.socket) -> None:
+        self._on_shut(_name(door))
         self._serving.pop(door).cancel()
 
     async def _serve(self, door: socket.socket, through: Way) -> None:
@@ -89,18 +92,23 @@ class Doors:
                     log.warning("a connection through the relay %s cannot be accepted: %s", through.relay, error)
                     await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
                 else:
-                    self._start(self._lead(connection, through))
+                    self._start(self._lead(connection, _name(door), through))
 
-    async def _lead(self, connection: socket.socket, through: Way) -> None:
+    async def _lead(self, connection: socket.socket, door: str, through: Way) -> None:
         wanted = Fetch(protocol=PROTOCOL, name=through.name)
         with connection:
             try:
                 prepare(connection)
-                other = await self._loop.run_in_executor(
+                dialling = self._loop.run_in_executor(
                     self._dialling, through_relay, through.relay, wanted, DIAL_SECONDS
                 )
-                with other:
+                with await dialling as other:
                     prepare(other)
                     await splice(connection, other)
             except OSError as error:
                 log.debug("no more of a connection through the relay %s: %s", through.relay, error)
+                self._on_shut(door)
+
+
+def _name(door: socket.socket) -> str:
+    return f"tcp://127.0.0.1:{door.getsockname()[1]}"

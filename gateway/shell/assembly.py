@@ -106,8 +106,9 @@ class Gateway:
         desk = Sources(lambda: self.operator.servers(), lambda: self.operator.plan())
         self.feed = Feed(scheduler.view, desk) if is_watched else None
         self.instruments = Instruments() if settings.metrics else None
-        self._doors = Doors(asyncio.get_running_loop())
-        paths = Pathfinder(Prober(self._sockets), ResultFetcher(self._sockets), self._doors)
+        fetcher = ResultFetcher(self._sockets)
+        self._doors = Doors(asyncio.get_running_loop(), fetcher.drop)
+        paths = Pathfinder(Prober(self._sockets), fetcher, self._doors)
         self.dispatcher = Dispatcher(
             scheduler,
             incarnation,

@@ -21,6 +21,8 @@ from wire.splice import prepare, splice
 from wire.version import PROTOCOL
 
 RETRY_SECONDS = 1.0
+MAX_STREAMS = 512
+"""At once; for those beyond nobody comes to the relay."""
 _CLOSE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Relayed:
         self._trouble = ""
         """What was said about it last, once."""
         self._connection: socket.socket | None = None
+        self._streams = 0
         self._join()
         self._thread = threading.Thread(target=self._keep, name="relay", daemon=True)
         self._thread.start()
@@ -140,8 +143,11 @@ class Relayed:
 
     async def _come(self, stream: str) -> None:
         """For whoever waits there: the one connection leads to the own socket, the other to the relay."""
+        if self._streams >= MAX_STREAMS:
+            return
         wanted = say.Come(protocol=PROTOCOL, stream=stream)
         loop = asyncio.get_running_loop()
+        self._streams += 1
         try:
             with await loop.run_in_executor(None, connected, self._bound) as own:
                 prepare(own)
@@ -150,6 +156,8 @@ class Relayed:
                     await splice(own, other)
         except OSError as error:
             log.debug("no more of a stream through the relay %s: %s", self._relay, error)
+        finally:
+            self._streams -= 1
 
     def _complain(self, text: str) -> None:
         if text != self._trouble:

@@ -12,6 +12,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +107,7 @@ class Relay:
         self.counts = Counts()
         self.holders: dict[str, _Holder] = {}
         self.streams: set[_Stream] = set()
+        self._stream_ended = asyncio.Event()
         self._awaited: dict[str, asyncio.Future[_Arrival]] = {}
         """By stream, for which holders have not come yet."""
         self._connections = 0
@@ -139,7 +141,10 @@ class Relay:
             for stream in [stream for stream, at in idle_at.items() if at <= now]:
                 stream.task.cancel()
                 self.streams.discard(stream)
-            await asyncio.sleep(max(0.01, min([limit, *idle_at.values()]) - now))
+            self._stream_ended.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.01, min([limit, *idle_at.values()]) - now)):
+                    await self._stream_ended.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -242,6 +247,7 @@ class Relay:
             await splice(fetcher, holder, passed)
         finally:
             self.streams.discard(stream)
+            self._stream_ended.set()
 
     # --- holders ------------------------------------------------------------------------------------------------------
 

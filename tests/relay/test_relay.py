@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 from stage_server.data.relayed import TurnedAway
+from stage_server.relay.relay import MAX_AWAITED
 from tests.curve import generate_keys
 from wire import relay as say
 from wire.bundle import Bundle, pack, unpack
@@ -315,6 +316,20 @@ def test_no_more_streams_than_allowed(relaying, behind, fetcher):
     with pytest.raises(OSError, match="--max-streams"):
         through_relay(relay.endpoint, say.Fetch(protocol=PROTOCOL, name=through.name), WAIT)
     assert relay.relay.counts.denied[say.Reason.FULL] == 1
+
+
+def test_a_server_that_comes_for_nobody_keeps_few_waiting(relaying):
+    relay = relaying(open_seconds=WAIT)
+    _control, name = joined(relay)
+    wanted = say.Fetch(protocol=PROTOCOL, name=name)
+    waiting = [socket.create_connection(("127.0.0.1", relay.port), WAIT) for _ in range(MAX_AWAITED)]
+    for each in waiting:
+        each.sendall(say.encode(wanted))
+    until(lambda: relay.relay.holders[name].awaited == MAX_AWAITED, "all of them wait")
+    with pytest.raises(OSError, match="--max-streams"):
+        through_relay(relay.endpoint, wanted, WAIT)
+    for each in waiting:
+        each.close()
 
 
 def test_another_key_is_turned_away(relaying, behind):

@@ -57,7 +57,11 @@ def dial(endpoint: str, seconds: float = DIAL_SECONDS) -> str:
         return str(error)
     fault = ""
     for family, kind, protocol, _, address in addresses:
-        with socket.socket(family, kind, protocol) as trial:
+        try:
+            trial = socket.socket(family, kind, protocol)
+        except OSError as error:
+            return f"no socket can be made here: {error.strerror}"
+        with trial:
             trial.settimeout(max(0.1, limit - monotonic()))
             try:
                 trial.connect(address)

@@ -37,6 +37,7 @@ def main() -> int:
         )
     )
     (folder / "faults.log").write_text("\n".join(outcome.log))
+    (folder / "requests.log").write_text("\n".join(map(repr, outcome.asked)))
     text = written(outcome)
     if given.report is None:
         print(text)

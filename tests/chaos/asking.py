@@ -73,6 +73,7 @@ class Answer:
     code: str = ""
     request_id: str = ""
     once: str = ""
+    made_as: str = ""
     retry_after: float = 0.0
     complaints: list[str] = field(default_factory=list)
     pictures: dict[int, bytes] = field(default_factory=dict)
@@ -89,6 +90,7 @@ class Answer:
         self.status = answer.status_code
         self.request_id = answer.headers.get("x-request-id", "")
         self.once = answer.headers.get("x-idempotency", "")
+        self.made_as = answer.headers.get("x-original-request-id", self.request_id)
 
     def error(self, fields: object, answer: httpx.Response | None = None) -> None:
         """The envelope, with all it must have."""
@@ -152,6 +154,7 @@ class Asker:
             answer.request_id if end in (End.ANSWERED, End.REFUSED) else "",
             answer.content,
             answer.once,
+            answer.made_as,
             tuple(answer.complaints),
         )
         return made, answer

@@ -40,22 +40,22 @@ KINDS = (
     Kind("kill -9 of a server", 14),
     Kind("freeze of a server", 12, 0.1, 5.0),
     Kind("drain of a server", 8),
-    Kind("SIGTERM to a server", 3),
-    Kind("role switch", 12),
+    Kind("SIGTERM of a server", 3),
+    Kind("role switch of a server", 12),
+    Kind("few open files of a server", 3, 0.5, 3.0),
     Kind("cut of a control link", 8),
-    Kind("slow control link", 5, 0.5, 3.0),
-    Kind("silent control link", 4, 0.5, 5.0),
+    Kind("slowness of a control link", 5, 0.5, 3.0),
+    Kind("silence of a control link", 4, 0.5, 5.0),
     Kind("cut of a data link", 8),
-    Kind("slow data link", 4, 0.5, 3.0),
-    Kind("silent data link", 3, 0.5, 4.0),
-    Kind("refusing data link", 3, 0.5, 3.0),
+    Kind("slowness of a data link", 4, 0.5, 3.0),
+    Kind("silence of a data link", 3, 0.5, 4.0),
+    Kind("refusal of a data link", 3, 0.5, 3.0),
     Kind("kill -9 of a gateway", 4),
     Kind("freeze of a gateway", 3, 0.1, 5.0),
-    Kind("SIGTERM to a gateway", 2),
-    Kind("crash of the database", 2, 0.0, 2.0),
-    Kind("full disk", 2, 0.5, 3.0),
-    Kind("a gateway's limit of open files", 2, 0.5, 3.0),
-    Kind("a server's limit of open files", 3, 0.5, 3.0),
+    Kind("SIGTERM of a gateway", 2),
+    Kind("few open files of a gateway", 2, 0.5, 3.0),
+    Kind("crash of a database", 2, 0.0, 2.0),
+    Kind("filling of a disk", 2, 0.5, 3.0),
 )
 
 
@@ -114,36 +114,21 @@ class Strikes:
         self.log.append(f"{self._site.now() - self._began:8.2f} {text}")
 
     def _action(self, fault: Fault) -> Callable[[], Awaitable[bool]]:
-        site = self._site
-        server, gateway = _from(site.servers, fault.target), _from(site.gateways, fault.target)
-        match fault.kind.name:
-            case "kill -9 of a server":
-                return lambda: self._signal(server, signal.SIGKILL)
-            case "SIGTERM to a server":
-                return lambda: self._signal(server, signal.SIGTERM)
-            case "freeze of a server":
-                return lambda: self._freeze(server, fault.seconds)
-            case "drain of a server":
-                return lambda: self._drain(server)
-            case "role switch":
-                return lambda: self._roles(server, ROLE_SETS[fault.extra % len(ROLE_SETS)])
-            case "kill -9 of a gateway":
-                return lambda: self._signal(gateway, signal.SIGKILL)
-            case "SIGTERM to a gateway":
-                return lambda: self._signal(gateway, signal.SIGTERM)
-            case "freeze of a gateway":
-                return lambda: self._freeze(gateway, fault.seconds)
-            case "crash of the database":
-                return lambda: self._crash(fault.seconds)
-            case "full disk":
-                return lambda: self._fill(fault.seconds)
-            case "a gateway's limit of open files":
-                return lambda: self._few_files(gateway, fault)
-            case "a server's limit of open files":
-                return lambda: self._few_files(server, fault)
-            case link:
-                proxies = site.control if "control" in link else site.data
-                return lambda: self._link(proxies[fault.target % len(proxies)], link.split()[0], fault.seconds)
+        what, _, where = fault.kind.name.rpartition(" of a ")
+        if where == "control link" or where == "data link":
+            proxies = self._site.control if where == "control link" else self._site.data
+            return lambda: self._link(proxies[fault.target % len(proxies)], what, fault.seconds)
+        members = _from(self._site.gateways if where == "gateway" else self._site.servers, fault.target)
+        return {
+            "kill -9": lambda: self._signal(members, signal.SIGKILL),
+            "SIGTERM": lambda: self._signal(members, signal.SIGTERM),
+            "freeze": lambda: self._freeze(members, fault.seconds),
+            "few open files": lambda: self._few_files(members, fault),
+            "drain": lambda: self._drain(members),
+            "role switch": lambda: self._roles(members, ROLE_SETS[fault.extra % len(ROLE_SETS)]),
+            "crash": lambda: self._crash(fault.seconds),
+            "filling": lambda: self._fill(fault.seconds),
+        }[what]
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
@@ -200,11 +185,11 @@ class Strikes:
         match how:
             case "cut":
                 return proxy.cut() > 0
-            case "slow":
+            case "slowness":
                 proxy.delay = 0.05
-            case "silent":
+            case "silence":
                 proxy.hold()
-            case "refusing":
+            case "refusal":
                 proxy.is_refusing = True
                 proxy.cut()
         await asyncio.sleep(seconds)

@@ -6,7 +6,7 @@ The same promises as in the simulation: no request lost, none answered twice or 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from tests.chaos.record import Asked, Attempt, Downtimes, End
 
@@ -26,11 +26,29 @@ WEAKENED = frozenset({"unavailable", "not-kept"})
 """``x-idempotency`` of answers that say themselves that they may come twice."""
 
 
-def complaints(asked: Sequence[Asked], downtimes: Downtimes) -> list[str]:
+KEEP_SECONDS = 10.0
+"""That the end of a stream waits, at most, until it is kept."""
+
+
+def complaints(
+    asked: Sequence[Asked],
+    downtimes: Downtimes,
+    unkept: Collection[str] = (),
+    killed: Sequence[tuple[int, float]] = (),
+) -> list[str]:
+    """``unkept``: requests whose answers were not kept, as the gateways' logs say. ``killed``: gateway, when."""
+
+    def is_weak(each: Asked, answer: Attempt) -> bool:
+        if answer.once in WEAKENED:
+            return True
+        # The headers of a stream go out before it is known, and its pictures before they are kept.
+        was_killed = any(g == answer.gateway and 0 <= at - answer.ended <= KEEP_SECONDS for g, at in killed)
+        return each.kind == "stream" and (answer.made_as in unkept or was_killed)
+
     return [
         *_about_each(asked, downtimes),
         *_about_names(asked),
-        *(complaint for each in asked if each.key for complaint in _about_key(each)),
+        *(complaint for each in asked if each.key for complaint in _about_key(each, is_weak)),
     ]
 
 
@@ -70,10 +88,10 @@ def _about_names(asked: Iterable[Asked]) -> Iterator[str]:
             yield f"mixed up: requests {sorted(numbers)} all were {request_id}"
 
 
-def _about_key(each: Asked) -> Iterator[str]:
+def _about_key(each: Asked, is_weak: Callable[[Asked, Attempt], bool]) -> Iterator[str]:
     """All answers for one key are one, unless one of them said that nobody could promise it."""
     answers = [attempt for attempt in each.attempts if attempt.end is End.ANSWERED and attempt.content]
-    if len({attempt.content for attempt in answers}) > 1 and not any(a.once in WEAKENED for a in answers):
+    if len({attempt.content for attempt in answers}) > 1 and not any(is_weak(each, a) for a in answers):
         yield f"{_name(each)}: doubled: {len(answers)} answers for one Idempotency-Key differ"
 
 

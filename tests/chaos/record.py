@@ -36,6 +36,8 @@ class Attempt:
     """Digest of the pictures that came."""
     once: str = ""
     """``x-idempotency``."""
+    made_as: str = ""
+    """The request that the answer was made for, if it was another's."""
     complaints: tuple[str, ...] = ()
     """What is wrong with the answer by itself: another's picture, one too many, an error out of its envelope."""
 

@@ -20,8 +20,9 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     yield "# Chaos"
     yield ""
     yield (
-        "Written by a run. Real processes under load: gateways, a PostgreSQL, stage servers with emulated devices, a TCP proxy before "
-        "every control and data port. What is broken, and in what order, follows from the seed; when, also from the machine."
+        "Written by a run. Real processes under load: gateways, a PostgreSQL, stage servers with emulated devices, a "
+        "TCP proxy before every control and data port. What is broken, and in what order, follows from the seed; when, "
+        "also from the machine."
     )
     yield ""
     yield "```text"
@@ -68,12 +69,13 @@ def _invariants(outcome: Outcome) -> Iterator[str]:
     yield "## Invariants"
     yield ""
     yield (
-        "Checked: every request ends, within its deadline and the longest freeze; with the pictures asked for, whose pixels name its "
-        "seed and prompt, or with an error that says what is wrong with the service; a connection breaks only if its gateway was "
-        "killed or told to end; no answer is given to two requests, all answers for an `Idempotency-Key` are one unless they say "
-        "otherwise, and jobs end; what was answered is in the records of use, once; no process ends by itself, no log has a "
-        "traceback; in the end no server has a job or an output, no store a temporary file, and no process more files and memory "
-        "than its like had at the beginning."
+        "Checked: every request ends, within its deadline and the longest freeze, with the pictures asked for, whose "
+        "pixels name its seed and prompt, or with an error that says what is wrong with the service. A connection "
+        "breaks only if its gateway was killed or told to end. No answer is given to two requests. All answers for an "
+        "`Idempotency-Key` are one, unless they (of streams, the log) say that they were not kept. Jobs end. What was "
+        "answered is in the records of use, once. No process ends by itself, and no log has a traceback. In the end no "
+        "server has a job or an output, no store a file of a request, and no process many more files or much more "
+        "memory than its like had at the beginning."
     )
     yield ""
     if not outcome.complaints:

@@ -47,6 +47,17 @@ def test_a_doubled_answer() -> None:
     assert complaints([asked(GOOD, other, key="")], {}) == []
 
 
+def test_a_doubled_stream_is_excused_where_its_answer_was_not_kept() -> None:
+    """As the gateway's log says: the headers of a stream went out before it knew."""
+    twice = asked(replace(GOOD, made_as="req-1"), replace(GOOD, request_id="req-2", made_as="req-2", content="bb"))
+    assert complaints([twice], {}, unkept={"req-1"}), "it could have been said"
+    twice.kind = "stream"
+    assert complaints([twice], {})
+    assert complaints([twice], {}, unkept={"req-1"}) == []
+    assert complaints([twice], {}, killed=[(0, 12.0)]) == []
+    assert complaints([twice], {}, killed=[(1, 12.0), (0, 10.5), (0, 30.0)])
+
+
 def test_a_mixed_up_answer() -> None:
     (complaint,) = complaints([asked(GOOD), asked(GOOD, number=2)], {})
     assert "mixed up: requests [1, 2] all were req-1" in complaint

@@ -151,8 +151,12 @@ class Strikes:
         return False
 
     async def _few_files(self, members: Sequence[Member], fault: Fault) -> bool:
+        """Of one that serves: what still starts cannot, and is started again, which shows nothing."""
+        where = await self._site.whereabouts()
+        down = {self._site.gateways[gateway].name for gateway in self._site.down_since}
+        serving = where.keys() | {gateway.name for gateway in self._site.gateways} - down
         for member in members:
-            if member.pid is not None and (files := member.open_files()):
+            if member.name in serving and member.pid is not None and (files := member.open_files()):
                 return await member.limited(resource.RLIMIT_NOFILE, files + fault.extra % 4, fault.seconds)
         return False
 

@@ -157,7 +157,7 @@ class Load:
     def _failed(self, asked: Asked, told: dict[str, Any]) -> Attempt:
         """A job that ended with an error: honest, if it names one that is."""
         now, error = self._clock(), told.get("error") or {}
-        status = {"timeout": 504, "server_error": 500}.get(error.get("code"), 503)
+        status = {"timeout": 504, "server_error": 500}.get(str(error.get("code")), 503)
         return Attempt(asked.last.gateway, now, now, End.REFUSED, status, str(error.get("code")))
 
     # --- at the end -----------------------------------------------------------------------------------------------

@@ -17,8 +17,6 @@ import psutil
 STOP_SECONDS = 30.0
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("DISAGFUSION_", "OTEL_"))}
 
-Limit = tuple[int, int]
-
 
 @dataclass
 class Member:
@@ -43,7 +41,7 @@ class Member:
         while not self.is_stopping:
             with self.log.open("ab") as output:
                 self.process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", *self.command, env=CLEAN | self.environment, stdout=output, stderr=output
+                    sys.executable, "-m", *self.command, env={**CLEAN, **self.environment}, stdout=output, stderr=output
                 )
             self.starts += 1
             status = await self.process.wait()

@@ -7,11 +7,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import httpx
+import psutil
 
 from tests.chaos.faults import Strikes, plan
 from tests.chaos.invariants import about_usage, complaints, tally
@@ -83,6 +85,7 @@ async def run(
     outcome.seconds = time.monotonic() - began
     outcome.complaints.extend(complaint for member in site.members for complaint in member.complaints)
     outcome.complaints.extend(_about_logs(site))
+    outcome.complaints.extend(_about_processes(site))
     outcome.starts = {member.name: member.starts for member in site.members}
     return outcome
 
@@ -188,3 +191,12 @@ def _about_logs(site: Site) -> Iterator[str]:
                 (line for line in after if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)?\b[:\w]", line)), ""
             )
             yield f"{member.name}'s log has a traceback: {' '.join(before)} … {last}"[:400]
+
+
+def _about_processes(site: Site) -> Iterator[str]:
+    """Of those who were killed, too, no child may live on."""
+    mark = f"={site.disk}/state-"
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(mark in f"={value}" for value in process.environ().values()):
+                yield f"process {process.pid} is left over: {' '.join(process.cmdline())[:200]}"

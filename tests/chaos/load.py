@@ -26,7 +26,11 @@ MOST_ATTEMPTS = 60
 LONGEST = 150.0
 """Seconds until a client gives up, jobs too."""
 LOOK_SECONDS = 0.5
-LONGEST_PAUSE = 1.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+"""Before a request is sent again: each time double. All clients and proxies are one process, which a storm would
+break."""
+MOST_UNDER_WAY = 40
+"""Requests; while there are so many, none is started."""
 
 Ask = Callable[[str, Answer], Awaitable[Any]]
 
@@ -48,11 +52,11 @@ class Load:
         return len(self._tasks)
 
     async def run(self, rate: float) -> None:
-        """Until cancelled: requests leave at their time, whatever becomes of others."""
+        """Until cancelled: requests leave at their time, whatever becomes of others, unless too many wait."""
         began = self._clock()
         for sent in count(1):
-            kind = self._chance.choices(list(KINDS), list(KINDS.values()))[0]
-            self.start(kind)
+            if self.under_way < MOST_UNDER_WAY:
+                self.start(self._chance.choices(list(KINDS), list(KINDS.values()))[0])
             await asyncio.sleep(max(0.0, began + sent / rate - self._clock()))
 
     def start(self, kind: str) -> Asked:
@@ -107,7 +111,8 @@ class Load:
             if not self._goes_on(made, may_repeat) or len(asked.attempts) >= MOST_ATTEMPTS or self._clock() > until:
                 return answer
             gateway = (gateway + 1) % len(self._asker.urls)
-            await asyncio.sleep(min(LONGEST_PAUSE, answer.retry_after or 0.1 * len(asked.attempts)))
+            pause = max(answer.retry_after, FIRST_PAUSE * 2 ** len(asked.attempts))
+            await asyncio.sleep(self._chance.uniform(0.5, 1.0) * min(LONGEST_PAUSE, pause))
 
     @staticmethod
     def _goes_on(made: Attempt, may_repeat: bool) -> bool:

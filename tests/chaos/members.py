@@ -52,7 +52,7 @@ class Member:
     def _ended(self, status: int) -> None:
         if not self.told and not self.is_stopping:
             self.complaints.append(f"{self.name} ended by itself with status {status}")
-        elif status not in (0, -signal.SIGKILL):
+        elif status not in (0, -signal.SIGKILL, -signal.SIGTERM):  # the last: before Python had begun to listen
             self.complaints.append(f"{self.name} ended with status {status} when it was to end: {self.told}")
         self.told, self.frozen, self.process = "", 0, None
         self.on_end()

@@ -46,41 +46,19 @@ from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.model_info import read_geometry, read_info
 from stage_server.engine.port import ForwardPort, is_out_of_memory
-from stage_server.engine.requirements import missing_packages
+from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
 from stage_server.engine.split import split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.tensors import TORCH_DTYPES
+from stage_server.engine.tested import TESTED_FAMILIES
 from stage_server.engine.warm_up import warm_up
 from wire.errors import UnsupportedValue
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
 from wire.types import Role
 from wire.values import DTYPE_BYTES
-
-TESTED_FAMILIES = frozenset(
-    {
-        "z-image",
-        "flux",
-        "flux-kontext",
-        "flux2",
-        "flux2-klein",
-        "krea2",
-        "stable-diffusion-3",
-        "stable-diffusion-xl",
-        "qwenimage",
-        "qwenimage-edit",
-        "qwenimage-edit-plus",
-        "qwenimage21",
-        "qwenimage21-turbo",
-        "anima",
-        "ernie-image",
-        "flux3",
-        "flux3-distilled",
-        "ideogram4",
-    }
-)
 
 _log = logging.getLogger(__name__)
 
@@ -278,21 +256,13 @@ class DiffusersEngine:
         self._held.preload(roles, turn)
 
     def set_roles(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
-        self._refuse_missing_packages(roles - self._held.held)
+        for role in sorted(roles - self._held.held):
+            blocks = (workflow.parts[role].blocks for workflow in self._workflows.values())
+            refuse_missing_packages(f"{self._info.name} cannot run the role {role} here", blocks)
         try:
             self._held.change(roles, turn)
         finally:
             self._adapters.keep_only(self._components.resident)
-
-    def _refuse_missing_packages(self, roles: frozenset[Role]) -> None:
-        for role in sorted(roles):
-            missing = missing_packages(workflow.parts[role].blocks for workflow in self._workflows.values())
-            if missing:
-                package, block = next(iter(missing.items()))
-                raise LoadError(
-                    f"{self._info.name} cannot run the role {role} here: {block} calls {package}, which is not "
-                    f"installed; pip install {' '.join(sorted(missing))}"
-                )
 
     def output_bound(self, job: StageJob) -> int:
         """Raises ``BadJob`` for what ``run`` would refuse."""

@@ -17,6 +17,7 @@ from types import ModuleType
 
 from diffusers.modular_pipelines import ModularPipelineBlocks
 
+from stage_server.engine.base import LoadError
 from stage_server.engine.split import walk
 
 
@@ -30,6 +31,15 @@ def missing_packages(blocks: Iterable[ModularPipelineBlocks]) -> dict[str, str]:
                 for package in _source(module).missing(kind.__name__, module):
                     found.setdefault(package, type(block).__name__)
     return found
+
+
+def refuse_missing_packages(cannot: str, blocks: Iterable[ModularPipelineBlocks]) -> None:
+    """Raises ``LoadError``, which begins with ``cannot`` and says what to install."""
+    missing = missing_packages(blocks)
+    if missing:
+        calls = " and ".join(f"{block} calls {package}" for package, block in sorted(missing.items()))
+        verb = "is" if len(missing) == 1 else "are"
+        raise LoadError(f"{cannot}: {calls}, which {verb} not installed; pip install {' '.join(sorted(missing))}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import diffusers
 import torch
 
 from stage_server.engine.checkpoint import modular_class
-from tests.engine.tiny import modular, pictures, videos
+from tests.engine.tiny import cosmos, modular, pictures, videos
 from tests.engine.tiny.pictures import Model
 
 
@@ -84,6 +84,8 @@ FAMILIES: Mapping[str, Callable[[], Model]] = {
     "wan-2.2": lambda: videos.wan("WanPipeline", two=True),
     "wan-i2v": videos.wan_i2v,
     "ltx": videos.ltx,
+    "cosmos-3": lambda: cosmos.cosmos_3(distilled=False),
+    "cosmos-3-distilled": lambda: cosmos.cosmos_3(distilled=True),
     "hunyuan-video-1.5": videos.hunyuan_1_5,
 }
 

@@ -116,8 +116,8 @@ class Cell:
             self._world.after(ASK_SECONDS, lambda: self.disconnected(server))  # seen once it works again
 
     def answer(self) -> CellState:
-        """To ``AskCell``. Made anew where something has changed, or a second has passed."""
-        if self._answer is None or self._world.now - self._answered >= ASK_SECONDS:
+        """To ``AskCell``; up to half a second older than the product's, since making it takes the simulation long."""
+        if self._answer is None or self._world.now - self._answered >= ASK_SECONDS / 2:
             self._answer, self._answered = self.own.state(), self._world.now
         return self._answer
 
@@ -137,17 +137,16 @@ class Cell:
         others = [told for told, heard in self._told.values() if now - heard < SILENCE_SECONDS]
         for move in self._steadiness.now_of(self.own.state(), others, now):
             if self.own.is_draining or self.own.safe(move.holds):
-                self._order(move)
+                self.carry_out(move)
                 self._steadiness.acted(move, now)
 
-    def _order(self, move: Move) -> None:
+    def carry_out(self, move: Move) -> None:
         was_complete = self.is_complete
         chosen = self.own.choose(move.holds, move.target)
         if chosen is None:
             return
         for server in chosen:
             server.is_leaving = True
-            self._answer = None
             self._send(server.id, MoveTo(endpoint=f"tcp://{move.target}:5600"))
         self._world.seen.moves[move.why.name.lower()] += 1
         self._world.seen.last_move = self._world.now
@@ -167,10 +166,8 @@ class Cell:
                 case Send(server=server, message=message):
                     self._send(server, message)
                 case Joined(server=server, hello=hello):
-                    self._answer = None
                     self.state.servers[server] = _server(server, hello, self._world.now)
                 case Lost(server=server):
-                    self._answer = None
                     self.state.servers.pop(server, None)
                 case _:
                     pass

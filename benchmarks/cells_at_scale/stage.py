@@ -93,7 +93,9 @@ class Stage:
                     self._send(message)
                 case Reconnect():
                     self._leave()
-                    self._world.after(effect.delay, lambda made=self.connection, to=effect.endpoint: self._dial(made, to))  # type: ignore[misc]
+                    self._world.after(
+                        effect.delay, lambda made=self.connection, to=effect.endpoint: self._dial(made, to)
+                    )  # type: ignore[misc]
                 case Exit():
                     self._leave()
                     self._world.seen.gave_up += 1
@@ -161,5 +163,3 @@ class Stage:
 
     def _heartbeat(self, sequence: int) -> Heartbeat:
         return Heartbeat(sequence=sequence)
-
-

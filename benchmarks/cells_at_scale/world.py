@@ -1,7 +1,7 @@
 """Virtual time, and what lies between gateways and stage servers: connections made, refused, cut, or not answered.
 
-What decides is the product's own code: ``Link`` and ``Route`` of stage servers, ``Roster``, ``OwnCell`` and the rules of
-cells of gateways. Assumed are the network, the processor time of an introduction, how long a server takes to finish
+What decides is the product's own code: ``Link`` and ``Route`` of stage servers, ``Roster``, ``OwnCell`` and the rules
+of cells of gateways. Assumed are the network, the processor time of an introduction, how long a server takes to finish
 what it has when it is sent elsewhere, and how long whatever ended takes to be started again. There are no requests.
 """
 
@@ -94,16 +94,17 @@ class World:
             self.run(step)
         return self.now - began
 
-    def homeless(self) -> list[Stage]:
+    @property
+    def homeless(self) -> int:
         """Servers that no gateway which works has."""
-        return [stage for stage in self.stages if stage.cell is None]
+        return self.fleet.servers - sum(self.spread())
 
     def spread(self) -> list[int]:
         """Servers of each cell whose gateway works."""
         return [len(cell.state.servers) for cell in self.cells if cell.works]
 
-    def is_even(self) -> bool:
-        return not self.homeless() and max(self.spread()) - min(self.spread()) <= 1
+    def is_served(self) -> bool:
+        return self.homeless == 0
 
     def rests(self, seconds: float = 10.0) -> bool:
         """Nobody has been sent or welcomed for longer than any move has to be wanted."""

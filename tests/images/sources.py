@@ -28,6 +28,8 @@ PROGRAMS = {
 PACKAGES = ("python3", "python3-venv", "python-is-python3", "ca-certificates")
 """Of the base system, beside Debian's smallest."""
 
+INDEXES = ("index-url", "extra-index-url")
+
 NOT_OF_BUILDS = frozenset({"require-virtualenv", "cache-dir", "target", "user", "prefix", "root", "no-index", "log"})
 """Settings of pip that say where it installs or what it keeps."""
 
@@ -79,7 +81,10 @@ def pip_mounts(folder: Path) -> Mounts:
     settings = pip_settings(listed.stdout)
     conf = folder / "pip.conf"
     conf.write_text("[global]\n" + "".join(f"{name} = {_indented(value)}\n" for name, value in settings.items()))
-    return {conf: "/etc/pip.conf"} | {path: str(path) for path in sorted(set(_named_files(settings.values())))}
+    named = set(_named_files(settings.values()))
+    # Pages of an index in a folder link to files that lie beside that.
+    named |= {path.parent for name in INDEXES for path in _named_files([settings.get(name, "")])}
+    return {conf: "/etc/pip.conf"} | {path: str(path) for path in sorted(named)}
 
 
 def pip_settings(listed: str) -> Mapping[str, str]:

@@ -38,6 +38,12 @@ def test_files_and_folders_that_the_settings_name_are_there_in_the_build(
     assert tmp_path / "nowhere" not in mounts
 
 
+def test_so_is_what_lies_beside_an_index_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (index := tmp_path / "packages/simple").mkdir(parents=True)
+    monkeypatch.setenv("PIP_INDEX_URL", f"file://{index}")
+    assert sources.pip_mounts(tmp_path)[index.parent] == str(index.parent)
+
+
 def test_the_file_that_is_written_is_one_that_pip_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a value of two lines, and a percent sign."""
     for name in ("PIP_FIND_LINKS", "PIP_CERT", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"):

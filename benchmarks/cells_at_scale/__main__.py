@@ -8,9 +8,10 @@ Simulated, with the product's own code of who belongs where and virtual time; ``
 from __future__ import annotations
 
 import argparse
+import os
 
-from benchmarks.cells_at_scale.scenarios import SCENARIOS, Outcome
-from benchmarks.cells_at_scale.world import Fleet
+from benchmarks.cells_at_scale.scenarios import SCENARIOS, Outcome, settled
+from benchmarks.cells_at_scale.world import Fleet, World
 
 HEADER = ("what happens", "all serve again", "all rests", "servers of a cell then", "sent elsewhere")
 
@@ -25,10 +26,20 @@ def main() -> None:
     if unknown:
         parser.error(f"no scenario {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
     print(_line(HEADER))
-    print(_line(["---"] * len(HEADER)))
+    print(_line(["---"] * len(HEADER)), flush=True)
     fleet = Fleet(options.cells, options.servers)
+    at_rest: World | None = None
     for name in options.scenarios or SCENARIOS:
-        print(_line(_cells(SCENARIOS[name](fleet), fleet)), flush=True)
+        scenario = SCENARIOS[name]
+        if scenario.before is settled:
+            at_rest = at_rest or settled(fleet)
+        child = os.fork()  # so that several begin with one settled fleet, which takes long to come by
+        if child == 0:
+            world = at_rest if at_rest and scenario.before is settled else scenario.before(fleet)
+            print(_line(_cells(scenario.what(world), fleet)), flush=True)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            raise SystemExit(f"{name} failed")
 
 
 def _cells(outcome: Outcome, fleet: Fleet) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from gateway.cells.keeper import ASK_SECONDS, DRAINING_SECONDS, SILENCE_SECONDS
-from gateway.cells.own import OwnCell
+from gateway.cells.own import RETURNED_SECONDS, OwnCell
 from gateway.cells.rules import Move, Steadiness
 from gateway.service import translate
 from gateway.stages.liveness import Effect, Joined, Lost, PoolRules, Roster, Send
@@ -70,8 +70,10 @@ class Cell:
         self._steadiness = Steadiness()
         self._told: dict[str, tuple[CellState, float]] = {}
         """What the others have said, and when."""
-        self._answer: CellState | None = None
-        self._answered = 0.0
+        self._said: tuple[object, CellState] | None = None
+        self._changes = 0
+        self._restless_until = 0.0
+        """For so long it remembers whom it has sent."""
         self._busy_until = 0.0
         self._unread: list[tuple[ServerId, ToGateway]] = []
 
@@ -92,7 +94,7 @@ class Cell:
 
     def drain(self) -> None:
         self.own.is_draining = True
-        self._answer = None
+        self._changes += 1
         self.look(again=False)
 
     @property
@@ -115,11 +117,12 @@ class Cell:
         elif self.is_up:
             self._world.after(ASK_SECONDS, lambda: self.disconnected(server))  # seen once it works again
 
-    def answer(self) -> CellState:
-        """To ``AskCell``; up to half a second older than the product's, since making it takes the simulation long."""
-        if self._answer is None or self._world.now - self._answered >= ASK_SECONDS / 2:
-            self._answer, self._answered = self.own.state(), self._world.now
-        return self._answer
+    def said(self) -> CellState:
+        """Of itself. Made anew only where something may have changed since, as it takes the simulation long."""
+        at = self._changes, int(self._world.now) if self._world.now < self._restless_until else None
+        if self._said is None or self._said[0] != at:
+            self._said = at, self.own.state()
+        return self._said[1]
 
     def look(self, *, again: bool = True) -> None:
         """What the keeper does once a second, or more often while it ends."""
@@ -128,14 +131,14 @@ class Cell:
             self._act()
             for other in self._world.cells:  # what they answer now counts at the next look
                 if other is not self and other.works:
-                    self._told[other.name] = other.answer(), self._world.now
+                    self._told[other.name] = other.said(), self._world.now
         if again and not self.is_frozen:
             self._world.after(DRAINING_SECONDS if self.own.is_draining else ASK_SECONDS, self.look)
 
     def _act(self) -> None:
         now = self._world.now
         others = [told for told, heard in self._told.values() if now - heard < SILENCE_SECONDS]
-        for move in self._steadiness.now_of(self.own.state(), others, now):
+        for move in self._steadiness.now_of(self.said(), others, now):
             if self.own.is_draining or self.own.safe(move.holds):
                 self.carry_out(move)
                 self._steadiness.acted(move, now)
@@ -145,6 +148,8 @@ class Cell:
         chosen = self.own.choose(move.holds, move.target)
         if chosen is None:
             return
+        self._changes += 1
+        self._restless_until = self._world.now + RETURNED_SECONDS + ASK_SECONDS
         for server in chosen:
             server.is_leaving = True
             self._send(server.id, MoveTo(endpoint=f"tcp://{move.target}:5600"))
@@ -166,8 +171,10 @@ class Cell:
                 case Send(server=server, message=message):
                     self._send(server, message)
                 case Joined(server=server, hello=hello):
+                    self._changes += 1
                     self.state.servers[server] = _server(server, hello, self._world.now)
                 case Lost(server=server):
+                    self._changes += 1
                     self.state.servers.pop(server, None)
                 case _:
                     pass

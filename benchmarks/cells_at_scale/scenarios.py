@@ -11,7 +11,7 @@ from wire.types import Role
 PATIENCE = 3600.0
 """Simulated seconds, after which a scenario has failed."""
 FROZEN_SECONDS = 60.0
-GIVEN_UP_FOR = 60.0
+WATCHED_SECONDS = 60.0
 """Simulated seconds for which a fleet that has no room for all is watched."""
 
 
@@ -37,38 +37,35 @@ def started(fleet: Fleet) -> World:
 
 
 def settled(fleet: Fleet) -> World:
+    """Evenly spread, and at rest."""
     world = started(fleet)
     _watch(world, "")
     return world
 
 
-def start(fleet: Fleet) -> Outcome:
-    return _watch(started(fleet), "all servers and gateways start at once")
+def start(world: World) -> Outcome:
+    return _watch(world, "all servers and gateways start at once")
 
 
-def loss(fleet: Fleet) -> Outcome:
-    world = settled(fleet)
+def loss(world: World) -> Outcome:
     world.cells[0].end()
     return _watch(world, "a gateway is killed and stays away")
 
 
-def restart(fleet: Fleet) -> Outcome:
-    world = settled(fleet)
+def restart(world: World) -> Outcome:
     world.cells[0].end()
     world.after(world.times.restart, world.cells[0].begin)
     return _watch(world, f"a gateway is killed, and back after {world.times.restart:g} s")
 
 
-def frozen(fleet: Fleet) -> Outcome:
-    world = settled(fleet)
+def frozen(world: World) -> Outcome:
     world.cells[0].is_frozen = True
     world.after(FROZEN_SECONDS, world.cells[0].thaw)
     return _watch(world, f"a gateway stands still for {FROZEN_SECONDS:g} s", least=FROZEN_SECONDS + 1)
 
 
-def rolling(fleet: Fleet) -> Outcome:
+def rolling(world: World) -> Outcome:
     """One after the other, the next when the last is ready; as docs/cells.md says."""
-    world = settled(fleet)
     began, seen = world.now, world.seen
     for cell in world.cells:
         cell.drain()
@@ -80,33 +77,48 @@ def rolling(fleet: Fleet) -> Outcome:
     return _watch(world, "all gateways are restarted in turn", began=began, seen=seen)
 
 
-def too_few(fleet: Fleet) -> Outcome:
+def with_too_few(fleet: Fleet) -> World:
     """One encoder and one decoder less than there are cells."""
     few = fleet.cells - 1
     dits = fleet.servers - 2 * few
-    roles = (*[Role.ENCODER] * few, *[Role.DECODER] * few, *[Role.DIT] * dits)
-    return _watch(started(replace(fleet, roles=roles)), "start, with encoders and decoders for all cells but one")
+    return started(replace(fleet, roles=(*[Role.ENCODER] * few, *[Role.DECODER] * few, *[Role.DIT] * dits)))
 
 
-def no_room(fleet: Fleet) -> Outcome:
+def too_few(world: World) -> Outcome:
+    return _watch(world, "start, with encoders and decoders for all cells but one")
+
+
+def without_room(fleet: Fleet) -> World:
     """Gateways that take as many as they have and a few more, as 1,024 are beside 1,000."""
-    world = settled(replace(fleet, most=round(fleet.servers / fleet.cells * 1.024)))
+    return settled(replace(fleet, most=round(fleet.servers / fleet.cells * 1.024)))
+
+
+def no_room(world: World) -> Outcome:
     world.cells[0].end()
     world.seen = Seen()
-    world.run(GIVEN_UP_FOR)
+    world.run(WATCHED_SECONDS)
     world.check()
-    name = f"a gateway is killed, and the others take {world.fleet.most} servers each"
+    name = f"a gateway is killed, and the others take {world.fleet.most:,} servers each"
     return Outcome(name, None, None, tuple(world.spread()), dict(world.seen.moves), world.seen.gave_up)
 
 
-SCENARIOS: Mapping[str, Callable[[Fleet], Outcome]] = {
-    "start": start,
-    "loss": loss,
-    "restart": restart,
-    "frozen": frozen,
-    "rolling": rolling,
-    "too-few": too_few,
-    "no-room": no_room,
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    before: Callable[[Fleet], World]
+    what: Callable[[World], Outcome]
+
+    def of(self, fleet: Fleet) -> Outcome:
+        return self.what(self.before(fleet))
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "start": Scenario(started, start),
+    "loss": Scenario(settled, loss),
+    "restart": Scenario(settled, restart),
+    "frozen": Scenario(settled, frozen),
+    "rolling": Scenario(settled, rolling),
+    "too-few": Scenario(with_too_few, too_few),
+    "no-room": Scenario(without_room, no_room),
 }
 
 

@@ -21,7 +21,7 @@ FLEET = Fleet(cells=5, servers=50)
 
 @cache
 def outcome_of(name: str) -> Outcome:
-    return scenarios.SCENARIOS[name](FLEET)
+    return scenarios.SCENARIOS[name].of(FLEET)
 
 
 @pytest.mark.parametrize("name", ["start", "loss", "restart", "frozen", "rolling"])
@@ -75,7 +75,7 @@ def test_those_without_room_are_served_once_the_gateway_is_back() -> None:
 
 
 def test_the_same_fleet_has_the_same_fate() -> None:
-    assert scenarios.loss(FLEET) == outcome_of("loss")
+    assert scenarios.SCENARIOS["loss"].of(FLEET) == outcome_of("loss")
 
 
 def test_the_simulation_notices_a_cell_that_is_broken() -> None:

@@ -74,7 +74,10 @@ def connected(endpoint: str, seconds: float = DIAL_SECONDS) -> socket.socket:
     limit = monotonic() + seconds
     fault = ""
     for family, kind, protocol, _, address in resolve(endpoint, seconds):
-        trial = socket.socket(family, kind, protocol)
+        try:
+            trial = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise OSError(f"no socket can be made here: {error.strerror}") from None
         trial.settimeout(max(0.1, limit - monotonic()))
         try:
             trial.connect(address)

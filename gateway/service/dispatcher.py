@@ -361,6 +361,9 @@ class Dispatcher:
         except Infeasible as error:
             log.info("no role plan: %s", error)
             found = None
+        except (OSError, ImportError) as error:  # the solver is imported when it is first needed, which takes files
+            log.warning("no role plan, as the solver cannot be loaded: %s; it is tried again", error)
+            found = None
         self._inbox.put(ev.PlanReady(found))
 
     # --- requests -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from stage_server.data.consumer import Consumer
-from stage_server.data.prober import try_peer
+from stage_server.data.prober import prepare, try_peer
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.engine.base import Engine
 from stage_server.runtime.baton import Baton
@@ -113,6 +113,7 @@ class StageServer:
         )
         self._core = StageCore(hello, gateways, self, times, equipment.prefetched)
         self._control = ControlSocket(gateways, f"{hello.name}/{hello.incarnation}", curve, self._on)
+        prepare()
         self._workers: dict[JobKey, Worker] = {}
         self._loader = RoleLoader(
             equipment.engine,

@@ -21,7 +21,7 @@ from tests.chaos.load import KINDS, Load
 from tests.chaos.record import Asked, End
 from tests.chaos.site import READY_SECONDS, Site, running
 
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 180.0
 WARM_UP = 3
 """Requests of each kind before the first fault."""
 MORE_FILES = 160

@@ -27,7 +27,7 @@ TIME_SCALE = "0.1"
 ROLES = ("encoder", "dit", "dit,decoder", "encoder,dit,decoder", "dit", "encoder,decoder", "dit", "decoder", "dit")
 ADMIN = "operators-only-0123456789"
 DISK_MEGABYTES = 64
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0
 LOOK_SECONDS = 0.1
 
 

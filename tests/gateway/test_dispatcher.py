@@ -377,14 +377,15 @@ async def test_role_orders_and_releases_become_messages(bench, request_for):
     task.cancel()
 
 
+def whole_problem(speeds):
+    """Of one server, for which every role is asked."""
+    classes = {"c": ServerClass("c", 1 << 30, speeds)}
+    return Problem(classes, (Server(A, "c", frozenset(speeds)),), dict.fromkeys(Role, 1.0))
+
+
 @pytest.mark.parametrize("speeds", [{role: RoleNeed(1.0) for role in Role}, {Role.DIT: RoleNeed(1.0)}])
 async def test_role_plans_are_solved_elsewhere_and_come_back(bench, request_for, speeds):
-    problem = Problem(
-        classes={"c": ServerClass("c", 1 << 30, speeds)},
-        servers=(Server(A, "c", frozenset(speeds)),),
-        demand=dict.fromkeys(Role, 1.0),
-    )
-    bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=problem))
+    bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=whole_problem(speeds)))
     task = bench.generate(request_for())
     plan = (await bench.hear_of(ev.PlanReady)).plan
     assert (plan is not None) == (len(speeds) == len(Role))
@@ -399,7 +400,7 @@ async def test_a_solver_that_cannot_be_loaded_gives_no_plan(bench, request_for, 
         raise error
 
     monkeypatch.setattr("gateway.service.dispatcher.plan", plan)
-    bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=Problem(classes={}, servers=(), demand={})))
+    bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=whole_problem({role: RoleNeed(1.0) for role in Role})))
     task = bench.generate(request_for())
     assert (await bench.hear_of(ev.PlanReady)).plan is None
     task.cancel()

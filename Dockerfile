@@ -6,7 +6,7 @@
 # pass the index that pytorch.org/get-started/locally names for it: --build-arg TORCH_INDEX=https://…
 
 ARG PYTHON=3.11
-# Debian or one of its kin with Python and venv; what make images passes was made with debootstrap.
+# Any Debian with Python and venv; make images passes one that debootstrap has made.
 ARG BASE=python:${PYTHON}-slim
 
 FROM ${BASE} AS build

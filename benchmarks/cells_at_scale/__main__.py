@@ -46,7 +46,7 @@ def _cells(outcome: Outcome, fleet: Fleet) -> list[str]:
     spread = outcome.spread
     sizes = f"{min(spread):,} to {max(spread):,} in {len(spread)}"
     homeless = fleet.servers - sum(spread)
-    served = _seconds(outcome.served) if outcome.served is not None else f"never: {homeless:,} find no room"
+    served = f"never: {homeless:,} find no room" if homeless else _seconds(outcome.served)
     moves = ", ".join(f"{count:,} {why}" for why, count in sorted(outcome.moves.items())) or "none"
     given_up = f"; {outcome.gave_up:,} times a server gave up" if outcome.gave_up else ""
     return [outcome.scenario, served, _seconds(outcome.rest), sizes, moves + given_up]

@@ -2,7 +2,8 @@
 
 python -m benchmarks.cells_at_scale.costs [SERVERS …]
 
-Thread time, so what else the machine does counts little; the best of a few rounds.
+Thread time, so what else the machine does counts little; the best of a few rounds. Decisions of the scheduler are
+``benchmarks.scheduling.decision_time``'s.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from time import thread_time
 from benchmarks.cells_at_scale.scenarios import settled
 from benchmarks.cells_at_scale.stage import MODEL
 from benchmarks.cells_at_scale.world import Fleet
-from benchmarks.scheduling.decision_time import measure
 from gateway.cells.rules import plan as plan_cells
 from gateway.service import translate
 from gateway.stages.liveness import PoolRules, Roster
@@ -23,16 +23,14 @@ from scheduler.core import Scheduler
 from scheduler.policy import Policies
 from scheduler.roles.problem import Problem, RoleNeed, Server, ServerClass
 from scheduler.roles.solver import plan as plan_roles
-from scheduler.sim.metrics import quantile
 from wire.control_codec import decode_to_gateway, encode
 from wire.to_gateway import Heartbeat, Hello, RoleInfo
 from wire.to_stage import CellState
 from wire.types import Role, ServerId
 from wire.version import PROTOCOL
 
-SIZES = (250, 500, 1000, 2000)
-ROUNDS = 5
-EVENTS = 4_000
+SIZES = (100, 250, 500, 1000)
+ROUNDS = 3
 CELLS = 10
 
 
@@ -45,14 +43,11 @@ def main(sizes: Sequence[int]) -> None:
 
 
 def _column(size: int) -> dict[str, str]:
-    decisions = [each for some in measure("elastic", size, size, EVENTS).values() for each in some]
     beat = _heartbeat(size)
     state, shown, cells = _cells(size)
     return {
         "a heartbeat, read and answered": f"{beat * 1e6:.0f} µs",
         "heartbeats, one in 2 s each, of a core": f"{beat * size / 2:.1%}",
-        "a decision of the scheduler, as many requests waiting: p50": f"{quantile(decisions, 0.5) / 1e3:.2f} ms",
-        "p99": f"{quantile(decisions, 0.99) / 1e3:.2f} ms",
         "a plan of roles, two kinds of GPU, off the event loop": f"{_roles(size) * 1e3:.0f} ms",
         "what a cell says of itself, made": f"{state * 1e3:.1f} ms",
         "the same, sent": f"{len(encode(shown))} bytes",

@@ -29,7 +29,7 @@ ROLES = ("encoder", "dit", "decoder")
 GATEWAY_SETTINGS = {"DISAGFUSION_API_KEYS": json.dumps({"images": KEY}), "DISAGFUSION_ALLOW_PLAINTEXT": "true"}
 USER = 10001
 
-START_SECONDS = 300.0
+START_SECONDS = 900.0
 """For three processes that import torch, on a machine that may have other things to do."""
 STOP_SECONDS = 30.0
 

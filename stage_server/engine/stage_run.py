@@ -236,7 +236,7 @@ def _parameters(task: StageTask) -> dict[str, Any]:
     if GENERATOR in task.part.reads:
         values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
     uploads = pictures.open_uploads(task.images, task.part.reads)
-    return values | dict(task.workflow.constants) | uploads
+    return {**values, **task.workflow.constants, **uploads}
 
 
 def _guidance_schedule(task: StageTask) -> list[float] | None:

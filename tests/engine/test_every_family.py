@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -77,18 +76,14 @@ def test_split_equals_whole(
     assert table.is_equal(engines, monolith(family), workflow, table.options(workflow)[option])
 
 
-def written() -> dict[str, str]:
-    """Class → its line, of the table in the document."""
-    text = DOCUMENT.read_text().split(table.BEGIN)[1].split(table.END)[0]
-    return {found[1]: line for line in text.splitlines() if (found := re.match(r"\| `(\w+)` ", line))}
-
-
 def test_the_table_has_every_modular_pipeline_that_there_is() -> None:
-    assert list(written()) == table.modular_classes(), "write it anew: python -m tests.engine.table --write"
+    assert list(table.written(DOCUMENT)) == table.modular_classes(), (
+        "write it anew: python -m tests.engine.table --write"
+    )
 
 
 def test_every_task_that_the_split_accepts_or_refuses_is_in_the_table() -> None:
-    for pipeline, line in written().items():
+    for pipeline, line in table.written(DOCUMENT).items():
         accepted, refused = table.declared(pipeline)
         grouped = dict[str, list[str]]()
         for task, reason in refused.items():
@@ -115,7 +110,7 @@ def test_families_that_pass_for_tested_have_a_tiny_model() -> None:
 @NIGHTLY
 def test_the_table_is_what_trying_gives() -> None:
     tried = {row.pipeline: str(row) for row in table.rows()}
-    assert tried == written()
+    assert tried == table.written(DOCUMENT)
 
 
 def test_a_repository_of_an_old_pipeline_alone_is_refused_with_those_that_can_be_served(tmp_path: Path) -> None:

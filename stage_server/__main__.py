@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m stage
     try:
         if given[:1] == ["profile"]:
             return _profile(given[1:], program)
+        if given[:1] == ["memory"]:
+            return _memory(given[1:], program)
         settings = read_settings(given, program)
         log_to_stderr(settings.name or "+".join(settings.role), settings.log_level, settings.log_format)
         for line in ignored_variables():
@@ -59,6 +61,13 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m stage
 def _profile(arguments: Sequence[str], program: str) -> int:
     # Imported here: a server has no need of it.
     from stage_server.profiling.command import run
+
+    run(arguments, program)
+    return 0
+
+
+def _memory(arguments: Sequence[str], program: str) -> int:
+    from stage_server.profiling.memory import run  # likewise
 
     run(arguments, program)
     return 0

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stage_server.weight_formats import WeightFormat, parsed
 from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
 from wire.types import Role
@@ -78,6 +79,17 @@ class EngineSettings(BaseSettings):
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
     compile: bool = Field(False, description="compile the transformer with torch.compile")
     attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
+    quantize: Annotated[dict[str, WeightFormat], NoDecode] = Field(
+        {},
+        description="formats of weights, COMPONENT=FORMAT,… such as transformer=int8,text_encoder=nf4; formats: "
+        f"{', '.join(WeightFormat)} (none takes one of the model's serving.json back)",
+    )
+    vae_tile: int | None = Field(
+        None,
+        ge=64,
+        description="side of the tiles, in pixels, in which larger pictures pass through the VAE, one picture at a "
+        "time; takes less memory and changes pictures slightly",
+    )
     threads: int | None = Field(None, ge=1, description="processor threads that torch may use")
     weight_cache_bytes: int | None = Field(
         None,
@@ -87,6 +99,18 @@ class EngineSettings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what goes to stderr")
     log_format: Literal["text", "json"] = Field("text", description="of the log; json: an object on each line")
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _by_component(cls, given: object) -> object:
+        if isinstance(given, str):
+            pairs = [part.strip().partition("=") for part in given.split(",") if part.strip()]
+            if unclear := [part for part, equals, form in pairs if not (part and equals and form)]:
+                raise ValueError(f"{unclear[0]!r} is no COMPONENT=FORMAT, such as transformer=int8")
+            if len({part for part, _, _ in pairs}) < len(pairs):
+                raise ValueError(f"{given!r} names a component twice")
+            given = {part: form for part, _, form in pairs}
+        return parsed({str(part): str(form) for part, form in given.items()}) if isinstance(given, dict) else given
 
 
 class Settings(EngineSettings):
@@ -213,14 +237,10 @@ class Settings(EngineSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.engine == "emulated" and not self.profile:
-            raise ValueError("the emulated engine needs a profile: add --profile FILE")
-        if self.engine == "diffusers" and (self.profile or self.time_scale != 1.0):
+        if self.engine == "emulated":
+            self._check_emulation()
+        elif self.profile or self.time_scale != 1.0:
             raise ValueError("--profile and --time-scale belong to --engine emulated")
-        if self.engine == "emulated" and (self.adapter or self.adapters_folder):
-            raise ValueError(
-                "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
-            )
         if self.engine == "diffusers" and not self.model:
             raise ValueError("which model? add --model NAME_OR_PATH")
         if self.pin and self.may_load:
@@ -243,13 +263,30 @@ class Settings(EngineSettings):
             raise ValueError("--curve-gateway-key is not 40 characters of Z85")
         return self
 
+    def _check_emulation(self) -> None:
+        if not self.profile:
+            raise ValueError("the emulated engine needs a profile: add --profile FILE")
+        if self.adapter or self.adapters_folder:
+            raise ValueError(
+                "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
+            )
+        if self.quantize:
+            raise ValueError("--quantize belongs to --engine diffusers: an emulation has no weights")
+
     def of_each_model(self) -> tuple[Settings, ...]:
-        """``--model``, and without roles each ``--may-load``; LoRAs and the revision are the first one's."""
+        """``--model``, and without roles each ``--may-load``; LoRAs, formats and the revision are the first one's."""
         return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
 
     def _of_other(self, name: str, source: str) -> Settings:
         which = {"profile": source, "model": name} if self.engine == "emulated" else {"model": source}
-        own = {"role": (), "revision": None, "adapter": (), "adapters_folder": "", "served_model_name": name}
+        own: dict[str, Any] = {
+            "role": (),
+            "revision": None,
+            "adapter": (),
+            "adapters_folder": "",
+            "served_model_name": name,
+            "quantize": {},
+        }
         return self.model_copy(update={**own, **which})
 
     def data_host(self) -> str:
@@ -288,6 +325,14 @@ class ProfileSettings(EngineSettings):
         return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
 
 
+class MemorySettings(EngineSettings):
+    """Of ``python -m stage_server memory``."""
+
+    model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
+    measure: bool = Field(False, description="load each component in each format, and compare")
+    output: Path | None = Field(None, description="file for what the roles take, as 'plan --memory' reads it")
+
+
 AnySettings = TypeVar("AnySettings", bound=EngineSettings)
 
 
@@ -298,7 +343,7 @@ def read_settings(arguments: Sequence[str] | None = None, program: str = "python
     """
     text = (
         "Serves one or more stages of a diffusion model to a DisagFusion gateway. "
-        "'python -m stage_server profile --help' tells how to measure one."
+        "'python -m stage_server profile --help' and '… memory --help' tell how to measure one."
     )
     return _read(Settings, program, text, arguments)
 
@@ -311,6 +356,14 @@ def read_profile_settings(
     return _read(ProfileSettings, f"{program} profile", text, arguments)
 
 
+def read_memory_settings(
+    arguments: Sequence[str] | None = None, program: str = "python -m stage_server"
+) -> MemorySettings:
+    """The same for the subcommand ``memory``."""
+    text = "Tells what each component of a model takes in each format, and the roles as --quantize has it."
+    return _read(MemorySettings, f"{program} memory", text, arguments)
+
+
 def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
     parsed = vars(_parser(kind, program, text).parse_args(arguments))
     try:
@@ -321,7 +374,11 @@ def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[
 
 def ignored_variables() -> Iterator[str]:
     """A warning about each variable that was probably meant as an option."""
-    return complaints(os.environ, "DISAGFUSION_STAGE_", {**Settings.model_fields, **ProfileSettings.model_fields})
+    return complaints(
+        os.environ,
+        "DISAGFUSION_STAGE_",
+        {**Settings.model_fields, **ProfileSettings.model_fields, **MemorySettings.model_fields},
+    )
 
 
 def find_profile(name: str, folders: Sequence[Path]) -> Path:

@@ -259,6 +259,8 @@ def make_real_engine(
         together=together,
         adapters=adapters,
         adapter_bytes=adapter_bytes,
+        formats=settings.quantize,
+        vae_tile=settings.vae_tile,
     )
 
 
@@ -315,7 +317,7 @@ def load_roles(
         log.info("loading %s", role)
         began = monotonic()
         engine.set_roles(held)
-        capable[role] = msgspec.structs.replace(capable[role], load_seconds=monotonic() - began)
+        capable[role] = msgspec.structs.replace(engine.capable()[role], load_seconds=monotonic() - began)
         log.info("%s is loaded and warm after %.2f s", role, monotonic() - began)
     return _with_guesses(capable, {role: capable[role] for role in held} or like or {})
 

@@ -234,8 +234,11 @@ def make_real_engine(
     together: Mapping[Role, int],
     adapters: Mapping[str, str] | None = None,
     adapter_bytes: int = 0,
+    *,
+    loads: bool = True,
 ) -> DiffusersEngine:
-    """``together``: how many jobs of a role may compute at once; ``adapters``: name → source. Raises ``LoadError``."""
+    """``together``: how many jobs of a role may compute at once; ``adapters``: name → source. Without ``loads`` it only
+    answers questions. Raises ``LoadError``."""
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
@@ -261,6 +264,7 @@ def make_real_engine(
         adapter_bytes=adapter_bytes,
         formats=settings.quantize,
         vae_tile=settings.vae_tile,
+        loads=loads,
     )
 
 

@@ -72,11 +72,10 @@ def _offers(args: argparse.Namespace) -> list[Offer]:
         raise PlanError("which devices? name profiles with --gpu, or a model whose profiles are all tried with --model")
     offers = [_offer(text) for text in args.gpu or ()] or _all_of(args.model)
     if args.model:
-        for offer in offers:
-            if not _is_of(offer.setup.profile, args.model):
-                raise PlanError(
-                    f"--gpu: a profile of {offer.setup.model} on {offer.setup.profile.device_class}, not of {args.model}"
-                )
+        for setup in (offer.setup for offer in offers):
+            if not _is_of(setup.profile, args.model):
+                device = setup.profile.device_class
+                raise PlanError(f"--gpu: a profile of {setup.model} on {device}, not of {args.model}")
     return [replace(offer, setup=_with_memory(offer.setup, args.memory)) for offer in offers] if args.memory else offers
 
 

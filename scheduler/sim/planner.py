@@ -26,6 +26,8 @@ MOST_UTILISED = 0.95
 LEAST_SECONDS = 600.0
 LEAST_REQUESTS = 500
 """Of a simulation with one seed."""
+SURE = range(1, 9)
+"""Seeds by whose mean latency is told: that of two may be off by a quarter where servers are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def answer(
         found = forecast(servers, phase, slo, policies, seeds)
         tell(f"{describe(offers, counts)}: {100 * slo.quantile:g} % within {found.latency:.2f} s")
         if found.latency <= slo.latency:
+            found = replace(found, mean=forecast(servers, phase, slo, policies, SURE).mean)
             return Answer(counts, price, rate, found, servers, tried)
     return None
 

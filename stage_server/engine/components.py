@@ -21,7 +21,7 @@ from stage_server.engine.common import CommonComponents, Holder, kind_of
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.leaves import nbytes
 from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
-from stage_server.engine.quantised import checked, predicted_bytes, quantise
+from stage_server.engine.quantised import check_possible, named, predicted_bytes, quantise
 from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.tiling import tile
 from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
@@ -58,6 +58,8 @@ class LoadOptions:
     """Of components whose weights are quantised; before those of the model's ``serving.json``."""
     vae_tile: int | None = None
     """Side of the tiles, in pixels, in which larger pictures pass through the VAE."""
+    loads: bool = True
+    """False: nothing will be loaded, so formats need not be possible here."""
 
 
 class Components:
@@ -78,7 +80,9 @@ class Components:
         self.configs: Mapping[str, Mapping[str, Any]] = {name: files.config() for name, files in self.files.items()}
         wanted = {**checkpoint.formats(), **options.formats}
         modules = [name for name, files in self.files.items() if files.is_module]
-        self.formats = checked(wanted, self.configs, modules, options.device, str(options.dtype).removeprefix("torch."))
+        self.formats = named(wanted, self.configs, modules)
+        if options.loads:
+            check_possible(self.formats, options.device, str(options.dtype).removeprefix("torch."))
         self._sizes: dict[str, int] = {}
         self.resident: frozenset[str] = frozenset()
         self.adapted: frozenset[str] = frozenset()

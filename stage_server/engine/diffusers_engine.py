@@ -119,6 +119,7 @@ class DiffusersEngine:
         adapter_bytes: int = 0,
         formats: Formats | None = None,
         vae_tile: int | None = None,
+        loads: bool = True,
     ) -> None:
         """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
 
@@ -126,7 +127,8 @@ class DiffusersEngine:
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
         of the device at most. ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of
-        the tiles in which the VAE takes larger pictures. Raises ``LoadError``, with a text for the operator.
+        the tiles in which the VAE takes larger pictures. Without ``loads`` it only answers questions, also for formats
+        that cannot be here. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
@@ -138,7 +140,14 @@ class DiffusersEngine:
         """What warm-ups made, for those of later roles; in host memory."""
         self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(
-            self._device, _torch_dtype(dtype), compile, attention_backend, weight_cache_bytes, formats or {}, vae_tile
+            self._device,
+            _torch_dtype(dtype),
+            compile,
+            attention_backend,
+            weight_cache_bytes,
+            formats or {},
+            vae_tile,
+            loads,
         )
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options)

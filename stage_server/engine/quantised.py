@@ -39,10 +39,13 @@ _NF4_SCALES = 256
 """Scales that share one of a second order."""
 
 
-def checked(
-    formats: Formats, configs: Mapping[str, Mapping[str, Any]], modules: Iterable[str], device: torch.device, dtype: str
+def named(
+    formats: Formats, configs: Mapping[str, Mapping[str, Any]], modules: Iterable[str]
 ) -> dict[str, WeightFormat]:
-    """Those that change something. ``modules``: components with weights. Raises ``LoadError`` for what cannot be."""
+    """Those that change something. ``modules``: components with weights.
+
+    Raises ``LoadError`` for what no server can have.
+    """
     able = sorted(modules)
     found = dict(formats)
     for component in [each for each, form in formats.items() if form is WeightFormat.NONE and each in able]:
@@ -53,7 +56,13 @@ def checked(
             raise LoadError(f"{asked}: the model has no component {component!r} with weights; it has {', '.join(able)}")
         if configs[component].get("quantization_config"):
             raise LoadError(f"{asked}: the files of {component} are quantised already, as its config.json says")
-        needs = NEEDS[form]
+    return found
+
+
+def check_possible(formats: Formats, device: torch.device, dtype: str) -> None:
+    """Raises ``LoadError`` for what this device, dtype or installation cannot have."""
+    for component, form in formats.items():
+        asked, needs = f"--quantize {component}={form}", NEEDS[form]
         if needs.cuda is not None and device.type != "cuda":
             raise LoadError(
                 f"{asked}: {form} needs a CUDA device, and this is {device.type}; {_possible(device, dtype)}"
@@ -66,7 +75,6 @@ def checked(
         if needs.dtype and dtype != needs.dtype:
             raise LoadError(f"{asked}: {form} computes in {needs.dtype} alone, and --dtype is {dtype}")
         _package(form, asked)
-    return found
 
 
 def versions(formats: Formats) -> list[str]:

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str], program: str = "python -m stage_server") -> No
     """Raises ``InvalidSettings`` or ``LoadError``, with texts for the operator."""
     settings = read_memory_settings(arguments, program)
     logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stderr)
-    engine = make_real_engine(settings, {})
+    engine = make_real_engine(settings, {}, loads=False)
     sys.stdout.write(_COLUMNS.format("component", "format", "predicted", "loaded", "off").rstrip() + "\n")
     for line in lines(engine, settings):
         sys.stdout.write(f"{line}\n")

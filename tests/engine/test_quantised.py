@@ -153,6 +153,7 @@ def test_a_package_that_is_absent_is_named_with_what_helps(monkeypatch: pytest.M
     with pytest.raises(LoadError, match=r"needs the package torchao.*pip install .*\[quantize\]"):
         DiffusersEngine("tiny-shapes", formats={"transformer": INT8})
     DiffusersEngine("tiny-shapes", formats={"transformer": WeightFormat.FLOAT8_STORAGE})
+    DiffusersEngine("tiny-shapes", formats={"transformer": INT8}, loads=False)
 
 
 def test_nothing_to_change_is_refused() -> None:

@@ -17,7 +17,7 @@ from scheduler.cost.profile import Profile
 from scheduler.sim.bound import at_load, fluid_rate, with_best_roles
 from scheduler.sim.engine import simulate
 from scheduler.sim.metrics import mean
-from scheduler.sim.planner import SURE, Slo, forecast, long_enough
+from scheduler.sim.planner import LEAST_REQUESTS, SURE, Slo, forecast
 from scheduler.sim.policies import named
 from scheduler.sim.setup import Scenario, ServerSetup
 from scheduler.sim.suite import bundled_profile, fleet
@@ -28,6 +28,8 @@ FLEETS = (2, 4, 8)
 LOAD = 0.7
 LARGEST = 0.1
 """Share by which a prediction may be off."""
+REPORTS = 2.0
+"""Seconds between two reports of a job's progress: minutes of video would make a thousand."""
 SEEDS = (101, 102, 103, 104)
 BACKLOG = 64
 """Requests under way while throughput is measured."""
@@ -62,9 +64,9 @@ def rows(effort: float = 1.0) -> Iterator[Row]:
 def measure(profile: Profile, count: int, effort: float = 1.0) -> Row:
     side = 256 if profile.model.name == "tiny-shapes" else 480 if profile.model.latent_frames > 1 else 1024
     kind = Kind("request", side, side, min(profile.model.default_steps, 25), deadline=1e9)
-    servers = fleet(profile, count)
+    servers = [replace(server, report_seconds=REPORTS) for server in fleet(profile, count)]
     phase = at_load(LOAD, servers, Phase(1.0, ((1.0, kind),)))
-    phase = replace(phase, seconds=long_enough(phase.rate) * effort)
+    phase = replace(phase, seconds=LEAST_REQUESTS / phase.rate * effort)
     placed = with_best_roles(servers, phase)
     predicted = forecast(placed, phase, Slo(1e9), seeds=SURE)
     longer = replace(phase, seconds=2 * phase.seconds)
@@ -84,7 +86,7 @@ def _throughput(placed: tuple[ServerSetup, ...], kind: Kind, rate: float, effort
 
 
 def main() -> int:
-    effort = 0.2 if "--quick" in sys.argv else 1.0
+    effort = 0.5 if "--quick" in sys.argv else 1.0
     print(f"{'model':26} servers  {'mean latency at 70 %, s':^27}  {'most requests/s':^27}")
     print(f"{'':26} {'':7}  {'predicted':>9} {'simulated':>9} {'off':>7}  {'predicted':>9} {'simulated':>9} {'off':>7}")
     worst = [0.0, 0.0]

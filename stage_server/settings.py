@@ -1,15 +1,14 @@
 """Every setting of a stage server, from the command line or ``DISAGFUSION_STAGE_*`` variables, read once at start.
 
-The only module of the stage server that looks at the environment, apart from the libraries' own variables (``HF_TOKEN``
-for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
+The only module of the stage server that looks at the environment, with ``profiling/settings.py``, apart from the
+libraries' own variables (``HF_TOKEN`` for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -17,7 +16,6 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stage_server.weight_formats import WeightFormat, parsed
-from wire.environment import complaints
 from wire.security import CurveKeys, valid_key
 from wire.types import Role
 
@@ -304,35 +302,6 @@ class Settings(EngineSettings):
             raise InvalidSettings(str(error)) from error
 
 
-class ProfileSettings(EngineSettings):
-    """Of ``python -m stage_server profile``."""
-
-    model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
-    sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
-        (), description="pictures to time, WIDTHxHEIGHT,…; unset: from the smallest to the largest that is served"
-    )
-    repeats: int = Field(5, ge=1, le=100, description="measurements of each, of which the median counts")
-    output: Path | None = Field(None, description="file to write; to the terminal if unset")
-
-    @field_validator("sizes", mode="before")
-    @classmethod
-    def _split(cls, given: object) -> object:
-        if not isinstance(given, str):
-            return given
-        pairs = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in given.split(",")]
-        if len(pairs) < 2 or not all(pairs):
-            raise ValueError(f"{given!r} is no list of at least two sizes such as 256x256,1024x768")
-        return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
-
-
-class MemorySettings(EngineSettings):
-    """Of ``python -m stage_server memory``."""
-
-    model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
-    measure: bool = Field(False, description="load each component in each format, and compare")
-    output: Path | None = Field(None, description="file for what the roles take, as 'plan --memory' reads it")
-
-
 AnySettings = TypeVar("AnySettings", bound=EngineSettings)
 
 
@@ -345,40 +314,16 @@ def read_settings(arguments: Sequence[str] | None = None, program: str = "python
         "Serves one or more stages of a diffusion model to a DisagFusion gateway. "
         "'python -m stage_server profile --help' and '… memory --help' tell how to measure one."
     )
-    return _read(Settings, program, text, arguments)
+    return read_kind(Settings, program, text, arguments)
 
 
-def read_profile_settings(
-    arguments: Sequence[str] | None = None, program: str = "python -m stage_server"
-) -> ProfileSettings:
-    """The same for the subcommand ``profile``."""
-    text = "Times a model on this device and writes a cost profile, which docs/profiles.md describes."
-    return _read(ProfileSettings, f"{program} profile", text, arguments)
-
-
-def read_memory_settings(
-    arguments: Sequence[str] | None = None, program: str = "python -m stage_server"
-) -> MemorySettings:
-    """The same for the subcommand ``memory``."""
-    text = "Tells what each component of a model takes in each format, and the roles as --quantize has it."
-    return _read(MemorySettings, f"{program} memory", text, arguments)
-
-
-def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
+def read_kind(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
+    """Of any of the program's commands. Raises ``InvalidSettings``."""
     parsed = vars(_parser(kind, program, text).parse_args(arguments))
     try:
         return kind(**{name: value for name, value in parsed.items() if value is not None})
     except ValidationError as error:
         raise InvalidSettings("; ".join(_complaint(problem) for problem in error.errors())) from None
-
-
-def ignored_variables() -> Iterator[str]:
-    """A warning about each variable that was probably meant as an option."""
-    return complaints(
-        os.environ,
-        "DISAGFUSION_STAGE_",
-        {**Settings.model_fields, **ProfileSettings.model_fields, **MemorySettings.model_fields},
-    )
 
 
 def find_profile(name: str, folders: Sequence[Path]) -> Path:

@@ -76,7 +76,10 @@ def _offers(args: argparse.Namespace) -> list[Offer]:
             if not _is_of(setup.profile, args.model):
                 device = setup.profile.device_class
                 raise PlanError(f"--gpu: a profile of {setup.model} on {device}, not of {args.model}")
-    return [replace(offer, setup=_with_memory(offer.setup, args.memory)) for offer in offers] if args.memory else offers
+    for number, offer in enumerate(offers, start=1):  # one profile may be offered with two sizes of memory
+        setup = replace(offer.setup, name=f"{number}.{offer.setup.name}")
+        offers[number - 1] = replace(offer, setup=_with_memory(setup, args.memory) if args.memory else setup)
+    return offers
 
 
 def _all_of(model: str) -> list[Offer]:
@@ -151,7 +154,7 @@ def _offer(text: str) -> Offer:
     try:
         nbytes = int(float(memory) * GIGABYTE) if memory else None
         return Offer(
-            ServerSetup(f"{Path(name).stem}-", profile, memory_bytes=nbytes), float(price or 1), int(most or 16)
+            ServerSetup(f"{Path(name).name}-", profile, memory_bytes=nbytes), float(price or 1), int(most or 16)
         )
     except ValueError as error:
         raise PlanError(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stage_server.engine.base import LoadError
-from stage_server.settings import InvalidSettings, MemorySettings, read_memory_settings
+from stage_server.profiling.settings import MemorySettings, read_memory_settings
+from stage_server.settings import InvalidSettings
 from stage_server.startup import make_real_engine
 from stage_server.weight_formats import NEEDS, WeightFormat
 

@@ -68,7 +68,12 @@ def plain(generate: Generate) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    [("tiny-shapes", "bfloat16"), ("flux", "float32"), ("stable-diffusion-3", "bfloat16"), ("flux2-klein", "float32")],
+    [
+        ("tiny-shapes", "bfloat16"),
+        ("flux", "float32"),
+        ("stable-diffusion-3-t5", "bfloat16"),
+        ("flux2-klein", "float32"),
+    ],
 )
 def test_as_many_bytes_as_predicted(family: str, dtype: str, model_folder: Folder) -> None:
     engine = DiffusersEngine(model_folder(family), dtype=dtype)

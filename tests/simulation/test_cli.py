@@ -170,7 +170,7 @@ def four_bits(tmp_path: Path) -> Path:
     return path
 
 
-LIGHT = ["--rate", "0.05", "--slo", "30", "--steps", "10", "--seconds", "300", "--policies", "first-come"]
+LIGHT = ["--rate", "0.05", "--slo", "60", "--steps", "10", "--seconds", "300", "--policies", "first-come"]
 
 
 def test_a_plan_for_a_model_says_which_roles_go_where(capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +194,14 @@ def test_a_model_that_does_not_fit_is_planned_with_fewer_bits(
     assert "encoder + dit + decoder, 14.2 of 16 GB" in capsys.readouterr().out
 
 
+def test_one_profile_with_two_sizes_of_memory_is_two_offers(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["--gpu", "flux.1-dev-l20:1:1:30", "--gpu", "flux.1-dev-l20:1:1:16"]
+    assert main(["plan", *both, *LIGHT, "--slo", "400", "--rate", "0.08"]) == 0
+    said = capsys.readouterr().out
+    assert "1 × NVIDIA L20 + 1 × NVIDIA L20" in said
+    assert "1 × NVIDIA L20: dit" in said
+
+
 def test_mistakes_in_what_a_plan_is_for(four_bits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, complaint in (
         ([], "which devices? name profiles with --gpu"),
@@ -210,5 +218,5 @@ def test_mistakes_in_what_a_plan_is_for(four_bits: Path, capsys: pytest.CaptureF
 
 
 def test_a_forecast_is_that_of_simulations_it_has_not_seen() -> None:
-    row = measure(bundled_profile("tiny-shapes-cpu"), 4, 0.5)
+    row = measure(bundled_profile("flux.1-dev-h100"), 8, 0.1)
     assert max(map(abs, row.off)) < LARGEST

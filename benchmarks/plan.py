@@ -1,6 +1,6 @@
 """What ``plan`` predicts, against simulations that it has not seen: five models, fleets of three sizes.
 
-python -m benchmarks.plan [--quick]
+python -m benchmarks.plan [--quick] [PROFILE …]
 
 For each fleet, at 70 % of its fluid bound: the mean latency that the planner's forecast gives (its seeds), and that of
 simulations with other seeds, twice as long; and the largest throughput, the planner's fluid bound against what a fleet
@@ -10,7 +10,7 @@ finishes that has work waiting all the time. The scheduler that decides is the r
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from scheduler.cost.profile import Profile
@@ -55,8 +55,8 @@ class Row:
         )
 
 
-def rows(effort: float = 1.0) -> Iterator[Row]:
-    for name in PROFILES:
+def rows(effort: float = 1.0, profiles: Sequence[str] = PROFILES) -> Iterator[Row]:
+    for name in profiles:
         for count in FLEETS:
             yield measure(bundled_profile(name), count, effort)
 
@@ -90,7 +90,7 @@ def main() -> int:
     print(f"{'model':26} servers  {'mean latency at 70 %, s':^27}  {'most requests/s':^27}")
     print(f"{'':26} {'':7}  {'predicted':>9} {'simulated':>9} {'off':>7}  {'predicted':>9} {'simulated':>9} {'off':>7}")
     worst = [0.0, 0.0]
-    for row in rows(effort):
+    for row in rows(effort, [name for name in sys.argv[1:] if name != "--quick"] or PROFILES):
         print(row, flush=True)
         worst = [max(most, abs(off)) for most, off in zip(worst, row.off, strict=True)]
     print(f"farthest off: latency {worst[0]:.1%}, throughput {worst[1]:.1%} (at most {LARGEST:.0%} wanted)")

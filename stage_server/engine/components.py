@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
+from diffusers.guiders.guider_utils import BaseGuidance
 
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
@@ -22,14 +23,13 @@ from stage_server.engine.default_dtype import guarded
 from stage_server.engine.leaves import nbytes
 from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
 from stage_server.engine.quantised import check_possible, named, predicted_bytes, quantise
+from stage_server.engine.split import DENOISERS
 from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.tiling import tile
 from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
 from stage_server.weight_formats import Formats, WeightFormat
 
 _log = logging.getLogger(__name__)
-
-DENOISERS = ("transformer", "unet")
 
 ONE_REVISION = "download configuration and weights again, from one revision of the model"
 
@@ -92,6 +92,13 @@ class Components:
         self._keys: Mapping[str, str] = {}
         """Of components that other models of the process have as well."""
         self._set_stubs(self.files)
+
+    def load_guiders(self) -> None:
+        """Some repositories have files for them. They tell what a model can do, before it is loaded."""
+        for name, files in self.files.items():
+            if issubclass(files.type_hint, BaseGuidance):
+                with self._failures_named(name):
+                    self._pipeline.update_components(**{name: self._read(name, files)})
 
     def share(self, keys: Mapping[str, str], common: CommonComponents) -> None:
         """Hold components that have keys in common with other engines. Before anything is loaded."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
-from pydantic_settings import NoDecode
+from pydantic_settings import BaseSettings, NoDecode
 
-from stage_server.settings import EngineSettings, Settings, read_kind
+from stage_server.settings import EngineSettings, Settings, read_as
 from wire.environment import complaints
 
 
@@ -49,7 +49,7 @@ def read_profile_settings(
 ) -> ProfileSettings:
     """The same for the subcommand ``profile``."""
     text = "Times a model on this device and writes a cost profile, which docs/profiles.md describes."
-    return read_kind(ProfileSettings, f"{program} profile", text, arguments)
+    return read_as(ProfileSettings, f"{program} profile", text, arguments)
 
 
 def read_memory_settings(
@@ -57,13 +57,11 @@ def read_memory_settings(
 ) -> MemorySettings:
     """The same for the subcommand ``memory``."""
     text = "Tells what each component of a model takes in each format, and the roles as --quantize has it."
-    return read_kind(MemorySettings, f"{program} memory", text, arguments)
+    return read_as(MemorySettings, f"{program} memory", text, arguments)
 
 
-def ignored_variables() -> Iterator[str]:
-    """A warning about each variable that was probably meant as an option."""
-    return complaints(
-        os.environ,
-        "DISAGFUSION_STAGE_",
-        {**Settings.model_fields, **ProfileSettings.model_fields, **MemorySettings.model_fields},
-    )
+def ignored_variables(*others: type[BaseSettings]) -> Iterator[str]:
+    """A warning about each variable that was probably meant as an option, and is none of ``others`` either."""
+    kinds: tuple[type[BaseSettings], ...] = (Settings, ProfileSettings, MemorySettings, *others)
+    known = [name for kind in kinds for name in kind.model_fields]
+    return complaints(os.environ, "DISAGFUSION_STAGE_", known)

@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 RUNS := .venv/.runs
 VISION := .torchvision/.ready
+QUANTIZE := .quantize/.ready
 WORKERS ?= 2
 # At a terminal pip shows what it downloads.
 PIP_INSTALL = $(BIN)/pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check --constraint constraints.txt
@@ -18,7 +19,7 @@ demo: $(RUNS)
 serve: $(RUNS)
 	@$(BIN)/python -m gateway --local
 
-test: $(STAMP) $(VISION)
+test: $(STAMP) $(VISION) $(QUANTIZE)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Real servers and namespaces; .ci/install-packages installs what these tests need, and they skip what is missing.
@@ -88,5 +89,11 @@ $(VISION): $(STAMP)
 	@$(PIP_INSTALL) --no-deps --upgrade --target .torchvision torchvision || echo "tests of Qwen-Image-Edit will skip"
 	@touch $@
 
+# Likewise: tests/quantize.py says why.
+$(QUANTIZE): $(STAMP)
+	@mkdir -p .quantize
+	@$(PIP_INSTALL) --no-deps --upgrade --target .quantize torchao bitsandbytes || echo "tests of quantised weights will skip"
+	@touch $@
+
 clean:
-	rm -rf .venv .torchvision build dist *.egg-info
+	rm -rf .venv .torchvision .quantize build dist *.egg-info

@@ -19,12 +19,13 @@ from typing import NoReturn
 from stage_server.data.frames import keep_frames
 from stage_server.data.holder import BindError
 from stage_server.engine.base import LoadError
+from stage_server.profiling.settings import ignored_variables
 from stage_server.runtime.ask import Unwelcome
 from stage_server.runtime.control import BadEndpoint
 from stage_server.runtime.device import ServersOfOneDevice
 from stage_server.runtime.guard import loop_guarded
 from stage_server.runtime.watch import FIRST_TIME
-from stage_server.settings import InvalidSettings, Settings, ignored_variables, read_settings
+from stage_server.settings import InvalidSettings, Settings, read_settings
 from stage_server.startup import assembled
 from wire.errors import USER_MISTAKE
 from wire.logs import log_to_stderr
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m stage
     try:
         if given[:1] == ["profile"]:
             return _profile(given[1:], program)
+        if given[:1] == ["memory"]:
+            return _memory(given[1:], program)
         if given[:1] == ["relay"]:
             return _relay(given[1:], program)
         settings = read_settings(given, program)
@@ -61,6 +64,13 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m stage
 def _profile(arguments: Sequence[str], program: str) -> int:
     # Imported here: a server has no need of it.
     from stage_server.profiling.command import run
+
+    run(arguments, program)
+    return 0
+
+
+def _memory(arguments: Sequence[str], program: str) -> int:
+    from stage_server.profiling.memory import run  # likewise
 
     run(arguments, program)
     return 0

@@ -1,23 +1,22 @@
 """Every setting of a stage server, from the command line or ``DISAGFUSION_STAGE_*`` variables, read once at start.
 
-The only module of the stage server that looks at the environment, apart from the libraries' own variables (``HF_TOKEN``
-for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
+The only module of the stage server that looks at the environment, with ``profiling/settings.py``, apart from the
+libraries' own variables (``HF_TOKEN`` for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import MAX_RELAYS
-from wire.environment import complaints
 from wire.security import CurveKeys, is_loopback, valid_key
 from wire.types import Role
 
@@ -86,6 +85,17 @@ class EngineSettings(BaseSettings):
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
     compile: bool = Field(False, description="compile the transformer with torch.compile")
     attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
+    quantize: Annotated[dict[str, WeightFormat], NoDecode] = Field(
+        {},
+        description="formats of weights, COMPONENT=FORMAT,… such as transformer=int8,text_encoder=nf4; formats: "
+        f"{', '.join(WeightFormat)} (none takes one of the model's serving.json back)",
+    )
+    vae_tile: int | None = Field(
+        None,
+        ge=64,
+        description="side of the tiles, in pixels, in which larger pictures pass through the VAE, one picture at a "
+        "time; takes less memory and changes pictures slightly",
+    )
     threads: int | None = Field(None, ge=1, description="processor threads that torch may use")
     weight_cache_bytes: int | None = Field(
         None,
@@ -95,6 +105,18 @@ class EngineSettings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what goes to stderr")
     log_format: Literal["text", "json"] = Field("text", description="of the log; json: an object on each line")
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _by_component(cls, given: object) -> object:
+        if isinstance(given, str):
+            pairs = [part.strip().partition("=") for part in given.split(",") if part.strip()]
+            if unclear := [part for part, equals, form in pairs if not (part and equals and form)]:
+                raise ValueError(f"{unclear[0]!r} is no COMPONENT=FORMAT, such as transformer=int8")
+            if len({part for part, _, _ in pairs}) < len(pairs):
+                raise ValueError(f"{given!r} names a component twice")
+            given = {part: form for part, _, form in pairs}
+        return parsed({str(part): str(form) for part, form in given.items()}) if isinstance(given, dict) else given
 
 
 class Settings(EngineSettings):
@@ -230,14 +252,10 @@ class Settings(EngineSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.engine == "emulated" and not self.profile:
-            raise ValueError("the emulated engine needs a profile: add --profile FILE")
-        if self.engine == "diffusers" and (self.profile or self.time_scale != 1.0):
+        if self.engine == "emulated":
+            self._check_emulation()
+        elif self.profile or self.time_scale != 1.0:
             raise ValueError("--profile and --time-scale belong to --engine emulated")
-        if self.engine == "emulated" and (self.adapter or self.adapters_folder):
-            raise ValueError(
-                "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
-            )
         if self.engine == "diffusers" and not self.model:
             raise ValueError("which model? add --model NAME_OR_PATH")
         if self.pin and self.may_load:
@@ -260,6 +278,16 @@ class Settings(EngineSettings):
             raise ValueError("--curve-gateway-key is not 40 characters of Z85")
         return self
 
+    def _check_emulation(self) -> None:
+        if not self.profile:
+            raise ValueError("the emulated engine needs a profile: add --profile FILE")
+        if self.adapter or self.adapters_folder:
+            raise ValueError(
+                "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
+            )
+        if self.quantize:
+            raise ValueError("--quantize belongs to --engine diffusers: an emulation has no weights")
+
     @model_validator(mode="after")
     def _goes_through_relays_encrypted(self) -> Self:
         beyond = [relay for relay in self.relay if not is_loopback(relay)]
@@ -273,12 +301,19 @@ class Settings(EngineSettings):
         return self
 
     def of_each_model(self) -> tuple[Settings, ...]:
-        """``--model``, and without roles each ``--may-load``; LoRAs and the revision are the first one's."""
+        """``--model``, and without roles each ``--may-load``; LoRAs, formats and the revision are the first one's."""
         return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
 
     def _of_other(self, name: str, source: str) -> Settings:
         which = {"profile": source, "model": name} if self.engine == "emulated" else {"model": source}
-        own = {"role": (), "revision": None, "adapter": (), "adapters_folder": "", "served_model_name": name}
+        own: dict[str, Any] = {
+            "role": (),
+            "revision": None,
+            "adapter": (),
+            "adapters_folder": "",
+            "served_model_name": name,
+            "quantize": {},
+        }
         return self.model_copy(update={**own, **which})
 
     def data_host(self) -> str:
@@ -295,27 +330,6 @@ class Settings(EngineSettings):
             raise InvalidSettings(str(error)) from error
 
 
-class ProfileSettings(EngineSettings):
-    """Of ``python -m stage_server profile``."""
-
-    model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
-    sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
-        (), description="pictures to time, WIDTHxHEIGHT,…; unset: from the smallest to the largest that is served"
-    )
-    repeats: int = Field(5, ge=1, le=100, description="measurements of each, of which the median counts")
-    output: Path | None = Field(None, description="file to write; to the terminal if unset")
-
-    @field_validator("sizes", mode="before")
-    @classmethod
-    def _split(cls, given: object) -> object:
-        if not isinstance(given, str):
-            return given
-        pairs = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in given.split(",")]
-        if len(pairs) < 2 or not all(pairs):
-            raise ValueError(f"{given!r} is no list of at least two sizes such as 256x256,1024x768")
-        return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
-
-
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
@@ -326,18 +340,10 @@ def read_settings(arguments: Sequence[str] | None = None, program: str = "python
     """
     text = (
         "Serves one or more stages of a diffusion model to a DisagFusion gateway. "
-        "'python -m stage_server profile --help' tells how to measure one, "
+        "'python -m stage_server profile --help' and '… memory --help' tell how to measure one, "
         "'python -m stage_server relay --help' how servers behind NAT are reached."
     )
     return read_as(Settings, program, text, arguments)
-
-
-def read_profile_settings(
-    arguments: Sequence[str] | None = None, program: str = "python -m stage_server"
-) -> ProfileSettings:
-    """The same for the subcommand ``profile``."""
-    text = "Times a model on this device and writes a cost profile, which docs/profiles.md describes."
-    return read_as(ProfileSettings, f"{program} profile", text, arguments)
 
 
 def read_as(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
@@ -347,13 +353,6 @@ def read_as(kind: type[AnySettings], program: str, text: str, arguments: Sequenc
         return kind(**{name: value for name, value in parsed.items() if value is not None})
     except ValidationError as error:
         raise InvalidSettings("; ".join(_complaint(problem) for problem in error.errors())) from None
-
-
-def ignored_variables(*others: type[BaseSettings]) -> Iterator[str]:
-    """A warning about each variable that was probably meant as an option, and is none of ``others`` either."""
-    kinds: tuple[type[BaseSettings], ...] = (Settings, ProfileSettings, *others)
-    known = [name for kind in kinds for name in kind.model_fields]
-    return complaints(os.environ, "DISAGFUSION_STAGE_", known)
 
 
 def find_profile(name: str, folders: Sequence[Path]) -> Path:

@@ -222,8 +222,11 @@ def make_real_engine(
     together: Mapping[Role, int],
     adapters: Mapping[str, str] | None = None,
     adapter_bytes: int = 0,
+    *,
+    loads: bool = True,
 ) -> DiffusersEngine:
-    """``together``: how many jobs of a role may compute at once; ``adapters``: name → source. Raises ``LoadError``."""
+    """``together``: how many jobs of a role may compute at once; ``adapters``: name → source. Without ``loads`` it only
+    answers questions. Raises ``LoadError``."""
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
@@ -247,6 +250,9 @@ def make_real_engine(
         together=together,
         adapters=adapters,
         adapter_bytes=adapter_bytes,
+        formats=settings.quantize,
+        vae_tile=settings.vae_tile,
+        loads=loads,
     )
 
 
@@ -303,7 +309,7 @@ def load_roles(
         log.info("loading %s", role)
         began = monotonic()
         engine.set_roles(held)
-        capable[role] = msgspec.structs.replace(capable[role], load_seconds=monotonic() - began)
+        capable[role] = msgspec.structs.replace(engine.capable()[role], load_seconds=monotonic() - began)
         log.info("%s is loaded and warm after %.2f s", role, monotonic() - began)
     return _with_guesses(capable, {role: capable[role] for role in held} or like or {})
 

@@ -129,6 +129,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Whether the denoiser is compiled. Part of the key likewise."""
     adapters: Annotated[tuple[Adapter, ...], msgspec.Meta(max_length=MAX_ADAPTERS_OFFERED)] = ()
     """In a ``Hello``: those that this server allows."""
+    formats: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
+    """Component → format of its weights, where they are quantised. Part of the key likewise."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

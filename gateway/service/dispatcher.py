@@ -266,6 +266,8 @@ class Dispatcher:
                 self._forget(server)
                 self._servers[server] = hello
                 self._catalogue.joined(server, hello.model, hello.roles)
+                for why in self._catalogue.unlike(hello.model):
+                    log.warning("%s is not mixed with others of %s: other %s", server, hello.model.name, why)
                 return translate.joined(server, hello, self._gateway)
             case Lost(server, why, clean):
                 log.log(logging.INFO if clean else logging.WARNING, "%s is gone: %s", server, why)

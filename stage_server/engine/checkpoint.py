@@ -30,6 +30,7 @@ from huggingface_hub.errors import (
 
 from stage_server.engine.base import LoadError
 from stage_server.engine.weights import DamagedFile, check_file, element_counts, loaded_bytes, read_json, unreadable
+from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import Count, Positive
 from wire.values import DTYPE_BYTES
 
@@ -48,6 +49,7 @@ class _ServingDefaults(msgspec.Struct):
     default_guidance: float | None = None
     max_pixels: Count = 0
     quality_steps: dict[Literal["low", "medium", "high", "xhigh", "max"], Positive] = {}
+    quantize: dict[str, WeightFormat] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,10 @@ class Checkpoint:
         except msgspec.ValidationError as error:
             raise LoadError(f"{path} is not as docs/models.md describes: {error}") from error
         return defaults
+
+    def formats(self) -> dict[str, WeightFormat]:
+        """Of weights, that ``serving.json`` asks for."""
+        return parsed(self.serving_defaults().get("quantize", {}))
 
     def component_files(self, spec: Any) -> ComponentFiles:
         """The files of one component, which a modular index may take from another repository."""

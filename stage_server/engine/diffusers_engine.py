@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -46,6 +46,7 @@ from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.model_info import read_geometry, read_info
 from stage_server.engine.port import ForwardPort, is_out_of_memory
+from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
 from stage_server.engine.split import split_workflows
@@ -54,6 +55,7 @@ from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.tensors import TORCH_DTYPES
 from stage_server.engine.tested import TESTED_FAMILIES
 from stage_server.engine.warm_up import warm_up
+from stage_server.weight_formats import Formats
 from wire.errors import UnsupportedValue
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
@@ -105,13 +107,18 @@ class DiffusersEngine:
         together: Mapping[Role, int] | None = None,
         adapters: Mapping[str, str] | None = None,
         adapter_bytes: int = 0,
+        formats: Formats | None = None,
+        vae_tile: int | None = None,
+        loads: bool = True,
     ) -> None:
         """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
 
         ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory are for weights of roles that were held or
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
-        of the device at most. Raises ``LoadError``, with a text for the operator.
+        of the device at most. ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of
+        the tiles in which the VAE takes larger pictures. Without ``loads`` it only answers questions, also for formats
+        that cannot be here. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
@@ -122,7 +129,16 @@ class DiffusersEngine:
         self._made: dict[Role, Outputs] = {}
         """What warm-ups made, for those of later roles; in host memory."""
         self.beside: Callable[[], int] = lambda: 0
-        options = LoadOptions(self._device, _torch_dtype(dtype), compile, attention_backend, weight_cache_bytes)
+        options = LoadOptions(
+            self._device,
+            _torch_dtype(dtype),
+            compile,
+            attention_backend,
+            weight_cache_bytes,
+            formats or {},
+            vae_tile,
+            loads,
+        )
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options)
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in Role}
@@ -196,13 +212,7 @@ class DiffusersEngine:
         return self._geometry.token_pixels
 
     def capable(self) -> dict[Role, RoleInfo]:
-        return self._role_info
-
-    @cached_property
-    def _role_info(self) -> dict[Role, RoleInfo]:
-        files = self._components.files
-        sizes = {name: files[name].weight_bytes(self._dtype) for name in files if files[name].is_module}
-        weights = {role: sum(sizes.get(name, 0) for name in self._needed({role})) for role in Role}
+        weights = {role: sum(map(self._components.nbytes, self._needed({role}))) for role in Role}
         common = self._components.common_bytes
         copied = HOST_BANDWIDTH if self._device.type == "cuda" else inf
         return {
@@ -230,7 +240,7 @@ class DiffusersEngine:
     def software(self) -> str:
         if self._info.family not in TESTED_FAMILIES:
             return ""  # its loop may keep what nobody looks for
-        return computed_by(self._device)
+        return computed_by(self._device, versions(self._components.formats))
 
     @property
     def memory_bytes(self) -> int:

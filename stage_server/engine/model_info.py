@@ -42,9 +42,15 @@ def read_info(
     Whatever may change the bytes of a picture is part of the key.
     """
     attention, compiled = components.attention_backend, components.compiled
-    unusual = (attention, compiled) if attention or compiled else ()
+    unusual: tuple[Any, ...] = (attention, compiled) if attention or compiled else ()
+    formats = {name: form.value for name, form in sorted(components.formats.items())}
+    if formats:
+        unusual += (formats,)
+    if components.vae_tile is not None:
+        unusual += (f"VAE in tiles of {components.vae_tile}",)
     revisions = {name: files.digest() for name, files in sorted(components.files.items())}
     defaults = checkpoint.serving_defaults()
+    defaults.pop("quantize", None)  # whoever says it with the option instead has the same weights
     ignored = _ignored(pipeline, components)
     return ModelInfo(
         name=checkpoint.name,
@@ -66,6 +72,7 @@ def read_info(
         quality_steps=defaults.get("quality_steps", {}),
         attention=attention,
         compiled=compiled,
+        formats=formats,
     )
 
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
+from stage_server.profiling.settings import ignored_variables
 from stage_server.relay.relay import BACKLOG, CONNECTIONS_PER_STREAM, Relay
 from stage_server.relay.settings import RelaySettings, read_relay_settings
-from stage_server.settings import InvalidSettings, host_of, ignored_variables
+from stage_server.settings import InvalidSettings, host_of
 from wire.errors import USER_MISTAKE
 from wire.logs import log_to_stderr
 

@@ -9,7 +9,8 @@ WORKERS ?= 2
 PIP_INSTALL = $(BIN)/pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check --constraint constraints.txt
 OUT ?= out/bench-gpu
 
-.PHONY: demo serve docs test test-services test-nightly test-clients check format bench bench-gpu bench-scheduling clean
+.PHONY: demo serve docs test test-services test-nightly test-clients chaos images check format
+.PHONY: bench bench-gpu bench-scheduling clean
 
 demo: $(RUNS)
 	@$(BIN)/python examples/demo.py
@@ -30,6 +31,14 @@ test-nightly: $(STAMP)
 # Real clients, installed into .clients (needs the network and npm); not part of CI. Writes docs/results/clients.md.
 test-clients: $(STAMP)
 	$(BIN)/python -m tests.client_matrix
+
+# A thousand random faults of real processes under load, 20 minutes; some sorts of them need root. Writes docs/results/chaos.md.
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos --report docs/results/chaos.md
+
+# Both container images, built and started, where this is root and has buildah and debootstrap; not part of CI.
+images:
+	@$(PYTHON) -m tests.images
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

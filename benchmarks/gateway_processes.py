@@ -33,7 +33,7 @@ from stage_server.engine import blank_pictures, emulated, emulated_values
 blank = blank_pictures.blank_png(256, 256)
 noise = blank_pictures._chunk(b"noIs", os.urandom({nbytes}))
 large = blank[:-12] + noise + blank[-12:]
-emulated.blank_png = emulated_values.blank_png = lambda width, height: large
+emulated.blank_png = emulated_values.blank_png = lambda width, height, code=b"": large
 sys.exit(__main__.main())
 """
 """Pictures as large as real ones: blank, with a chunk of noise before the last one."""

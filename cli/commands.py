@@ -34,6 +34,13 @@ COMMANDS: dict[str, Command] = {
         "the gateway alone; stage servers connect to it", GATEWAY, extra="gateway", program="disagfusion gateway"
     ),
     "stage": Command("a stage server", STAGE, extra="stage", program="disagfusion stage", stops_with=0),
+    "relay": Command(
+        "carry data for stage servers that others cannot connect to",
+        "stage_server.relay.command",
+        extra="gateway",
+        program="disagfusion",
+        stops_with=0,
+    ),
     "fleet": Command(
         "gateways and stage servers as a file describes them: up, status, scale, down",
         "fleet.command",

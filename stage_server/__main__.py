@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m stage
     try:
         if given[:1] == ["profile"]:
             return _profile(given[1:], program)
+        if given[:1] == ["relay"]:
+            return _relay(given[1:], program)
         settings = read_settings(given, program)
         log_to_stderr(settings.name or "+".join(settings.role), settings.log_level, settings.log_format)
         for line in ignored_variables():
@@ -62,6 +64,13 @@ def _profile(arguments: Sequence[str], program: str) -> int:
 
     run(arguments, program)
     return 0
+
+
+def _relay(arguments: Sequence[str], program: str) -> int:
+    # Imported here: a server has no need of it.
+    from stage_server.relay.command import main as relay
+
+    return relay(arguments, program)
 
 
 def _run(settings: Settings) -> int:

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from wire.bounded import MAX_RELAYS
 from wire.environment import complaints
-from wire.security import CurveKeys, valid_key
+from wire.security import CurveKeys, is_loopback, valid_key
 from wire.types import Role
 
 MOST_MODELS = 4
@@ -34,6 +35,7 @@ REPEATABLE = {
     "role": "ROLE",
     "may_take": "ROLE",
     "gateway": "tcp://HOST:PORT",
+    "relay": "tcp://HOST:PORT",
     "adapter": "NAME=SOURCE",
     "may_load": "[NAME=]MODEL",
 }
@@ -61,6 +63,12 @@ def _one_line(given: str) -> str:
 ControlAddress = Annotated[str, AfterValidator(_control_address)]
 DataAddress = Annotated[str, AfterValidator(_data_address)]
 Name = Annotated[str, AfterValidator(_one_line)]
+
+
+def host_of(bind: str) -> str:
+    """As sockets take it."""
+    host = bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return "0.0.0.0" if host == "*" else host  # noqa: S104 # what * means there
 
 
 class InvalidSettings(Exception):
@@ -140,6 +148,15 @@ class Settings(EngineSettings):
         "",
         description="how they reach that address, if not as it is; port * is filled in",
     )
+    relay: Annotated[tuple[ControlAddress, ...], NoDecode] = Field(
+        (),
+        max_length=MAX_RELAYS,
+        description="tcp://HOST:PORT of a relay, through which those fetch outputs who cannot connect to this server; "
+        "repeatable or comma-separated",
+    )
+    relay_key: SecretStr = Field(
+        SecretStr(""), description="the relays' key, if they have one; better set in the environment"
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="for Prometheus, of the host in --data-bind; 0: any; none if unset"
     )
@@ -167,7 +184,7 @@ class Settings(EngineSettings):
         "stuck and the process ends, to be started anew; 0: never",
     )
 
-    @field_validator("gateway", mode="before")
+    @field_validator("gateway", "relay", mode="before")
     @classmethod
     def _each_once(cls, given: object) -> object:
         parts = [given] if isinstance(given, str) else given
@@ -243,6 +260,18 @@ class Settings(EngineSettings):
             raise ValueError("--curve-gateway-key is not 40 characters of Z85")
         return self
 
+    @model_validator(mode="after")
+    def _goes_through_relays_encrypted(self) -> Self:
+        beyond = [relay for relay in self.relay if not is_loopback(relay)]
+        if beyond and not (self.curve_public_key or self.insecure):
+            raise ValueError(
+                f"--relay {beyond[0]} is on another machine, and without CURVE keys all that goes through it could be "
+                "read on the way: configure keys, or allow plaintext with --insecure"
+            )
+        if self.relay_key.get_secret_value() and not self.relay:
+            raise ValueError("--relay-key is the key of a relay, and none is named: add --relay tcp://HOST:PORT")
+        return self
+
     def of_each_model(self) -> tuple[Settings, ...]:
         """``--model``, and without roles each ``--may-load``; LoRAs and the revision are the first one's."""
         return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
@@ -254,8 +283,7 @@ class Settings(EngineSettings):
 
     def data_host(self) -> str:
         """Of ``data_bind``, as sockets take it."""
-        host = self.data_bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-        return "0.0.0.0" if host == "*" else host  # noqa: S104 # what * means there
+        return host_of(self.data_bind)
 
     def curve_keys(self) -> CurveKeys | None:
         """Raises ``InvalidSettings``."""
@@ -288,7 +316,7 @@ class ProfileSettings(EngineSettings):
         return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
 
 
-AnySettings = TypeVar("AnySettings", bound=EngineSettings)
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
 def read_settings(arguments: Sequence[str] | None = None, program: str = "python -m stage_server") -> Settings:
@@ -298,9 +326,10 @@ def read_settings(arguments: Sequence[str] | None = None, program: str = "python
     """
     text = (
         "Serves one or more stages of a diffusion model to a DisagFusion gateway. "
-        "'python -m stage_server profile --help' tells how to measure one."
+        "'python -m stage_server profile --help' tells how to measure one, "
+        "'python -m stage_server relay --help' how servers behind NAT are reached."
     )
-    return _read(Settings, program, text, arguments)
+    return read_as(Settings, program, text, arguments)
 
 
 def read_profile_settings(
@@ -308,10 +337,11 @@ def read_profile_settings(
 ) -> ProfileSettings:
     """The same for the subcommand ``profile``."""
     text = "Times a model on this device and writes a cost profile, which docs/profiles.md describes."
-    return _read(ProfileSettings, f"{program} profile", text, arguments)
+    return read_as(ProfileSettings, f"{program} profile", text, arguments)
 
 
-def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
+def read_as(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
+    """Settings of a ``program`` whose ``--help`` says ``text``; see ``read_settings``."""
     parsed = vars(_parser(kind, program, text).parse_args(arguments))
     try:
         return kind(**{name: value for name, value in parsed.items() if value is not None})
@@ -319,9 +349,11 @@ def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[
         raise InvalidSettings("; ".join(_complaint(problem) for problem in error.errors())) from None
 
 
-def ignored_variables() -> Iterator[str]:
-    """A warning about each variable that was probably meant as an option."""
-    return complaints(os.environ, "DISAGFUSION_STAGE_", {**Settings.model_fields, **ProfileSettings.model_fields})
+def ignored_variables(*others: type[BaseSettings]) -> Iterator[str]:
+    """A warning about each variable that was probably meant as an option, and is none of ``others`` either."""
+    kinds: tuple[type[BaseSettings], ...] = (Settings, ProfileSettings, *others)
+    known = [name for kind in kinds for name in kind.model_fields]
+    return complaints(os.environ, "DISAGFUSION_STAGE_", known)
 
 
 def find_profile(name: str, folders: Sequence[Path]) -> Path:
@@ -334,7 +366,7 @@ def find_profile(name: str, folders: Sequence[Path]) -> Path:
     raise InvalidSettings(f"--profile: {name!r} is no file, nor one of the bundled {', '.join(bundled)}")
 
 
-def _parser(kind: type[EngineSettings], program: str, summary: str) -> argparse.ArgumentParser:
+def _parser(kind: type[BaseSettings], program: str, summary: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description=summary,

@@ -67,6 +67,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Image-to-image only, 0 to 1."""
     max_sequence_length: int | None = None
     """Tokens of the prompt."""
+    num_frames: int | None = None
+    """Of a video."""
     output_format: str = "png"
     """``png``, ``jpeg`` or ``webp``."""
     output_compression: int = 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,6 +12,8 @@ from gateway.api.errors import ApiError, retry_after
 from gateway.cells.door import Door
 
 RETRY_SECONDS = 1
+
+CUT_OFF = "This gateway ends, and has no more time for the request: send it again."
 
 
 class AtTheDoor:
@@ -33,7 +37,24 @@ class AtTheDoor:
             await render(_error(*refusal), scope["state"])(scope, receive, send)
             return
         with self._door.passed():
-            await self.app(scope, receive, send)
+            await self._passed(scope, receive, send)
+
+    async def _passed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if not self._door.is_draining:
+                raise
+            # The time for what is under way is over, and the server ends it: a connection that breaks says nothing.
+            if not has_started:
+                await render(_error(CUT_OFF, "draining"), scope["state"])(scope, receive, send)
 
 
 def _error(message: str, code: str) -> ApiError:

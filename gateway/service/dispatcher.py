@@ -53,7 +53,7 @@ MAX_EVENTS = 100_000
 
 CURE = (
     "Check --data-bind and --data-advertise of the server at that address, the firewalls between the two machines, and "
-    "CURVE keys; it is tried again now and then"
+    "CURVE keys; where no connection can lead to it, as behind NAT, give it a --relay. It is tried again now and then"
 )
 
 log = logging.getLogger(__name__)
@@ -360,6 +360,9 @@ class Dispatcher:
             found = await asyncio.to_thread(plan, problem)
         except Infeasible as error:
             log.info("no role plan: %s", error)
+            found = None
+        except (OSError, ImportError) as error:  # the solver is imported when it is first needed, which takes files
+            log.warning("no role plan, as the solver cannot be loaded: %s; it is tried again", error)
             found = None
         self._inbox.put(ev.PlanReady(found))
 

@@ -164,6 +164,9 @@ class Roster:
         """Every server's last heartbeat: how full its store and its device are."""
         return {server: peer.vitals for server, peer in self._peers.items()}
 
+    def is_here(self, server: ServerId) -> bool:
+        return server in self._peers
+
     def moves(self, server: ServerId) -> bool:
         """Whether it is here and goes to another gateway when told."""
         peer = self._peers.get(server)

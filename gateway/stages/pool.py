@@ -166,9 +166,13 @@ class StagePool:
                     self._on_report(effect)
                 case Send(server, message):
                     self.send(server, message)
-                case Joined() | Lost():
-                    if isinstance(effect, Lost):
-                        self._held.pop(effect.server, None)
+                case Joined(server):
+                    # Unless the welcome, which goes first, met a connection that had ended meanwhile: then it is lost,
+                    # that was said, and nobody would ever say it again of a server that joins after it.
+                    if self._roster.is_here(server):
+                        self._on_report(effect)
+                case Lost(server):
+                    self._held.pop(server, None)
                     self._on_report(effect)
                 case TellCell(peer):
                     if self._cell is not None:

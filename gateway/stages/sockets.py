@@ -208,8 +208,12 @@ class Router:
 class Dealer:
     """A socket connected to one peer."""
 
-    def __init__(self, line: _Line, monitor: _Line | None) -> None:
+    def __init__(self, line: _Line) -> None:
         self._line = line
+        self._monitor: _Line | None = None
+
+    def watch(self, monitor: _Line) -> None:
+        """``monitor`` tells when the peer hangs up."""
         self._monitor = monitor
 
     async def receive(self, patience: float | None = None) -> list[Buffer]:
@@ -289,19 +293,23 @@ class Sockets:
         """
         if bool(public_key) != (self._keys is not None):
             raise Unreachable(f"{endpoint}: either both sides need CURVE keys, or neither")
-        socket = self._socket(zmq.DEALER, max_bytes)
-        if identity:
-            socket.setsockopt(zmq.IDENTITY, identity.encode())
-            socket.setsockopt(zmq.IMMEDIATE, 1)
-        monitor = self._line(socket.get_monitor_socket(_HUNG_UP)) if watched else None
-        dealer = Dealer(self._line(socket), monitor)
+        dealer: Dealer | None = None
         try:
+            socket = self._socket(zmq.DEALER, max_bytes)
+            dealer = Dealer(self._line(socket))
+            if identity:
+                socket.setsockopt(zmq.IDENTITY, identity.encode())
+                socket.setsockopt(zmq.IMMEDIATE, 1)
+            if watched:
+                dealer.watch(self._line(socket.get_monitor_socket(_HUNG_UP)))
             if self._keys is not None:
                 socket.setsockopt(zmq.CURVE_SERVERKEY, public_key.encode())
                 socket.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
                 socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
             socket.connect(endpoint)
         except zmq.ZMQError as error:
+            if dealer is None:
+                raise Unreachable(f"{endpoint!r}: no socket can be made here: {_why(error)}") from error
             dealer.close()
             raise Unreachable(f"{endpoint!r} is no address that can be reached: {_why(error)}") from error
         return dealer

@@ -76,27 +76,38 @@ class Holder:
 
 def connect(context: zmq.Context[zmq.Socket[bytes]], ref: InputRef, keys: CurveKeys | None) -> Holder:
     """To the holder that ``ref`` names; nothing is sent yet. Raises ``InputLost``."""
-    dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    try:
+        dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    except zmq.ZMQError as error:
+        raise _unreachable(ref, error) from error
     dealer.ipv6 = True
     dealer.linger = 0
     dealer.maxmsgsize = MAX_ANSWER_BYTES
-    holder = Holder(ref.endpoint, dealer, dealer.get_monitor_socket(_LOST))
     try:
         _secure(dealer, ref, keys)
-        dealer.connect(ref.endpoint)
+        holder = Holder(ref.endpoint, dealer, dealer.get_monitor_socket(_LOST))
     except InputLost:
-        holder.close()
+        dealer.close()
         raise
     except zmq.ZMQError as error:
+        dealer.close()
+        raise _unreachable(ref, error) from error
+    try:
+        dealer.connect(ref.endpoint)
+    except zmq.ZMQError as error:
         holder.close()
-        detail = f"holder {ref.endpoint!r}: {zmq.strerror(error.errno or 0)}"
-        raise InputLost(ref.handle, Loss.UNREACHABLE, detail) from error
+        raise _unreachable(ref, error) from error
     return holder
 
 
 def fault(event: int) -> str:
     """What an event of a ``monitor`` says, for people."""
     return _FAULTS.get(event, "the handshake failed")
+
+
+def _unreachable(ref: InputRef, error: zmq.ZMQError) -> InputLost:
+    detail = f"holder {ref.endpoint!r}: {zmq.strerror(error.errno or 0)}"
+    return InputLost(ref.handle, Loss.UNREACHABLE, detail)
 
 
 def _secure(dealer: zmq.Socket[bytes], ref: InputRef, keys: CurveKeys | None) -> None:

@@ -25,6 +25,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from stage_server.data.connection import Holder, Transfer, connect, fault
+from stage_server.data.contexts import started
 from stage_server.data.multipart import receive
 from stage_server.data.pool import BufferPool
 from wire.bundle import LIMITS, Bundle, Limits
@@ -90,7 +91,7 @@ class Consumer:
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._woken.setblocking(False)
-        self._context = zmq.Context(io_threads=1)
+        self._context = started()
         self._poller = zmq.Poller()
         self._poller.register(self._woken.fileno(), zmq.POLLIN)
         self._holders: dict[tuple[str, str], Holder] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from time import monotonic
 
 import zmq
 
+from stage_server.data.contexts import started
 from wire.dial import DIAL_SECONDS, HUNG_UP, MUTE, dial
 from wire.errors import WireError
 from wire.security import CurveKeys, valid_key
@@ -20,10 +22,22 @@ _HUNG_UP = (
 )
 
 
+_context = cache(started)
+"""One for all trials."""
+
+
+def prepare() -> None:
+    """What a trial needs, while there is room for it."""
+    _context()
+
+
 def try_peer(peer: TryPeer, keys: CurveKeys | None, seconds: float = DIAL_SECONDS) -> str:
     """The address and what happened there; empty where ``peer`` answers."""
     limit = monotonic() + seconds
-    fault = dial(peer.endpoint, seconds) or _mismatch(peer, keys) or _greet(peer, keys, limit)
+    try:
+        fault = dial(peer.endpoint, seconds) or _mismatch(peer, keys) or _greet(peer, keys, limit)
+    except zmq.ZMQError as error:  # this process may have no descriptor left for a socket
+        fault = f"it cannot be asked from here: {zmq.strerror(error.errno or 0)}"
     return f"{peer.endpoint}: {fault}" if fault else ""
 
 
@@ -36,7 +50,7 @@ def _mismatch(peer: TryPeer, keys: CurveKeys | None) -> str:
 
 
 def _greet(peer: TryPeer, keys: CurveKeys | None, limit: float) -> str:
-    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+    with _context().socket(zmq.DEALER) as dealer:
         dealer.ipv6 = True
         dealer.linger = 0
         dealer.maxmsgsize = MAX_ANSWER_BYTES
@@ -55,8 +69,6 @@ def _greet(peer: TryPeer, keys: CurveKeys | None, limit: float) -> str:
             if dealer not in ready:
                 return HUNG_UP if monitor in ready else MUTE
             answer, _ = decode_answer(dealer.recv_multipart())
-        except zmq.ZMQError as error:
-            return zmq.strerror(error.errno or 0)
         except WireError as error:
             return str(error)
         else:

@@ -14,18 +14,18 @@ from weakref import WeakKeyDictionary
 import torch
 from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
+from diffusers.guiders.guider_utils import BaseGuidance
 
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.common import CommonComponents, Holder, kind_of
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
+from stage_server.engine.split import DENOISERS
 from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
 
 _log = logging.getLogger(__name__)
-
-DENOISERS = ("transformer", "unet")
 
 ONE_REVISION = "download configuration and weights again, from one revision of the model"
 
@@ -77,6 +77,13 @@ class Components:
         self._keys: Mapping[str, str] = {}
         """Of components that other models of the process have as well."""
         self._set_stubs(self.files)
+
+    def load_guiders(self) -> None:
+        """Some repositories have files for them. They tell what a model can do, before it is loaded."""
+        for name, files in self.files.items():
+            if issubclass(files.type_hint, BaseGuidance):
+                with self._failures_named(name):
+                    self._pipeline.update_components(**{name: self._read(name, files)})
 
     def share(self, keys: Mapping[str, str], common: CommonComponents) -> None:
         """Hold components that have keys in common with other engines. Before anything is loaded."""

@@ -46,33 +46,19 @@ from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.model_info import read_geometry, read_info
 from stage_server.engine.port import ForwardPort, is_out_of_memory
+from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
 from stage_server.engine.split import split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.tensors import TORCH_DTYPES
+from stage_server.engine.tested import TESTED_FAMILIES
 from stage_server.engine.warm_up import warm_up
 from wire.errors import UnsupportedValue
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
 from wire.types import Role
 from wire.values import DTYPE_BYTES
-
-TESTED_FAMILIES = frozenset(
-    {
-        "z-image",
-        "flux",
-        "flux-kontext",
-        "flux2",
-        "flux2-klein",
-        "krea2",
-        "stable-diffusion-3",
-        "stable-diffusion-xl",
-        "qwenimage",
-        "qwenimage-edit",
-        "qwenimage-edit-plus",
-    }
-)
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +68,7 @@ _BLOCK_ERRORS = (
     TypeError,
     LookupError,
     AttributeError,
+    NameError,
     AssertionError,
     ArithmeticError,
     OSError,
@@ -93,6 +80,9 @@ ACTIVATION_SHARE = 0.1
 
 WARM_UP_SECONDS = 0.5
 """Of a role in host memory, beside copying it, until it was measured."""
+
+_MOST_FRAMES = 256
+"""Of a video whose blocks name no number."""
 
 _CLIP_TOKENS = 77
 """What text encoders take whose blocks have no ``max_sequence_length``."""
@@ -155,6 +145,7 @@ class DiffusersEngine:
                 family,
                 ", ".join(sorted(TESTED_FAMILIES)),
             )
+        self._components.load_guiders()
         self._geometry = read_geometry(self._pipeline, family, self._components)
         self._info = read_info(
             self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
@@ -265,6 +256,9 @@ class DiffusersEngine:
         self._held.preload(roles, turn)
 
     def set_roles(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
+        for role in sorted(roles - self._held.held):
+            blocks = (workflow.parts[role].blocks for workflow in self._workflows.values())
+            refuse_missing_packages(f"{self._info.name} cannot run the role {role} here", blocks)
         try:
             self._held.change(roles, turn)
         finally:
@@ -274,13 +268,22 @@ class DiffusersEngine:
         """Raises ``BadJob`` for what ``run`` would refuse."""
         params = self._checked(job)
         if job.role is Role.DECODER:
-            return pictures.encoded_bound(params.width, params.height)
+            return self._frames(params) * pictures.encoded_bound(params.width, params.height)
         if job.role is Role.DIT:
-            return self._geometry.dit_bound(params.width, params.height)
+            return self._frames(params) * self._geometry.dit_bound(params.width, params.height)
         uploads = [pictures.upload_pixels(data) for data in job.images.values()]
         block_default = self._workflows[params.workflow].parts[job.role].default("max_sequence_length")
         tokens = params.max_sequence_length or block_default or _CLIP_TOKENS
-        return self._geometry.encoder_bound(tokens, DTYPE_BYTES[self._dtype], params.width * params.height, uploads)
+        pixels = self._frames(params) * params.width * params.height
+        return self._geometry.encoder_bound(tokens, DTYPE_BYTES[self._dtype], pixels, uploads)
+
+    def _frames(self, params: ImageParams) -> int:
+        """That the job makes; 1 of a picture."""
+        workflow = self._workflows[params.workflow]
+        if not workflow.makes_video:
+            return 1
+        defaults = (part.default("num_frames") for part in workflow.parts.values())
+        return params.num_frames or next((default for default in defaults if default), _MOST_FRAMES)
 
     def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
         if job.role not in self._held.held:

@@ -1,8 +1,8 @@
 """An engine that takes a profile's time instead of computing, and none of the processor's.
 
-Its tensors have the true sizes and its pictures the true dimensions; all of them are blank. But text chunks in a
-picture say what it was made from, so that whoever gets it can tell whether it is theirs: the seed that the decoder was
-told, and the digest of the prompt that the encoder was told, as it came through the dit.
+Its tensors have the true sizes and its pictures the true dimensions; all of them are blank. But the first pixels of a
+picture, and text chunks in it, say what it was made from, so that whoever gets it can tell whether it is theirs: the
+seed that the decoder was told, and the digest of the prompt that the encoder was told, as it came through the dit.
 """
 
 from __future__ import annotations

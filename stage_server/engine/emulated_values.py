@@ -25,10 +25,11 @@ TEXT_INPUTS = ("prompt", "height", "width", "num_inference_steps", "guidance_sca
 
 
 def blank_outputs(profile: Profile, role: Role, params: ImageParams, given: NamedValues) -> Outputs:
-    """Tensors of the true sizes, or the blank picture; ``given`` are the job's inputs."""
+    """Tensors of the true sizes, or the picture, blank but for its code; ``given`` are the job's inputs."""
     digest = prompt_digest(params.prompt) if role is Role.ENCODER else str(given[PROMPT_DIGEST])
     if role is Role.DECODER:
-        png = inscribed(blank_png(params.width, params.height), {"seed": str(params.seed), PROMPT_DIGEST: digest})
+        blank = blank_png(params.width, params.height, picture_code(params.seed, digest))
+        png = inscribed(blank, {"seed": str(params.seed), PROMPT_DIGEST: digest})
         return {IMAGE_PORT: {"image": png, "format": "png", "width": params.width, "height": params.height}}
     ports: dict[str, dict[str, Value]] = {}
     for tensor in profile.costs(role).outputs:
@@ -71,6 +72,11 @@ def _encoded(taken: tuple[str, ...]) -> tuple[str, ...]:
 
 def prompt_digest(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def picture_code(seed: int | None, digest: str) -> bytes:
+    """What a picture's first pixels say: eight bytes of the seed, eight of the prompt's digest."""
+    return ((seed or 0) % 2**64).to_bytes(8, "big") + bytes.fromhex(digest).rjust(8, b"\0")
 
 
 class _Zeros:

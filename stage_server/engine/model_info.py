@@ -10,11 +10,11 @@ from typing import Any
 from diffusers import ModularPipeline
 
 from stage_server.engine.checkpoint import Checkpoint
-from stage_server.engine.components import DENOISERS, Components
+from stage_server.engine.components import Components
 from stage_server.engine.geometry import Geometry
 from stage_server.engine.pictures import encoders
 from stage_server.engine.references import max_images, references
-from stage_server.engine.split import WorkflowSplit
+from stage_server.engine.split import DENOISERS, WorkflowSplit
 from wire.params import ModelInfo
 from wire.types import Role
 

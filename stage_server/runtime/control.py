@@ -24,6 +24,9 @@ QUEUE = 1000
 _DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | _DENIED
 
+RETRY_SECONDS = 0.2
+"""Until a socket is tried again that could not be made."""
+
 log = logging.getLogger(__name__)
 
 FAREWELL_SECONDS = 1.0
@@ -99,8 +102,9 @@ class ControlSocket:
 
     async def _serve(self, line: Line, effect: Reconnect) -> None:
         await asyncio.sleep(effect.delay)
-        dealer = self._open()
-        monitor = dealer.get_monitor_socket(_WATCHED)
+        while (opened := self._opened()) is None:  # noqa: ASYNC110 # nobody tells when others close their files
+            await asyncio.sleep(RETRY_SECONDS)
+        dealer, monitor = opened
         try:
             dealer.connect(effect.endpoint)
         except zmq.ZMQError as error:  # its own were tried at the start: this one a gateway has named
@@ -122,6 +126,18 @@ class ControlSocket:
                 tell(Received(message))
 
         await line.carry(dealer, monitor, hear, lambda frames: self._watch(effect.endpoint, frames, tell))
+
+    def _opened(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]] | None:
+        """With its monitor; None where this process has no descriptors left for them."""
+        dealer: zmq.Socket[bytes] | None = None
+        try:
+            dealer = self._open()
+            return dealer, dealer.get_monitor_socket(_WATCHED)
+        except zmq.ZMQError as error:
+            log.warning("no socket can be made for the gateway: %s; trying again", zmq.strerror(error.errno or 0))
+        if dealer is not None:
+            dealer.close(linger=0)
+        return None
 
     def _open(self) -> zmq.Socket[bytes]:
         dealer = self._context.socket(zmq.DEALER)

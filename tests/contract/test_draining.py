@@ -82,6 +82,29 @@ async def test_but_not_for_longer_than_allowed(client, door, service) -> None:
     assert door.under_way == 0
 
 
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "a"}])
+async def test_and_then_it_is_told_to_ask_elsewhere(client, door, service, headers) -> None:
+    """The HTTP server cancels what is left, as this does: that must not be a connection that breaks."""
+    service.hang = True
+    request = asyncio.create_task(client.post(URL, json=BODY, headers=headers))
+    await asyncio.to_thread(service.started.wait, 10)
+    door.is_draining = True
+    request.cancel()
+    assert_refused(await request, "draining")
+    assert door.under_way == 0
+    service.resume()
+
+
+async def test_whoever_is_cancelled_otherwise_gets_no_answer(client, service) -> None:
+    service.hang = True
+    request = asyncio.create_task(client.post(URL, json=BODY))
+    await asyncio.to_thread(service.started.wait, 10)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    service.resume()
+
+
 async def test_where_others_have_servers_and_this_one_has_none_work_goes_there(service, settings, decoders) -> None:
     app = create_app(service, settings, decoders=decoders, door=Door(lambda: True))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as client:

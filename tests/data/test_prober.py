@@ -11,8 +11,9 @@ import zmq
 
 from gateway.stages.prober import Prober
 from gateway.stages.sockets import Sockets
-from stage_server.data.prober import try_peer
+from stage_server.data.prober import _greet, prepare, try_peer
 from tests.curve import generate_keys
+from tests.descriptors import none_left
 from wire.security import CurveKeys
 from wire.to_stage import TryPeer
 from wire.types import ServerId
@@ -91,3 +92,15 @@ def test_nobody_who_speaks(raw_socket, attempt: Try) -> None:
     router = raw_socket(zmq.ROUTER)  # does not read
     router.bind("tcp://127.0.0.1:*")
     assert "says nothing" in attempt(peer(router.getsockopt_string(zmq.LAST_ENDPOINT)), None)
+
+
+def test_without_descriptors_a_stage_server_says_so_and_lives(raw_socket) -> None:
+    """The dial alone comes through at times, so what is after it is tried by itself too."""
+    router = raw_socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    peer = TryPeer(server=ServerId("a/1"), endpoint=f"tcp://127.0.0.1:{port}")
+    prepare()
+    with none_left():
+        assert "Too many open files" in try_peer(peer, None, SECONDS)
+        with pytest.raises(zmq.ZMQError, match="Too many open files"):
+            _greet(peer, None, 0.0)

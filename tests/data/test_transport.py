@@ -21,6 +21,7 @@ from stage_server.data.holder import BindError
 from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore
 from stage_server.data.transport import ZmqTransport
+from tests.descriptors import none_left
 from wire.bundle import Bundle, Limits, pack, unpack
 from wire.errors import InputLost, Loss
 from wire.to_stage import InputRef
@@ -336,3 +337,13 @@ def test_a_consumer_that_leaves_before_its_answer_disturbs_nobody(holding, consu
     hasty.close()
     left.set()
     assert consuming().fetch(at(holder), WAIT).result(WAIT)
+
+
+def test_without_descriptors_an_input_is_lost_and_the_next_one_is_not(holding, consuming):
+    sent = bundle(100)
+    holder, consumer = holding({HANDLE: sent}.get), consuming()
+    with none_left():
+        error = lost(consumer.fetch(at(holder), WAIT))
+    assert error.reason is Loss.UNREACHABLE
+    assert "Too many open files" in str(error)
+    assert consumer.fetch(at(holder), WAIT).result(WAIT).total_bytes == sent.total_bytes

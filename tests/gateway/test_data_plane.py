@@ -14,6 +14,7 @@ from gateway.storage.room import Room, RoomTaken
 from stage_server.data.consumer import Consumer
 from stage_server.data.holder import Holder
 from tests.curve import generate_keys
+from tests.descriptors import none_left
 from wire.bundle import pack, unpack
 from wire.errors import InputLost, Loss
 from wire.to_stage import InputRef
@@ -157,3 +158,11 @@ async def test_uploads_take_no_more_room_than_allowed(uploads):
     uploads.drop(first.handle)
     uploads.drop(first.handle)
     assert uploads.hold(PICTURE).handle != first.handle
+
+
+async def test_without_descriptors_a_picture_is_lost_and_the_next_one_is_not(sockets, holder):
+    fetcher = ResultFetcher(sockets)
+    with none_left(), pytest.raises(InputLost, match="Too many open files") as lost:
+        await fetcher.fetch(ref(holder, "picture"))
+    assert lost.value.reason is Loss.UNREACHABLE
+    assert await fetcher.fetch(ref(holder, "picture")) == PICTURE

@@ -391,6 +391,20 @@ async def test_role_plans_are_solved_elsewhere_and_come_back(bench, request_for,
     task.cancel()
 
 
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ImportError("_highs.so: Too many open files")])
+async def test_a_solver_that_cannot_be_loaded_gives_no_plan(bench, request_for, monkeypatch, error):
+    """It is imported when it is first needed; by then this process may have no descriptors left."""
+
+    def plan(problem):
+        raise error
+
+    monkeypatch.setattr("gateway.service.dispatcher.plan", plan)
+    bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=Problem(classes={}, servers=(), demand={})))
+    task = bench.generate(request_for())
+    assert (await bench.hear_of(ev.PlanReady)).plan is None
+    task.cancel()
+
+
 async def test_uploads_are_held_while_the_request_lasts(bench, request_for):
     images = (ImageParams(workflow="image2image", width=64, height=64),)
     bench.on(ev.RequestArrived, run("encoder.0", Role.ENCODER))

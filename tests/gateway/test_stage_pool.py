@@ -10,7 +10,7 @@ import zmq.asyncio
 
 from gateway.stages.liveness import Heard, Joined, Lost, PoolRules, Roster
 from gateway.stages.pool import HOLD_SECONDS, MOST_HELD, StagePool
-from gateway.stages.sockets import BindError, Sockets
+from gateway.stages.sockets import BindError, Incoming, Sockets
 from tests.curve import generate_keys
 from wire.control_codec import MAX_CONTROL_BYTES, decode_to_stage, encode
 from wire.security import CurveKeys
@@ -104,6 +104,39 @@ async def test_messages_go_both_ways(pool, hello):
     assert await hear(dealer) == Cancel(epochs=())
     await dealer.send(encode(Heartbeat(sequence=3)))
     assert await hear(dealer) == HeartbeatAck(sequence=3)
+
+
+class GoneBefore:
+    """A router whose peer introduced itself, and had gone when it was read."""
+
+    endpoint = "tcp://127.0.0.1:1"
+
+    def __init__(self, hello: bytes) -> None:
+        self._left = [Incoming(A.encode(), (hello,), "")]
+
+    async def receive_all(self) -> list[Incoming]:
+        if not self._left:
+            await asyncio.Event().wait()
+        return [self._left.pop()]
+
+    def send(self, peer: bytes, frames: list[bytes]) -> bool:
+        return False
+
+    async def disconnection(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_who_has_gone_before_the_welcome_does_not_join(hello):
+    """Or it would stay for ever: nobody watches over a server that is lost, and work would wait for it."""
+    reports = []
+    pool = StagePool(GoneBefore(encode(hello("a", "1"))), Roster(PoolRules("g1", 6, 30)), reports.append)
+    running = asyncio.create_task(pool.run())
+    async with asyncio.timeout(PATIENCE):
+        while not reports:  # noqa: ASYNC110 # as soon as the message is read
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    assert [type(report) for report in reports] == [Lost]
 
 
 async def test_a_release_goes_with_what_is_said_next(pool, hello):

@@ -27,7 +27,7 @@ LARGE_PICTURES = """
 import os, sys
 from stage_server import __main__
 from stage_server.engine import emulated, emulated_values
-emulated.blank_png = emulated_values.blank_png = lambda width, height: os.urandom(1_500_000)
+emulated.blank_png = emulated_values.blank_png = lambda width, height, code=b"": os.urandom(1_500_000)
 sys.exit(__main__.main())
 """
 """A stage server whose pictures have the size of real ones of 1024 x 1024."""

@@ -257,7 +257,9 @@ def test_predictions_hold_as_long_as_the_version_does(seed: int) -> None:
     for _ in range(300):
         work = chance.choice(works)
         before, known = model.version, [model.seconds(each, UNSEEN) for each in works]
-        model.observe(work, UNSEEN, f"server {chance.randrange(3)}", model.seconds(work, UNSEEN) * chance.uniform(0.7, 1.6))
+        model.observe(
+            work, UNSEEN, f"server {chance.randrange(3)}", model.seconds(work, UNSEEN) * chance.uniform(0.7, 1.6)
+        )
         if model.version == before:
             held += 1
             assert [model.seconds(each, UNSEEN) for each in works] == known

@@ -22,6 +22,7 @@ from stage_server.engine.emulated_values import prompt_digest
 from stage_server.engine.profile import load_profile
 from stage_server.profiling.together import run_together
 from stage_server.settings import find_profile
+from tests.chaos.pictures import Said, read
 from wire.bundle import pack
 from wire.params import ImageParams
 from wire.types import Role
@@ -241,6 +242,7 @@ def test_a_picture_says_its_seed_and_the_digest_of_its_prompt(engine: EmulatedEn
     for latents in (denoised["decoder"], preview.values):
         picture = engine.run(decoder, latents, steps)["image"]
         assert inscription(picture["image"]) == {"seed": str(2**63 - 1), "prompt_digest": prompt_digest("a dög")}
+        assert read(picture["image"]) == Said.wanted("a dög", 2**63 - 1, (LARGE.width, LARGE.height))
         assert pack(picture).total_bytes <= engine.output_bound(decoder)
 
 

@@ -111,8 +111,8 @@ async def test_a_fault_of_whoever_hears_ends_the_line() -> None:
         said.set()
         raise RuntimeError("a defect")
 
-    line = Line()
-    with pytest.raises(RuntimeError, match="a defect"):
+    async def provoked() -> None:
+        line = Line()
         async with carried(line, hear) as router:
             line.send(b"here")
             assert await line.emptied(MUCH)
@@ -120,3 +120,6 @@ async def test_a_fault_of_whoever_hears_ends_the_line() -> None:
             router.send_multipart([b"server", b"anything"])
             await asyncio.wait_for(said.wait(), MUCH)
             await asyncio.sleep(0)  # its task ends in the loop's next turn
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        await provoked()

@@ -9,7 +9,8 @@ import pytest
 import zmq
 
 from tests.curve import generate_keys
-from wire.dial import announced_mechanism
+from tests.descriptors import none_left
+from wire.dial import announced_mechanism, dial
 
 
 @pytest.mark.parametrize("mechanism", ["NULL", "CURVE"])
@@ -35,3 +36,11 @@ def test_no_zeromq_socket_announces_nothing(said):
         assert announced_mechanism(endpoint) == ""
         thread.join()
     assert announced_mechanism(endpoint) == "", "nobody listens"
+
+
+def test_without_descriptors_nobody_is_dialled_and_that_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        assert dial(endpoint) == ""
+        with none_left():
+            assert "Too many open files" in dial(endpoint)

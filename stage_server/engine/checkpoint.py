@@ -83,7 +83,7 @@ class Checkpoint:
         where = {"revision": self.revision, "local_files_only": self.local_files_only}
         try:
             classic = self._classic(where)
-            if classic is not None:
+            if classic is not None and _get_model(classic[0]) not in MODULAR_PIPELINE_MAPPING:
                 return modular_class(*classic)(pretrained_model_name_or_path=self.source, config_dict=classic[1])
             return ModularPipeline.from_pretrained(self.source, trust_remote_code=False, **where)
         except (OSError, ValueError, AttributeError, ImportError, TypeError) as error:

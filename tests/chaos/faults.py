@@ -134,8 +134,8 @@ class Strikes:
 
     async def _signal(self, members: Sequence[Member], number: signal.Signals) -> bool:
         for member in members:
-            if member.pid is None:
-                continue
+            if member.pid is None or (member.told and number == signal.SIGTERM):
+                continue  # told a second time it would leave its work, as it should
             if member in self._site.gateways:
                 which = self._site.gateways.index(member)
                 self._site.goes_down(which)
@@ -166,7 +166,9 @@ class Strikes:
         where = await self._site.whereabouts()
         for member in members:
             for gateway, _ in where.get(member.name, []):
-                member.told = member.told or "drained"
+                if member.told:
+                    continue
+                member.told = "drained"
                 answer = await self._site.told(gateway, "POST", f"/admin/servers/{member.name}/drain")
                 if answer is None or answer.status_code == 202:
                     return True

@@ -41,6 +41,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
             ("attempts that were sent again", f"{outcome.sent_again:,}"),
             ("keys asked again at the end", f"{outcome.asked_again:,}"),
             ("longest wait", f"{max(outcome.longest.values(), default=0):.1f} s"),
+            ("files that killed processes left for the hourly sweep", f"{outcome.orphans}"),
             ("whole and idle after the last fault", f"{outcome.settled_after:.1f} s"),
             ("duration", f"{outcome.seconds:.0f} s on {os.cpu_count()} cores; load {os.getloadavg()[2]:.1f} (15 min)"),
             ("complaints", f"{len(outcome.complaints)}"),

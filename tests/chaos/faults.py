@@ -157,7 +157,12 @@ class Strikes:
         serving = where.keys() | {gateway.name for gateway in self._site.gateways} - down
         for member in members:
             if member.name in serving and member.pid is not None and (files := member.open_files()):
-                return await member.limited(resource.RLIMIT_NOFILE, files + fault.extra % 4, fault.seconds)
+                began = self._site.now()
+                is_done = await member.limited(resource.RLIMIT_NOFILE, files + fault.extra % 4, fault.seconds)
+                if member in self._site.gateways:  # libuv hangs up on who comes meanwhile, before anything is read
+                    times = self._site.downtimes.setdefault(self._site.gateways.index(member), [])
+                    times.append((began, self._site.now() + 1.0))
+                return is_done
         return False
 
     # --- orders -------------------------------------------------------------------------------------------------------

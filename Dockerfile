@@ -6,8 +6,10 @@
 # pass the index that pytorch.org/get-started/locally names for it: --build-arg TORCH_INDEX=https://…
 
 ARG PYTHON=3.11
+# Any Debian with Python and venv; make images passes one that debootstrap has made.
+ARG BASE=python:${PYTHON}-slim
 
-FROM python:${PYTHON}-slim AS build
+FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
 RUN python -m venv /opt/venv
 WORKDIR /src
@@ -28,7 +30,7 @@ RUN pip install --constraint constraints.txt '.[stage]'
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 
-FROM python:${PYTHON}-slim AS runtime
+FROM ${BASE} AS runtime
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 RUN useradd --uid 10001 --create-home disagfusion
 WORKDIR /home/disagfusion

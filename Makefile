@@ -4,12 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 RUNS := .venv/.runs
 VISION := .torchvision/.ready
+QUANTIZE := .quantize/.ready
 WORKERS ?= 2
 # At a terminal pip shows what it downloads.
 PIP_INSTALL = $(BIN)/pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check --constraint constraints.txt
 OUT ?= out/bench-gpu
 
-.PHONY: demo serve docs test test-services test-nightly test-clients chaos check format bench bench-gpu bench-scheduling clean
+.PHONY: demo serve docs test test-services test-nightly test-clients chaos images check format
+.PHONY: bench bench-gpu bench-scheduling clean
 
 demo: $(RUNS)
 	@$(BIN)/python examples/demo.py
@@ -17,7 +19,7 @@ demo: $(RUNS)
 serve: $(RUNS)
 	@$(BIN)/python -m gateway --local
 
-test: $(STAMP) $(VISION)
+test: $(STAMP) $(VISION) $(QUANTIZE)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Real servers and namespaces; .ci/install-packages installs what these tests need, and they skip what is missing.
@@ -34,6 +36,10 @@ test-clients: $(STAMP)
 # A thousand random faults of real processes under load, 20 minutes; some sorts of them need root. Writes docs/results/chaos.md.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --report docs/results/chaos.md
+
+# Both container images, built and started, where this is root and has buildah and debootstrap; not part of CI.
+images:
+	@$(PYTHON) -m tests.images
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -83,5 +89,11 @@ $(VISION): $(STAMP)
 	@$(PIP_INSTALL) --no-deps --upgrade --target .torchvision torchvision || echo "tests of Qwen-Image-Edit will skip"
 	@touch $@
 
+# Likewise: tests/quantize.py says why.
+$(QUANTIZE): $(STAMP)
+	@mkdir -p .quantize
+	@$(PIP_INSTALL) --no-deps --upgrade --target .quantize torchao bitsandbytes || echo "tests of quantised weights will skip"
+	@touch $@
+
 clean:
-	rm -rf .venv .torchvision build dist *.egg-info
+	rm -rf .venv .torchvision .quantize build dist *.egg-info

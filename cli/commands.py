@@ -34,6 +34,13 @@ COMMANDS: dict[str, Command] = {
         "the gateway alone; stage servers connect to it", GATEWAY, extra="gateway", program="disagfusion gateway"
     ),
     "stage": Command("a stage server", STAGE, extra="stage", program="disagfusion stage", stops_with=0),
+    "relay": Command(
+        "carry data for stage servers that others cannot connect to",
+        "stage_server.relay.command",
+        extra="gateway",
+        program="disagfusion",
+        stops_with=0,
+    ),
     "fleet": Command(
         "gateways and stage servers as a file describes them: up, status, scale, down",
         "fleet.command",
@@ -48,8 +55,11 @@ COMMANDS: dict[str, Command] = {
     "config": Command("every setting of the gateway, its value and where it comes from", "gateway.config_command"),
     "doctor": Command("what keeps this machine from serving, and what to do about it", "cli.doctor.command"),
     "keys": Command("make, list and revoke API keys", "gateway.accounts.command", extra="gateway"),
-    "plan": Command("how many of which GPU for a load at an SLO", "scheduler.sim.cli", "plan_main", extra="gateway"),
+    "plan": Command(
+        "which GPUs, how many and with which roles, for a load at an SLO", "scheduler.sim.plan_cli", extra="gateway"
+    ),
     "simulate": Command("a scenario in virtual time", "scheduler.sim.cli", "simulate_main", extra="gateway"),
     "predict": Command("what a request would cost", "scheduler.cost.predict_cli", extra="gateway"),
     "profile": Command("time a model on this device, for the scheduler", STAGE, extra="stage", before=("profile",)),
+    "memory": Command("what a model takes in each format of weights", STAGE, extra="stage", before=("memory",)),
 }

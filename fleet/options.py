@@ -84,7 +84,7 @@ STAGE = Kind(
         "drain_timeout": "'drain_seconds' of the pool",
         "insecure": "the fleet's own 'allow_plaintext'",
         **dict.fromkeys(
-            ("curve_public_key", "curve_secret_key", "curve_gateway_key"),
+            ("curve_public_key", "curve_secret_key", "curve_gateway_key", "relay", "relay_key"),
             "not of fleets yet: see docs/fleet.md",
         ),
     },

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 
 from scheduler.cost import predict_cli
-from scheduler.sim import cli
+from scheduler.sim import cli, plan_cli
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "predict": (predict_cli.main, "what a request would cost, and how the figure came about"),
     "simulate": (cli.simulate_main, "a scenario in virtual time"),
-    "plan": (cli.plan_main, "how many of which GPU for a load at an SLO"),
+    "plan": (plan_cli.main, "which GPUs, how many and with which roles, for a load at an SLO"),
 }
 
 

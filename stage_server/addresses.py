@@ -13,9 +13,12 @@ log = logging.getLogger(__name__)
 
 
 def check_data_address(settings: Settings) -> None:
-    """Raise ``InvalidSettings`` for a loopback address that a gateway, on another machine, could not reach."""
+    """Raise ``InvalidSettings`` for a loopback address that a gateway, on another machine, could not reach.
+
+    With a relay it need not: others come through that.
+    """
     endpoint = settings.data_advertise or settings.data_bind
-    if not is_loopback(endpoint):
+    if not is_loopback(endpoint) or settings.relay:
         return
     for gateway in settings.gateway:
         _check_reached(settings, endpoint, gateway)
@@ -32,7 +35,7 @@ def _check_reached(settings: Settings, endpoint: str, gateway: str) -> None:
         raise InvalidSettings(
             f"{flag} {endpoint} is reached from this machine only, and the gateway {gateway} is on another: "
             "set --data-bind tcp://HOST:* to an address of this machine that others reach (with --data-advertise "
-            "tcp://HOST:* where they call it by another name)"
+            "tcp://HOST:* where they call it by another name), or --relay tcp://HOST:PORT where none can be reached"
         )
 
 

@@ -94,10 +94,10 @@ class Metrics:
 
 
 @contextmanager
-def served(metrics: Metrics, host: str, port: int) -> Iterator[str]:
+def served(registry: CollectorRegistry, host: str, port: int) -> Iterator[str]:
     """At the url that it gives. Raises ``InvalidSettings`` where the port cannot be had."""
     try:
-        server, thread = start_http_server(port, host, metrics.registry)
+        server, thread = start_http_server(port, host, registry)
     except OSError as error:
         raise InvalidSettings(
             f"--metrics-port: {host}:{port} cannot be listened at: {error.strerror or error}; "

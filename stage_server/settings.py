@@ -1,23 +1,23 @@
 """Every setting of a stage server, from the command line or ``DISAGFUSION_STAGE_*`` variables, read once at start.
 
-The only module of the stage server that looks at the environment, apart from the libraries' own variables (``HF_TOKEN``
-for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
+The only module of the stage server that looks at the environment, with ``profiling/settings.py``, apart from the
+libraries' own variables (``HF_TOKEN`` for private models on the hub, ``OTEL_*``, ``CUDA_VISIBLE_DEVICES``).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from wire.environment import complaints
-from wire.security import CurveKeys, valid_key
+from stage_server.weight_formats import WeightFormat, parsed
+from wire.bounded import MAX_RELAYS
+from wire.security import CurveKeys, is_loopback, valid_key
 from wire.types import Role
 
 MOST_MODELS = 4
@@ -34,6 +34,7 @@ REPEATABLE = {
     "role": "ROLE",
     "may_take": "ROLE",
     "gateway": "tcp://HOST:PORT",
+    "relay": "tcp://HOST:PORT",
     "adapter": "NAME=SOURCE",
     "may_load": "[NAME=]MODEL",
 }
@@ -63,6 +64,12 @@ DataAddress = Annotated[str, AfterValidator(_data_address)]
 Name = Annotated[str, AfterValidator(_one_line)]
 
 
+def host_of(bind: str) -> str:
+    """As sockets take it."""
+    host = bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return "0.0.0.0" if host == "*" else host  # noqa: S104 # what * means there
+
+
 class InvalidSettings(Exception):
     """A setting cannot be used; the text is for the operator and names it."""
 
@@ -78,6 +85,17 @@ class EngineSettings(BaseSettings):
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
     compile: bool = Field(False, description="compile the transformer with torch.compile")
     attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
+    quantize: Annotated[dict[str, WeightFormat], NoDecode] = Field(
+        {},
+        description="formats of weights, COMPONENT=FORMAT,… such as transformer=int8,text_encoder=nf4; formats: "
+        f"{', '.join(WeightFormat)} (none takes one of the model's serving.json back)",
+    )
+    vae_tile: int | None = Field(
+        None,
+        ge=64,
+        description="side of the tiles, in pixels, in which larger pictures pass through the VAE, one picture at a "
+        "time; takes less memory and changes pictures slightly",
+    )
     threads: int | None = Field(None, ge=1, description="processor threads that torch may use")
     weight_cache_bytes: int | None = Field(
         None,
@@ -87,6 +105,18 @@ class EngineSettings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what goes to stderr")
     log_format: Literal["text", "json"] = Field("text", description="of the log; json: an object on each line")
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _by_component(cls, given: object) -> object:
+        if isinstance(given, str):
+            pairs = [part.strip().partition("=") for part in given.split(",") if part.strip()]
+            if unclear := [part for part, equals, form in pairs if not (part and equals and form)]:
+                raise ValueError(f"{unclear[0]!r} is no COMPONENT=FORMAT, such as transformer=int8")
+            if len({part for part, _, _ in pairs}) < len(pairs):
+                raise ValueError(f"{given!r} names a component twice")
+            given = {part: form for part, _, form in pairs}
+        return parsed({str(part): str(form) for part, form in given.items()}) if isinstance(given, dict) else given
 
 
 class Settings(EngineSettings):
@@ -140,6 +170,15 @@ class Settings(EngineSettings):
         "",
         description="how they reach that address, if not as it is; port * is filled in",
     )
+    relay: Annotated[tuple[ControlAddress, ...], NoDecode] = Field(
+        (),
+        max_length=MAX_RELAYS,
+        description="tcp://HOST:PORT of a relay, through which those fetch outputs who cannot connect to this server; "
+        "repeatable or comma-separated",
+    )
+    relay_key: SecretStr = Field(
+        SecretStr(""), description="the relays' key, if they have one; better set in the environment"
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="for Prometheus, of the host in --data-bind; 0: any; none if unset"
     )
@@ -167,7 +206,7 @@ class Settings(EngineSettings):
         "stuck and the process ends, to be started anew; 0: never",
     )
 
-    @field_validator("gateway", mode="before")
+    @field_validator("gateway", "relay", mode="before")
     @classmethod
     def _each_once(cls, given: object) -> object:
         parts = [given] if isinstance(given, str) else given
@@ -213,14 +252,10 @@ class Settings(EngineSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.engine == "emulated" and not self.profile:
-            raise ValueError("the emulated engine needs a profile: add --profile FILE")
-        if self.engine == "diffusers" and (self.profile or self.time_scale != 1.0):
+        if self.engine == "emulated":
+            self._check_emulation()
+        elif self.profile or self.time_scale != 1.0:
             raise ValueError("--profile and --time-scale belong to --engine emulated")
-        if self.engine == "emulated" and (self.adapter or self.adapters_folder):
-            raise ValueError(
-                "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
-            )
         if self.engine == "diffusers" and not self.model:
             raise ValueError("which model? add --model NAME_OR_PATH")
         if self.pin and self.may_load:
@@ -243,19 +278,47 @@ class Settings(EngineSettings):
             raise ValueError("--curve-gateway-key is not 40 characters of Z85")
         return self
 
+    def _check_emulation(self) -> None:
+        if not self.profile:
+            raise ValueError("the emulated engine needs a profile: add --profile FILE")
+        if self.adapter or self.adapters_folder:
+            raise ValueError(
+                "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
+            )
+        if self.quantize:
+            raise ValueError("--quantize belongs to --engine diffusers: an emulation has no weights")
+
+    @model_validator(mode="after")
+    def _goes_through_relays_encrypted(self) -> Self:
+        beyond = [relay for relay in self.relay if not is_loopback(relay)]
+        if beyond and not (self.curve_public_key or self.insecure):
+            raise ValueError(
+                f"--relay {beyond[0]} is on another machine, and without CURVE keys all that goes through it could be "
+                "read on the way: configure keys, or allow plaintext with --insecure"
+            )
+        if self.relay_key.get_secret_value() and not self.relay:
+            raise ValueError("--relay-key is the key of a relay, and none is named: add --relay tcp://HOST:PORT")
+        return self
+
     def of_each_model(self) -> tuple[Settings, ...]:
-        """``--model``, and without roles each ``--may-load``; LoRAs and the revision are the first one's."""
+        """``--model``, and without roles each ``--may-load``; LoRAs, formats and the revision are the first one's."""
         return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
 
     def _of_other(self, name: str, source: str) -> Settings:
         which = {"profile": source, "model": name} if self.engine == "emulated" else {"model": source}
-        own = {"role": (), "revision": None, "adapter": (), "adapters_folder": "", "served_model_name": name}
+        own: dict[str, Any] = {
+            "role": (),
+            "revision": None,
+            "adapter": (),
+            "adapters_folder": "",
+            "served_model_name": name,
+            "quantize": {},
+        }
         return self.model_copy(update={**own, **which})
 
     def data_host(self) -> str:
         """Of ``data_bind``, as sockets take it."""
-        host = self.data_bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-        return "0.0.0.0" if host == "*" else host  # noqa: S104 # what * means there
+        return host_of(self.data_bind)
 
     def curve_keys(self) -> CurveKeys | None:
         """Raises ``InvalidSettings``."""
@@ -267,28 +330,7 @@ class Settings(EngineSettings):
             raise InvalidSettings(str(error)) from error
 
 
-class ProfileSettings(EngineSettings):
-    """Of ``python -m stage_server profile``."""
-
-    model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
-    sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
-        (), description="pictures to time, WIDTHxHEIGHT,…; unset: from the smallest to the largest that is served"
-    )
-    repeats: int = Field(5, ge=1, le=100, description="measurements of each, of which the median counts")
-    output: Path | None = Field(None, description="file to write; to the terminal if unset")
-
-    @field_validator("sizes", mode="before")
-    @classmethod
-    def _split(cls, given: object) -> object:
-        if not isinstance(given, str):
-            return given
-        pairs = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in given.split(",")]
-        if len(pairs) < 2 or not all(pairs):
-            raise ValueError(f"{given!r} is no list of at least two sizes such as 256x256,1024x768")
-        return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
-
-
-AnySettings = TypeVar("AnySettings", bound=EngineSettings)
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
 def read_settings(arguments: Sequence[str] | None = None, program: str = "python -m stage_server") -> Settings:
@@ -298,30 +340,19 @@ def read_settings(arguments: Sequence[str] | None = None, program: str = "python
     """
     text = (
         "Serves one or more stages of a diffusion model to a DisagFusion gateway. "
-        "'python -m stage_server profile --help' tells how to measure one."
+        "'python -m stage_server profile --help' and '… memory --help' tell how to measure one, "
+        "'python -m stage_server relay --help' how servers behind NAT are reached."
     )
-    return _read(Settings, program, text, arguments)
+    return read_as(Settings, program, text, arguments)
 
 
-def read_profile_settings(
-    arguments: Sequence[str] | None = None, program: str = "python -m stage_server"
-) -> ProfileSettings:
-    """The same for the subcommand ``profile``."""
-    text = "Times a model on this device and writes a cost profile, which docs/profiles.md describes."
-    return _read(ProfileSettings, f"{program} profile", text, arguments)
-
-
-def _read(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
+def read_as(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
+    """Settings of a ``program`` whose ``--help`` says ``text``; see ``read_settings``."""
     parsed = vars(_parser(kind, program, text).parse_args(arguments))
     try:
         return kind(**{name: value for name, value in parsed.items() if value is not None})
     except ValidationError as error:
         raise InvalidSettings("; ".join(_complaint(problem) for problem in error.errors())) from None
-
-
-def ignored_variables() -> Iterator[str]:
-    """A warning about each variable that was probably meant as an option."""
-    return complaints(os.environ, "DISAGFUSION_STAGE_", {**Settings.model_fields, **ProfileSettings.model_fields})
 
 
 def find_profile(name: str, folders: Sequence[Path]) -> Path:
@@ -334,7 +365,7 @@ def find_profile(name: str, folders: Sequence[Path]) -> Path:
     raise InvalidSettings(f"--profile: {name!r} is no file, nor one of the bundled {', '.join(bundled)}")
 
 
-def _parser(kind: type[EngineSettings], program: str, summary: str) -> argparse.ArgumentParser:
+def _parser(kind: type[BaseSettings], program: str, summary: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description=summary,

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stage_server.addresses import check_data_address
-from stage_server.data.consumer import Consumer
-from stage_server.data.holder import Holder
 from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore, OutputTooLarge
+from stage_server.data_sockets import DataSockets
 from stage_server.engine.base import Engine, EngineError, LoadError, StageJob
 from stage_server.engine.emulated import EmulatedEngine
 from stage_server.runtime.ask import ANSWER_SECONDS, ask_gateways
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 
 UNKNOWN_LARGEST = 4
 """A model that names no limit is taken to draw at most so many times the pixels of its default size."""
-
-_WILDCARDS = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 
 log = logging.getLogger(__name__)
 
@@ -79,29 +76,20 @@ def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) ->
     identities = [f"{each.name}/{each.incarnation}" for each in asks]
     device = identities[0] if len(models) > 1 else ""
     lookup = _lookup(stores)
-    holder = Holder(
-        settings.data_bind,
-        lookup,
-        keys=keys,
-        allow_plaintext=settings.insecure,
-        identity=identities[0],
-        aliases=identities[1:],
-    )
-    consumer = Consumer(keys=keys, local=lookup, allocate=BufferPool(engines[0].host_buffer or pageable))
+    data = DataSockets(settings, lookup, BufferPool(engines[0].host_buffer or pageable), identities)
     baton = Baton()
     times = CoreTimes(
         link=LinkTimes(give_up=settings.connect_timeout), drain=settings.drain_timeout, stuck=settings.stuck_seconds
     )
     try:
-        endpoint = _advertised(settings, holder.endpoint)
         servers: list[StageServer] = []
         measured: dict[Role, RoleInfo] = {}
         for each, one, engine, store, room in zip(models, asks, engines, stores, rooms, strict=True):
-            equipment = replace(_equipment(each, engine, store, room, consumer, baton), on_told=on_told)
+            equipment = replace(_equipment(each, engine, store, room, data, baton), on_told=on_told)
             capable = load_roles(engine, store, equipment.largest, each.role, measured)
             measured = measured or capable
-            hello = introduction(each, one, engine, engine.describe(), capable, endpoint)
-            hello = msgspec.structs.replace(hello, device=device)
+            hello = introduction(each, one, engine, engine.describe(), capable, data.endpoint)
+            hello = msgspec.structs.replace(hello, device=device, relays=data.relays)
             servers.append(StageServer(hello, settings.gateway, equipment, times, curve))
         process = ServersOfOneDevice(servers)
         yield process
@@ -109,18 +97,18 @@ def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) ->
             for engine in engines:
                 engine.close()
     finally:
-        consumer.close()
-        holder.close()
+        data.close()
 
 
 def _equipment(
-    settings: Settings, engine: Engine, store: OutputStore, room: Condition, consumer: Consumer, baton: Baton
+    settings: Settings, engine: Engine, store: OutputStore, room: Condition, data: DataSockets, baton: Baton
 ) -> Equipment:
-    """Of the server of one model; ``consumer`` and ``baton`` are those of the process."""
+    """Of the server of one model; ``data`` and ``baton`` are those of the process."""
     largest, sensors = largest_outputs(engine, engine.describe()), Sensors(engine.device_uuid)
-    keys, prefetch = settings.curve_keys(), settings.prefetch
     tell = _ready_file(settings.ready_file) if settings.ready_file and settings.role else _nobody
-    return Equipment(engine, store, consumer, room, largest, keys, prefetch, baton, sensors, on_welcome=tell)
+    return Equipment(
+        engine, store, data.consumer, room, largest, data.find, settings.prefetch, baton, sensors, on_welcome=tell
+    )
 
 
 def _nobody(*_: object) -> None:
@@ -138,7 +126,7 @@ def _counted(settings: Settings) -> Iterator[Callable[[str, ToGateway], None]]:
     from stage_server.metrics import Metrics, served  # here, as nothing else needs prometheus-client
 
     metrics = Metrics()
-    with served(metrics, settings.data_host(), settings.metrics_port) as url:
+    with served(metrics.registry, settings.data_host(), settings.metrics_port) as url:
         log.info("metrics at %s", url)
         yield metrics.note
 
@@ -234,8 +222,11 @@ def make_real_engine(
     together: Mapping[Role, int],
     adapters: Mapping[str, str] | None = None,
     adapter_bytes: int = 0,
+    *,
+    loads: bool = True,
 ) -> DiffusersEngine:
-    """``together``: how many jobs of a role may compute at once; ``adapters``: name → source. Raises ``LoadError``."""
+    """``together``: how many jobs of a role may compute at once; ``adapters``: name → source. Without ``loads`` it only
+    answers questions. Raises ``LoadError``."""
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
@@ -259,6 +250,9 @@ def make_real_engine(
         together=together,
         adapters=adapters,
         adapter_bytes=adapter_bytes,
+        formats=settings.quantize,
+        vae_tile=settings.vae_tile,
+        loads=loads,
     )
 
 
@@ -315,7 +309,7 @@ def load_roles(
         log.info("loading %s", role)
         began = monotonic()
         engine.set_roles(held)
-        capable[role] = msgspec.structs.replace(capable[role], load_seconds=monotonic() - began)
+        capable[role] = msgspec.structs.replace(engine.capable()[role], load_seconds=monotonic() - began)
         log.info("%s is loaded and warm after %.2f s", role, monotonic() - began)
     return _with_guesses(capable, {role: capable[role] for role in held} or like or {})
 
@@ -372,16 +366,6 @@ def _quiet_libraries() -> None:
     for library in (of_diffusers, of_transformers):
         library.set_verbosity_error()
         library.disable_progress_bar()
-
-
-def _advertised(settings: Settings, bound: str) -> str:
-    if settings.data_advertise:
-        host, _, port = settings.data_advertise.rpartition(":")
-        return settings.data_advertise if port not in ("*", "0") else f"{host}:{bound.rpartition(':')[2]}"
-    if bound.startswith(_WILDCARDS):
-        raise InvalidSettings(f"--data-bind {settings.data_bind} is every address of this machine: name the one that "
-                              "others reach with --data-advertise tcp://HOST:*")  # fmt: skip
-    return bound
 
 
 def _profile_folders() -> list[Path]:

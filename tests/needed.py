@@ -11,6 +11,7 @@ import pytest
 
 PROGRAMS: Mapping[str, str] = {
     "iproute2": "ip",
+    "iptables": "iptables",
     "redis-server": "redis-server",
     "postgresql": "postgres",
     "nginx": "nginx",

@@ -25,3 +25,6 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[^\x
 Detail = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Address = Annotated[str, msgspec.Meta(max_length=256)]
 BoundedHandle = Annotated[Handle, msgspec.Meta(min_length=1, max_length=64)]
+
+MAX_RELAYS = 4
+"""Of one stage server."""

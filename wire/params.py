@@ -67,6 +67,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Image-to-image only, 0 to 1."""
     max_sequence_length: int | None = None
     """Tokens of the prompt."""
+    num_frames: int | None = None
+    """Of a video."""
     output_format: str = "png"
     """``png``, ``jpeg`` or ``webp``."""
     output_compression: int = 100
@@ -127,6 +129,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Whether the denoiser is compiled. Part of the key likewise."""
     adapters: Annotated[tuple[Adapter, ...], msgspec.Meta(max_length=MAX_ADAPTERS_OFFERED)] = ()
     """In a ``Hello``: those that this server allows."""
+    formats: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
+    """Component → format of its weights, where they are quantised. Part of the key likewise."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

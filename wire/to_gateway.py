@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import Address, BoundedHandle, Celsius, Count, Detail, Name, Positive, Seconds, Watts
+from wire.bounded import MAX_RELAYS, Address, BoundedHandle, Celsius, Count, Detail, Name, Positive, Seconds, Watts
 from wire.params import ModelInfo
 from wire.types import Epoch, Role
 
@@ -79,6 +79,8 @@ class Hello(Message, frozen=True, kw_only=True):
     """It goes to another gateway when told: ``MoveTo``."""
     pool: Name = ""
     """That it was started for; empty: for none."""
+    relays: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_RELAYS)] = ()
+    """Where those reach its data socket who cannot connect to ``data_endpoint``: ``relay://HOST:PORT/NAME``."""
 
 
 class Ask(Message, frozen=True, kw_only=True):

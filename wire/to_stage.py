@@ -80,6 +80,10 @@ class InputRef(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     nbytes: int = 0
     public_key: str = ""
     """CURVE public key (Z85) of the holder; empty without encryption."""
+    relays: tuple[str, ...] = ()
+    """Other addresses of the holder, for those who do not reach ``endpoint``."""
+    server: ServerId = ServerId("")
+    """The holder's name/incarnation where there are ``relays``, so that it can be recognised."""
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -160,6 +164,8 @@ class TryPeer(Message, frozen=True, kw_only=True):
     """Name/incarnation."""
     endpoint: str
     public_key: str = ""
+    relays: tuple[str, ...] = ()
+    """As in ``InputRef``: one way that works is enough."""
 
 
 class SetAside(Message, frozen=True, kw_only=True):

@@ -6,13 +6,13 @@ be lost as soon as that is announced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from benchmarks.autoscaling import foresight
 from benchmarks.autoscaling.quick import START
-from benchmarks.autoscaling.reactive import GRID, Rule, Seen
+from benchmarks.autoscaling.reactive import GRID, Seen
 from scheduler import events as ev
 from scheduler.coming import Expected
 from scheduler.scaling.drains import least_busy
@@ -98,15 +98,12 @@ class Planned:
         return max(self._plan[min(step, len(self._plan) - 1)] for step in range(first, last + 1))
 
 
-def scaling(contender: str, setting: str, load: str, seed: int) -> Scaling:
-    """``setting``: which of the grid's, or what share of deadlines the plan is made for."""
+def scaling(contender: str, setting: str) -> Scaling:
+    """``setting``: which of the grid's, if it has one."""
     if contender == "prediction":
         return predicted
-    make: Callable[[], Rule] = (
-        GRID[contender][setting] if contender in GRID else (lambda: _planned(setting, load, seed))
-    )
-    return lambda scenario, view: Ruled(scenario, view, make())
+    return lambda scenario, view: Ruled(scenario, view, GRID[contender][setting]())
 
 
-def _planned(setting: str, load: str, seed: int) -> Rule:
-    return Planned(foresight.plan(load, seed, float(setting)))
+def planned(plan: Sequence[int]) -> Scaling:
+    return lambda scenario, view: Ruled(scenario, view, Planned(plan))

@@ -50,7 +50,7 @@ def measure(policies: str, servers: int = 1000, requests: int = 10_000, events: 
     simulation.scheduler = watch  # type: ignore[assignment]
     view = watch.view
     for setup in base.servers:
-        simulation.clock.at(0.0, simulation._join, setup)
+        simulation.clock.at(0.0, simulation.join, setup)
     simulation.clock.at(1.0, simulation._fill_backlog, 1e9, base.workload.phases[0])
     while not view.live:
         simulation.clock.step()

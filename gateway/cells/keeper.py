@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from gateway.cells.own import OwnCell, Process
-from gateway.cells.rules import SPREAD_SHARE, Move, Steadiness, Why, plan
+from gateway.cells.rules import Move, Steadiness, Why
 from gateway.service.interfaces import NoCapacity, ServiceError
 from gateway.stages.sockets import Dealer, Sockets
 from scheduler import events as ev
@@ -127,15 +127,7 @@ class Keeper:
 
     async def _act(self) -> None:
         now = asyncio.get_running_loop().time()
-        cells = [self._own.state(), *self.others()]
-        wanted = [move for move in plan(cells) if move.source == self._own.name]
-        spreading = 0
-        most = max(1, int(SPREAD_SHARE * sum(unit.count for unit in cells[0].units)))
-        for move in self._steadiness.due(wanted, now):
-            if move.why is Why.SPREAD:
-                spreading += 1
-                if spreading > most:
-                    continue
+        for move in self._steadiness.now_of(self._own.state(), self.others(), now):
             if move.why is Why.GATHER and self.served_elsewhere():
                 for model in {model for model, _ in move.holds}:
                     self._levers.turn_away(ModelKey(model), NoCapacity(TURNED_AWAY, retry_after_seconds=1.0))

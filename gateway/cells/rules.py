@@ -78,6 +78,16 @@ class Steadiness:
         self._since = {kind: self._since.get(kind, now) for kind in kinds}
         return [move for move in wanted if now - self._since[move.target, move.why] >= WAITS[move.why]]
 
+    def now_of(self, own: CellState, others: Iterable[CellState], now: float) -> Iterator[Move]:
+        """What the gateway of ``own`` is to carry out, as all cells look; only so many at a time to even out."""
+        wanted = [move for move in plan([own, *others]) if move.source == own.name]
+        left = max(1, int(SPREAD_SHARE * sum(unit.count for unit in own.units)))
+        for move in self.due(wanted, now):
+            if move.why is Why.SPREAD:
+                left -= 1
+            if move.why is not Why.SPREAD or left >= 0:
+                yield move
+
     def acted(self, move: Move, now: float) -> None:
         """The next to even out has to be wanted anew."""
         if move.why is Why.SPREAD:

@@ -84,6 +84,12 @@ class Catalogue:
         found = self._resolved[name] = self._with_adapters(candidates[-1])
         return found
 
+    def unlike(self, info: ModelInfo) -> tuple[str, ...]:
+        """How it differs from each model of its name that somebody serves under another key: no stage mixes them."""
+        served = {member.key for member in self._members.values()}
+        others = (self._models[key] for key in self._models if key in served and key != info.key)
+        return tuple(_difference(info, other) for other in others if other.name == info.name)
+
     def missing(self, key: ModelKey) -> list[Role]:
         """Roles that nobody holds."""
         held = self._held(key)
@@ -144,3 +150,21 @@ class Catalogue:
         unserved = [key for key in self._models if key not in served]
         for key in unserved[: max(0, len(self._models) - MAX_MODELS)]:
             del self._models[key]
+
+
+_TOLD = {
+    "formats": "formats of weights",
+    "dtype": "dtype",
+    "attention": "attention backend",
+    "compiled": "compilation",
+    "revisions": "revisions of components",
+}
+"""What a key stands for, as far as it is told apart from it; what is looked for first comes first."""
+
+
+def _difference(info: ModelInfo, other: ModelInfo) -> str:
+    for name, what in _TOLD.items():
+        own, theirs = getattr(info, name), getattr(other, name)
+        if own != theirs:
+            return f"{what} ({own or 'none'} here, {theirs or 'none'} there)"
+    return "serving.json, tiles of the VAE, or what writes pictures"

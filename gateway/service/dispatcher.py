@@ -53,7 +53,7 @@ MAX_EVENTS = 100_000
 
 CURE = (
     "Check --data-bind and --data-advertise of the server at that address, the firewalls between the two machines, and "
-    "CURVE keys; it is tried again now and then"
+    "CURVE keys; where no connection can lead to it, as behind NAT, give it a --relay. It is tried again now and then"
 )
 
 log = logging.getLogger(__name__)
@@ -266,6 +266,8 @@ class Dispatcher:
                 self._forget(server)
                 self._servers[server] = hello
                 self._catalogue.joined(server, hello.model, hello.roles)
+                for why in self._catalogue.unlike(hello.model):
+                    log.warning("%s is not mixed with others of %s: other %s", server, hello.model.name, why)
                 return translate.joined(server, hello, self._gateway)
             case Lost(server, why, clean):
                 log.log(logging.INFO if clean else logging.WARNING, "%s is gone: %s", server, why)

@@ -67,12 +67,14 @@ class Instructions:
             endpoint=holder.data_endpoint,
             nbytes=source.nbytes,
             public_key=holder.public_key,
+            relays=holder.relays,
+            server=source.holder if holder.relays else ServerId(""),
         )
 
     def peer(self, holder: ServerId) -> TryPeer:
         """The order to try whether ``holder`` can be reached."""
         hello = self._servers[holder]
-        return TryPeer(server=holder, endpoint=hello.data_endpoint, public_key=hello.public_key)
+        return TryPeer(server=holder, endpoint=hello.data_endpoint, public_key=hello.public_key, relays=hello.relays)
 
     def _run(self, action: act.Run, now: float) -> to_stage.Run:
         record = self._record(action.job)

@@ -40,6 +40,7 @@ from gateway.service.outlets import Outlets
 from gateway.service.scaling import Scaling
 from gateway.settings import InvalidSettings, Settings
 from gateway.stages.liveness import PoolRules, Roster
+from gateway.stages.paths import Pathfinder
 from gateway.stages.pool import StagePool
 from gateway.stages.prober import Prober
 from gateway.stages.result_fetcher import ResultFetcher
@@ -59,6 +60,7 @@ from scheduler.scaling.pools import Pool, ScalingSettings
 from scheduler.scaling.scaler import Autoscaler
 from scheduler.view import View
 from wire.control_codec import MAX_CONTROL_BYTES
+from wire.doors import Doors
 from wire.transfer import MAX_FIELDS_BYTES
 
 USAGE_FILE = "usage-waiting.jsonl"
@@ -104,13 +106,16 @@ class Gateway:
         desk = Sources(lambda: self.operator.servers(), lambda: self.operator.plan())
         self.feed = Feed(scheduler.view, desk) if is_watched else None
         self.instruments = Instruments() if settings.metrics else None
+        fetcher = ResultFetcher(self._sockets)
+        self._doors = Doors(asyncio.get_running_loop(), fetcher.drop)
+        paths = Pathfinder(Prober(self._sockets), fetcher, self._doors)
         self.dispatcher = Dispatcher(
             scheduler,
             incarnation,
             Outlets(
                 send=lambda server, message: self.pool.send(server, message),
-                fetch=ResultFetcher(self._sockets).fetch,
-                probe=Prober(self._sockets).probe,
+                fetch=paths.fetch,
+                probe=paths.probe,
                 hold=self._uploads.hold,
                 drop=self._uploads.drop,
             ),
@@ -215,6 +220,7 @@ class Gateway:
     async def close(self) -> None:
         """For a gateway that does not run: ``run`` does it itself."""
         self._sockets.close()
+        await self._doors.close()
         self.meter.close()
         await self.database.close()
 

@@ -83,6 +83,13 @@ class ResultFetcher:
         except WireError as error:
             raise InputLost(ref.handle, Loss.MALFORMED, str(error)) from error
 
+    def drop(self, endpoint: str) -> None:
+        """Close what is idle of the connections there, which would go on trying to come about."""
+        for holder in [holder for holder in self._idle if holder[0] == endpoint]:
+            for dealer in self._idle.pop(holder):
+                self._kept -= 1
+                dealer.close()
+
     def _connected(self, ref: InputRef) -> Dealer:
         holder = (ref.endpoint, ref.public_key)
         idle = self._idle.get(holder)

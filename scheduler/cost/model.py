@@ -51,7 +51,8 @@ class CostModel:
         self._stages: dict[tuple[Target, Role], StageCost] = {}
         self._speeds = SpeedFactors()
         self.version = 0
-        """Counts whatever may change predictions: they hold as long as it does."""
+        """Counts whatever may change predictions for a target: they hold as long as it does. What is learnt of single
+        servers is not among it."""
 
     def load_profile(self, path: Path) -> Profile:
         """Add a profile file; it seeds targets that have not been asked for yet. Raises ``ProfileError``."""
@@ -112,8 +113,10 @@ class CostModel:
         """
         if not isfinite(seconds) or seconds < LEAST_SECONDS:
             return
-        self.version += 1
-        ratio = self._stage(target, work.role).observe(work, seconds, self._speeds.factor(server))
+        stage = self._stage(target, work.role)
+        before = stage.version
+        ratio = stage.observe(work, seconds, self._speeds.factor(server))
+        self.version += stage.version - before
         if ratio is not None:
             self._speeds.observe(server, ratio, STEP_GAIN if work.role is Role.DIT else OTHER_GAIN)
 

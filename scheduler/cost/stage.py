@@ -47,6 +47,8 @@ class StageCost:
         self._cache: dict[Work, float] = {}
         self._passes: dict[Row, float] = {}
         self._band: tuple[float, float] | None = None
+        self.version = 0
+        """Counts whatever changes predictions."""
 
     def seconds(self, work: Work) -> float:
         """Predicted for a server of usual speed."""
@@ -89,6 +91,7 @@ class StageCost:
         if not is_known or abs(log_ratio) <= OUTLIER:
             self.batching.observe(tokens, work.batch, usual / single)
             self._cache.clear()
+            self.version += 1
         return log(seconds / (single * factor)) if is_known else None
 
     def _fit(self, features: Row, seconds: float) -> None:
@@ -96,6 +99,7 @@ class StageCost:
         if self.fit.refit_if_due():
             self._cache.clear()
             self._passes.clear()
+            self.version += 1
 
     def source(self) -> str:
         count = self.fit.observations

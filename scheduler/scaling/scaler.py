@@ -51,6 +51,8 @@ class Autoscaler:
 
     def note(self, event: ev.Event, now: float) -> None:
         match event:
+            case ev.JobFetched() | ev.JobStarted() | ev.JobDone() | ev.LimitsRaised():
+                pass  # most of them
             case ev.RequestArrived(request=spec):
                 self._arrived(spec, now)
             case ev.ServerJoined(server=spec):

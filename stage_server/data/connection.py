@@ -6,11 +6,11 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import zmq
 
+from stage_server.data.multipart import send
 from wire.bundle import Bundle
 from wire.control_codec import Buffer
 from wire.errors import InputLost, Loss
@@ -62,11 +62,10 @@ class Holder:
 
     def send(self, messages: list[list[Buffer]]) -> None:
         for message in messages:
-            self.dealer.send_multipart(message, flags=zmq.NOBLOCK)
+            send(self.dealer, message)
 
     def forget(self, transfer: Transfer) -> None:
-        self.active.pop(transfer.fetch.transfer, None)
-        with suppress(ValueError):
+        if self.active.pop(transfer.fetch.transfer, None) is None and transfer in self.waiting:
             self.waiting.remove(transfer)
 
     def close(self) -> None:

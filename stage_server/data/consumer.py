@@ -26,6 +26,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from stage_server.data.connection import Holder, Transfer, connect, fault
 from stage_server.data.contexts import started
+from stage_server.data.multipart import receive
 from stage_server.data.pool import BufferPool
 from wire.bundle import LIMITS, Bundle, Limits
 from wire.control_codec import Buffer
@@ -49,6 +50,8 @@ STALL_SECONDS = 10.0
 """Silence of a holder after which a transfer is given up."""
 
 _CLOSE_SECONDS = 5.0
+_READ, _EVENTS = int(zmq.POLLIN), int(zmq.EVENTS)
+"""As plain numbers, see ``multipart``."""
 _TAKES_NOTHING = "the connection takes no more requests"
 """It was lost a moment ago, most likely, and its monitor has not said so yet."""
 
@@ -182,7 +185,7 @@ class Consumer:
     def _receive(self, holder: Holder) -> bool:
         """Take one answer; whether there was one."""
         try:
-            frames = [frame.buffer for frame in holder.dealer.recv_multipart(zmq.NOBLOCK, copy=False)]
+            frames = [frame.buffer for frame in receive(holder.dealer)]
             answer, body = decode_answer(frames)
         except zmq.Again:
             return False
@@ -223,7 +226,7 @@ class Consumer:
 
     def _ask(self, source: zmq.Socket[bytes]) -> None:
         """Whether there is something to read; if not, its descriptor will say so when there is."""
-        if int(source.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if int(source.getsockopt(_EVENTS)) & _READ:
             self._unread.add(int(source.getsockopt(zmq.FD)))
 
     def _connect(self, ref: InputRef) -> Holder:

@@ -17,6 +17,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
+from stage_server.data.multipart import receive, send
 from wire.control_codec import Buffer
 from wire.errors import WireError
 from wire.security import Allow, CurveKeys, check_bind
@@ -158,7 +159,7 @@ class Holder:
     def _answer_some(self) -> None:
         for _ in range(BURST):
             try:
-                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+                peer, *frames = [frame.bytes for frame in receive(self._router)]
             except zmq.Again:
                 return
             self._answer(peer, frames)
@@ -175,7 +176,7 @@ class Holder:
 
     def _send(self, peer: bytes, answer: Sequence[Buffer]) -> None:
         try:
-            self._router.send_multipart([peer, *answer], flags=zmq.NOBLOCK, copy=False)
+            send(self._router, [peer, *answer], copy=False)
         except zmq.ZMQError as error:
             if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
                 raise

@@ -25,8 +25,9 @@ from diffusers.utils import (
 )
 
 from stage_server.engine.base import LoadError
-from stage_server.engine.components import DENOISERS, Components
+from stage_server.engine.components import Components
 from stage_server.engine.low_rank import LowRank, Patch, is_adaptable
+from stage_server.engine.split import DENOISERS
 from stage_server.engine.stubs import meta_instance
 from stage_server.engine.weights import DamagedFile, read_header, read_json
 

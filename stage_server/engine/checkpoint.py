@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
 import msgspec
 import torch
 from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
+from diffusers.modular_pipelines.modular_pipeline import MODULAR_PIPELINE_MAPPING
+from diffusers.pipelines.auto_pipeline import _get_model
 from huggingface_hub import HfApi, hf_hub_download, resolve_revision, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -27,6 +30,7 @@ from huggingface_hub.errors import (
 
 from stage_server.engine.base import LoadError
 from stage_server.engine.weights import DamagedFile, check_file, element_counts, loaded_bytes, read_json, unreadable
+from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import Count, Positive
 from wire.values import DTYPE_BYTES
 
@@ -45,6 +49,7 @@ class _ServingDefaults(msgspec.Struct):
     default_guidance: float | None = None
     max_pixels: Count = 0
     quality_steps: dict[Literal["low", "medium", "high", "xhigh", "max"], Positive] = {}
+    quantize: dict[str, WeightFormat] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +80,21 @@ class Checkpoint:
     def open_pipeline(self) -> ModularPipeline:
         """The modular pipeline with no component loaded. Code from the repository is never run."""
         self._check_indices()
+        where = {"revision": self.revision, "local_files_only": self.local_files_only}
         try:
-            return ModularPipeline.from_pretrained(
-                self.source,
-                revision=self.revision,
-                local_files_only=self.local_files_only,
-                trust_remote_code=False,
-            )
+            classic = self._classic(where)
+            if classic is not None:
+                return modular_class(*classic)(pretrained_model_name_or_path=self.source, config_dict=classic[1])
+            return ModularPipeline.from_pretrained(self.source, trust_remote_code=False, **where)
         except (OSError, ValueError, AttributeError, ImportError, TypeError) as error:
             raise LoadError(f"{self.name} has no modular pipeline that diffusers can build: {error}") from error
+
+    def _classic(self, where: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+        """The class that ``model_index.json`` names, and the index, where there is no modular one."""
+        modular, classic = ModularPipeline._load_pipeline_config(self.source, **where)
+        if modular is not None or classic is None:
+            return None
+        return str(classic.get("_class_name", "")), classic
 
     def _check_indices(self) -> None:
         """diffusers says of an index that it cannot read that there is none."""
@@ -104,6 +115,10 @@ class Checkpoint:
         except msgspec.ValidationError as error:
             raise LoadError(f"{path} is not as docs/models.md describes: {error}") from error
         return defaults
+
+    def formats(self) -> dict[str, WeightFormat]:
+        """Of weights, that ``serving.json`` asks for."""
+        return parsed(self.serving_defaults().get("quantize", {}))
 
     def component_files(self, spec: Any) -> ComponentFiles:
         """The files of one component, which a modular index may take from another repository."""
@@ -243,6 +258,27 @@ def _from_hub(repo: str, filename: str, revision: str | None, local_files_only: 
         return None
     except HfHubHTTPError as error:
         raise LoadError(f"cannot read {filename} of {repo}: {error}") from error
+
+
+def modular_class(classic: str, index: Mapping[str, Any]) -> type[ModularPipeline]:
+    """The modular pipeline for repositories of a pipeline of the old kind. Raises ``LoadError`` where there is none.
+
+    diffusers knows it of most; of some it only has a class of the same name.
+    """
+    model = _get_model(classic)
+    name = MODULAR_PIPELINE_MAPPING[model](index) if model in MODULAR_PIPELINE_MAPPING else ""
+    found = getattr(diffusers, name or f"{classic.removesuffix('Pipeline')}ModularPipeline", None)
+    if isinstance(found, type) and issubclass(found, ModularPipeline):
+        return found
+    raise LoadError(
+        f"model_index.json names {classic or 'no class'}, for which diffusers {diffusers.__version__} has no modular "
+        f"pipeline, and only these can be split into stages; repositories of these can be served: {_modular_names()}"
+    )
+
+
+def _modular_names() -> str:
+    names = (name.removesuffix("ModularPipeline") for name in dir(diffusers) if name.endswith("ModularPipeline"))
+    return ", ".join(sorted(name for name in names if name))
 
 
 def _bundled() -> str:

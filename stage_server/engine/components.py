@@ -7,25 +7,29 @@ import logging
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
+from diffusers.guiders.guider_utils import BaseGuidance
 
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.common import CommonComponents, Holder, kind_of
 from stage_server.engine.default_dtype import guarded
+from stage_server.engine.leaves import nbytes
 from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
+from stage_server.engine.quantised import check_possible, named, predicted_bytes, quantise
+from stage_server.engine.split import DENOISERS
 from stage_server.engine.stubs import ComponentStub
+from stage_server.engine.tiling import tile
 from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
+from stage_server.weight_formats import Formats, WeightFormat
 
 _log = logging.getLogger(__name__)
-
-DENOISERS = ("transformer", "unet")
 
 ONE_REVISION = "download configuration and weights again, from one revision of the model"
 
@@ -50,6 +54,12 @@ class LoadOptions:
     attention_backend: str | None = None
     weight_cache_bytes: int | None = 0
     """Of host memory, for weights that are not on the device or may leave it; None: a share of what is free."""
+    formats: Formats = field(default_factory=dict)
+    """Of components whose weights are quantised; before those of the model's ``serving.json``."""
+    vae_tile: int | None = None
+    """Side of the tiles, in pixels, in which larger pictures pass through the VAE."""
+    loads: bool = True
+    """False: nothing will be loaded, so formats need not be possible here."""
 
 
 class Components:
@@ -68,6 +78,11 @@ class Components:
             if _can_load(spec := pipeline.get_component_spec(name))
         }
         self.configs: Mapping[str, Mapping[str, Any]] = {name: files.config() for name, files in self.files.items()}
+        wanted = {**checkpoint.formats(), **options.formats}
+        modules = [name for name, files in self.files.items() if files.is_module]
+        self.formats = named(wanted, self.configs, modules)
+        if options.loads:
+            check_possible(self.formats, options.device, str(options.dtype).removeprefix("torch."))
         self._sizes: dict[str, int] = {}
         self.resident: frozenset[str] = frozenset()
         self.adapted: frozenset[str] = frozenset()
@@ -78,6 +93,13 @@ class Components:
         """Of components that other models of the process have as well."""
         self._set_stubs(self.files)
 
+    def load_guiders(self) -> None:
+        """Some repositories have files for them. They tell what a model can do, before it is loaded."""
+        for name, files in self.files.items():
+            if issubclass(files.type_hint, BaseGuidance):
+                with self._failures_named(name):
+                    self._pipeline.update_components(**{name: self._read(name, files)})
+
     def share(self, keys: Mapping[str, str], common: CommonComponents) -> None:
         """Hold components that have keys in common with other engines. Before anything is loaded."""
         self._keys, self._common = keys, common
@@ -85,8 +107,8 @@ class Components:
     def shareable(self) -> dict[str, tuple[Hashable, ComponentFiles]]:
         """What no engine changes, for ``common_keys``.
 
-        Denoisers may be compiled or have an attention backend of their own, adapters and quantisation change weights,
-        and pipelines turn a VAE that overflows in half precision into float32 and back.
+        Denoisers may be compiled or have an attention backend of their own, adapters change weights, quantised files
+        load in their own way, and pipelines turn a VAE that overflows in half precision into float32 and back.
         """
         own = {*DENOISERS, *self.adapted}
         for name, config in self.configs.items():
@@ -122,18 +144,35 @@ class Components:
         return self._options.attention_backend or ""
 
     @property
+    def vae_tile(self) -> int | None:
+        return self._options.vae_tile
+
+    @property
     def compiled(self) -> bool:
         return self._options.compile
 
     def nbytes(self, name: str) -> int:
-        """Bytes of its weights; 0 where it has none, or where its files do not tell, which loading them will say."""
+        """Bytes of its weights: as predicted, and once it was loaded as measured.
+
+        0 where it has none, or where its files do not tell, which loading them will say.
+        """
         if name not in self._sizes:
-            files, dtype = self.files[name], str(self._options.dtype).removeprefix("torch.")
             try:
-                self._sizes[name] = files.weight_bytes(dtype) if files.is_module else 0
+                self._sizes[name] = self.predicted_bytes(name)
             except LoadError:
                 return 0
         return self._sizes[name]
+
+    def predicted_bytes(self, name: str, form: WeightFormat | None = None) -> int:
+        """In that format, or in the one that it has here; from its files alone. Raises ``LoadError``."""
+        files, dtype = self.files[name], self._options.dtype
+        if not files.is_module:
+            return 0
+        form = form or self.formats.get(name, WeightFormat.NONE)
+        found = None
+        if form is not WeightFormat.NONE:
+            found = predicted_bytes(files.type_hint, self.configs[name], form, dtype)
+        return files.weight_bytes(str(dtype).removeprefix("torch.")) if found is None else found
 
     def are_warm(self, names: Iterable[str]) -> bool:
         """All of them are resident, or in host memory. From any thread."""
@@ -178,6 +217,8 @@ class Components:
                 copy = self._host_copy(name, turn, pinned=pinned)
                 if pinned:
                     self._cache.put(name, copy)
+            if isinstance(copy.component, torch.nn.Module):
+                self._sizes[name] = nbytes(copy.component)
             with nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
                 copy.to_device(self._options.device)
             return copy.component
@@ -252,7 +293,7 @@ class Components:
 
     def _kind(self, name: str) -> Hashable:
         variant, dtype = self._pipeline.get_component_spec(name).variant, str(self._options.dtype)
-        return kind_of(self.files[name], self.configs[name], variant, dtype)
+        return kind_of(self.files[name], self.configs[name], variant, f"{dtype} {self.formats.get(name, '')}")
 
     def _host_copy(self, name: str, turn: DeviceTurn, *, pinned: bool) -> HostCopy:
         with guarded(turn):
@@ -293,6 +334,10 @@ class Components:
         _refuse_gaps(report, type(module).__name__)
         spec.revision = files.revision
         module._diffusers_load_id = spec.load_id  # as ``ComponentSpec.load`` notes it
+        if name == "vae" and self._options.vae_tile is not None:
+            tile(module, self._options.vae_tile)
+        if name in self.formats:
+            quantise(module, self.formats[name], self._options.device, self._options.dtype)
         if name in self.adapted:
             make_adaptable(name, module)
             self._names[module] = name

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -46,33 +46,21 @@ from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.model_info import read_geometry, read_info
 from stage_server.engine.port import ForwardPort, is_out_of_memory
+from stage_server.engine.quantised import versions
+from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
 from stage_server.engine.split import split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.tensors import TORCH_DTYPES
+from stage_server.engine.tested import TESTED_FAMILIES
 from stage_server.engine.warm_up import warm_up
+from stage_server.weight_formats import Formats
 from wire.errors import UnsupportedValue
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
 from wire.types import Role
 from wire.values import DTYPE_BYTES
-
-TESTED_FAMILIES = frozenset(
-    {
-        "z-image",
-        "flux",
-        "flux-kontext",
-        "flux2",
-        "flux2-klein",
-        "krea2",
-        "stable-diffusion-3",
-        "stable-diffusion-xl",
-        "qwenimage",
-        "qwenimage-edit",
-        "qwenimage-edit-plus",
-    }
-)
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +70,7 @@ _BLOCK_ERRORS = (
     TypeError,
     LookupError,
     AttributeError,
+    NameError,
     AssertionError,
     ArithmeticError,
     OSError,
@@ -93,6 +82,9 @@ ACTIVATION_SHARE = 0.1
 
 WARM_UP_SECONDS = 0.5
 """Of a role in host memory, beside copying it, until it was measured."""
+
+_MOST_FRAMES = 256
+"""Of a video whose blocks name no number."""
 
 _CLIP_TOKENS = 77
 """What text encoders take whose blocks have no ``max_sequence_length``."""
@@ -115,13 +107,18 @@ class DiffusersEngine:
         together: Mapping[Role, int] | None = None,
         adapters: Mapping[str, str] | None = None,
         adapter_bytes: int = 0,
+        formats: Formats | None = None,
+        vae_tile: int | None = None,
+        loads: bool = True,
     ) -> None:
         """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
 
         ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory are for weights of roles that were held or
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
-        of the device at most. Raises ``LoadError``, with a text for the operator.
+        of the device at most. ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of
+        the tiles in which the VAE takes larger pictures. Without ``loads`` it only answers questions, also for formats
+        that cannot be here. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
@@ -132,7 +129,16 @@ class DiffusersEngine:
         self._made: dict[Role, Outputs] = {}
         """What warm-ups made, for those of later roles; in host memory."""
         self.beside: Callable[[], int] = lambda: 0
-        options = LoadOptions(self._device, _torch_dtype(dtype), compile, attention_backend, weight_cache_bytes)
+        options = LoadOptions(
+            self._device,
+            _torch_dtype(dtype),
+            compile,
+            attention_backend,
+            weight_cache_bytes,
+            formats or {},
+            vae_tile,
+            loads,
+        )
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options)
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in Role}
@@ -155,6 +161,7 @@ class DiffusersEngine:
                 family,
                 ", ".join(sorted(TESTED_FAMILIES)),
             )
+        self._components.load_guiders()
         self._geometry = read_geometry(self._pipeline, family, self._components)
         self._info = read_info(
             self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
@@ -205,13 +212,7 @@ class DiffusersEngine:
         return self._geometry.token_pixels
 
     def capable(self) -> dict[Role, RoleInfo]:
-        return self._role_info
-
-    @cached_property
-    def _role_info(self) -> dict[Role, RoleInfo]:
-        files = self._components.files
-        sizes = {name: files[name].weight_bytes(self._dtype) for name in files if files[name].is_module}
-        weights = {role: sum(sizes.get(name, 0) for name in self._needed({role})) for role in Role}
+        weights = {role: sum(map(self._components.nbytes, self._needed({role}))) for role in Role}
         common = self._components.common_bytes
         copied = HOST_BANDWIDTH if self._device.type == "cuda" else inf
         return {
@@ -239,7 +240,7 @@ class DiffusersEngine:
     def software(self) -> str:
         if self._info.family not in TESTED_FAMILIES:
             return ""  # its loop may keep what nobody looks for
-        return computed_by(self._device)
+        return computed_by(self._device, versions(self._components.formats))
 
     @property
     def memory_bytes(self) -> int:
@@ -265,6 +266,9 @@ class DiffusersEngine:
         self._held.preload(roles, turn)
 
     def set_roles(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
+        for role in sorted(roles - self._held.held):
+            blocks = (workflow.parts[role].blocks for workflow in self._workflows.values())
+            refuse_missing_packages(f"{self._info.name} cannot run the role {role} here", blocks)
         try:
             self._held.change(roles, turn)
         finally:
@@ -274,13 +278,22 @@ class DiffusersEngine:
         """Raises ``BadJob`` for what ``run`` would refuse."""
         params = self._checked(job)
         if job.role is Role.DECODER:
-            return pictures.encoded_bound(params.width, params.height)
+            return self._frames(params) * pictures.encoded_bound(params.width, params.height)
         if job.role is Role.DIT:
-            return self._geometry.dit_bound(params.width, params.height)
+            return self._frames(params) * self._geometry.dit_bound(params.width, params.height)
         uploads = [pictures.upload_pixels(data) for data in job.images.values()]
         block_default = self._workflows[params.workflow].parts[job.role].default("max_sequence_length")
         tokens = params.max_sequence_length or block_default or _CLIP_TOKENS
-        return self._geometry.encoder_bound(tokens, DTYPE_BYTES[self._dtype], params.width * params.height, uploads)
+        pixels = self._frames(params) * params.width * params.height
+        return self._geometry.encoder_bound(tokens, DTYPE_BYTES[self._dtype], pixels, uploads)
+
+    def _frames(self, params: ImageParams) -> int:
+        """That the job makes; 1 of a picture."""
+        workflow = self._workflows[params.workflow]
+        if not workflow.makes_video:
+            return 1
+        defaults = (part.default("num_frames") for part in workflow.parts.values())
+        return params.num_frames or next((default for default in defaults if default), _MOST_FRAMES)
 
     def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
         if job.role not in self._held.held:

@@ -19,10 +19,12 @@ _TEMPLATE_TOKENS = 128
 """More tokens than chat templates and second text encoders add to ``max_sequence_length``."""
 _CONDITION_PIXELS = 1 << 20
 """To about as many pixels some families scale the pictures that they are given, whatever size is asked for."""
-_CONDITIONED = ("flux2", "flux-kontext", "qwenimage-edit")
+_CONDITIONED = ("flux2", "flux3", "flux-kontext", "qwenimage-edit", "qwenimage21")
 """Those families, by the beginnings of their names."""
 _TOKENS_PER_PICTURE = _CONDITION_PIXELS // 28**2 * 5 // 4
 """Of the prompt's embedding, where the text encoder sees the pictures; with a quarter to spare."""
+_FLOAT32_TEXT = frozenset({"ideogram4"})
+"""Families whose embeddings are float32, whatever the weights are."""
 _SQUARE = (1024, 1024)
 _WIDEST = 4096
 """Features per token, where no configuration names them."""
@@ -40,6 +42,8 @@ class Geometry:
     latent_channels: int
     video_vae: bool
     """Latents have a frame axis."""
+    packed_latents: bool
+    """The decoder reads latents of which 2 × 2 are one, as the VAE's normalization has them."""
     size_multiple: int
     """Pixels."""
     token_width: int
@@ -61,6 +65,7 @@ class Geometry:
             vae_factor=factor,
             latent_channels=int(vae.get("latent_channels") or vae.get("z_dim") or 16),
             video_vae="z_dim" in vae,
+            packed_latents="batch_norm_eps" in vae and family != "ideogram4",
             size_multiple=math.lcm(factor * patch, processor_factor),
             token_width=_token_width(denoiser),
             token_layers=int(denoiser.get("num_text_layers") or 0),
@@ -71,7 +76,7 @@ class Geometry:
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
         """Shape of what the decoder reads for one picture of ``width`` × ``height`` pixels."""
         columns, rows = width // self.vae_factor, height // self.vae_factor
-        if self.family.startswith("flux2"):
+        if self.packed_latents:
             return (1, self.latent_channels * 4, rows // 2, columns // 2)
         frames = (1,) if self.video_vae else ()
         return (1, self.latent_channels, *frames, rows, columns)
@@ -81,9 +86,11 @@ class Geometry:
         conditioned = self.family.startswith(_CONDITIONED)
         picture_pixels = list(picture_pixels)
         length = tokens + _TEMPLATE_TOKENS
-        if self.family.startswith("qwenimage-edit"):
+        if self.family.startswith(("qwenimage-edit", "qwenimage21")):
             length += len(picture_pixels) * _TOKENS_PER_PICTURE
-        token_bytes = (self.token_width or _WIDEST) * max(1, self.token_layers) * itemsize + 8
+        if self.family in _FLOAT32_TEXT:
+            itemsize = 4
+        token_bytes = (self.token_width or _WIDEST) * max(1, self.token_layers) * itemsize + 3 * 8
         text = 2 * (length * token_bytes + self.pooled_width * 4)
         images = 0
         for own_pixels in picture_pixels:
@@ -141,7 +148,16 @@ def _vae_factor(vae: Mapping[str, Any]) -> int:
 
 
 def _token_width(denoiser: Mapping[str, Any]) -> int:
-    names = ("cap_feat_dim", "joint_attention_dim", "cross_attention_dim", "text_hidden_dim")
+    names = (
+        "cap_feat_dim",
+        "joint_attention_dim",
+        "cross_attention_dim",
+        "text_hidden_dim",
+        "text_in_dim",
+        "context_in_dim",
+        "llm_features_dim",
+        "text_embed_dim",
+    )
     return next((int(denoiser[name]) for name in names if denoiser.get(name)), 0)
 
 

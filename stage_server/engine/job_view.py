@@ -10,7 +10,8 @@ import copy
 from typing import Any
 
 import torch
-from diffusers import ModularPipeline
+from diffusers import ModularPipeline, SchedulerMixin
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines import LoopSequentialPipelineBlocks, ModularPipelineBlocks
 
 from stage_server.engine.base import LoadError
@@ -38,14 +39,12 @@ def job_view(pipeline: ModularPipeline, guidance_scale: float | None, port: JobP
     without a guider take the scale as a block input.
     """
     view = copy.copy(pipeline)
-    guider = getattr(pipeline, "guider", None)
-    if guider is not None:
-        view.guider = _guider(guider, guidance_scale)
-    scheduler = getattr(pipeline, "scheduler", None)
-    if scheduler is not None:
-        view.scheduler = type(scheduler).from_config(scheduler.config)
     for name, component in pipeline.components.items():
-        if isinstance(component, torch.nn.Module):
+        if isinstance(component, BaseGuidance):
+            setattr(view, name, _guider(component, guidance_scale))
+        elif isinstance(component, SchedulerMixin):
+            setattr(view, name, type(component).from_config(component.config))
+        elif isinstance(component, torch.nn.Module):
             setattr(view, name, port.stand_in(component))
     return view
 

@@ -10,11 +10,11 @@ from typing import Any
 from diffusers import ModularPipeline
 
 from stage_server.engine.checkpoint import Checkpoint
-from stage_server.engine.components import DENOISERS, Components
+from stage_server.engine.components import Components
 from stage_server.engine.geometry import Geometry
 from stage_server.engine.pictures import encoders
 from stage_server.engine.references import max_images, references
-from stage_server.engine.split import WorkflowSplit
+from stage_server.engine.split import DENOISERS, WorkflowSplit
 from wire.params import ModelInfo
 from wire.types import Role
 
@@ -42,9 +42,15 @@ def read_info(
     Whatever may change the bytes of a picture is part of the key.
     """
     attention, compiled = components.attention_backend, components.compiled
-    unusual = (attention, compiled) if attention or compiled else ()
+    unusual: tuple[Any, ...] = (attention, compiled) if attention or compiled else ()
+    formats = {name: form.value for name, form in sorted(components.formats.items())}
+    if formats:
+        unusual += (formats,)
+    if components.vae_tile is not None:
+        unusual += (f"VAE in tiles of {components.vae_tile}",)
     revisions = {name: files.digest() for name, files in sorted(components.files.items())}
     defaults = checkpoint.serving_defaults()
+    defaults.pop("quantize", None)  # whoever says it with the option instead has the same weights
     ignored = _ignored(pipeline, components)
     return ModelInfo(
         name=checkpoint.name,
@@ -66,6 +72,7 @@ def read_info(
         quality_steps=defaults.get("quality_steps", {}),
         attention=attention,
         compiled=compiled,
+        formats=formats,
     )
 
 

@@ -78,12 +78,13 @@ def upload_pixels(data: bytes) -> int:
 
 
 def from_channels(values: npt.NDArray[np.uint8]) -> Image.Image:
-    """A picture of the bytes (channels, height, width), of one channel or three."""
+    """A picture of the bytes (channels, height, width), of one channel, three or four."""
     return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
 
 
 def encode(picture: Image.Image, file_format: str, compression: int) -> bytes:
-    """``picture`` as a file of ``file_format``; the same pixels give the same bytes.
+    """``picture`` as a file of ``file_format``; the same pixels give the same bytes. JPEG has no transparency: white
+    shows through.
 
     ``compression`` is the JPEG or WebP quality, 0 to 100. Raises ``BadJob`` for another format.
     """
@@ -91,6 +92,8 @@ def encode(picture: Image.Image, file_format: str, compression: int) -> bytes:
         raise BadJob(f"output_format {file_format!r} is not one of {', '.join(FORMATS)}")
     if file_format == "png":
         return encode_png(picture)
+    if file_format == "jpeg" and picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     options: dict[str, Any] = {"method": _WEBP_METHOD} if file_format == "webp" else {}
     buffer = io.BytesIO()
     picture.save(buffer, file_format, quality=compression, **options)

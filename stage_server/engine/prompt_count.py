@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from diffusers import ModularPipeline
+from transformers import PreTrainedTokenizerBase
 
-TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "processor")
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "t5_tokenizer", "text_tokenizer", "processor")
 
 _CUTS = ("truncation", "max_length", "padding", "return_tensors")
 """Options without which everything is tokenized, and nothing added."""
@@ -45,10 +46,14 @@ class _Watched:
     first: _Call | None = field(default=None, init=False)
     added: int = field(default=0, init=False)
     """Tokens that are put behind the prompt once it is cut, as Krea 2 does with the end of its template."""
+    inner: dict[str, _Watched] = field(default_factory=dict, init=False)
+    """Tokenizers of a processor, by their names there, once they were asked for."""
     _is_over: bool = field(default=False, init=False)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._tokenizer, name)
+        if isinstance(value, PreTrainedTokenizerBase):  # a processor's own, which some blocks call
+            return self.inner.setdefault(name, _Watched(value))
         if not callable(value):
             return value
 
@@ -125,7 +130,8 @@ class PromptCount:
     def result(self) -> tuple[int, int]:
         """Tokens, those of a template and special ones included, and how many of them the tokenizer that reads most
         of the prompt dropped; (0, 0) where none was seen to read it."""
-        calls = [(watched.first, watched.added) for watched in self._watched if watched.first is not None]
+        everyone = [each for watched in self._watched for each in (watched, *watched.inner.values())]
+        calls = [(watched.first, watched.added) for watched in everyone if watched.first is not None]
         if not calls:
             return 0, 0
         longest, added = max(calls, key=lambda call: call[0].limit or 0)

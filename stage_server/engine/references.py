@@ -11,10 +11,15 @@ from wire.references import References
 CONDITIONED, INPAINTING = "image_conditioned", "inpainting"
 
 _MEGAPIXEL = 1 << 20
-_SEVERAL = {"flux2": 6, "flux2-klein": 4, "qwenimage-edit-plus": 3}
+_SEVERAL = {"flux2": 6, "flux2-klein": 4, "qwenimage-edit-plus": 3, "flux3": 10, "flux3-distilled": 10}
 """Family → pictures. The blocks know no limit; these are what makers recommend. Qwen-Image-Edit-Plus: "optimal
 performance is currently achieved with 1 to 3 input images", says the model card of Qwen-Image-Edit-2509, the first of
-its checkpoints; diffusers has no number."""
+its checkpoints; diffusers has no number. FLUX.3's is that of its prompt upsampler."""
+
+
+def _qwen_2_1() -> References:
+    return References(area=_MEGAPIXEL, multiple=32, in_sequence=True, prompt_area=_MEGAPIXEL, prompt_patch=32)
+
 
 _RULES: Mapping[tuple[str, str], Callable[[int], References]] = {
     ("flux-kontext", CONDITIONED): lambda _: References(
@@ -26,6 +31,12 @@ _RULES: Mapping[tuple[str, str], Callable[[int], References]] = {
         area=_MEGAPIXEL, multiple=32, in_sequence=True, prompt_area=_MEGAPIXEL
     ),
     ("qwenimage-edit", INPAINTING): lambda _: References(in_sequence=True, prompt_area=_MEGAPIXEL),
+    ("flux3", CONDITIONED): lambda token: References(max_area=4 * _MEGAPIXEL, multiple=token, in_sequence=True),
+    ("flux3-distilled", CONDITIONED): lambda token: References(
+        max_area=4 * _MEGAPIXEL, multiple=token, in_sequence=True
+    ),
+    ("qwenimage21", CONDITIONED): lambda _: _qwen_2_1(),
+    ("qwenimage21-turbo", CONDITIONED): lambda _: _qwen_2_1(),
     ("qwenimage-edit-plus", CONDITIONED): lambda _: References(
         area=_MEGAPIXEL, multiple=32, in_sequence=True, prompt_area=384 * 384
     ),

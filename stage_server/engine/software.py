@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import diffusers
@@ -11,9 +12,9 @@ import torch
 MAX_TEXT = 1000
 
 
-def computed_by(device: torch.device) -> str:
-    """One line. Of a processor its model counts as well: libraries choose their kernels by it."""
-    parts = [f"torch {torch.__version__}", f"diffusers {diffusers.__version__}"]
+def computed_by(device: torch.device, further: Sequence[str] = ()) -> str:
+    """One line, with ``further`` packages. Of a processor its model counts as well: libraries choose kernels by it."""
+    parts = [f"torch {torch.__version__}", f"diffusers {diffusers.__version__}", *further]
     if device.type == "cuda":
         parts += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]  # type: ignore[no-untyped-call]
         parts.append(f"TF32 {torch.backends.cuda.matmul.allow_tf32}")

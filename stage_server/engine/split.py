@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,15 +20,18 @@ from wire.types import Role
 GENERATOR = "generator"
 """A hidden edge: reading it advances it, so its state is an output of every block that reads it."""
 
+DENOISERS = ("transformer", "transformer_2", "transformer_ref", "unconditional_transformer", "unet")
+"""Components that steps call; the first that a model has is the one whose configuration tells sizes."""
+
 FOREIGN: Mapping[Role, frozenset[str]] = {
-    Role.ENCODER: frozenset({"transformer", "unet"}),
+    Role.ENCODER: frozenset(DENOISERS),
     Role.DIT: frozenset({"vae"}),
-    Role.DECODER: frozenset({"transformer", "unet"}),
+    Role.DECODER: frozenset(DENOISERS),
 }
 """Components whose configuration some blocks of the role read, and whose weights belong to other roles."""
 
 _TRIGGERS = {"prompt", "image", "mask_image"}
-_PUBLIC_NAMES = {"image_conditioned_inpainting": "inpainting"}
+_PUBLIC_NAMES = {"image_conditioned_inpainting": "inpainting", "img2img": "image2image"}
 """Workflows that other families call otherwise."""
 _PARAMS = {
     "prompt": "prompt",
@@ -36,9 +40,11 @@ _PARAMS = {
     "width": "width",
     "num_inference_steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
+    "guidance_schedule": "guidance_scale",
     "generator": "seed",
     "strength": "strength",
     "max_sequence_length": "max_sequence_length",
+    "num_frames": "num_frames",
     "image": "image",
     "mask_image": "mask_image",
 }
@@ -81,6 +87,8 @@ class WorkflowSplit:
 
     name: str
     parts: Mapping[Role, Part]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Inputs whose value makes it this task: one frame, say."""
 
     def crossing(self, source: Role, target: Role) -> tuple[Any, ...]:
         """``OutputParam``s of ``source`` that ``target`` reads and no role in between makes anew."""
@@ -102,7 +110,7 @@ class WorkflowSplit:
         read = {name for part in self.parts.values() for name in part.reads}
         if any("guider" in part.components for part in self.parts.values()):
             read.add("guidance_scale")
-        inputs = tuple(public for name, public in _PARAMS.items() if name in read - ignored)
+        inputs = _public(read - ignored)
         return Workflow(self.name, inputs, self.edges, max_images, references, self._encoder_inputs(ignored))
 
     def _encoder_inputs(self, ignored: frozenset[str]) -> tuple[str, ...]:
@@ -110,7 +118,12 @@ class WorkflowSplit:
         read = set(part.reads)
         if "max_area" in read:  # which follows from the size
             read |= {"height", "width"}
-        return tuple(public for name, public in _PARAMS.items() if name in read - ignored)
+        return _public(read - ignored)
+
+    @property
+    def makes_video(self) -> bool:
+        """More than one picture: frames."""
+        return "images" not in self.parts[Role.DECODER].outputs and self.constants.get("num_frames") != 1
 
     @property
     def masked(self) -> bool:
@@ -120,6 +133,11 @@ class WorkflowSplit:
     def guider_chooses_negative(self) -> bool:
         """Whether the text encoder asks the guider about a negative prompt (Stable Diffusion 3's does not)."""
         return "guider" in self.parts[Role.ENCODER].components
+
+
+def _public(read: AbstractSet[str]) -> tuple[str, ...]:
+    """Each once, in the order of ``_PARAMS``."""
+    return tuple(dict.fromkeys(public for name, public in _PARAMS.items() if name in read))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +152,72 @@ class _HiddenOutput:
 def split_workflows(blocks: ModularPipelineBlocks, available: frozenset[str]) -> dict[str, WorkflowSplit]:
     """Every workflow that prompts and uploaded images can start, and whose components the model has.
 
-    Raises ``LoadError`` when the blocks do not group into encoder, dit and decoder.
+    Raises ``LoadError`` when there is none, or the blocks do not group into encoder, dit and decoder.
     """
-    groups = _group(list(blocks.sub_blocks))
-    found = {}
-    for name, triggers in _workflow_map(blocks).items():
-        if isinstance(triggers, dict) and set(triggers) <= _TRIGGERS and "prompt" in triggers:
-            split = WorkflowSplit(name, _parts(blocks.get_execution_blocks(**triggers), groups))
-            has_components = all(part.components <= available for part in split.parts.values())
-            if has_components and "images" in split.parts[Role.DECODER].outputs:
-                found[name] = split
+    found, refused = sort_workflows(blocks, available)
     if not found:
         raise LoadError(
-            f"{type(blocks).__name__} has no workflow from a prompt (and pictures) to a picture with these components"
+            f"{type(blocks).__name__} has no workflow from a prompt (and pictures) to a picture or a video with these "
+            "components: " + "; ".join(f"{name}: {why}" for name, why in refused.items())
         )
     return found
+
+
+def sort_workflows(
+    blocks: ModularPipelineBlocks, available: frozenset[str]
+) -> tuple[dict[str, WorkflowSplit], dict[str, str]]:
+    """Those that can be served, and the others with the reason. Raises ``LoadError``."""
+    groups = _group(list(blocks.sub_blocks))
+    found, refused = dict[str, WorkflowSplit](), dict[str, str]()
+    for name, declared in _workflow_map(blocks).items():
+        triggers = declared if isinstance(declared, dict) else declared[0]  # the others say the same in other words
+        constants = {key: value for key, value in triggers.items() if value is not True}
+        strange = set(triggers) - _TRIGGERS - constants.keys()
+        if strange:
+            refused[name] = f"no parameter feeds {' and '.join(sorted(strange))}"
+            continue
+        chosen = _without_absent(blocks.get_execution_blocks(**triggers), available)
+        split = WorkflowSplit(name, _parts(chosen, groups), constants)
+        refusal = _refusal(split, available)
+        if refusal:
+            refused[name] = refusal
+        else:
+            found[name] = split
+    return found, refused
+
+
+def _refusal(split: WorkflowSplit, available: frozenset[str]) -> str:
+    """Why the workflow cannot be served; empty if it can."""
+    if "prompt" not in split.parts[Role.ENCODER].reads:
+        return "it reads no prompt"
+    missing = frozenset().union(*(part.components for part in split.parts.values())) - available
+    if missing:
+        return f"the model has no {' and no '.join(sorted(missing))}"
+    made = split.parts[Role.DECODER].outputs
+    if not made.keys() & {"images", "videos"}:
+        return f"it makes {' and '.join(sorted(made.keys() - {GENERATOR}))}, neither pictures nor videos"
+    unfed = sorted(made.keys() - {GENERATOR, "images", "videos", "latents", "sampling_rate", "action"})
+    if unfed:
+        return f"it makes {' and '.join(unfed)} beside the video"
+    if any("layers" in part.reads for part in split.parts.values()):
+        return "it makes a stack of layers, at a size of its own choice, not one picture"
+    return ""
+
+
+def _without_absent(workflow: SequentialPipelineBlocks, available: frozenset[str]) -> SequentialPipelineBlocks:
+    """Without the blocks that only rewrite what they are given (the prompt), and need components that the model has
+    not: diffusers says of them to take them out."""
+    blocks = {
+        name: block
+        for name, block in workflow.sub_blocks.items()
+        if {spec.name for spec in block.expected_components} <= available or not _only_rewrites(block)
+    }
+    return SequentialPipelineBlocks.from_blocks_dict(blocks)
+
+
+def _only_rewrites(block: ModularPipelineBlocks) -> bool:
+    made = {output.name for output in block.intermediate_outputs}
+    return "prompt" in made and made <= {param.name for param in block.inputs}
 
 
 def _workflow_map(blocks: ModularPipelineBlocks) -> Mapping[str, Any]:
@@ -156,7 +225,13 @@ def _workflow_map(blocks: ModularPipelineBlocks) -> Mapping[str, Any]:
     declared: Mapping[str, Any] | None = getattr(blocks, "_workflow_map", None)
     if declared is not None:
         return {_PUBLIC_NAMES.get(name, name): triggers for name, triggers in declared.items()}
-    if any(param.name == "image" for param in blocks.inputs):
+    inputs = {param.name for param in blocks.inputs if param.name}
+    if any(output.name == "videos" for output in blocks.outputs):
+        strange = {"driving_video", "video", "references", "lyrics"} & inputs
+        if "image" in inputs:
+            return {"image2video": dict.fromkeys(("prompt", "image", *sorted(strange)), True)}
+        return {"text2video": dict.fromkeys(("prompt", *sorted(strange)), True)}
+    if "image" in inputs:
         return {"image_conditioned": {"prompt": True, "image": True}}
     return {"text2image": {"prompt": True}}
 

@@ -18,7 +18,7 @@ from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
-from stage_server.engine.split import GENERATOR, Part, WorkflowSplit
+from stage_server.engine.split import DENOISERS, GENERATOR, Part, WorkflowSplit
 from stage_server.engine.staging import Staging
 from stage_server.engine.steps import Steps
 from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
@@ -28,9 +28,6 @@ from wire.values import Value
 
 Finish = Callable[[], Outputs]
 """Waits for what has left the device, looks for NaN, writes the picture. Raises ``EngineError``."""
-
-DENOISERS = ("transformer", "transformer_2", "unet")
-"""Components that steps call, and that compute nothing in those that were done elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +90,7 @@ def run_stage(
         control.prompt_read(*count.result())
     leaving = staging.leaving()
     is_picture = task.role is Role.DECODER
+    made: dict[str, dict[str, Any]]
     made = {IMAGE_PORT: {"images": _drawn(state, task)}} if is_picture else _sent(state, given, task, check)
     made = moved(made, leaving.to_host)
     check.leave(leaving.to_host)
@@ -227,8 +225,10 @@ def _parameters(task: StageTask) -> dict[str, Any]:
         "width": params.width,
         "num_inference_steps": params.num_inference_steps,
         "guidance_scale": params.guidance_scale,
+        "guidance_schedule": _guidance_schedule(task),
         "strength": params.strength,
         "max_sequence_length": params.max_sequence_length,
+        "num_frames": params.num_frames,
         "max_area": params.width * params.height,
         # Of a mask the blocks may paste into the picture, which they do with PIL's pictures only.
         "output_type": "pil" if task.workflow.masked else "pt",
@@ -236,7 +236,17 @@ def _parameters(task: StageTask) -> dict[str, Any]:
     if GENERATOR in task.part.reads:
         values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
     uploads = pictures.open_uploads(task.images, task.part.reads)
-    return values | uploads
+    return {**values, **task.workflow.constants, **uploads}
+
+
+def _guidance_schedule(task: StageTask) -> list[float] | None:
+    """A scale for each step, where blocks want that: the request's, or those of the model, spread over the steps."""
+    default, steps = task.part.default("guidance_schedule"), task.params.num_inference_steps
+    if task.params.guidance_scale is not None and steps:
+        return [task.params.guidance_scale] * steps
+    if default is None or not steps:
+        return None
+    return [default[(2 * step + 1) * len(default) // (2 * steps)] for step in range(steps)]
 
 
 def _negative_prompt(task: StageTask) -> str | None:
@@ -298,15 +308,13 @@ def _same(value: Any, before: Any) -> bool:
 
 
 def _drawn(state: PipelineState, task: StageTask) -> Any:
-    """The picture as PIL has it, or as a tensor (channels, height, width) of bytes, where it lies.
+    """The picture as PIL has it, or as a tensor (channels, height, width) of bytes, where it lies; of a video with
+    its frames before that.
 
     Rounded as diffusers does it, and before it leaves the device: a quarter of the bytes have to be copied.
     """
-    images, params = state.get("images"), task.params
-    if not isinstance(images, list | torch.Tensor) or len(images) != 1:
-        raise EngineError(f"the decoder made {type(images).__name__}, not one picture")
-    image = images[0]
-    size = tuple(image.shape[:0:-1]) if isinstance(image, torch.Tensor) else image.size
+    image, params = _one(state, task), task.params
+    size = tuple(image.shape[:-3:-1]) if isinstance(image, torch.Tensor) else image.size
     for asked, drawn in zip(task.size_asked, size, strict=True):
         if asked not in (0, drawn):
             raise WrongSize(f"the picture is {size[0]}x{size[1]}, {params.width}x{params.height} was asked for; "
@@ -314,8 +322,22 @@ def _drawn(state: PipelineState, task: StageTask) -> Any:
     return image.float().mul(255).round().to(torch.uint8) if isinstance(image, torch.Tensor) else image
 
 
+def _one(state: PipelineState, task: StageTask) -> Any:
+    """The picture, or the frames of a video (frames, channels, height, width)."""
+    made = state.get("images")
+    if made is None:
+        made = state.get("videos")
+    if not isinstance(made, list | torch.Tensor) or len(made) != 1:
+        raise EngineError(f"the decoder made {type(made).__name__}, not one picture")
+    is_single_frame = not task.workflow.makes_video and isinstance(made[0], torch.Tensor) and made[0].dim() == 4
+    return made[0][0] if is_single_frame else made[0]
+
+
 def _picture(drawn: Any, task: StageTask) -> dict[str, Value]:
     params = task.params
+    if task.workflow.makes_video:
+        frames = drawn.permute(0, 2, 3, 1).contiguous()
+        return {"frames": to_wire("frames", frames, _as_is), "width": frames.shape[2], "height": frames.shape[1]}
     image = pictures.from_channels(drawn.numpy()) if isinstance(drawn, torch.Tensor) else drawn
     picture = pictures.put_back(image, task.images) if task.workflow.masked else image
     data = pictures.encode(picture, params.output_format, params.output_compression)

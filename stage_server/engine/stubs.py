@@ -37,11 +37,13 @@ class ComponentStub:
 
     def __getattr__(self, attribute: str) -> Any:
         config = self.__dict__.get("config", {})
-        if attribute in config:
+        if config.get(attribute) is not None:
             return config[attribute]
         is_private = attribute.startswith("__") or "_kind" not in self.__dict__  # of a copy on its way, say
         if not is_private and attribute not in _NOWHERE and hasattr(self._instance, attribute):
-            return getattr(self._instance, attribute)
+            return getattr(self._instance, attribute)  # computed, where the configuration leaves it open
+        if attribute in config:
+            return None
         raise AttributeError(
             f"{self.__dict__.get('name')} is not loaded in this role, and its configuration has no {attribute!r}"
         )

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from stage_server.engine.leaves import Place, composed, is_composed, leaves, put, rebuilt, tensors
+from stage_server.engine.leaves import nbytes as weight_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -36,23 +38,29 @@ class HostCopy:
     nbytes: int
     tensors: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
     """Weights and buffers of the component, each with its data in host memory; none where the host is the device."""
+    composed: tuple[Place, ...] = ()
+    """Quantised weights in host memory, and where they belong: on the device another takes the place of each."""
 
     def to_device(self, device: torch.device) -> None:
         """Returns when every weight is there. The copies go on the current stream. Raises ``OutOfMemoryError``."""
         try:
             for tensor, kept in self.tensors:
                 tensor.data = kept.to(device, non_blocking=True)
+            for layer, name, kept_whole in self.composed:
+                put(layer, name, rebuilt(kept_whole, lambda leaf: leaf.to(device, non_blocking=True)))
         except BaseException:
             self.to_host()
             raise
-        if self.tensors:
+        if self.tensors or self.composed:
             torch.cuda.current_stream(device).synchronize()
 
     def to_host(self) -> None:
         """Free the device's memory at once: nothing is copied, as nobody changes weights."""
         for tensor, kept in self.tensors:
             tensor.data = kept
-        if self.tensors:
+        for layer, name, kept_whole in self.composed:
+            put(layer, name, kept_whole)
+        if self.tensors or self.composed:
             self.component.to("cpu")  # what was added to it since
 
 
@@ -64,18 +72,27 @@ def host_copy(component: Any, device: torch.device, *, pinned: bool) -> HostCopy
     if not isinstance(component, torch.nn.Module):
         return HostCopy(component, NOMINAL_BYTES)
     if device.type != "cuda":
-        for tensor in _tensors(component):
-            _read(tensor)
+        for tensor in tensors(component):
+            for leaf in leaves(tensor):
+                _read(leaf)
         return HostCopy(component, weight_bytes(component))
-    pairs = []
-    for tensor in _tensors(component):
-        kept = torch.empty_like(tensor.data, device="cpu", pin_memory=pinned)
-        kept.copy_(tensor.data)
-        tensor.data = kept
-        pairs.append((tensor, kept))
-    return HostCopy(
-        component, sum(_allocated(kept.nbytes) if pinned else kept.nbytes for _, kept in pairs), tuple(pairs)
-    )
+    sizes: list[int] = []
+
+    def on_host(leaf: torch.Tensor) -> torch.Tensor:
+        kept = torch.empty_like(leaf, device="cpu", pin_memory=pinned)
+        sizes.append(_allocated(kept.nbytes) if pinned else kept.nbytes)
+        return kept.copy_(leaf)
+
+    pairs, places = [], []
+    for tensor in tensors(component):
+        if not is_composed(tensor):
+            kept = on_host(tensor.data)
+            tensor.data = kept
+            pairs.append((tensor, kept))
+    for layer, name, parameter in composed(component):
+        places.append((layer, name, rebuilt(parameter, on_host)))
+        put(*places[-1])
+    return HostCopy(component, sum(sizes), tuple(pairs), tuple(places))
 
 
 class WeightCache:
@@ -131,11 +148,6 @@ class WeightCache:
         self._kept.clear()
 
 
-def weight_bytes(module: torch.nn.Module) -> int:
-    """Tied weights count once."""
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(module)}.values())
-
-
 def default_limit() -> int:
     """Bytes for weights in host memory where nobody says how many."""
     return int(DEFAULT_SHARE * free_bytes())
@@ -153,15 +165,6 @@ def free_bytes() -> int:
         return found if limit == "max" else max(0, min(found, int(limit) - int(used)))
     except (OSError, ValueError):
         return found
-
-
-def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Each once, also where two layers share it."""
-    seen: set[int] = set()
-    for tensor in chain(module.parameters(), module.buffers()):
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield tensor
 
 
 def _read(tensor: torch.Tensor) -> None:

@@ -5,7 +5,7 @@ What it must not know: how a job computes, where bytes lie. The shell around it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,13 +13,18 @@ import msgspec
 
 from stage_server.runtime.credits import MAX_ATTEMPTS, PREFETCHED, Credits
 from stage_server.runtime.events import (
+    Computed,
     Connected,
     Denied,
+    DeviceTaken,
     Disconnected,
     Effect,
     Event,
     Exit,
+    InputsFetched,
+    InputsHere,
     JobKey,
+    Published,
     ReadAheadOver,
     Received,
     RolesBegun,
@@ -139,6 +144,8 @@ class StageCore:
         self._watch = Watch(times.stuck, sum(info.load_seconds for info in hello.capable.values()))
         self._excused = 0.0
         """Until then, standing still has been allowed for."""
+        self._not_late_until = 0.0
+        """No timer can be that late before."""
         self._is_over = False
 
     def start(self, now: float) -> list[Effect]:
@@ -164,28 +171,25 @@ class StageCore:
         return [*self._correct_roles(now), *self._grant(), *self._leave(now)]
 
     def next_wakeup(self) -> float:
-        wakeups = (
-            self._link.next_wakeup(),
-            self._jobs.next_deadline(),
-            self._watch.next_due(),
-            self._leave_by,
-            self._orphaned_at(),
-        )
-        return min(wakeup for wakeup in wakeups if wakeup is not None)
+        due = self._link.next_wakeup()
+        others = (self._jobs.next_deadline(), self._watch.next_due(), self._leave_by, self._orphaned_at())
+        return min([due, *[wakeup for wakeup in others if wakeup is not None]])
 
     # --- events ---
 
     def _on(self, event: Event, now: float) -> list[Effect]:
-        match event:
-            case Connected() | Disconnected() | Unreached() | Denied():
-                return self._about_link(event, now)
-            case RoomFreed():
-                return []
-            case Tried(result):
-                return [Send(result)]
+        match event:  # what comes most often comes first
+            case InputsFetched() | InputsHere() | DeviceTaken() | Computed() | Published():
+                return self._jobs.on(event)
             case Received(message):
                 self._link.heard(now)
                 return self._hear(message, now)
+            case RoomFreed():
+                return []
+            case Connected() | Disconnected() | Unreached() | Denied():
+                return self._about_link(event, now)
+            case Tried(result):
+                return [Send(result)]
             case Terminate():
                 return self._terminate(now)
             case Tick():
@@ -272,7 +276,7 @@ class StageCore:
             refusal = "the server is leaving"
         elif run.role not in self._roles.accepting():
             refusal = self._roles.refusal(run.role)
-        elif self._jobs.under_way()[run.role] >= MAX_ATTEMPTS:
+        elif self._jobs.under_way().get(run.role, 0) >= MAX_ATTEMPTS:
             refusal = f"more than {MAX_ATTEMPTS} {run.role} attempts at once"
         else:
             return self._jobs.begin(run, now)
@@ -315,7 +319,11 @@ class StageCore:
 
     def _allow_for_stall(self, now: float) -> None:
         """A process that was frozen has heard nothing meanwhile, and its jobs have not gone on."""
-        late = now - max(self.next_wakeup(), self._excused)
+        if now <= self._not_late_until:
+            return
+        due = max(self.next_wakeup(), self._excused)
+        self._not_late_until = min(due, now) + STALL_SECONDS
+        late = now - due
         if late > STALL_SECONDS:
             self._watch.excuse(late)
             self._excused = now  # other events may come before the timer's
@@ -353,13 +361,17 @@ class StageCore:
     def _grant(self) -> list[Effect]:
         if not self._link.welcomed:
             return []
-        granted = [Send(Grant(limits=self._credits.limits()))] if self._raise_limits() else []
-        return [*granted, *self._complain_of_room()]
+        active = self._jobs.under_way()
+        granted = [Send(Grant(limits=self._credits.limits()))] if self._raise_limits(active) else []
+        return [*granted, *self._complain_of_room(active)]
 
-    def _complain_of_room(self) -> list[Effect]:
+    def _complain_of_room(self, active: Mapping[Role, int]) -> list[Effect]:
         """Work that does not come for want of room is seen nowhere else."""
         accepting = () if self._leave_by is not None else in_order(self._roles.accepting())
-        blocked = frozenset(self._credits.spent(accepting, self._jobs.under_way()))
+        spent = self._credits.spent(accepting, active)
+        if not spent and not self._blocked:
+            return []
+        blocked = frozenset(spent)
         new, self._blocked = blocked - self._blocked, blocked
         return [
             Warn(f"the output store has no room for another output of {role}: no {role} work until some are released")
@@ -394,7 +406,7 @@ class StageCore:
 
     def _introduce(self) -> Hello:
         self._credits.restart()
-        self._raise_limits()
+        self._raise_limits(self._jobs.under_way())
         self._said = in_order(self._roles.held)
         finished = tuple(
             epoch for epoch, word in self._unsent.items() if not isinstance(word, RolesReady | RolesFailed)
@@ -413,12 +425,11 @@ class StageCore:
     def _heartbeat(self, sequence: int) -> Heartbeat:
         return msgspec.structs.replace(self._meters.heartbeat(sequence), blocked=in_order(self._blocked))
 
-    def _raise_limits(self) -> bool:
+    def _raise_limits(self, active: Mapping[Role, int]) -> bool:
         if self._leave_by is not None:
             return False
-        accepting = self._roles.accepting()
         fetching = self._jobs.under_way(State.FETCHING)
-        return self._credits.raise_limits(in_order(accepting), self._jobs.under_way(), fetching, self._meters.room)
+        return self._credits.raise_limits(in_order(self._roles.accepting()), active, fetching, self._meters.room)
 
     def _abandon(self) -> list[Effect]:
         self._unsent.clear()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -120,9 +119,13 @@ class Jobs:
 
     # --- what is here ---
 
-    def under_way(self, state: State | None = None) -> Counter[Role]:
-        """Attempts per role, or those of them in one state."""
-        return Counter(job.role for job in self._jobs.values() if state in (None, job.state))
+    def under_way(self, state: State | None = None) -> Mapping[Role, int]:
+        """Attempts per role that has some, or those of them in one state."""
+        found: dict[Role, int] = {}  # a Counter takes ten times as long, and this is asked after every event
+        for job in self._jobs.values():
+            if state is None or job.state is state:
+                found[job.role] = found.get(job.role, 0) + 1
+        return found
 
     def epochs(self) -> tuple[Epoch, ...]:
         return tuple(job.epoch for job in self._jobs.values() if job.last_word in (None, LastWord.DEADLINE))
@@ -134,7 +137,7 @@ class Jobs:
         return {key: job.state for key, job in self._jobs.items()}
 
     def next_deadline(self) -> float | None:
-        return min((job.deadline for job in self._jobs.values() if job.last_word is None), default=None)
+        return min([job.deadline for job in self._jobs.values() if job.last_word is None], default=None)
 
     # --- what the gateway asks ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from stage_server.runtime.events import Effect, LoadRoles, ReadAhead, RolesLoaded, Send
 from wire.to_gateway import RolesFailed, RolesReady
@@ -11,6 +12,7 @@ from wire.to_stage import AssignRoles
 from wire.types import Epoch, Role
 
 
+@cache  # there are eight sets, and enums are slow to go through
 def in_order(roles: frozenset[Role]) -> tuple[Role, ...]:
     return tuple(role for role in Role if role in roles)
 

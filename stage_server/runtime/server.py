@@ -49,7 +49,6 @@ from stage_server.runtime.roles import in_order
 from stage_server.runtime.sensors import Sensors
 from stage_server.runtime.worker import Plant, Worker
 from wire.dial import MUTE, dial
-from wire.security import CurveKeys
 from wire.to_gateway import Goodbye, Heartbeat, Hello, PeerTried, RolesFailed, RolesReady, ToGateway
 from wire.to_stage import TryPeer, Welcome
 from wire.types import Role
@@ -70,7 +69,8 @@ class Equipment:
     """Notified by the store's ``on_room``."""
     largest: Mapping[Role, int]
     """Bytes of the largest output that a job of each role can have."""
-    keys: CurveKeys | None = None
+    find: Callable[[TryPeer], str] = lambda peer: try_peer(peer, None)
+    """What is in the way to a peer's data socket; empty if nothing is."""
     prefetched: int = PREFETCHED
     """Attempts of a role that may be here beside those that compute."""
     baton: Baton = field(default_factory=Baton)
@@ -333,7 +333,7 @@ class StageServer:
         log.warning("%s: %s", warning.text, dial(warning.dial) or MUTE)
 
     def _try(self, peer: TryPeer) -> None:
-        fault = try_peer(peer, self._equipment.keys)
+        fault = self._equipment.find(peer)
         if fault:
             log.warning("%s cannot be reached from here: %s", peer.server, fault)
         self._post(Tried(PeerTried(server=peer.server, detail=fault)))

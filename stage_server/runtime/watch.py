@@ -27,8 +27,10 @@ from stage_server.runtime.events import (
     JobKey,
     Previewed,
     Published,
+    Received,
     RolesBegun,
     RolesRested,
+    RoomFreed,
     Stepped,
     Stopped,
     Surrendered,
@@ -97,23 +99,22 @@ class Watch:
     def see(self, event: Event, effects: Iterable[Effect], now: float) -> None:
         """What happened, and what the core makes of it. Events of jobs and roles are signs of life."""
         for effect in effects:
-            match effect:
-                case Begin(job, run):
-                    self._jobs[job] = _pulse(run)
-                case _:
-                    pass
-        match event:
+            if isinstance(effect, Begin):
+                self._jobs[effect.job] = _pulse(effect.run)
+        match event:  # what comes most often comes first
+            case Received() | RoomFreed():
+                pass
+            case (
+                InputsFetched() | InputsHere() | DeviceTaken() | Computed() | DeviceYielded() | Stepped() | Previewed()
+            ):
+                self._heard(event, now)
+            case Published(job) | Broke(job) | Stopped(job) | Surrendered(job):
+                self._ended(job, has_result=isinstance(event, Published))
             case RolesBegun():
                 self._loading = _Pulse(None, self._load_seconds)
                 self._loading.beat(now)
             case RolesRested():
                 self._loading = None
-            case (
-                InputsFetched() | InputsHere() | DeviceTaken() | DeviceYielded() | Stepped() | Previewed() | Computed()
-            ):
-                self._heard(event, now)
-            case Published(job) | Broke(job) | Stopped(job) | Surrendered(job):
-                self._ended(job, has_result=isinstance(event, Published))
 
     def excuse(self, seconds: float) -> None:
         """The process itself stood still for so long, its jobs' threads among it."""
@@ -123,7 +124,7 @@ class Watch:
 
     def next_due(self) -> float | None:
         """When to ask ``stuck``."""
-        return min((due for pulse in self._pulses() if (due := self._due(pulse)) is not None), default=None)
+        return min([due for pulse in self._pulses() if (due := self._due(pulse)) is not None], default=None)
 
     def stuck(self, now: float) -> Stuck | None:
         for job, pulse in (*self._jobs.items(), (None, self._loading)):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +11,10 @@ import pytest
 import torch
 from PIL import Image as PilImage
 
+import tests.engine.families
 from stage_server.engine.base import Preview, StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from tests.engine.both_ways import over_the_wire
 from wire.params import ImageParams
 from wire.types import Role
 from wire.values import Image, Tensor, Value
@@ -65,12 +65,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def families() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("families", Path(__file__).parent / "families.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tests.engine.families
 
 
 @pytest.fixture(scope="session")
@@ -102,19 +97,6 @@ def split_engines(model_folder: Callable[[str], str]) -> Callable[[str], Mapping
         return opened[family]
 
     return engines
-
-
-def over_the_wire(value: Value) -> Value:
-    """A value as another process would have it: tensors in buffers of their own."""
-    if isinstance(value, Tensor):
-        return Tensor(value.dtype, value.shape, memoryview(bytes(value.data)))
-    if isinstance(value, list):
-        return [over_the_wire(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(over_the_wire(item) for item in value)
-    if isinstance(value, dict):
-        return {key: over_the_wire(item) for key, item in value.items()}
-    return value
 
 
 def flat_bytes(value: Any) -> bytes:

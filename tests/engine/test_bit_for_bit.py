@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from diffusers import ModularPipeline
 from PIL import Image
 
-from stage_server.engine.checkpoint import BUNDLED
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from tests.engine.both_ways import PROMPT, as_png, made_by_whole, picture, whole
 from wire.params import ImageParams
 from wire.types import Role
 
-PROMPT = "a large red circle in the center on a white background"
 SEED = 11
 
 GUIDED = {"guidance_scale": 3.0, "negative_prompt": "a blue star"}
@@ -64,22 +60,11 @@ CASES = [
 ]
 
 
-def picture(mode: str) -> Image.Image:
-    ramp = np.arange(96 * 64 * 3, dtype=np.uint32) * 2654435761 % 251
-    return Image.fromarray(ramp.astype(np.uint8).reshape(64, 96, 3)).convert(mode)
-
-
 def uploads(workflow: str) -> dict[str, Image.Image]:
     if workflow == "text2image":
         return {}
     mask = {"mask_image": picture("L")} if workflow == "inpainting" else {}
     return {"image": picture("RGB")} | mask
-
-
-def as_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -88,40 +73,10 @@ def monolith(model_folder: Callable[[str], str]) -> Callable[[str], ModularPipel
 
     def load(family: str) -> ModularPipeline:
         if family not in loaded:
-            folder = model_folder(family)
-            pipeline = ModularPipeline.from_pretrained(str(BUNDLED / folder) if folder == "tiny-shapes" else folder)
-            pipeline.load_components(dtype=torch.float32)
-            pipeline.set_progress_bar_config(disable=True)
-            loaded[family] = pipeline
+            loaded[family] = whole(model_folder(family))
         return loaded[family]
 
     return load
-
-
-def reference(pipeline: ModularPipeline, params: ImageParams, images: Mapping[str, Any]) -> Image.Image:
-    names = {param.name for param in pipeline.blocks.inputs}
-    given: dict[str, Any] = {
-        name: value
-        for name in (
-            "prompt",
-            "negative_prompt",
-            "height",
-            "width",
-            "num_inference_steps",
-            "guidance_scale",
-            "strength",
-        )
-        if name in names and (value := getattr(params, name)) is not None
-    }
-    scale = params.guidance_scale
-    if getattr(pipeline, "guider", None) is not None:
-        guider = pipeline.get_component_spec("guider").create()
-        pipeline.guider = guider if scale is None else guider.new(guidance_scale=scale, enabled=scale > 1)
-    if "max_area" in names:
-        given["max_area"] = params.width * params.height
-    generator = torch.Generator("cpu").manual_seed(params.seed)
-    result: list[Image.Image] = pipeline(**given, **images, generator=generator, output="images")
-    return result[0]
 
 
 @pytest.mark.parametrize(("family", "workflow", "guidance"), CASES)
@@ -148,7 +103,7 @@ def test_split_equals_monolith(
 
     ours = generate(split_engines(family), params, {name: as_png(image) for name, image in images.items()})
 
-    theirs = reference(monolith(family), params, images)
+    theirs = made_by_whole(monolith(family), params, images)
     if "mask_image" in images:
         theirs = Image.composite(theirs, images["image"], images["mask_image"])
     assert ours.size == (96, 64)
@@ -169,7 +124,7 @@ def test_qwen_image_edit_inpaints_as_the_monolith_at_the_size_that_it_would_choo
 
     ours = generate(split_engines("qwen-image-edit"), params, {name: as_png(image) for name, image in images.items()})
 
-    theirs = reference(monolith("qwen-image-edit"), params, images)
+    theirs = made_by_whole(monolith("qwen-image-edit"), params, images)
     assert ours.tobytes() == Image.composite(theirs, images["image"], images["mask_image"]).tobytes()
 
 
@@ -197,6 +152,6 @@ def test_several_pictures_count_in_their_order(
 
     ours = generate(split_engines(family), params, sent)
 
-    theirs = reference(monolith(family), params, {"image": [first, second]})
+    theirs = made_by_whole(monolith(family), params, {"image": [first, second]})
     assert ours.tobytes() == theirs.tobytes()
     assert ours.tobytes() != generate(split_engines(family), params, {"image": sent["image"]}).tobytes()

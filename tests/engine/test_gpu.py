@@ -15,7 +15,10 @@ from PIL import Image
 from stage_server.data.pool import BufferPool
 from stage_server.engine.checkpoint import BUNDLED
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.leaves import leaves, nbytes, tensors
 from stage_server.engine.staging import CudaStaging
+from stage_server.weight_formats import WeightFormat
+from tests import quantize
 from tests.engine.test_bit_for_bit import GUIDED, PROMPT, UNGUIDED, reference
 from wire.params import ImageParams
 from wire.types import Role
@@ -147,3 +150,20 @@ def test_roles_given_up_leave_the_device() -> None:
     engine.set_roles(frozenset())
     gc.collect()
     assert torch.cuda.memory_allocated(DEVICE) - before < 0.2 * weights
+
+
+@pytest.mark.parametrize("form", [form for form in WeightFormat if form is not WeightFormat.NONE])
+def test_quantised_weights_take_what_was_predicted(form: WeightFormat) -> None:
+    """Of the device, and again after they have been away."""
+    quantize.make_importable()
+    engine = DiffusersEngine(
+        "tiny-shapes", device=DEVICE, dtype="bfloat16", formats={"transformer": form}, weight_cache_bytes=1 << 28
+    )
+    predicted = engine.capable()[Role.DIT].weight_bytes
+    for _ in range(2):
+        engine.set_roles(frozenset({Role.DIT}))
+        module = engine._pipeline.transformer
+        assert nbytes(module) == pytest.approx(predicted, rel=0.05)
+        found = [leaf for tensor in tensors(module) for leaf in leaves(tensor)]
+        assert {leaf.device.type for leaf in found if leaf.numel() > 1} == {"cuda"}
+        engine.set_roles(frozenset())

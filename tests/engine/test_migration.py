@@ -29,6 +29,13 @@ CASES = [
     ("stable-diffusion-3", "text2image", GUIDED),
     ("stable-diffusion-xl", "text2image", GUIDED),
     ("stable-diffusion-xl", "inpainting", GUIDED),
+    ("anima", "text2image", GUIDED),
+    ("flux-3", "image_conditioned", GUIDED),
+    ("ideogram-4", "text2image", {"max_sequence_length": 64}),
+    pytest.param("ernie-image", "text2image", GUIDED, marks=pytest.mark.services),
+    pytest.param("krea-2-turbo", "text2image", {}, marks=pytest.mark.services),
+    pytest.param("qwen-image-2.1", "text2image", GUIDED, marks=pytest.mark.services),
+    pytest.param("ltx", "text2video", GUIDED | {"num_frames": 9}, marks=pytest.mark.services),
     ("qwen-image", "text2image", GUIDED),
     ("qwen-image", "inpainting", GUIDED),
     pytest.param("qwen-image-edit", "image_conditioned", GUIDED, marks=pytest.mark.services),
@@ -61,7 +68,9 @@ def test_goes_on_to_the_bit(
         workflow=workflow, prompt="a red circle", height=64, width=96, num_inference_steps=STEPS, seed=5, **options
     )
     images = (
-        {} if workflow == "text2image" else {"image": png, **({"mask_image": png} if workflow == "inpainting" else {})}
+        {}
+        if workflow.startswith("text2")
+        else {"image": png, **({"mask_image": png} if workflow == "inpainting" else {})}
     )
     given = engines[Role.ENCODER].run(StageJob(Role.ENCODER, params, images), {}, steps())[Role.DIT]
     job, dit = StageJob(Role.DIT, params, images), engines[Role.DIT]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from gateway.service.catalogue import MAX_MODELS, Catalogue
 from wire.params import Adapter
 from wire.types import Role, ServerId
@@ -107,3 +109,17 @@ def test_a_model_without_servers_keeps_the_adapters_that_it_had_last(model):
     catalogue.joined(A, model(adapters=(STYLE,)), tuple(Role))
     catalogue.lost(A)
     assert offered(catalogue) == (STYLE,)
+
+
+def test_what_keeps_servers_of_one_name_apart_is_told(model):
+    catalogue = Catalogue()
+    plain = msgspec.structs.replace(model(), key="m@1")
+    catalogue.joined(ServerId("a"), plain, {Role.DIT})
+    assert catalogue.unlike(plain) == ()
+    quantised = msgspec.structs.replace(model(), key="m@2", formats={"transformer": "int8"})
+    catalogue.joined(ServerId("b"), quantised, {Role.DIT})
+    assert catalogue.unlike(quantised) == ("formats of weights ({'transformer': 'int8'} here, none there)",)
+    assert catalogue.unlike(msgspec.structs.replace(quantised, name="other")) == ()
+    assert catalogue.missing("m@2") == [Role.ENCODER, Role.DECODER], "whatever the others hold"
+    catalogue.lost(ServerId("a"))
+    assert catalogue.unlike(quantised) == ()

@@ -88,6 +88,11 @@ class Visitor:
         if parts.scheme not in ("blob", "data") and f"{parts.scheme}://{parts.netloc}" != self.url:
             self.complaints.append(f"request to {request.url}")
 
+    def complaint(self) -> str:
+        """Take the one that must come, which may be a moment after what it is about."""
+        until(lambda: self.page.evaluate("true") and self.complaints, "Chromium's line about it")
+        return self.complaints.pop()
+
     def open(self, view: str = "create") -> Any:
         self.page.goto(f"{self.url}/#{view}")
         return self.page

@@ -246,3 +246,21 @@ def test_a_server_that_got_slow_is_found_out_in_company_too() -> None:
         model.observe(dit(512, batch=4), H100, "ill", 3 * single * 2.65)
     assert model.speed("ill") > 2
     assert model.batch_marginal(dit(512), H100) == pytest.approx(0.55, abs=0.1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_predictions_hold_as_long_as_the_version_does(seed: int) -> None:
+    """What was asked for once need not be asked for again, and the version does not change for nothing."""
+    chance, model = random.Random(seed), CostModel(PROFILES)
+    works = [dit(512), dit(1024, steps=20), dit(768, batch=2.0), Work(Role.ENCODER), Work(Role.DECODER, 512, 512)]
+    held = 0
+    for _ in range(300):
+        work = chance.choice(works)
+        before, known = model.version, [model.seconds(each, UNSEEN) for each in works]
+        model.observe(
+            work, UNSEEN, f"server {chance.randrange(3)}", model.seconds(work, UNSEEN) * chance.uniform(0.7, 1.6)
+        )
+        if model.version == before:
+            held += 1
+            assert [model.seconds(each, UNSEEN) for each in works] == known
+    assert held > 100

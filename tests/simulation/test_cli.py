@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.plan import LARGEST, measure
 from scheduler.__main__ import main
 from scheduler.sim import scenario_file
 from scheduler.sim.scenario_file import ScenarioError, read
 from scheduler.sim.setup import Kill, Unreachable
+from scheduler.sim.suite import bundled_profile
 from wire.types import Role
 
 SMALL = """
@@ -144,7 +147,7 @@ def test_planning(capsys: pytest.CaptureFixture[str]) -> None:
 def test_plan_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["plan", "--gpu", "flux.1-dev-h100:much", "--rate", "1", "--slo", "5"])
-    assert "PROFILE[:PRICE[:MOST]]" in capsys.readouterr().err
+    assert "PROFILE[:PRICE[:MOST[:GB]]]" in capsys.readouterr().err
     assert main(["plan", "--gpu", "gpu-of-dreams", "--rate", "1", "--slo", "5"]) == 1
 
 
@@ -157,3 +160,63 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "simulate" in capsys.readouterr().err
     assert main(["--help"]) == 0
+
+
+@pytest.fixture
+def four_bits(tmp_path: Path) -> Path:
+    path = tmp_path / "memory.json"
+    told = {"model": "black-forest-labs/FLUX.1-dev", "weight_bytes": {"encoder": 3 * 10**9, "dit": 7 * 10**9}}
+    path.write_text(json.dumps(told))
+    return path
+
+
+LIGHT = ["--rate", "0.05", "--slo", "60", "--steps", "10", "--seconds", "300", "--policies", "first-come"]
+
+
+def test_a_plan_for_a_model_says_which_roles_go_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", "black-forest-labs/flux.1-DEV", *LIGHT, "--loads", "0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "answer: 1 × NVIDIA L20" in said
+    assert "1 × NVIDIA L20: encoder + dit + decoder, 37.8 of 48 GB" in said
+    assert "s on average; no more than " in said
+    assert "requests/s (50%): 99 % within" in said
+
+
+def test_a_model_that_does_not_fit_is_planned_with_fewer_bits(
+    four_bits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On cards of 16 GB, of which there are no profiles: a name with a memory of its own."""
+    small = ["plan", "--model", "FLUX.1-dev", "--gpu", "flux.1-dev-l20:1:4:16", *LIGHT]
+    assert main(small) == 1
+    assert "the dit of FLUX.1-dev takes 23.8 GB, and a job of it 4.0 GB; the largest device offered, NVIDIA L20, has " \
+           "16 GB" in capsys.readouterr().err  # fmt: skip
+    assert main([*small, "--memory", str(four_bits)]) == 0
+    assert "encoder + dit + decoder, 14.2 of 16 GB" in capsys.readouterr().out
+
+
+def test_one_profile_with_two_sizes_of_memory_is_two_offers(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["--gpu", "flux.1-dev-l20:1:1:30", "--gpu", "flux.1-dev-l20:1:1:16"]
+    assert main(["plan", *both, *LIGHT, "--slo", "400", "--rate", "0.08"]) == 0
+    said = capsys.readouterr().out
+    assert "1 × NVIDIA L20 + 1 × NVIDIA L20" in said
+    assert "1 × NVIDIA L20: dit" in said
+
+
+def test_mistakes_in_what_a_plan_is_for(four_bits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, complaint in (
+        ([], "which devices? name profiles with --gpu"),
+        (["--model", "dall-e"], "no profile of 'dall-e' comes along; there are FLUX.1-dev, "),
+        (["--model", "sd3", "--gpu", "flux.1-dev-h100"], "a profile of FLUX.1-dev on NVIDIA H100, not of sd3"),
+        (["--gpu", "sd3-l20", "--memory", str(four_bits)], "is of black-forest-labs/FLUX.1-dev, and the profile of"),
+        (["--gpu", "sd3-l20", "--memory", "nowhere.json"], "is not what 'disagfusion memory --output' writes"),
+        (["--gpu", "sd3-l20:1:2:3:4"], "PROFILE[:PRICE[:MOST[:GB]]]"),
+        (["--gpu", "sd3-l20", "--loads", "2"], "no list of shares between 0 and 1"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["plan", *arguments, *LIGHT])
+        assert complaint in capsys.readouterr().err
+
+
+def test_a_forecast_is_that_of_simulations_it_has_not_seen() -> None:
+    row = measure(bundled_profile("flux.1-dev-h100"), 8, 0.1)
+    assert max(map(abs, row.off)) < LARGEST

@@ -27,6 +27,12 @@ def test_loopback_with_the_gateway_on_this_machine(gateway: str) -> None:
     check(gateway)
 
 
+def test_with_a_relay_nobody_has_to_reach_it_and_without_one_it_is_named_as_the_cure() -> None:
+    check("tcp://192.0.2.1:5600", "--relay", "tcp://127.0.0.1:5700")
+    with pytest.raises(InvalidSettings, match="or --relay tcp://HOST:PORT where none can be reached"):
+        check("tcp://192.0.2.1:5600")
+
+
 def test_an_address_that_others_reach() -> None:
     check("tcp://192.0.2.1:5600", "--data-bind", "tcp://192.0.2.7:*")
     check("tcp://192.0.2.1:5600", "--data-advertise", "tcp://gpu-7:*")

@@ -51,7 +51,7 @@ def test_what_a_server_says_is_counted() -> None:
 def test_it_is_served_and_over_afterwards() -> None:
     metrics = Metrics()
     metrics.note("m", StageCancelled(epoch=EPOCH))
-    with served(metrics, "127.0.0.1", 0) as url:
+    with served(metrics.registry, "127.0.0.1", 0) as url:
         assert 'disagfusion_stage_jobs_total{model="m",outcome="cancelled"} 1.0' in httpx.get(url).text
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)

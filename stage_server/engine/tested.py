@@ -1,0 +1,29 @@
+"""Families whose split was held against the whole pipeline, bit for bit (docs/models.md, tests/engine/table.py)."""
+
+TESTED_FAMILIES = frozenset(
+    {
+        "anima",
+        "ernie-image",
+        "flux",
+        "flux-kontext",
+        "flux2",
+        "flux2-klein",
+        "flux3",
+        "flux3-distilled",
+        "hunyuan-video-1.5",
+        "ideogram4",
+        "krea2",
+        "ltx",
+        "qwenimage",
+        "qwenimage-edit",
+        "qwenimage-edit-plus",
+        "qwenimage21",
+        "qwenimage21-turbo",
+        "stable-diffusion-3",
+        "stable-diffusion-xl",
+        "wan",
+        "wan-i2v",
+        "z-image",
+    }
+)
+"""By the ``model_name`` of their blocks."""

@@ -134,8 +134,8 @@ class Strikes:
 
     async def _signal(self, members: Sequence[Member], number: signal.Signals) -> bool:
         for member in members:
-            if member.pid is None:
-                continue
+            if member.pid is None or (member.told and number == signal.SIGTERM):
+                continue  # told a second time it would leave its work, as it should
             if member in self._site.gateways:
                 which = self._site.gateways.index(member)
                 self._site.goes_down(which)
@@ -157,7 +157,12 @@ class Strikes:
         serving = where.keys() | {gateway.name for gateway in self._site.gateways} - down
         for member in members:
             if member.name in serving and member.pid is not None and (files := member.open_files()):
-                return await member.limited(resource.RLIMIT_NOFILE, files + fault.extra % 4, fault.seconds)
+                began = self._site.now()
+                is_done = await member.limited(resource.RLIMIT_NOFILE, files + fault.extra % 4, fault.seconds)
+                if member in self._site.gateways:  # libuv hangs up on who comes meanwhile, before anything is read
+                    times = self._site.downtimes.setdefault(self._site.gateways.index(member), [])
+                    times.append((began, self._site.now() + 1.0))
+                return is_done
         return False
 
     # --- orders -------------------------------------------------------------------------------------------------------
@@ -166,7 +171,9 @@ class Strikes:
         where = await self._site.whereabouts()
         for member in members:
             for gateway, _ in where.get(member.name, []):
-                member.told = member.told or "drained"
+                if member.told:
+                    continue
+                member.told = "drained"
                 answer = await self._site.told(gateway, "POST", f"/admin/servers/{member.name}/drain")
                 if answer is None or answer.status_code == 202:
                     return True

@@ -34,8 +34,11 @@ class Member:
     starts: int = 0
     complaints: list[str] = field(default_factory=list)
     on_end: Callable[[], None] = lambda: None
+    may_end: Callable[[int], bool] = lambda _: False
+    """Whether it may end by itself with this status."""
     is_stopping: bool = False
     frozen: int = 0
+    limited_pids: set[int] = field(default_factory=set)
 
     async def keep(self) -> None:
         while not self.is_stopping:
@@ -50,9 +53,13 @@ class Member:
                 await asyncio.sleep(self.pause())
 
     def _ended(self, status: int) -> None:
-        if not self.told and not self.is_stopping:
+        if not self.told and not self.is_stopping and not self.may_end(status):
             self.complaints.append(f"{self.name} ended by itself with status {status}")
-        elif status not in (0, -signal.SIGKILL, -signal.SIGTERM):  # the last: before Python had begun to listen
+        elif self.told and status not in (
+            0,
+            -signal.SIGKILL,
+            -signal.SIGTERM,
+        ):  # the last: before Python had begun to listen
             self.complaints.append(f"{self.name} ended with status {status} when it was to end: {self.told}")
         self.told, self.frozen, self.process = "", 0, None
         self.on_end()
@@ -84,16 +91,18 @@ class Member:
         return True
 
     async def limited(self, kind: int, limit: int, seconds: float) -> bool:
-        """For a while its process may have so many of something."""
+        """For a while its process may have so many of something. Not twice at a time: the end of one would be lost."""
         pid = self.pid
-        if pid is None:
+        if pid is None or pid in self.limited_pids:
             return False
+        self.limited_pids.add(pid)
         with suppress(ProcessLookupError):
             soft, hard = resource.prlimit(pid, kind)
             resource.prlimit(pid, kind, (limit, hard))
             await asyncio.sleep(seconds)
             if self.pid == pid:
                 resource.prlimit(pid, kind, (soft, hard))
+            self.limited_pids.discard(pid)
             return True
         return False
 

@@ -41,6 +41,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
             ("attempts that were sent again", f"{outcome.sent_again:,}"),
             ("keys asked again at the end", f"{outcome.asked_again:,}"),
             ("longest wait", f"{max(outcome.longest.values(), default=0):.1f} s"),
+            ("files that killed processes left for the hourly sweep", f"{outcome.orphans}"),
             ("whole and idle after the last fault", f"{outcome.settled_after:.1f} s"),
             ("duration", f"{outcome.seconds:.0f} s on {os.cpu_count()} cores; load {os.getloadavg()[2]:.1f} (15 min)"),
             ("complaints", f"{len(outcome.complaints)}"),
@@ -71,7 +72,8 @@ def _invariants(outcome: Outcome) -> Iterator[str]:
     yield (
         "Checked: every request ends, within its deadline and the longest freeze, with the pictures asked for, whose "
         "pixels name its seed and prompt, or with an error that says what is wrong with the service. A connection "
-        "breaks only if its gateway was killed or told to end. No answer is given to two requests. All answers for an "
+        "breaks only if its gateway was killed, told to end, or had no descriptor left for it. No answer is "
+        "given to two requests. All answers for an "
         "`Idempotency-Key` are one, unless they (of streams, the log) say that they were not kept. Jobs end. What was "
         "answered is in the records of use, once. No process ends by itself, and no log has a traceback. In the end no "
         "server has a job or an output, no store a file of a request, and no process many more files or much more "

@@ -56,6 +56,8 @@ class Outcome:
     sent_again: int = 0
     longest: dict[str, float] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
+    orphans: int = 0
+    """Files that killed processes left for the sweep that comes every hour."""
     seconds: float = 0.0
     settled_after: float = 0.0
     before: dict[str, Use] = field(default_factory=dict)
@@ -125,6 +127,7 @@ async def _reckon(site: Site, load: Load, outcome: Outcome) -> None:
     recorded = await asyncio.to_thread(_recorded, site)
     outcome.complaints.extend(about_usage(load.asked, recorded, site.answered_in_vain()))
     outcome.complaints.extend(_about_disk(site))
+    outcome.orphans = _orphans(site)
     outcome.after = _use(site)
     outcome.complaints.extend(_about_use(outcome))
 
@@ -158,12 +161,17 @@ def _recorded(site: Site) -> dict[str, int]:
 
 
 def _about_disk(site: Site) -> Iterator[str]:
-    """Nothing but what is kept on purpose: pictures behind urls, and answers."""
+    """No request's own files. What killed processes left in the store is swept after an hour (``ORPHAN_SECONDS``)."""
     for path in sorted(site.disk.rglob("*")):
         where = path.relative_to(site.disk)
-        is_left = "#" in path.name or where.parts[:2] in {("store", "files"), ("store", "jobs"), ("store", "records")}
-        if path.is_file() and (is_left or "spool" in where.parts):
+        if path.is_file() and "spool" in where.parts:
             yield f"left over on disk: {where}"
+
+
+def _orphans(site: Site) -> int:
+    """Files of the store that belong to no job and no upload any more."""
+    kinds = ("files", "jobs", "records")
+    return sum(path.is_file() for kind in kinds for path in (site.disk / "store" / kind).rglob("*"))
 
 
 def _use(site: Site) -> dict[str, Use]:

@@ -21,6 +21,7 @@ from tests.chaos.members import Member
 from tests.chaos.proxy import Proxy
 from tests.chaos.record import Downtimes
 from tests.servers import Postgres, free_port
+from wire.errors import USER_MISTAKE
 
 PROFILE = Path(__file__).parents[1] / "integration" / "slow.toml"
 TIME_SCALE = "0.1"
@@ -28,6 +29,8 @@ ROLES = ("encoder", "dit", "dit,decoder", "encoder,dit,decoder", "dit", "encoder
 ADMIN = "operators-only-0123456789"
 DISK_MEGABYTES = 64
 READY_SECONDS = 300.0
+FULL_SECONDS = 5.0
+"""After which nobody may complain of a full disk any more."""
 LOOK_SECONDS = 0.1
 
 
@@ -146,6 +149,10 @@ class Site:
             await asyncio.sleep(0.2)
         return missing
 
+    def is_full(self) -> bool:
+        """The disk is, or was a moment ago."""
+        return (self.disk / "ballast").exists() or any(self.now() - until < FULL_SECONDS for _, until in self.full)
+
     def heal(self) -> None:
         for proxy in self.proxies:
             proxy.heal()
@@ -179,6 +186,9 @@ def _gateway(site: Site, number: int, port: int, controls: list[int], pause: Cal
     command = ("gateway", "--port", str(port), "--control-bind", f"tcp://127.0.0.1:{controls[number]}")
     member = Member(f"gateway-{number}", command, environment, site.folder / f"gateway-{number}.log", pause)
     member.on_end = lambda: site.goes_down(number)
+    member.may_end = lambda status: (
+        status == USER_MISTAKE and site.is_full()
+    )  # it cannot start without its state folder
     return member
 
 

@@ -12,7 +12,7 @@ from tests.needed import needs
 FAULTS = 25
 
 
-@pytest.mark.services  # a minute, and both cores
+@pytest.mark.nightly  # a minute, and both cores to itself
 @needs("postgresql")
 async def test_requests_survive_random_faults(tmp_path: Path) -> None:
     outcome = await run(tmp_path, seed=7, faults=FAULTS, gateways=2, servers=5, rate=3.0, pace=0.8)

@@ -124,6 +124,8 @@ def _stopped(running: Mapping[str, _Running]) -> str:
             process.popen.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             raise Failed(f"{name} goes on {STOP_SECONDS:g} s after SIGTERM:\n{process.said()}") from None
+        if process.popen.returncode:
+            raise Failed(f"{name} did not end by itself on SIGTERM:\n{process.said()}")
     return f"all ended on SIGTERM within {time.monotonic() - began:.1f} s"
 
 
@@ -135,10 +137,8 @@ class _Running:
     def terminate(self) -> None:
         """The container's first process; buildah would kill it if it were asked to end itself."""
         pid = self.popen.pid
-        while children := _children(pid):
-            pid = children[0]
-            if not Path(f"/proc/{pid}/comm").read_text().startswith(("buildah", "exe")):
-                break
+        for _ in range(3):  # buildah, its runtime, what enters the container, and then the program
+            (pid,) = _children(pid)
         os.kill(pid, signal.SIGTERM)
 
     def said(self) -> str:

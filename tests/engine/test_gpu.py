@@ -19,7 +19,8 @@ from stage_server.engine.leaves import leaves, nbytes, tensors
 from stage_server.engine.staging import CudaStaging
 from stage_server.weight_formats import WeightFormat
 from tests import quantize
-from tests.engine.test_bit_for_bit import GUIDED, PROMPT, UNGUIDED, reference
+from tests.engine.both_ways import PROMPT, made_by_whole
+from tests.engine.test_bit_for_bit import GUIDED, UNGUIDED
 from wire.params import ImageParams
 from wire.types import Role
 
@@ -101,7 +102,7 @@ def test_split_equals_monolith_in_bfloat16(generate: Callable[..., Image.Image])
     pipeline.set_progress_bar_config(disable=True)
     for guidance in (GUIDED, UNGUIDED):
         params = ImageParams(prompt=PROMPT, width=256, height=192, num_inference_steps=6, seed=5, **guidance)
-        theirs = reference(pipeline, params, {})
+        theirs = made_by_whole(pipeline, params, {})
         assert len(set(theirs.tobytes())) > 10
         assert generate(engines, params).tobytes() == theirs.tobytes()
     for engine in engines.values():

@@ -14,8 +14,9 @@ from PIL import Image
 
 from gateway.service.interfaces import ImageRequest
 from stage_server.engine.checkpoint import BUNDLED
+from tests.engine.both_ways import PROMPT, as_png, made_by_whole
 from tests.engine.families import build
-from tests.engine.test_bit_for_bit import CASES, PROMPT, SEED, as_png, reference, uploads
+from tests.engine.test_bit_for_bit import CASES, SEED, uploads
 from wire.params import ImageParams
 from wire.types import Role
 
@@ -75,7 +76,7 @@ async def test_pixels_equal_the_monolith(service, family, tmp_path):
         finished = await service.gateway.dispatcher.generate(request)
         assert {stage.server for stage in finished.stages if stage.role == Role.DIT} == {"middle"}
         ours = Image.open(io.BytesIO(finished.images[0]))
-        theirs = reference(pipeline, params, images)
+        theirs = made_by_whole(pipeline, params, images)
         if "mask_image" in images:  # what the mask keeps is put back as it was sent
             theirs = Image.composite(theirs, images["image"], images["mask_image"])
         assert ours.tobytes() == theirs.tobytes(), (workflow, guidance)

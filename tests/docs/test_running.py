@@ -41,7 +41,8 @@ SAYS = {
 """Page → what its blocks print, beside that none fails."""
 SIZES = {"docs/api.md": {"later.png": (256, 256), "edited.png": (128, 96)}}
 OURS = re.compile(
-    r"(?:(?<![\w/.-])disagfusion|python -m (?:clients|scheduler|cli)|(python -m gateway)|(python -m stage_server)) "
+    r"(?:(?<![\w/.-])(?<!--entrypoint )disagfusion|python -m (?:clients|scheduler|cli)"
+    r"|(python -m gateway)|(python -m stage_server)) "
     r"([^|&;#)]*)"
 )
 PAGES = sorted({block.page for block in BLOCKS if block.is_run})

@@ -53,7 +53,7 @@ from stage_server.engine.split import split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.tensors import TORCH_DTYPES
-from stage_server.engine.tested import TESTED_FAMILIES
+from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
 from stage_server.engine.warm_up import warm_up
 from stage_server.weight_formats import Formats
 from wire.errors import UnsupportedValue
@@ -238,8 +238,8 @@ class DiffusersEngine:
 
     @property
     def software(self) -> str:
-        if self._info.family not in TESTED_FAMILIES:
-            return ""  # its loop may keep what nobody looks for
+        if self._info.family not in TESTED_FAMILIES - REMEMBERING:
+            return ""  # its loop keeps, or may keep, what nobody looks for
         return computed_by(self._device, versions(self._components.formats))
 
     @property

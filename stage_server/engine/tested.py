@@ -27,3 +27,6 @@ TESTED_FAMILIES = frozenset(
     }
 )
 """By the ``model_name`` of their blocks."""
+
+REMEMBERING = frozenset({"qwenimage21", "qwenimage21-turbo"})
+"""Of these, whose loop keeps keys and values of the prompt from its first step on: their denoising does not move."""

@@ -34,7 +34,6 @@ CASES = [
     ("ideogram-4", "text2image", {"max_sequence_length": 64}),
     pytest.param("ernie-image", "text2image", GUIDED, marks=pytest.mark.services),
     pytest.param("krea-2-turbo", "text2image", {}, marks=pytest.mark.services),
-    pytest.param("qwen-image-2.1", "text2image", GUIDED, marks=pytest.mark.services),
     pytest.param("ltx", "text2video", GUIDED | {"num_frames": 9}, marks=pytest.mark.services),
     ("qwen-image", "text2image", GUIDED),
     ("qwen-image", "inpainting", GUIDED),
@@ -87,3 +86,9 @@ def test_goes_on_to_the_bit(
         assert crossed(dit.run(resumed, given, rest)[Role.DECODER]) == expected
         assert rest.seen == whole.seen[stop:], "no step is told twice"
         assert len(rest.company) == before + (total - stop) * each, "nor computed twice"
+
+
+@pytest.mark.services
+def test_a_loop_that_remembers_its_first_step_is_offered_to_nobody(split_engines: Engines) -> None:
+    assert not split_engines("qwen-image-2.1")[Role.DIT].software
+    assert split_engines("tiny-shapes")[Role.DIT].software

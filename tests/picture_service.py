@@ -110,7 +110,7 @@ def several_pictures_model(folder: Path, side: int, steps: int) -> Path:
     """FLUX.2 klein in miniature. In a process of its own: torch is heavy, and drawing random weights is not ours."""
     model = folder / SEVERAL
     model.mkdir()
-    command = [sys.executable, str(ROOT / "tests/engine/families.py"), "flux2-klein", str(model)]
+    command = [sys.executable, "-m", "tests.engine.families", "flux2-klein", str(model)]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     (model / "serving.json").write_text(json.dumps({"default_size": (side, side), "default_steps": steps}))
     return model

@@ -104,5 +104,5 @@ NEED_TORCHVISION = frozenset(
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in FAMILIES:
-        sys.exit(f"usage: families.py {{{'|'.join(FAMILIES)}}} DIR")
+        sys.exit(f"usage: python -m tests.engine.families {{{'|'.join(FAMILIES)}}} DIR")
     build(sys.argv[1], Path(sys.argv[2]))

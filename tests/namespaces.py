@@ -23,7 +23,8 @@ NUMBERS = count()
 
 
 def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+    done = subprocess.run(["ip", *words], capture_output=True, text=True)
+    assert not done.returncode, f"ip {' '.join(words)}: {done.stderr}"
 
 
 class Machines:

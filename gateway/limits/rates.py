@@ -42,7 +42,7 @@ class Rates:
             try:
                 return await self._count_shared(self._shared, what, name, limit, cost)
             except Unavailable:
-                pass
+                pass  # counted here alone until it is back
         window = self._own.current(name)
         if window.total + cost > limit:
             raise self._refusal(what, cost, self._own.free_at(name, limit, cost), self._standing(window, limit))

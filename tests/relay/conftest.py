@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-import zmq
 
 from stage_server.data.holder import Holder
 from stage_server.data.loop_thread import LoopThread
 from stage_server.data.paths import PathConsumer, Pathfinder
 from stage_server.data.relayed import Relayed
 from stage_server.relay.relay import Relay
-from tests.data.conftest import holding  # noqa: F401 # a fixture
+from tests.data.conftest import holding, raw_socket  # noqa: F401 # fixtures
 from wire.doors import Doors
 from wire.to_stage import InputRef
 from wire.types import Handle, ServerId
@@ -129,17 +128,3 @@ def consuming(loop: LoopThread) -> Iterator[Callable[..., PathConsumer]]:
     yield make
     for consumer in made:
         consumer.close()
-
-
-@pytest.fixture
-def raw_socket() -> Iterator[Callable[[int], zmq.Socket]]:
-    """Plain sockets, to play a peer that misbehaves."""
-    context = zmq.Context()
-
-    def make(kind: int) -> zmq.Socket:
-        made = context.socket(kind)
-        made.linger = 0
-        return made
-
-    yield make
-    context.destroy(linger=0)

@@ -112,20 +112,26 @@ def test_encryption_is_from_end_to_end(relaying, behind, consuming):
     assert f"{holder.endpoint}: it hangs up in the handshake" in str(error)
 
 
-# --- a relay that is lost ---------------------------------------------------------------------------------------------
-
-
-def test_a_transfer_that_is_cut_off_ends_at_once_and_works_when_the_relay_is_back(relaying, behind, consuming):
-    relay, allowed = relaying(), threading.Event()
+def half_way(relay, behind, consuming):
+    """A transfer that has begun and goes on when the event, which comes last, is set."""
+    allowed = threading.Event()
 
     def allocate(nbytes: int) -> memoryview:
         allowed.wait(WAIT)
         return memoryview(bytearray(nbytes))
 
-    holder = behind(relay, {HANDLE: bundle(LARGE)}.get)
-    consumer = consuming(allocate=allocate)
+    holder, consumer = behind(relay, {HANDLE: bundle(LARGE)}.get), consuming(allocate=allocate)
     under_way = consumer.fetch(holder.ref(HANDLE), WAIT)
     until(lambda: relay.relay.counts.nbytes > CHUNK_BYTES, "it has begun")
+    return holder, consumer, under_way, allowed
+
+
+# --- a relay that is lost ---------------------------------------------------------------------------------------------
+
+
+def test_a_transfer_that_is_cut_off_ends_at_once_and_works_when_the_relay_is_back(relaying, behind, consuming):
+    relay = relaying()
+    holder, consumer, under_way, allowed = half_way(relay, behind, consuming)
     relay.stop()
     allowed.set()
     error = lost(under_way)
@@ -177,16 +183,8 @@ def test_a_relay_that_is_not_there_yet(relaying, behind):
 
 
 def test_at_its_end_a_transfer_under_way_is_finished(relaying, behind, consuming):
-    relay, allowed = relaying(idle_seconds=WAIT), threading.Event()
-
-    def allocate(nbytes: int) -> memoryview:
-        allowed.wait(WAIT)
-        return memoryview(bytearray(nbytes))
-
-    holder = behind(relay, {HANDLE: bundle(LARGE)}.get)
-    consumer = consuming(allocate=allocate)
-    under_way = consumer.fetch(holder.ref(HANDLE), WAIT)
-    until(lambda: relay.relay.counts.nbytes > CHUNK_BYTES, "it has begun")
+    relay = relaying(idle_seconds=WAIT)
+    _, consumer, under_way, allowed = half_way(relay, behind, consuming)
     ending = threading.Thread(target=relay.stop, args=(WAIT,))
     ending.start()
     allowed.set()

@@ -13,6 +13,7 @@ from tests.engine.tiny.parts import (
     Components,
     flow,
     flux2_vae,
+    mistral3,
     qwen3,
     qwen3_vl,
     qwen3_vl_processor,
@@ -67,33 +68,6 @@ def anima() -> Model:
     )
 
 
-def _mistral3() -> Any:
-    text = {
-        "model_type": "ministral3",
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": 64,
-        "max_position_embeddings": 512,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "num_hidden_layers": 3,
-    }
-    vision = {
-        "model_type": "pixtral",
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "intermediate_size": 32,
-        "image_size": 30,
-        "patch_size": 6,
-    }
-    config = transformers.Mistral3Config(
-        text_config=text, vision_config=vision, vision_feature_layer=-1, image_token_index=1
-    )
-    return transformers.Mistral3Model(config)
-
-
 def ernie_image() -> Model:
     """Without the language model that rewrites prompts, which a request has to ask for."""
     transformer = diffusers.ErnieImageTransformer2DModel(
@@ -110,7 +84,7 @@ def ernie_image() -> Model:
         "ErnieImagePipeline",
         {
             "scheduler": flow(shift=3.0),
-            "text_encoder": _mistral3(),
+            "text_encoder": transformers.Mistral3Model(mistral3("ministral3", layers=3)),
             "tokenizer": qwen_tokenizer(),
             "transformer": transformer,
             "vae": flux2_vae(),

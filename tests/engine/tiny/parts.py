@@ -100,6 +100,33 @@ def qwen_vision_language(vocabulary: int = VOCABULARY, **tokens: int) -> Any:
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
+def mistral3(model_type: str, layers: int) -> Any:
+    """The configuration; ``model_type`` is that of its text model."""
+    text = {
+        "model_type": model_type,
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_hidden_layers": layers,
+    }
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+        "image_size": 30,
+        "patch_size": 6,
+    }
+    return transformers.Mistral3Config(
+        text_config=text, vision_config=vision, vision_feature_layer=-1, image_token_index=1
+    )
+
+
 def qwen_vae(width: int) -> Any:
     return diffusers.AutoencoderKLQwenImage(
         base_dim=width,

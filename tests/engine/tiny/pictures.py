@@ -17,6 +17,7 @@ from tests.engine.tiny.parts import (
     clip_tokenizer,
     flow,
     flux2_vae,
+    mistral3,
     qwen3,
     qwen_tokenizer,
     qwen_vae,
@@ -118,30 +119,7 @@ def flux2(distilled: bool, guidance_embeds: bool = False) -> Model:
 def flux2_dev() -> Model:
     """Its text encoder is read at layers 10, 20 and 30."""
     _, components, _ = flux2(distilled=True, guidance_embeds=True)
-    text = {
-        "model_type": "mistral",
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": 64,
-        "max_position_embeddings": 512,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "num_hidden_layers": 31,
-    }
-    vision = {
-        "model_type": "pixtral",
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "intermediate_size": 32,
-        "image_size": 30,
-        "patch_size": 6,
-    }
-    config = transformers.Mistral3Config(
-        text_config=text, vision_config=vision, vision_feature_layer=-1, image_token_index=1
-    )
-    encoder = transformers.Mistral3ForConditionalGeneration(config)
+    encoder = transformers.Mistral3ForConditionalGeneration(mistral3("mistral", layers=31))
     return "Flux2Pipeline", components | {"text_encoder": encoder}, {}
 
 

@@ -326,7 +326,7 @@ class DiffusersEngine:
         params = self._checked(job)
         size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
-        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume)
+        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume, job.partner)
 
     def _checked(self, job: StageJob) -> ImageParams:
         params = complete(job.params, self._info)

@@ -10,11 +10,22 @@ from typing import Any
 
 import torch
 from diffusers import ModularPipeline
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines import PipelineState
 
 from stage_server.engine import pictures
-from stage_server.engine.base import IMAGE_PORT, EngineError, JobControl, NamedValues, Outputs, Preview, WrongSize
+from stage_server.engine.base import (
+    IMAGE_PORT,
+    EngineError,
+    JobControl,
+    NamedValues,
+    Outputs,
+    Partner,
+    Preview,
+    WrongSize,
+)
 from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.halves import Halves
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
@@ -43,6 +54,8 @@ class StageTask:
     """Width and height that the request itself names, in pixels; 0 where the model chooses."""
     resume: NamedValues | None = None
     """What another engine left of it."""
+    partner: Partner | None = None
+    """Who computes the other half of each guided step."""
 
     @property
     def part(self) -> Part:
@@ -83,9 +96,12 @@ def run_stage(
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
     with (
         torch.no_grad(),
+        _halved(pipeline, view, task, staging, port, control),
         _stepping(pipeline, view, task, state, given, staging, port, control),
     ):  # no_grad is per thread
         task.part.blocks(view, state)
+    if task.partner is not None and not task.partner.leads:
+        return dict
     if count is not None:
         control.prompt_read(*count.result())
     leaving = staging.leaving()
@@ -102,6 +118,34 @@ def run_stage(
         return {IMAGE_PORT: _picture(made[IMAGE_PORT]["images"], task)} if is_picture else _on_wire(made)
 
     return finish
+
+
+@contextmanager
+def _halved(
+    pipeline: ModularPipeline,
+    view: ModularPipeline,
+    task: StageTask,
+    staging: Staging,
+    port: JobPort,
+    control: JobControl,
+) -> Iterator[None]:
+    """The guided steps of a dit job are shared with another server, if it has a partner."""
+    if task.partner is None:
+        yield
+        return
+    guiders = [component for component in view.components.values() if isinstance(component, BaseGuidance)]
+    port.halves = Halves(guiders, _denoisers(pipeline), task.partner, control, staging)
+    try:
+        if not guiders:
+            port.halves.part()
+        yield
+    finally:
+        port.halves.close()
+        port.halves = None
+
+
+def _denoisers(pipeline: ModularPipeline) -> list[Any]:
+    return [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)]
 
 
 @contextmanager
@@ -128,7 +172,7 @@ def _stepping(
 
     steps = Steps(view.scheduler, port, staging, _Loop(state))
     if task.resume is not None:
-        steps.resume(task.resume, [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)])
+        steps.resume(task.resume, _denoisers(pipeline))
     if task.params.previews:
         steps.show(task.params.previews, show)
     try:

@@ -231,6 +231,10 @@ class Engine(Protocol):
         jobs cannot be handed over."""
 
     @property
+    def shares_guidance(self) -> bool:
+        """It takes dit jobs with a ``partner``."""
+
+    @property
     def memory_bytes(self) -> int:
         """Memory of the device that weights and activations must share."""
 

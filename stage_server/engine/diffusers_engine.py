@@ -243,6 +243,12 @@ class DiffusersEngine:
         return computed_by(self._device, versions(self._components.formats))
 
     @property
+    def shares_guidance(self) -> bool:
+        """Where its guider is one that the port sees through: it calls the denoiser, and changes nothing in it."""
+        has_guider = isinstance(getattr(self._pipeline, "guider", None), BaseGuidance)
+        return bool(self.software) and has_guider and self._may_join(Role.DIT)
+
+    @property
     def memory_bytes(self) -> int:
         if self._device.type == "cuda":
             return int(torch.cuda.get_device_properties(self._device).total_memory)

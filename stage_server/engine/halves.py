@@ -25,7 +25,7 @@ HALF = "half"
 """Name in the bundle."""
 
 FIRST_SECONDS = 1.0
-"""For the other's first half, beside twice the time of one's own: it fetches the same inputs, perhaps a little later."""
+"""For the other's first half, beside twice the time of one's own: its inputs may come a little later."""
 
 GRACE_SECONDS = 0.1
 """For every other one, likewise."""
@@ -64,13 +64,13 @@ class Halves:
         if module not in self._denoisers or not self._calls or self._partner is None:
             return compute()
         is_own, self._calls = self._calls == 1, self._calls + 1
-        if self._calls > 3:  # noqa: PLR2004  # more calls than batches: nobody foresaw it
+        if self._calls > 3:  # more calls than batches: nobody foresaw it
             self.part()
             return compute()
         return self._own(self._partner, compute) if is_own else self._others(self._partner, compute)
 
     def part(self) -> None:
-        """From here on alone. Raises ``PartnerLeft`` where the other one leads: there is nothing to do here any more."""
+        """From here on alone. Raises ``PartnerLeft`` where the other one leads: nothing is left to do here."""
         self.close()
         if not self._leads:
             raise PartnerLeft(self._pair)
@@ -85,7 +85,7 @@ class Halves:
         @wraps(prepare)
         def prepared(*args: Any, **kwargs: Any) -> Any:
             batches = prepare(*args, **kwargs)
-            self._calls = 1 if len(batches) == 2 and self._partner is not None else 0  # noqa: PLR2004
+            self._calls = 1 if len(batches) == 2 and self._partner is not None else 0
             return batches if self._leads or not self._calls else batches[::-1]
 
         return prepared

@@ -27,8 +27,8 @@ HALF = "half"
 FIRST_SECONDS = 1.0
 """For the other's first half, beside twice the time of one's own: its inputs may come a little later."""
 
-GRACE_SECONDS = 0.1
-"""For every other one, likewise."""
+GRACE_SECONDS = 0.5
+"""For every other one, likewise: who goes on alone does so to the end, so a hiccup is waited for."""
 
 Compute = Callable[[], Any]
 

@@ -22,6 +22,9 @@ from gateway.settings import Settings
 RETRY_SECONDS = 1.0
 """After a connection failed, for so long nobody tries again: all are told at once what the last one was told."""
 
+REMIND_SECONDS = 60.0
+"""Between two lines that say that the database still does not work."""
+
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,9 @@ class Database:
         self._failure: DatabaseError | None = None
         self._failed_in: AsyncEngine | None = None
         self._next_try = float("-inf")
+        self._failed_times = 0
+        """Since it last worked."""
+        self._said_at = float("-inf")
 
     @property
     def where(self) -> str:
@@ -164,6 +170,7 @@ class Database:
         if self._failure is None:
             raise DatabaseError(Trouble.LOST, "it has not been opened yet", self.where)
         if not self._migrated or self._clock() < self._next_try:
+            self._note(self._failure)
             raise DatabaseError(self._failure.trouble, "as of a moment ago", self.where)
         self._next_try = self._clock() + self._seconds
 
@@ -177,17 +184,30 @@ class Database:
             if found is None:
                 raise
             failure = DatabaseError(*found, self.where)
-            if self._failure is None:
-                log.error("%s; the gateway serves on without it", failure)  # noqa: TRY400 # not a defect of ours
+            self._note(failure)
             self._failure, self._failed_in = failure, engine
             self._next_try = self._clock() + RETRY_SECONDS
             raise failure from error
 
+    def _note(self, failure: DatabaseError) -> None:
+        """Nobody who is told of ``failure`` writes it to the log: it is there once, and every minute while it lasts."""
+        self._failed_times += 1
+        now = self._clock()
+        if self._failure is None or failure.trouble is not self._failure.trouble:
+            log.error("%s; the gateway serves on without it", failure)
+        elif now >= self._said_at + REMIND_SECONDS:
+            log.error("%s; it was needed %d times since it failed", failure, self._failed_times)
+        else:
+            return
+        self._said_at = now
+
     def _recovered(self, engine: AsyncEngine) -> None:
         """Of SQLite's engines the one that failed must work again: a file on a full disk can be read all the while."""
         if self._failure is not None and engine is self._failed_in:
+            times = "once" if self._failed_times == 1 else f"{self._failed_times} times"
+            log.warning("%s works again; it was needed %s meanwhile", self.where, times)
             self._failure = self._failed_in = None
-            log.warning("%s works again", self.where)
+            self._failed_times = 0
 
 
 def _read(engine: Engine, work: Callable[[Connection], Result]) -> Result:

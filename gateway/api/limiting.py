@@ -79,7 +79,7 @@ class Visit:
             images=self.pictures,
             encoder_seconds=self.seconds[Role.ENCODER],
             dit_seconds=self.seconds[Role.DIT],
-            decoder_seconds=self.seconds[Role.DECODER],
+            decoder_seconds=self.seconds[Role.DECODER] + self.seconds[Role.UPSCALER],
         )
 
     def attempt_record(self) -> UsageRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from stage_server.engine.staging import Staging
 from stage_server.engine.steps import Steps
 from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import Value
 
 Finish = Callable[[], Outputs]
@@ -188,7 +188,7 @@ def _state(task: StageTask, to_device: ToDevice) -> PipelineState:
 
 def _declared(task: StageTask) -> dict[str, Any]:
     """Name → ``OutputParam`` of what earlier roles say that they make for this one."""
-    earlier = list(Role)[: list(Role).index(task.role)]
+    earlier = REQUIRED[: REQUIRED.index(task.role)]
     return {out.name: out for source in earlier for out in task.workflow.crossing(source, task.role)}
 
 
@@ -264,7 +264,7 @@ def _sent(
 ) -> dict[str, dict[str, Any]]:
     """Port → values for each later role that reads any, all of which ``check`` has seen; tensors where they lie."""
     ports: dict[str, dict[str, Any]] = {}
-    later = list(Role)[list(Role).index(task.role) + 1 :]
+    later = REQUIRED[REQUIRED.index(task.role) + 1 :]
     for target in later:
         made = {out.name: state.get(out.name) for out in task.workflow.crossing(task.role, target)}
         if target is later[0]:
@@ -289,7 +289,7 @@ def _as_is(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: list[Role]) -> dict[str, Any]:
+def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: Sequence[Role]) -> dict[str, Any]:
     """What blocks changed of what they were ``given``, without saying so, and a later role reads: a size, say.
 
     It goes to the next role, which passes on what it does not read itself: there may be no other way.

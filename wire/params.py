@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from wire.bounded import Count, Guidance, Name, Positive
+from wire.guiders import GuiderUse
 from wire.references import References
 from wire.types import Role
 
@@ -77,6 +78,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Intermediate pictures that are asked for; see ``wire.previews``."""
     adapters: Annotated[tuple[AdapterUse, ...], msgspec.Meta(max_length=MAX_ADAPTERS)] = ()
     """By name, each once. The gateway leaves out those that do not concern the stage."""
+    guider: GuiderUse | None = None
+    """For the dit alone: which takes the place of the model's own."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -131,6 +134,10 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """In a ``Hello``: those that this server allows."""
     formats: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
     """Component → format of its weights, where they are quantised. Part of the key likewise."""
+    guiders: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+    """That requests may name."""
+    guided_layers: Count = 0
+    """Of the denoiser, among which guiders may be told to choose."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

@@ -1,4 +1,4 @@
-"""Ways of guiding that a request may name in place of plain classifier-free guidance, and the numbers that they take."""
+"""Ways of guiding that a request may name in place of plain classifier-free guidance, and what they take."""
 
 from __future__ import annotations
 

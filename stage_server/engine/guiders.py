@@ -101,8 +101,8 @@ _TAKEN: Mapping[str, frozenset[str]] = {
     "ZImageTransformer2DModel": _USUALLY | {"pag"},
 }
 """Class → what works in diffusers 0.42.1, as tests have found it (tests/engine/test_guiders.py). What does not: MAMBO-G
-where latents are not packed, CFG-Zero* where predictions are scaled to one norm, and skipped layers of transformers that
-read text and picture together."""
+where latents are not packed, CFG-Zero* where predictions are scaled to one norm, and skipped layers of transformers
+that read text and picture together."""
 
 
 def stack_of(denoiser: str, config: Mapping[str, Any]) -> Stack | None:

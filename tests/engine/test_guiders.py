@@ -1,4 +1,4 @@
-"""Guiders that requests name: bit-equal to the whole pipeline with that guider, and nobody else's layers are changed."""
+"""Guiders that requests name: bit-equal to the whole pipeline with that guider, and nobody else's layers change."""
 
 from __future__ import annotations
 

@@ -90,6 +90,4 @@ class Rates:
 
     def _standing(self, window: Window, limit: int, now: float) -> Standing:
         left = limit - window.total
-        return Standing(
-            limit, left if left > 0 else 0, window.counted[0][0] + self._own.seconds - now if window.counted else 0.0
-        )
+        return Standing(limit, max(0, left), window.counted[0][0] + self._own.seconds - now if window.counted else 0.0)

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from wire.bounded import Count, Guidance, Name, Positive
+from wire.guiders import GuiderUse
 from wire.references import References
 from wire.types import MAX_UPSCALE, Role
 
@@ -95,6 +96,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     upscale: Annotated[int, msgspec.Meta(ge=0, le=MAX_UPSCALE)] = 0
     """Factor by which an upscaler makes the picture larger than ``width`` and ``height`` after it was decoded: the
     decoder leaves pixels for it instead of a file. 0: none does. The gateway tells the decoder and the upscaler."""
+    guider: GuiderUse | None = None
+    """For the dit alone: which takes the place of the model's own."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -151,6 +154,10 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Component → format of its weights, where they are quantised. Part of the key likewise."""
     upscaler: Upscaler | None = None
     """In a ``Hello``: the one that this server has. No part of the key: servers without one serve the same model."""
+    guiders: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+    """That requests may name."""
+    guided_layers: Count = 0
+    """Of the denoiser, among which guiders may be told to choose."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

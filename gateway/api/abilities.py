@@ -31,6 +31,8 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
         "default_steps": model.default_steps or None,
         "default_guidance": model.default_guidance,
         "quality_steps": model.quality_steps,
+        "guiders": list(model.guiders),
+        "guider_layers": model.guided_layers,
         "generate": _task(generate),
         "edit": _task(known.get(INSTRUCTED) or known.get(VARIED)),
         "edit_with_mask": _task(known.get(MASKED)),

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.api import loras
+from gateway.api import guiders, loras
 from gateway.api.errors import ApiError
 from gateway.api.schema import MAX_SEED, RANDOM_SEED, GenerationBody
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
+from wire.guiders import GUIDERS, GuiderUse
 from wire.params import ImageParams, ModelInfo
 from wire.record import record
 
@@ -145,7 +146,9 @@ def compose(
 ) -> Generation:
     """What ``body`` asks for, once it is known to be possible. Raises ``ApiError``."""
     seed = None if body.seed == RANDOM_SEED else body.seed
-    steps = steps_asked(body, model)
+    steps, scale = steps_asked(body, model), agreed(body, GUIDANCE, float)
+    guidance = model.default_guidance if scale is None else scale
+    guider = guiders.asked(body.guider, model, guidance)
     params = ImageParams(
         workflow=workflow,
         prompt=body.prompt,
@@ -153,7 +156,7 @@ def compose(
         width=size.width,
         height=size.height,
         num_inference_steps=steps,
-        guidance_scale=agreed(body, GUIDANCE, float),
+        guidance_scale=scale,
         strength=strength,
         max_sequence_length=body.max_sequence_length,
         output_format=body.output_format or "png",
@@ -161,6 +164,7 @@ def compose(
         previews=body.partial_images or 0,
         upscale=upscale,
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
+        guider=guider,
     )
     return Generation(
         model=model.name,
@@ -169,7 +173,7 @@ def compose(
         output_format=params.output_format,
         as_url=_wants_url(body),
         seeded=seed is not None,
-        exact=body.batching == "exact" or (body.batching is None and seed is not None),
+        exact=body.batching == "exact" or (body.batching is None and seed is not None) or _is_alone(guider),
         kind=kind,
         requested_model=body.model,
         quality=_quality_told(body, model, steps),
@@ -178,9 +182,14 @@ def compose(
         as_job=bool(body.run_async),
         webhook_url=body.webhook_url,
         steps=steps or model.default_steps,
-        guidance=model.default_guidance if params.guidance_scale is None else params.guidance_scale,
+        guidance=guidance,
         token_side=model.size_multiple,
     )
+
+
+def _is_alone(guider: GuiderUse | None) -> bool:
+    """It changes layers that others compute with: its jobs have their device alone whatever was asked for."""
+    return guider is not None and GUIDERS[guider.name].changes_layers
 
 
 def steps_asked(body: GenerationBody, model: ModelInfo) -> int | None:

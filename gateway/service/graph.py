@@ -12,6 +12,7 @@ from gateway.service.interfaces import ImageRequest, UnsupportedRequest
 from gateway.service.references import PictureWork, picture_work
 from scheduler.cost.work import Work
 from scheduler.spec import JobSpec, Made, RequestSpec
+from wire.guiders import more_passes
 from wire.params import ImageParams, ModelInfo, Upscaler, Workflow
 from wire.record import record
 from wire.to_stage import InputRef
@@ -165,6 +166,7 @@ def _encoder(
     uploads: Mapping[str, InputRef],
     pictures: PictureWork,
 ) -> StageJob:
+    params = msgspec.structs.replace(params, guider=None) if params.guider is not None else params
     work = _work(
         Role.ENCODER,
         height=params.height,
@@ -184,7 +186,9 @@ def _job(
     uploads: Mapping[str, InputRef] | None = None,
 ) -> StageJob:
     name = work.role if index is None else f"{work.role}.{index}"
-    spec = JobSpec(JobId(f"{request.request_id}/{name}"), work.role, work, needs, workflow=params.workflow)
+    guider = params.guider if work.role is Role.DIT else None
+    kind = params.workflow if guider is None else f"{params.workflow} {guider.name}"
+    spec = JobSpec(JobId(f"{request.request_id}/{name}"), work.role, work, needs, workflow=kind)
     return StageJob(spec, index, params, uploads or {})
 
 
@@ -201,6 +205,7 @@ def _denoising(params: ImageParams, model: ModelInfo, pictures: PictureWork) -> 
         cfg=(guidance or 0.0) > 1.0,
         reference_pixels=pictures.sequence_pixels,
         picture_tokens=pictures.prompt_tokens,
+        more_passes=more_passes(params.guider),
     )
 
 

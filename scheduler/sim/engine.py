@@ -25,20 +25,14 @@ from scheduler.roles.solver import Plan
 from scheduler.roles.solver import plan as best_plan
 from scheduler.sim.clock import Clock
 from scheduler.sim.device import Device
+from scheduler.sim.faults import Faults
 from scheduler.sim.launcher import Launcher, Scaling, predicted
 from scheduler.sim.metrics import Recorder, Result
 from scheduler.sim.server import SimServer
 from scheduler.sim.setup import (
-    EVERYBODY,
     GATEWAY,
-    Fault,
-    Freeze,
-    Kill,
-    Leave,
     Scenario,
     ServerSetup,
-    SlowDown,
-    Unreachable,
     fit,
 )
 from scheduler.sim.workload import Arrival, Kind, Phase
@@ -100,13 +94,14 @@ class Simulation:
         self._mishaps = Random(f"{seed}/mishaps")
         outputs = scenario.setups[0].profile.roles[Role.ENCODER].outputs
         self._masks = any(tensor.port is Role.DECODER for tensor in outputs)
-        self._partitions = [fault for fault in scenario.faults if isinstance(fault, Unreachable)]
+        self._faults = Faults(self, scenario)
         self._largest = _largest_outputs(scenario)
         self._counter = 0
         self._begun: dict[Handle, int] = {}
         self._names = 0
         self._lives: dict[str, int] = {}
-        self._by_name: dict[str, SimServer] = {}
+        self.by_name: dict[str, SimServer] = {}
+        """The latest of each name, dead ones too."""
         self._tick_at: float | None = None
         self._coming = True
         self._phase: tuple[float, Phase] | None = None
@@ -116,8 +111,7 @@ class Simulation:
         """Until every request has ended; phases with a backlog end with their time."""
         for setup in self.scenario.servers:
             self.clock.at(setup.joins_at, self.join, setup)
-        for fault in self.scenario.faults:
-            self.clock.at(fault.at, self._strike, fault)
+        self._faults.begin()
         for began, phase in self.scenario.workload.starts():
             if phase.backlog:
                 self.clock.at(began + 1e-3, self._fill_backlog, began + phase.seconds, phase)
@@ -193,7 +187,7 @@ class Simulation:
     def _is_reached(self, trial: do.TryPeer) -> bool:
         fetcher, holder = self.servers.get(trial.fetcher), self.servers.get(trial.holder)
         name = fetcher.setup.name if fetcher is not None else GATEWAY
-        return holder is not None and not holder.is_frozen and not self._is_cut_off(name, holder.setup.name)
+        return holder is not None and not holder.is_frozen and not self._faults.cut_off(name, holder.setup.name)
 
     def _solved(self, problem: Problem) -> None:
         found: Plan | None
@@ -262,42 +256,20 @@ class Simulation:
         for _ in range(phase.backlog - len(self._kinds)):
             self._ask(phase.kind(self._mixes))
 
-    # --- servers come, go and suffer ----------------------------------------------------------------------------------
+    # --- servers come and go -----------------------------------------------------------------------------------------
 
     def join(self, setup: ServerSetup) -> None:
         """A server is here."""
         life = self._lives[setup.name] = self._lives.get(setup.name, 0) + 1
         server = SimServer(setup, life, self, self._largest, self._shared_device(setup))
         self.servers[server.id] = server
-        self._by_name[setup.name] = server
+        self.by_name[setup.name] = server
         server.hello()
 
     def _shared_device(self, setup: ServerSetup) -> Device | None:
         """Of the servers that share one, the first brings it."""
         others = (server for server in self.servers.values() if server.setup.shares(setup))
         return next((server.device for server in others), None)
-
-    def _strike(self, fault: Fault) -> None:
-        """Servers that share a device are one process: what befalls one befalls all."""
-        struck = self._by_name.get(fault.server)
-        if struck is None:
-            return
-        mates = [each for each in self._by_name.values() if each is struck or each.setup.shares(struck.setup)]
-        for server in mates:
-            self._strike_one(server, fault)
-
-    def _strike_one(self, server: SimServer, fault: Fault) -> None:
-        if not server.alive or (server.is_frozen and not isinstance(fault, Kill)):
-            return
-        match fault:
-            case Kill(restart_after=restart_after):
-                self.kill(server, restart_after)
-            case Freeze(seconds=seconds):
-                self._freeze(server, seconds)
-            case SlowDown(factor=factor):
-                server.slow_down(factor)
-            case Leave():
-                server.leave()
 
     def kill(self, server: SimServer, restart_after: float | None = None) -> None:
         """It dies at once, with all that it has."""
@@ -307,17 +279,6 @@ class Simulation:
         self.clock.after(self.scenario.network.detection, self.post, ev.ServerLost(server.id, "killed"))
         if restart_after is not None:
             self.clock.after(restart_after, self.join, server.setup)
-
-    def _freeze(self, server: SimServer, seconds: float) -> None:
-        server.freeze()
-        self.clock.after(seconds, self._thaw, server, seconds)
-        if seconds > self.scenario.network.liveness:
-            self.clock.after(self.scenario.network.liveness, self.post, ev.ServerLost(server.id, "silent"))
-
-    def _thaw(self, server: SimServer, seconds: float) -> None:
-        server.thaw()
-        if server.alive and seconds > self.scenario.network.liveness:
-            server.hello()
 
     def gone(self, server: ServerId) -> None:
         left = self.servers.pop(server)
@@ -350,18 +311,10 @@ class Simulation:
         holder = self.servers.get(source.holder)
         if holder is None:
             return Loss(self.scenario.network.detection, unreached=True)
-        if holder.is_frozen or self._is_cut_off(reader, holder.setup.name):
+        if holder.is_frozen or self._faults.cut_off(reader, holder.setup.name):
             return Loss(self.scenario.network.fetch_timeout, unreached=True)
         is_there = source.handle in holder.store and not self.mishap("input_lost")
         return None if is_there else Loss(0.0, unreached=False)
-
-    def _is_cut_off(self, fetcher: str, holder: str) -> bool:
-        return any(
-            fault.server == holder
-            and fault.at <= self.clock.now < fault.until
-            and not fault.fetchers.isdisjoint((fetcher, EVERYBODY))
-            for fault in self._partitions
-        )
 
     def output_bytes(self, job: JobId, work: Work, setup: ServerSetup) -> Mapping[str, int]:
         return _output_bytes(work, setup, is_passed_on=job in self._passed_on)

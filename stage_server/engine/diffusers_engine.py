@@ -57,6 +57,7 @@ from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
 from stage_server.engine.warm_up import warm_up
 from stage_server.weight_formats import Formats
 from wire.errors import UnsupportedValue
+from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
 from wire.types import REQUIRED, Role
@@ -318,7 +319,8 @@ class DiffusersEngine:
 
     def _computed(self, job: StageJob, task: StageTask, state: list[PipelineState], control: JobControl) -> Outputs:
         """``state`` is taken out of its list: what it has on the device is free before the outputs are published."""
-        share, adapters = job.share and self._together[job.role] > 1, task.params.adapters
+        alone = task.params.guider is not None and GUIDERS[task.params.guider.name].changes_layers
+        share, adapters = job.share and self._together[job.role] > 1 and not alone, task.params.adapters
         with errors_translated(self._device):
             self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
         with (

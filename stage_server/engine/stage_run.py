@@ -89,7 +89,8 @@ def run_stage(
     Raises whatever the blocks raise, ``EngineError``, ``BadJob``, or what ``control`` raises.
     """
     check = FiniteCheck(task.role, dtype)
-    view = job_view(pipeline, task.params.guidance_scale, port)
+    guider = task.params.guider if task.role is Role.DIT else None
+    view = job_view(pipeline, task.params.guidance_scale, port, guider)
     given = dict(state.values)
     port.decoded = lambda decoded: check.look("picture", decoded)
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
@@ -138,7 +139,7 @@ def _stepping(
             on_host = moved({Role.DECODER: values}, staging.to_host)
             control.preview(Preview(index, step, steps, _on_wire(on_host)[Role.DECODER]))
 
-    steps = Steps(view.scheduler, port, staging, _Loop(state))
+    steps = Steps(view.scheduler, port, staging, _Loop(state), getattr(view, "guider", None))
     if task.resume is not None:
         steps.resume(task.resume, [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)])
     if task.params.previews:

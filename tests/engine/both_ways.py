@@ -106,7 +106,8 @@ def content(made: Any) -> Made:
     return pixels.shape, pixels.tobytes()
 
 
-def made_by_whole(pipeline: ModularPipeline, params: ImageParams, images: Mapping[str, Any]) -> Any:
+def made_by_whole(pipeline: ModularPipeline, params: ImageParams, images: Mapping[str, Any], named: Any = None) -> Any:
+    """``named``: the guider in place of the pipeline's own."""
     names = {param.name for param in pipeline.blocks.inputs}
     given: dict[str, Any] = {
         name: value for name in NAMED if name in names and (value := getattr(params, name)) is not None
@@ -115,7 +116,7 @@ def made_by_whole(pipeline: ModularPipeline, params: ImageParams, images: Mappin
     for name in ("guider", "guider_2"):
         if getattr(pipeline, name, None) is not None:
             spec = pipeline.get_component_spec(name)
-            guider = spec.create() if spec.default_creation_method == "from_config" else spec.load()
+            guider = named or (spec.create() if spec.default_creation_method == "from_config" else spec.load())
             setattr(pipeline, name, guider if scale is None else guider.new(guidance_scale=scale, enabled=scale > 1))
     if "guidance_schedule" in names:
         given["guidance_schedule"] = [7.0 if scale is None else scale] * (params.num_inference_steps or 1)

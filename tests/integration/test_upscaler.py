@@ -11,9 +11,9 @@ import pytest
 from scheduler import actions as act
 from scheduler import events as ev
 from wire.references import png_size
-from wire.types import Role
+from wire.types import REQUIRED
 
-E, T, D, U = Role
+E, T, D, U = REQUIRED
 
 PROFILE = Path(__file__).with_name("slow.toml")
 UPSCALER = """
@@ -46,7 +46,7 @@ def asked(http, **more):
 
 
 def counts(service):
-    return {role: len(service.tape.runs(role)) for role in Role}
+    return {role: len(service.tape.runs(role)) for role in REQUIRED}
 
 
 def picture_size(answer):

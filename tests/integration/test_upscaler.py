@@ -11,9 +11,9 @@ import pytest
 from scheduler import actions as act
 from scheduler import events as ev
 from wire.references import png_size
-from wire.types import REQUIRED
+from wire.types import Role
 
-E, T, D, U = REQUIRED
+E, T, D, U = Role
 
 PROFILE = Path(__file__).with_name("slow.toml")
 UPSCALER = """
@@ -46,7 +46,7 @@ def asked(http, **more):
 
 
 def counts(service):
-    return {role: len(service.tape.runs(role)) for role in REQUIRED}
+    return {role: len(service.tape.runs(role)) for role in Role}
 
 
 def picture_size(answer):

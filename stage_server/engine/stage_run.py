@@ -374,4 +374,4 @@ def _raw(picture: Image.Image) -> Tensor:
             f"'upscale' takes pictures of three channels, red, green and blue, and this one has {picture.mode}."
         )
     pixels = np.ascontiguousarray(np.asarray(picture))
-    return Tensor("uint8", pixels.shape, memoryview(pixels).cast("B"))
+    return Tensor("uint8", pixels.shape, pixels.data.cast("B"))

@@ -130,7 +130,7 @@ def _located(source: str, *, offline: bool) -> Path:
     try:
         return Path(
             snapshot_download(
-                found["repo"], revision=found["revision"], allow_patterns=_FILES, local_files_only=offline
+                found["repo"], revision=found["revision"], allow_patterns=list(_FILES), local_files_only=offline
             )
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:

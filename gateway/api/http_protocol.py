@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -21,8 +22,9 @@ HEAD_SECONDS = 20.0
 """From the connection, or the first byte of a further request, to the end of the headers."""
 
 SAY = "disagfusion.say"
-"""ASGI extension: a function that writes a part of the body which is a chunk already (``chunk``), past ``send``. It answers
-False, and has done nothing, where ``send`` has to be used: before the answer began, or while the client does not read."""
+"""ASGI extension: a function that writes a part of the body which is a chunk already (``chunk``), past ``send``. It
+answers False, and has done nothing, where ``send`` has to be used: before the answer began, or while the client does
+not read."""
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +52,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_is_over()
-        self.scope["extensions"] = {SAY: self._say}
+        extensions: dict[str, Any] = {SAY: self._say}
+        self.scope["extensions"] = extensions
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:

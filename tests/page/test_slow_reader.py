@@ -1,5 +1,5 @@
-"""Clients of the stream behind the real HTTP server: one that does not read, what is kept for it, and how it catches up; and
-many that do."""
+"""Clients of the stream behind the real HTTP server: one that does not read, what is kept for it and how it catches up,
+and several that do."""
 
 from __future__ import annotations
 

@@ -180,7 +180,10 @@ async def test_after_a_lost_connection_one_tries_and_the_others_are_told_at_once
                 await count(database)
     assert tries == [0.0, 1.1, 2.2, 60.5]
     failure = "the database at db1: it cannot be reached ([Errno 111] Connection refused)"
-    assert said() == [f"{failure}; the gateway serves on without it", f"{failure}; it was needed 8 times since it failed"]
+    assert said() == [
+        f"{failure}; the gateway serves on without it",
+        f"{failure}; it was needed 8 times since it failed",
+    ]
     clock.now = 62
     database._failed_in = database._engines.reader  # the real one is back in its place
     await count(database)

@@ -37,7 +37,7 @@ from gateway.shell.assembly import limits_and_usage
 from gateway.shell.garbage import spare_pauses
 from gateway.storage.objects import in_memory
 from wire.params import ModelInfo, Workflow
-from wire.types import Role
+from wire.types import REQUIRED
 
 GOAL = 0.4
 """Of a bare handler's own time, for all that is on: the issue's."""
@@ -76,7 +76,7 @@ class Service:
 
     async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:  # noqa: ARG002
         listener(Admitted(1.0))
-        for role in Role:
+        for role in REQUIRED:
             listener(Took(role, 1.0))
         listener(Ready(0, PICTURE))
         return Finished((PICTURE,), ())

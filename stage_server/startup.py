@@ -261,7 +261,7 @@ def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:
     width, height = largest_size(info)
     params = ImageParams(workflow=info.workflows[0].name if info.workflows else "", width=width, height=height)
     try:
-        return {role: engine.output_bound(StageJob(role, params)) for role in Role}
+        return {role: engine.output_bound(StageJob(role, params)) for role in engine.capable()}
     except EngineError as error:
         raise LoadError(f"the size of {info.name}'s outputs cannot be foreseen: {error}") from error
 
@@ -337,6 +337,9 @@ def introduction(
     settings: Settings, ask: Ask, engine: Engine, info: ModelInfo, capable: dict[Role, RoleInfo], endpoint: str
 ) -> Hello:
     offered = settings.role if settings.pin else settings.may_take
+    capable = {role: cost for role, cost in capable.items() if role in offered}
+    if Role.UPSCALER not in capable:
+        info = msgspec.structs.replace(info, upscaler=None)
     return Hello(
         protocol=ask.protocol,
         name=ask.name,
@@ -344,7 +347,7 @@ def introduction(
         model=msgspec.structs.replace(info, name=settings.served_model_name or info.name),
         device_class=engine.device_class,
         memory_bytes=engine.memory_bytes,
-        capable={role: cost for role, cost in capable.items() if role in offered},
+        capable=capable,
         roles=settings.role,
         data_endpoint=endpoint,
         pinned=settings.pin,

@@ -1,8 +1,8 @@
 """What surrounds every request: its id, its span, its processing time, its line in the log.
 
 Others leave in its state: ``headers`` for the answer, whichever it will be; ``error_code``; and ``ended``, which is
-called with the status (0: no answer began) and the error's code once all is over; and ``work``, which says for the log
-what was asked for (``gateway.api.work_done``).
+called with the status (0: no answer began) and the error's code once all is over; ``work``, which says for the log
+what was asked for (``gateway.api.work_done``); and ``idempotency``, where the answer may not be the only one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ propagator = TraceContextTextMapPropagator()
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"))
 OTHER_METHOD = "_OTHER"
 """OpenTelemetry's word for what clients make up."""
+
+POLLED = frozenset(("/healthz", "/livez", "/readyz", "/admin/scaling"))
+"""Asked every few seconds by probes and launchers: as long as all is well, a line each says nothing to operators."""
 
 
 class RequestContext:
@@ -73,11 +76,17 @@ class RequestContext:
                     _count(self._instruments, scope, status, time.perf_counter() - began)
                 if "ended" in state:
                     state["ended"](status, state.get("error_code", ""))
-                if log.isEnabledFor(logging.INFO):
-                    _log(scope, status, _elapsed_ms(began), state)
+                level = _level(scope, status)
+                if log.isEnabledFor(level):
+                    _log(level, scope, status, _elapsed_ms(began), state)
 
 
-def _log(scope: Scope, status: int, milliseconds: int, state: Mapping[str, Any]) -> None:
+def _level(scope: Scope, status: int) -> int:
+    is_poll = scope["path"] in POLLED and scope["method"] in ("GET", "HEAD")
+    return logging.DEBUG if is_poll and status == 200 else logging.INFO
+
+
+def _log(level: int, scope: Scope, status: int, milliseconds: int, state: Mapping[str, Any]) -> None:
     """``work``, where the request was for pictures, says what it asked for and what its stages took."""
     where = f"{scope['method']} {quote(scope['path'])}"  # quoted: a path may hold line breaks
     work = state.get("work")
@@ -87,12 +96,13 @@ def _log(scope: Scope, status: int, milliseconds: int, state: Mapping[str, Any])
         "path": scope["path"],
         "status": status,
         "milliseconds": milliseconds,
-        **({"error": state["error_code"]} if "error_code" in state else {}),
+        **{name: state[key] for name, key in (("error", "error_code"), ("idempotency", "idempotency")) if key in state},
         **(work.fields() if work is not None else {}),
     }
     line = '%s "%s" %d in %d ms%s'
-    told = f": {work}" if work is not None else ""
-    log.info(line, state["request_id"], where, status, milliseconds, told, extra={"about": about})
+    told = f", x-idempotency {state['idempotency']}" if "idempotency" in state else ""
+    told += f": {work}" if work is not None else ""
+    log.log(level, line, state["request_id"], where, status, milliseconds, told, extra={"about": about})
 
 
 def _count(instruments: Instruments, scope: Scope, status: int, seconds: float) -> None:

@@ -51,7 +51,9 @@ class Budgets:
 
     async def check(self, key: str, limit: float) -> None:
         """Raises ``BudgetUsedUp``."""
-        used, month = await self.used(key), month_of(self._clock())
+        now = self._clock()
+        month = month_of(now)
+        used = await self._used(key, month, now)
         if used >= limit:
             raise BudgetUsedUp(
                 f"You have used up your budget: {used:.1f} of {limit:g} device-seconds in "
@@ -60,15 +62,20 @@ class Budgets:
 
     async def used(self, key: str) -> float:
         """Device-seconds of this month. Without the database, what was last known, and what was used here since."""
-        month = month_of(self._clock())
+        now = self._clock()
+        return await self._used(key, month_of(now), now)
+
+    async def _used(self, key: str, month: int, now: float) -> float:
         self._wanted.add(key)
-        if not (self._is_fresh(month) and key in self._known):
+        known = self._known.get(key) if self._is_fresh(month, now) else None
+        if known is None:
             async with self._looking:
-                if not self._is_fresh(month):
+                if not self._is_fresh(month, self._clock()):
                     await self._look_anew(month)
                 if key not in self._known:
                     await self._look({key}, month)
-        return self._known.get(key, 0.0) + self._meter.unwritten(key, month)
+            known = self._known.get(key, 0.0)
+        return known + self._meter.unwritten(key, month)
 
     def reset_seconds(self) -> float:
         """Until the next month begins (UTC)."""
@@ -82,12 +89,11 @@ class Budgets:
             if month == self._month and key in self._known:
                 self._known[key] += seconds
 
-    def _is_fresh(self, month: int) -> bool:
+    def _is_fresh(self, month: int, now: float) -> bool:
         if self._is_unsure and self._meter.writes % 2 == 0:
             return False
         # From below as well: a clock that was set back would keep what is known fresh until it has caught up.
-        is_recent = self._fresh_until - FRESH_SECONDS <= self._clock() < self._fresh_until
-        return month == self._month and is_recent
+        return month == self._month and self._fresh_until - FRESH_SECONDS <= now < self._fresh_until
 
     async def _look_anew(self, month: int) -> None:
         keys, self._wanted = self._wanted, set()

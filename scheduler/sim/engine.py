@@ -38,9 +38,10 @@ from scheduler.sim.setup import (
 from scheduler.sim.workload import Arrival, Kind, Phase
 from scheduler.sim.world import Cost, Loss
 from scheduler.spec import IMAGE_PORT, Input
-from wire.types import Handle, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import READERS, STAGES, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 PICTURE_BYTES_PER_PIXEL = 1.5
+RAW_BYTES_PER_PIXEL = 3
 TRIAL_SECONDS = 3.0
 """After which a trial counts as failed."""
 LARGEST_SIDE = 2048
@@ -81,6 +82,8 @@ class Simulation:
         self._truth = CostModel(server.profile for server in scenario.setups)
         self._works: dict[JobId, Work] = {}
         self._previews: dict[JobId, int] = {}
+        self._passed_on: set[JobId] = set()
+        """Jobs whose picture another stage reads."""
         self._kinds: dict[RequestId, Kind] = {}
         """Of requests whose end is not known yet."""
         self._jobs: dict[RequestId, tuple[JobId, ...]] = {}
@@ -228,6 +231,7 @@ class Simulation:
         jobs = [each for job in spec.jobs for each in (job, *job.previews)]
         self._jobs[spec.id] = tuple(job.id for job in jobs)
         self._works |= {job.id: job.work for job in jobs}
+        self._passed_on |= {job.id for job in jobs if job.is_passed_on}
         self._previews |= {job.id: len(job.previews) for job in jobs}
         if kind.patience < kind.deadline:
             self.clock.after(kind.patience, self._hang_up, spec.id)
@@ -243,6 +247,7 @@ class Simulation:
             return
         for job in self._jobs.pop(request):
             del self._works[job], self._previews[job]
+            self._passed_on.discard(job)
         if self._phase is not None and self.clock.now < self._phase[0]:
             self.clock.after(0.0, self._ask, self._phase[1].kind(self._mixes))
 
@@ -311,8 +316,8 @@ class Simulation:
         is_there = source.handle in holder.store and not self.mishap("input_lost")
         return None if is_there else Loss(0.0, unreached=False)
 
-    def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
-        return _output_bytes(role, work, setup)
+    def output_bytes(self, job: JobId, work: Work, setup: ServerSetup) -> Mapping[str, int]:
+        return _output_bytes(work, setup, is_passed_on=job in self._passed_on)
 
     def handle(self) -> Handle:
         self._counter += 1
@@ -353,17 +358,25 @@ def simulate(
     return recorder.result(simulation.launcher.starts())
 
 
-def _output_bytes(role: Role, work: Work, setup: ServerSetup) -> dict[str, int]:
-    if role is Role.DECODER:
-        return {IMAGE_PORT: int(work.height * work.width * PICTURE_BYTES_PER_PIXEL)}
+def _output_bytes(work: Work, setup: ServerSetup, *, is_passed_on: bool = False) -> dict[str, int]:
+    role, pixels = work.role, work.height * work.width
+    if is_passed_on:
+        return {later.value: RAW_BYTES_PER_PIXEL * pixels for later in READERS[role]}
+    if STAGES[role].makes_pictures:
+        return {IMAGE_PORT: int(pixels * setup.profile.roles[role].factor ** 2 * PICTURE_BYTES_PER_PIXEL)}
     sizes = setup.profile.output_bytes(role, work.height, work.width, work.text_tokens)
     return {port.value: nbytes for port, nbytes in sizes.items()}
 
 
 def _largest_outputs(scenario: Scenario) -> dict[Role, int]:
-    return {role: max(_sizes(role, scenario)) for role in Role}
+    return {role: max(_sizes(role, scenario), default=0) for role in Role}
 
 
 def _sizes(role: Role, scenario: Scenario) -> Iterator[int]:
+    """A picture that is passed on counts as largest: it has no file format yet."""
+    work = Work(role, height=LARGEST_SIDE, width=LARGEST_SIDE)
     for setup in scenario.setups:
-        yield sum(_output_bytes(role, Work(role, height=LARGEST_SIDE, width=LARGEST_SIDE), setup).values())
+        if role in setup.profile.roles:
+            yield sum(_output_bytes(work, setup).values())
+            if any(later in setup.profile.roles for later in READERS[role] if STAGES[later].is_optional):
+                yield sum(_output_bytes(work, setup, is_passed_on=True).values())

@@ -199,7 +199,7 @@ class SimServer:
 
     def _take_room(self, job: Job) -> None:
         role = job.run.role
-        job.sizes = self._world.output_bytes(role, job.work, self.setup)
+        job.sizes = self._world.output_bytes(job.run.job, job.work, self.setup)
         nbytes = sum(job.sizes.values())
         if not self.store.reserve(role, nbytes, self._roles.held):
             job.stage = Stage.ROOMLESS

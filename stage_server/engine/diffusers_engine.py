@@ -57,9 +57,10 @@ from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
 from stage_server.engine.warm_up import warm_up
 from stage_server.weight_formats import Formats
 from wire.errors import UnsupportedValue
+from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import DTYPE_BYTES
 
 _log = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class DiffusersEngine:
         )
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options)
-        self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in Role}
+        self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
         self._allow(adapters or {}, options, adapter_bytes)
 
     def _open(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
@@ -172,7 +173,7 @@ class DiffusersEngine:
         reader = AdapterReader(type(self._pipeline), self._components)
         self._adapters = Adapters(sources, reader, options.device, options.dtype, limit)
         self._components.adapted = self._adapters.components
-        offered = self._adapters.offered(lambda name: [role for role in Role if name in self._needed({role})])
+        offered = self._adapters.offered(lambda name: [role for role in REQUIRED if name in self._needed({role})])
         self._info = msgspec.structs.replace(self._info, adapters=offered)
 
     @property
@@ -212,7 +213,7 @@ class DiffusersEngine:
         return self._geometry.token_pixels
 
     def capable(self) -> dict[Role, RoleInfo]:
-        weights = {role: sum(map(self._components.nbytes, self._needed({role}))) for role in Role}
+        weights = {role: sum(map(self._components.nbytes, self._needed({role}))) for role in REQUIRED}
         common = self._components.common_bytes
         copied = HOST_BANDWIDTH if self._device.type == "cuda" else inf
         return {
@@ -223,7 +224,7 @@ class DiffusersEngine:
                 together=self._together[role],
                 warm_seconds=WARM_UP_SECONDS + weights[role] / copied,
             )
-            for role in Role
+            for role in REQUIRED
         }
 
     @property
@@ -309,7 +310,8 @@ class DiffusersEngine:
 
     def _computed(self, job: StageJob, task: StageTask, state: list[PipelineState], control: JobControl) -> Outputs:
         """``state`` is taken out of its list: what it has on the device is free before the outputs are published."""
-        share, adapters = job.share and self._together[job.role] > 1, task.params.adapters
+        alone = task.params.guider is not None and GUIDERS[task.params.guider.name].changes_layers
+        share, adapters = job.share and self._together[job.role] > 1 and not alone, task.params.adapters
         with _errors_translated(self._device):
             self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
         with (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from stage_server.engine.staging import Staging
 from stage_server.engine.steps import Steps
 from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import Value
 
 Finish = Callable[[], Outputs]
@@ -77,7 +77,8 @@ def run_stage(
     Raises whatever the blocks raise, ``EngineError``, ``BadJob``, or what ``control`` raises.
     """
     check = FiniteCheck(task.role, dtype)
-    view = job_view(pipeline, task.params.guidance_scale, port)
+    guider = task.params.guider if task.role is Role.DIT else None
+    view = job_view(pipeline, task.params.guidance_scale, port, guider)
     given = dict(state.values)
     port.decoded = lambda decoded: check.look("picture", decoded)
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
@@ -126,7 +127,7 @@ def _stepping(
             on_host = moved({Role.DECODER: values}, staging.to_host)
             control.preview(Preview(index, step, steps, _on_wire(on_host)[Role.DECODER]))
 
-    steps = Steps(view.scheduler, port, staging, _Loop(state))
+    steps = Steps(view.scheduler, port, staging, _Loop(state), getattr(view, "guider", None))
     if task.resume is not None:
         steps.resume(task.resume, [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)])
     if task.params.previews:
@@ -188,7 +189,7 @@ def _state(task: StageTask, to_device: ToDevice) -> PipelineState:
 
 def _declared(task: StageTask) -> dict[str, Any]:
     """Name → ``OutputParam`` of what earlier roles say that they make for this one."""
-    earlier = list(Role)[: list(Role).index(task.role)]
+    earlier = REQUIRED[: REQUIRED.index(task.role)]
     return {out.name: out for source in earlier for out in task.workflow.crossing(source, task.role)}
 
 
@@ -264,7 +265,7 @@ def _sent(
 ) -> dict[str, dict[str, Any]]:
     """Port → values for each later role that reads any, all of which ``check`` has seen; tensors where they lie."""
     ports: dict[str, dict[str, Any]] = {}
-    later = list(Role)[list(Role).index(task.role) + 1 :]
+    later = REQUIRED[REQUIRED.index(task.role) + 1 :]
     for target in later:
         made = {out.name: state.get(out.name) for out in task.workflow.crossing(task.role, target)}
         if target is later[0]:
@@ -289,7 +290,7 @@ def _as_is(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: list[Role]) -> dict[str, Any]:
+def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: Sequence[Role]) -> dict[str, Any]:
     """What blocks changed of what they were ``given``, without saying so, and a later role reads: a size, say.
 
     It goes to the next role, which passes on what it does not read itself: there may be no other way.

@@ -12,7 +12,7 @@ from gateway.api.http_protocol import HttpProtocol
 from gateway.settings import Settings
 from tests.admin.conftest import KEY, NoService
 from tests.page.test_feed import Copy, WatchedDesk, filled, tables_of
-from wire.types import Role
+from wire.types import REQUIRED
 
 MOST = 256 << 10
 """Bytes that the gateway may keep for a reader."""
@@ -21,7 +21,7 @@ MOST = 256 << 10
 async def test_a_client_that_does_not_read_costs_little_and_is_told_all_when_it_does() -> None:
     desk = WatchedDesk()
     for number in range(100):
-        desk.join(f"server-{number}", *Role)
+        desk.join(f"server-{number}", *REQUIRED)
     app = create_app(NoService(), Settings(admin_key=KEY), operator=desk.operator, feed=desk.feed)
     server = uvicorn.Server(uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -18,7 +18,7 @@ from scheduler.sim.workload import Kind, Phase, Workload, mix_of
 from wire.types import Role
 
 SERVERS = 4
-REQUESTS = 300
+REQUESTS = 200
 """Of one run, about."""
 PROFILES = {"qwen-image-2512-h100": (1024, 40), "sd3-l20": (1024, 28), "tiny-shapes-cpu": (256, 12)}
 """Side of the picture, and steps."""

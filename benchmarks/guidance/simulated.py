@@ -15,7 +15,7 @@ from scheduler.sim.metrics import Recorder, quantile
 from scheduler.sim.setup import Scenario
 from scheduler.sim.suite import fleet
 from scheduler.sim.workload import Kind, Phase, Workload, mix_of
-from wire.types import Role
+from wire.types import REQUIRED
 
 SERVERS = 4
 REQUESTS = 200
@@ -36,7 +36,8 @@ def scenario(profile: str, load: float) -> Scenario:
     guided = Kind("guided", side, side, steps, cfg=True)
     phase = Phase(1.0, mix_of(guided, replace(guided, name="plain", steps=steps - 1, cfg=False)))
     servers = tuple(
-        replace(server, roles=frozenset(Role), pinned=True, shares_guidance=True) for server in fleet(profile, SERVERS)
+        replace(server, roles=frozenset(REQUIRED), pinned=True, shares_guidance=True)
+        for server in fleet(profile, SERVERS)
     )
     rate = load * static_rate(servers, phase)
     phase = replace(phase, rate=rate, seconds=REQUESTS / rate)

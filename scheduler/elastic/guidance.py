@@ -29,7 +29,7 @@ class SharedGuidance:
         if alone < 2 * self._gain_seconds:
             return None  # it cannot gain more than half
         work = attempt.job.spec.work
-        half, swaps = replace(work, cfg=False), work.steps * self._swap_seconds
+        half, swaps = replace(work, cfg=False, more_passes=0.0), work.steps * self._swap_seconds
 
         def seconds(server: Server) -> float:
             return view.cost.seconds(half, server.spec.target, server.spec.name)

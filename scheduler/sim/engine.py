@@ -299,7 +299,7 @@ class Simulation:
             work = Work(job.role, height=64, width=64)
         factor = Random(f"{self._seed}/{job.job}").lognormvariate(0.0, self.scenario.noise)
         seconds = factor * self._truth.seconds(work, setup.target)
-        halved = factor * self._truth.seconds(replace(work, cfg=False), setup.target)
+        halved = factor * self._truth.seconds(replace(work, cfg=False, more_passes=0.0), setup.target)
         swaps = work.steps * self.scenario.network.latency
         return Cost(work, seconds, self._truth.batch_marginal(work, setup.target), min(seconds, halved + swaps))
 

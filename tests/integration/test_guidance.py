@@ -15,9 +15,9 @@ pytestmark = pytest.mark.services
 
 E, T, D = Role.ENCODER, Role.DIT, Role.DECODER
 STEPS = 12
-LONG = 300
+LONG = 100
 """Steps of a job that is still under way when something happens to it."""
-ASKED = {"model": "tiny-shapes", "guidance": 3.0, "deadline": 120.0}
+ASKED = {"model": "tiny-shapes", "guidance": 3.0, "deadline": 600.0}
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ async def test_a_job_that_comes_has_the_second_for_itself(pair):
 
 
 async def test_a_client_that_goes_frees_both(pair):
-    picture = pair.generate(**ASKED, steps=20 * LONG)
+    picture = pair.generate(**ASKED, steps=60 * LONG)
     help_ = await under_way(pair)
     picture.cancel()
     assert isinstance(await last_word(pair, help_.epoch), ev.JobCancelled | ev.JobDone)

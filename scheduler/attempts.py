@@ -92,8 +92,8 @@ class Attempts:
 
     def _stranger(self, server: Server, event: AttemptEvent) -> None:
         """Of an older epoch: it must leave nothing behind."""
-        if isinstance(event, LEAVING):
-            self._outbox.release(server.id, _left(event), "of a former epoch")
+        if isinstance(event, LEAVING) and (handles := _left(event)):
+            self._outbox.release(server.id, handles, "of a former epoch")
         if not isinstance(event, LAST_WORDS):
             self._outbox.cancel(server.id, (event.epoch,), "of a former epoch")
 

@@ -70,7 +70,7 @@ class Halves:
         if help_ is None or help_.epoch != epoch:
             return False
         if isinstance(event, LAST_WORDS):
-            if isinstance(event, ev.JobFailed):
+            if _was_no_help(event, help_):
                 server.helps_from = now + REST_SECONDS
             self._end(help_, "", now)
         return True
@@ -106,8 +106,10 @@ class Halves:
         return is_fresh and server.on_device() == [attempt]
 
     def _able(self, attempt: Attempt, idle: Iterable[Server], now: float) -> Iterator[Server]:
-        spec = attempt.server.spec
+        spec, failing = attempt.server.spec, self._view.reach.failing
         for server in idle:
+            if (server.id, spec.id) in failing or (spec.id, server.id) in failing:
+                continue  # they would not find each other
             if server is attempt.server or not server.is_idle or not server.may_run(Role.DIT):
                 continue
             if any(each.help is not None for each in server.sharers or (server,)) or server.switching is not None:
@@ -119,3 +121,10 @@ class Halves:
             if not any(self._view.waiting(each.spec.model, role) for each in server.sharers or (server,)
                        for role in each.serving):  # fmt: skip
                 yield server
+
+
+def _was_no_help(event: ev.Event, help_: Help) -> bool:
+    """It failed, or ended in the midst of what it helped: one of the two may not reach the other."""
+    if isinstance(event, ev.JobDone):
+        return 2 * event.timings.steps < help_.attempt.job.spec.work.steps
+    return isinstance(event, ev.JobFailed)

@@ -7,6 +7,7 @@ python -m benchmarks.guidance [--only live swaps simulated] [--seeds 20] [--pict
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -31,19 +32,27 @@ def main() -> None:
         "swaps": (SWAPS.format(load=load, swaps=swaps.SWAPS), swaps.HEAD, swaps.rows),
         "simulated": (SIMULATED.format(seeds=args.seeds), simulated.HEAD, lambda: simulated.rows(range(args.seeds))),
     }
-    command = "python -m benchmarks.guidance --output docs/results"
-    text = f"# Guidance on two servers\n\nWritten by `{command}`, never by hand.\n"
+    args.output.mkdir(parents=True, exist_ok=True)
+    kept = args.output / "guidance.json"
+    found: dict[str, str] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for part in args.only:
         introduction, head, rows = told[part]
-        found = []
+        lines = []
         for row in rows():
             print(*row, sep=" | ", flush=True)
-            found.append(row)
-        text += f"\n{introduction}\n{table(head, found)}\n"
-    args.output.mkdir(parents=True, exist_ok=True)
+            lines.append(row)
+        found[part] = f"{introduction}\n{table(head, lines)}\n"
+    kept.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = "\n".join([HEADING, *(found[part] for part in PARTS if part in found)])
     (args.output / "guidance.md").write_text(text, encoding="utf-8")
 
 
+HEADING = """\
+# Guidance on two servers
+
+Written by `python -m benchmarks.guidance --output docs/results`, never by hand; with `--only` the other
+parts are those of `guidance.json`.
+"""
 LIVE = """\
 ## One request alone
 

@@ -11,8 +11,8 @@ FARTHEST = 60
 def highest(in_time: Callable[[float], bool], first: float, grid: float = 1.05, stride: int = 6) -> float:
     """By bisection, if it is in time at all lower rates. Raises ``ValueError`` where no rate is slow enough.
 
-    ``first``: where the search begins; ``grid``: the ratio of two neighbours; ``stride``: how many of them it looks ahead
-    until it has one that is in time and one that is not.
+    ``first``: where the search begins; ``grid``: the ratio of two neighbours; ``stride``: how many of them it looks
+    ahead until it has one that is in time and one that is not.
     """
     kept, broken = -stride, stride
     while not in_time(first * grid**kept):

@@ -208,6 +208,15 @@ class DiffusersEngine:
         return self._info
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights."""
+        return _torch_dtype(self._dtype)
+
+    @property
     def token_pixels(self) -> int:
         """Side of the square of pixels that one token of the denoiser stands for."""
         return self._geometry.token_pixels
@@ -302,7 +311,7 @@ class DiffusersEngine:
         if job.role not in self._held.held:
             raise EngineError(f"this server does not hold the role {job.role}")
         task = self._task(job, inputs)
-        with _errors_translated(self._device):
+        with errors_translated(self._device):
             state = stage_state(task, self._staging)
             self._adapters.read_ahead(task.params.adapters, self._components.resident)
         return partial(self._computed, job, task, [state])
@@ -314,16 +323,16 @@ class DiffusersEngine:
         """``state`` is taken out of its list: what it has on the device is free before the outputs are published."""
         alone = task.params.guider is not None and GUIDERS[task.params.guider.name].changes_layers
         share, adapters = job.share and self._together[job.role] > 1 and not alone, task.params.adapters
-        with _errors_translated(self._device):
+        with errors_translated(self._device):
             self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
         with (
-            _errors_translated(self._device),
+            errors_translated(self._device),
             self._port.open(control, share=share, adapters=adapters) as port,
         ):
             finish = run_stage(self._pipeline, task, state.pop(), self._staging, port, control, self._dtype)
         self._note_peak()
         control.device_done()
-        with _errors_translated(self._device):
+        with errors_translated(self._device):
             return finish()
 
     def _task(self, job: StageJob, inputs: NamedValues) -> StageTask:
@@ -377,7 +386,7 @@ class DiffusersEngine:
             return
         try:
             nobody = Unwatched()
-            with _errors_translated(self._device), self._port.open(nobody) as port:
+            with errors_translated(self._device), self._port.open(nobody) as port:
                 state = stage_state(warming.task, self._staging)
                 finish = run_stage(pipeline, warming.task, state, self._staging, port, nobody, self._dtype)
                 self._made[role] = finish()
@@ -394,7 +403,7 @@ class DiffusersEngine:
 
 
 @contextmanager
-def _errors_translated(device: torch.device) -> Iterator[None]:
+def errors_translated(device: torch.device) -> Iterator[None]:
     """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
     try:
         yield

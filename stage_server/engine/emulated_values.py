@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from threading import Lock
 
-from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outputs
+from stage_server.engine.base import IMAGE_PORT, PIXELS, EngineError, NamedValues, Outputs
 from stage_server.engine.blank_pictures import blank_png, inscribed
 from stage_server.engine.profile import Profile
 from wire.params import ImageParams, Upscaler, Workflow
@@ -15,9 +15,6 @@ from wire.values import Tensor, Value
 
 PROMPT_DIGEST = "prompt_digest"
 """Crosses from encoder to dit to decoder beside the tensors: the gateway tells only the encoder the prompt."""
-
-PIXELS = "pixels"
-"""Crosses from decoder to upscaler: a byte for each of height, width and channel, as in the file that was not made."""
 
 NEXT = {Role.ENCODER: Role.DIT, Role.DIT: Role.DECODER}
 
@@ -50,11 +47,10 @@ def blank_outputs(profile: Profile, role: Role, params: ImageParams, given: Name
 
 
 def picture_bound(profile: Profile, role: Role, params: ImageParams) -> int:
-    """Bytes that a picture takes which a job of the role makes; 0 of others. One that may yet be passed on counts as
-    pixels."""
+    """Bytes that a picture takes which a job of the role makes; 0 of others."""
     if not STAGES[role].makes_pictures:
         return 0
-    passed_on = _raw_bytes(params) if role is Role.DECODER and profile.upscaler is not None else 0
+    passed_on = _raw_bytes(params) if role is Role.DECODER and params.upscale else 0
     return max(passed_on, len(blank_png(*_size_made(profile, role, params))))
 
 

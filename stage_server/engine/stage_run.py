@@ -8,12 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines import PipelineState
+from PIL import Image
 
 from stage_server.engine import pictures
-from stage_server.engine.base import IMAGE_PORT, EngineError, JobControl, NamedValues, Outputs, Preview, WrongSize
+from stage_server.engine.base import (
+    IMAGE_PORT,
+    PIXELS,
+    BadJob,
+    EngineError,
+    JobControl,
+    NamedValues,
+    Outputs,
+    Preview,
+    WrongSize,
+)
 from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
@@ -24,7 +36,7 @@ from stage_server.engine.steps import Steps
 from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
-from wire.values import Value
+from wire.values import Tensor, Value
 
 Finish = Callable[[], Outputs]
 """Waits for what has left the device, looks for NaN, writes the picture. Raises ``EngineError``."""
@@ -100,7 +112,7 @@ def run_stage(
     def finish() -> Outputs:
         leaving.landed()
         check.settle()
-        return {IMAGE_PORT: _picture(made[IMAGE_PORT]["images"], task)} if is_picture else _on_wire(made)
+        return _picture(made[IMAGE_PORT]["images"], task) if is_picture else _on_wire(made)
 
     return finish
 
@@ -334,12 +346,32 @@ def _one(state: PipelineState, task: StageTask) -> Any:
     return made[0][0] if is_single_frame else made[0]
 
 
-def _picture(drawn: Any, task: StageTask) -> dict[str, Value]:
+def _picture(drawn: Any, task: StageTask) -> Outputs:
     params = task.params
     if task.workflow.makes_video:
+        if params.upscale:
+            raise BadJob("'upscale' makes pictures larger, and this is a video.")
         frames = drawn.permute(0, 2, 3, 1).contiguous()
-        return {"frames": to_wire("frames", frames, _as_is), "width": frames.shape[2], "height": frames.shape[1]}
+        video = {"frames": to_wire("frames", frames, _as_is), "width": frames.shape[2], "height": frames.shape[1]}
+        return {IMAGE_PORT: video}
     image = pictures.from_channels(drawn.numpy()) if isinstance(drawn, torch.Tensor) else drawn
     picture = pictures.put_back(image, task.images) if task.workflow.masked else image
+    if params.upscale:
+        return {Role.UPSCALER: {PIXELS: _raw(picture)}}
     data = pictures.encode(picture, params.output_format, params.output_compression)
-    return {"image": data, "format": params.output_format, "width": picture.width, "height": picture.height}
+    file: NamedValues = {
+        "image": data,
+        "format": params.output_format,
+        "width": picture.width,
+        "height": picture.height,
+    }
+    return {IMAGE_PORT: file}
+
+
+def _raw(picture: Image.Image) -> Tensor:
+    if picture.mode != "RGB":
+        raise BadJob(
+            f"'upscale' takes pictures of three channels, red, green and blue, and this one has {picture.mode}."
+        )
+    pixels = np.ascontiguousarray(np.asarray(picture))
+    return Tensor("uint8", pixels.shape, pixels.data.cast("B"))

@@ -263,10 +263,12 @@ class DiffusersEngine:
 
     @staticmethod
     def acquaint(engines: Sequence[DiffusersEngine]) -> None:
-        """Engines of one process and device hold once what their models have in common. Before anything is loaded."""
+        """Engines of one process and device hold once what their models have in common, on the device and in host
+        memory, of which they have what the first of them was given. Before anything is loaded.
+        """
         common, parts = CommonComponents(), [engine._components for engine in engines]
         for components, keys in zip(parts, common_keys([each.shareable() for each in parts]), strict=True):
-            components.share(keys, common)
+            components.share(keys, common, parts[0].cache)
 
     def close(self) -> None:
         self._held.clear()

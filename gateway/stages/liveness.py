@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from wire.errors import ProtocolMismatch
 from wire.record import record
-from wire.to_gateway import Ask, AskCell, Goodbye, Heartbeat, Hello, ToGateway
+from wire.to_gateway import Ask, AskCell, Fetched, Goodbye, Heartbeat, Hello, StageDone, Started, ToGateway
 from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, ToStage, Welcome
 from wire.types import ServerId, server_name
 from wire.version import PROTOCOL, check_protocol
 
-GREETINGS = (Hello, Ask)
+BY_STRANGERS = (Hello, Ask, AskCell)
 
 MAX_REMEMBERED = 1024
 """Former lives of servers, and strangers who were told to introduce themselves."""
@@ -179,10 +179,10 @@ class Roster:
 
     def hear(self, server: ServerId, message: ToGateway, now: float, user: str = "") -> list[Effect]:
         """``server`` is the socket identity, ``user`` the name of the key that opened the connection."""
-        if isinstance(message, GREETINGS):
+        if isinstance(message, BY_STRANGERS):
+            if isinstance(message, AskCell):
+                return self._asked(server, now, user)
             return self._greeted(server, message, now, user)
-        if isinstance(message, AskCell):
-            return self._asked(server, now, user)
         peer = self._peers.get(server)
         if peer is None:
             return self.stranger(server, now)
@@ -191,6 +191,8 @@ class Roster:
         peer.heard = now
         self._peers.move_to_end(server)
         match message:
+            case Fetched() | Started() | StageDone():  # most of them
+                return [Heard(server, message)]
             case Heartbeat(sequence=sequence):
                 is_news, peer.vitals = _said(message) != _said(peer.vitals), message
                 news = [Heard(server, message)] if is_news else []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from wire.errors import ProtocolMismatch
 from wire.record import record
-from wire.to_gateway import Ask, AskCell, Fetched, Goodbye, Heartbeat, Hello, StageDone, Started, ToGateway
+from wire.to_gateway import Ask, AskCell, Goodbye, Heartbeat, Hello, ToGateway
 from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, ToStage, Welcome
 from wire.types import ServerId, server_name
 from wire.version import PROTOCOL, check_protocol
@@ -190,17 +190,13 @@ class Roster:
             return [Warn(f"a message in the name of {server!r} came with the key of {user!r}: dropped")]
         peer.heard = now
         self._peers.move_to_end(server)
-        match message:
-            case Fetched() | Started() | StageDone():  # most of them
-                return [Heard(server, message)]
-            case Heartbeat(sequence=sequence):
-                is_news, peer.vitals = _said(message) != _said(peer.vitals), message
-                news = [Heard(server, message)] if is_news else []
-                return [Send(server, HeartbeatAck(sequence=sequence)), *news]
-            case Goodbye():
-                return self.lose(server, "it left", clean=True)
-            case _:
-                return [Heard(server, message)]
+        if isinstance(message, Heartbeat):
+            is_news, peer.vitals = _said(message) != _said(peer.vitals), message
+            news = [Heard(server, message)] if is_news else []
+            return [Send(server, HeartbeatAck(sequence=message.sequence)), *news]
+        if isinstance(message, Goodbye):
+            return self.lose(server, "it left", clean=True)
+        return [Heard(server, message)]
 
     def stranger(self, server: ServerId, now: float) -> list[Effect]:
         """Something came from ``server`` that could not be read, or that only a known server may say."""

@@ -16,7 +16,7 @@ from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, ToStage, Welcom
 from wire.types import ServerId, server_name
 from wire.version import PROTOCOL, check_protocol
 
-GREETINGS = (Hello, Ask)
+BY_STRANGERS = (Hello, Ask, AskCell)
 
 MAX_REMEMBERED = 1024
 """Former lives of servers, and strangers who were told to introduce themselves."""
@@ -179,10 +179,10 @@ class Roster:
 
     def hear(self, server: ServerId, message: ToGateway, now: float, user: str = "") -> list[Effect]:
         """``server`` is the socket identity, ``user`` the name of the key that opened the connection."""
-        if isinstance(message, GREETINGS):
+        if isinstance(message, BY_STRANGERS):
+            if isinstance(message, AskCell):
+                return self._asked(server, now, user)
             return self._greeted(server, message, now, user)
-        if isinstance(message, AskCell):
-            return self._asked(server, now, user)
         peer = self._peers.get(server)
         if peer is None:
             return self.stranger(server, now)
@@ -190,15 +190,13 @@ class Roster:
             return [Warn(f"a message in the name of {server!r} came with the key of {user!r}: dropped")]
         peer.heard = now
         self._peers.move_to_end(server)
-        match message:
-            case Heartbeat(sequence=sequence):
-                is_news, peer.vitals = _said(message) != _said(peer.vitals), message
-                news = [Heard(server, message)] if is_news else []
-                return [Send(server, HeartbeatAck(sequence=sequence)), *news]
-            case Goodbye():
-                return self.lose(server, "it left", clean=True)
-            case _:
-                return [Heard(server, message)]
+        if isinstance(message, Heartbeat):
+            is_news, peer.vitals = _said(message) != _said(peer.vitals), message
+            news = [Heard(server, message)] if is_news else []
+            return [Send(server, HeartbeatAck(sequence=message.sequence)), *news]
+        if isinstance(message, Goodbye):
+            return self.lose(server, "it left", clean=True)
+        return [Heard(server, message)]
 
     def stranger(self, server: ServerId, now: float) -> list[Effect]:
         """Something came from ``server`` that could not be read, or that only a known server may say."""

@@ -439,8 +439,8 @@ async def test_many_readers_are_told_less_often(desk: WatchedDesk) -> None:
         for _ in range(200):
             stack.enter_context(desk.feed.reading())
             pauses.append(desk.feed.pause())
-    assert pauses[0] == pauses[49] == LOOK_SECONDS
-    assert (pauses[99], pauses[199]) == (1.0, 2.0)
+    assert pauses[0] == pauses[24] == LOOK_SECONDS
+    assert (pauses[49], pauses[99], pauses[199]) == (1.0, 2.0, 4.0)
 
 
 async def test_a_closed_reader_ends(desk: WatchedDesk) -> None:

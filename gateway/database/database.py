@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TypeVar
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.database.engines import TRANSACTION_SECONDS, Engines, checkpoint, engines
@@ -50,6 +51,7 @@ class Database:
         """SQLite's two connections that write take turns here, rather than in its busy loop."""
         engine = self._engines.thread_writer
         self._thread_writer = ThreadWriter(engine, self._writing) if engine is not None else None
+        self._reading = ThreadPoolExecutor(1, "database reads")  # has no thread until it is used
         self._failure: DatabaseError | None = None
         self._failed_in: AsyncEngine | None = None
         self._next_try = float("-inf")
@@ -92,6 +94,7 @@ class Database:
     async def close(self) -> None:
         if self._thread_writer is not None:
             self._thread_writer.close()
+        self._reading.shutdown()
         await self._engines.dispose()
 
     @asynccontextmanager
@@ -99,6 +102,20 @@ class Database:
         """A transaction that reads. Raises ``DatabaseError``."""
         async with self._transaction(self._engines.reader) as connection:
             yield connection
+
+    async def read(self, work: Callable[[Connection], Result]) -> Result:
+        """The same for a transaction that is one function, which must not raise but what the database does. On SQLite
+        it goes to a thread and back once, as with ``write``: for what is asked again and again."""
+        engine = self._engines.thread_reader
+        if engine is None:
+            async with self.session() as connection:
+                return await connection.run_sync(work)
+        self._refuse_early(self._engines.reader)
+        with self._watched(self._engines.reader):
+            async with asyncio.timeout(self._seconds):
+                found = await asyncio.get_running_loop().run_in_executor(self._reading, _read, engine, work)
+        self._recovered(self._engines.reader)
+        return found
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -191,3 +208,8 @@ class Database:
             log.warning("%s works again; it was needed %s meanwhile", self.where, times)
             self._failure = self._failed_in = None
             self._failed_times = 0
+
+
+def _read(engine: Engine, work: Callable[[Connection], Result]) -> Result:
+    with engine.begin() as connection:
+        return work(connection)

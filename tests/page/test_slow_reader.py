@@ -15,7 +15,7 @@ from gateway.api.http_protocol import HttpProtocol, chunk
 from gateway.settings import Settings
 from tests.admin.conftest import KEY, NoService
 from tests.page.test_feed import Copy, WatchedDesk, filled, tables_of
-from wire.types import Role
+from wire.types import REQUIRED
 
 MOST = 256 << 10
 """Bytes that the gateway may keep for a reader."""
@@ -40,7 +40,7 @@ ASKED = f"GET /admin/pipeline HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {KEY}
 async def test_a_client_that_does_not_read_costs_little_and_is_told_all_when_it_does() -> None:
     desk = WatchedDesk()
     for number in range(100):
-        desk.join(f"server-{number}", *Role)
+        desk.join(f"server-{number}", *REQUIRED)
     async with serving(desk) as (server, listener):
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -75,7 +75,7 @@ async def test_a_client_that_does_not_read_costs_little_and_is_told_all_when_it_
 
 async def test_clients_that_read_are_told_the_same_bytes_framed_once() -> None:
     desk = WatchedDesk()
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     async with serving(desk) as (_, listener), asyncio.timeout(30):
         clients = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
         copies = []

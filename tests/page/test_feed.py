@@ -349,7 +349,7 @@ def test_a_difference_is_as_small_as_what_changed() -> None:
 
 
 async def test_whoever_has_read_all_is_told_at_once_and_not_woken(desk: WatchedDesk) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     said: list[bytes] = []
     takes = True
 

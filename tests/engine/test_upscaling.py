@@ -9,19 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
 
 from stage_server.engine.base import BadJob, EngineError, LoadError, StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.upscaler import PictureUpscaler
 from stage_server.engine.upscaling import UpscalingEngine
 from tests.engine.conftest import over_the_wire
-from tests.engine.upscaler_folder import FACTOR, save_upscaler
+from tests.engine.upscaler_folder import FACTOR, by_transformers_alone, save_upscaler
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
 from wire.values import Value
@@ -53,16 +51,6 @@ def pixels(split: Mapping[Role, DiffusersEngine]) -> dict[str, Value]:
             inbox.setdefault(port, {}).update({name: over_the_wire(value) for name, value in values.items()})
     assert "image" not in inbox  # no file was made on the way
     return inbox[Role.UPSCALER]
-
-
-def by_transformers_alone(folder: Path, picture: Image.Image) -> npt.NDArray[np.uint8]:
-    """As the library's documentation has it."""
-    model = Swin2SRForImageSuperResolution.from_pretrained(folder).eval()
-    inputs = Swin2SRImageProcessorPil()(picture, return_tensors="pt")
-    with torch.no_grad():
-        output = model(**inputs).reconstruction.data.squeeze().float().clamp_(0, 1).numpy()
-    made = (np.moveaxis(output, 0, -1) * 255.0).round().astype(np.uint8)
-    return made[: picture.height * FACTOR, : picture.width * FACTOR]
 
 
 def test_a_picture_is_the_one_that_the_libraries_make_alone(

@@ -8,8 +8,8 @@ what was asked for (``gateway.api.work_done``); and ``idempotency``, where the a
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -49,7 +49,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = f"req_{uuid.uuid4().hex}"
+        request_id = new_id()
         state: dict[str, Any] = {**scope.get("state", {}), "request_id": request_id}
         scope["state"] = state
         status = 0
@@ -79,6 +79,12 @@ class RequestContext:
                 level = _level(scope, status)
                 if log.isEnabledFor(level):
                     _log(level, scope, status, _elapsed_ms(began), state)
+
+
+def new_id() -> str:
+    """Of a request. In the order of time: the database adds what is recorded of it at one end of an index, which takes
+    half of what it takes all over a large one."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def _level(scope: Scope, status: int) -> int:

@@ -53,7 +53,8 @@ class Budgets:
         """Raises ``BudgetUsedUp``."""
         now = self._clock()
         month = month_of(now)
-        used = await self._used(key, month, now)
+        known = self._at_hand(key, month, now)
+        used = await self._looked_up(key, month) if known is None else known
         if used >= limit:
             raise BudgetUsedUp(
                 f"You have used up your budget: {used:.1f} of {limit:g} device-seconds in "
@@ -63,19 +64,24 @@ class Budgets:
     async def used(self, key: str) -> float:
         """Device-seconds of this month. Without the database, what was last known, and what was used here since."""
         now = self._clock()
-        return await self._used(key, month_of(now), now)
+        month = month_of(now)
+        known = self._at_hand(key, month, now)
+        return await self._looked_up(key, month) if known is None else known
 
-    async def _used(self, key: str, month: int, now: float) -> float:
+    def _at_hand(self, key: str, month: int, now: float) -> float | None:
+        """As nearly always: nothing is waited for."""
         self._wanted.add(key)
-        known = self._known.get(key) if self._is_fresh(month, now) else None
-        if known is None:
-            async with self._looking:
-                if not self._is_fresh(month, self._clock()):
-                    await self._look_anew(month)
-                if key not in self._known:
-                    await self._look({key}, month)
-            known = self._known.get(key, 0.0)
-        return known + self._meter.unwritten(key, month)
+        if key not in self._known or not self._is_fresh(month, now):
+            return None
+        return self._known[key] + self._meter.unwritten(key, month)
+
+    async def _looked_up(self, key: str, month: int) -> float:
+        async with self._looking:
+            if not self._is_fresh(month, self._clock()):
+                await self._look_anew(month)
+            if key not in self._known:
+                await self._look({key}, month)
+        return self._known.get(key, 0.0) + self._meter.unwritten(key, month)
 
     def reset_seconds(self) -> float:
         """Until the next month begins (UTC)."""

@@ -99,7 +99,7 @@ async def test_the_plan_says_why_nothing_moves(desk: Any, admin: httpx.AsyncClie
     desk.ask()
     desk.tell(ev.RequestCancelled(RequestId("req_1")))
     assert await verdict(desk, admin) == "too few requests have come to plan by"
-    for number in range(40):
+    for number in range(20):
         desk.ask(f"more_{number}")
         desk.tell(ev.RequestCancelled(RequestId(f"more_{number}")))
     assert await verdict(desk, admin) == "every stage is less than 60% busy: nothing moves"
@@ -109,7 +109,7 @@ async def test_where_everything_is_held_everywhere_there_is_nothing_to_plan(
     desk: Any, admin: httpx.AsyncClient
 ) -> None:
     desk.join("a", *REQUIRED)
-    for number in range(40):
+    for number in range(20):
         desk.ask(f"req_{number}")
     assert await verdict(desk, admin) == "every server holds all that it may"
 

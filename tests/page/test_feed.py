@@ -348,6 +348,40 @@ def test_a_difference_is_as_small_as_what_changed() -> None:
     }
 
 
+async def test_whoever_has_read_all_is_told_at_once_and_not_woken(desk: WatchedDesk) -> None:
+    desk.join("a", *Role)
+    said: list[bytes] = []
+    takes = True
+
+    def say(frame: bytes) -> bool:
+        if takes:
+            said.append(frame)
+        return takes
+
+    copy = Copy()
+    with desk.feed.reading(say) as reader:
+        desk.ask("req_1")
+        desk.feed.look()
+        assert not said, "the whole state is still to come"
+        await read(reader, copy)
+        waiting = asyncio.create_task(reader.next())
+        await asyncio.sleep(0)
+        for name in ("req_2", "req_3"):
+            desk.ask(name)
+            desk.feed.look()
+        assert len(said) == 2
+        takes = False
+        for name in ("req_4", "req_5"):
+            desk.ask(name)
+            desk.feed.look()
+            takes = True  # but what was kept goes first
+        assert len(said) == 2
+        for words in (*said, await waiting):
+            copy.take(words)
+        assert filled(copy.tables) == filled(tables_of(desk.feed))
+        assert copy.resets == 1
+
+
 # --- readers that do not read -----------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ OTHER = ModelInfo(name="n", key="n@1", family="f", dtype="float32")
 
 
 def holds(*roles: Role) -> Holds:
-    return frozenset(("m@1", role) for role in roles or Role)
+    return frozenset(("m@1", role) for role in roles or REQUIRED)
 
 
 def movable(site) -> int:

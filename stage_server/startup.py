@@ -212,7 +212,7 @@ def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
     from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
     from stage_server.engine.upscaling import UpscalingEngine
 
-    return UpscalingEngine(engine, PictureUpscaler(source, engine.device, engine.dtype))
+    return UpscalingEngine(engine, PictureUpscaler(source, engine.device))
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> UpscalingEngine:
-    made = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU, torch.float32))
+    made = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU))
     made.set_roles(ONLY)
     return made
 
@@ -87,13 +87,13 @@ def test_the_model_has_the_same_key_with_it_and_says_what_it_is(folder: Path, en
 
 
 def test_others_weights_have_another_digest(folder: Path, tmp_path: Path) -> None:
-    other = PictureUpscaler(str(save_upscaler(tmp_path, seed=2)), CPU, torch.float32)
-    same = PictureUpscaler(str(folder), CPU, torch.float32)
-    assert other.info.digest != same.info.digest == PictureUpscaler(str(folder), CPU, torch.float32).info.digest
+    other = PictureUpscaler(str(save_upscaler(tmp_path, seed=2)), CPU)
+    same = PictureUpscaler(str(folder), CPU)
+    assert other.info.digest != same.info.digest == PictureUpscaler(str(folder), CPU).info.digest
 
 
 def test_roles_come_and_go_beside_those_of_the_model(folder: Path) -> None:
-    engine = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU, torch.float32))
+    engine = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU))
 
     both = frozenset({Role.DECODER, Role.UPSCALER})
     engine.set_roles(both)
@@ -108,7 +108,7 @@ def test_roles_come_and_go_beside_those_of_the_model(folder: Path) -> None:
 
 def test_an_upscaler_that_cannot_be_loaded_leaves_the_roles_as_they_were(tmp_path: Path) -> None:
     folder = save_upscaler(tmp_path / "upscaler")
-    engine = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU, torch.float32))
+    engine = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU))
     engine.set_roles(frozenset({Role.DECODER}))
     weights = load_file(folder / "model.safetensors")
     save_file(dict(list(weights.items())[1:]), folder / "model.safetensors", metadata={"format": "pt"})
@@ -132,7 +132,7 @@ def test_a_decoder_that_left_no_pixels_is_named(engine: UpscalingEngine) -> None
 
 def test_what_is_no_upscaler_is_refused_with_the_reason(tmp_path: Path) -> None:
     def opened(source: Path | str) -> PictureUpscaler:
-        return PictureUpscaler(str(source), CPU, torch.float32, local_files_only=True)
+        return PictureUpscaler(str(source), CPU, local_files_only=True)
 
     with pytest.raises(LoadError, match="neither a folder nor a hub id"):
         opened(tmp_path / "nowhere")

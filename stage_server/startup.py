@@ -206,7 +206,7 @@ def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
     from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
     from stage_server.engine.upscaling import UpscalingEngine
 
-    return UpscalingEngine(engine, PictureUpscaler(source, engine.device, engine.dtype))
+    return UpscalingEngine(engine, PictureUpscaler(source, engine.device))
 
 
 @contextmanager
@@ -306,7 +306,7 @@ def load_roles(
     held: frozenset[Role] = frozenset()
     for role in roles:
         if role not in capable:
-            raise LoadError(f"the model cannot be split into a {role}; its roles are {', '.join(capable)}")
+            raise LoadError(f"the model has no role {role} here; its roles are {', '.join(capable)}")
         held |= {role}
         try:
             store.set_roles({role: largest[role] for role in held})

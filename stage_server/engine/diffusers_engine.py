@@ -212,11 +212,6 @@ class DiffusersEngine:
         return self._device
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of weights."""
-        return _torch_dtype(self._dtype)
-
-    @property
     def token_pixels(self) -> int:
         """Side of the square of pixels that one token of the denoiser stands for."""
         return self._geometry.token_pixels

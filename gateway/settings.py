@@ -252,7 +252,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = 2.0
     liveness_seconds: Seconds = 10.0
     """Silence after which a stage server counts as lost."""
-    max_stage_servers: Count = 1024
+    max_stage_servers: Count = 2048
+    """More are refused. Twice a cell of 1,000: of two cells, either has room for the servers of the other."""
     uploads_max_bytes: Count = 1 << 30
     """Of all requests under way: bodies as they arrive, and pictures until their requests are over."""
 

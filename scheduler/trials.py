@@ -22,6 +22,11 @@ from wire.types import Role, ServerId
 
 SOME = 3
 """Peers that try a newcomer, and that it tries: probes stay linear in the number of servers."""
+NEWCOMERS = 64
+"""Servers that are tried because they are new, at most, in each ``NEWCOMERS_EVERY`` seconds; the others wait. A
+thousand come at once when their gateway is lost: to let them in is more urgent, and whoever fails with one is tried at
+once."""
+NEWCOMERS_EVERY = 1.0
 PATIENCE = 10.0
 """Seconds after which the answer to a trial is not waited for any longer."""
 FIRST_RETRY = 5.0
@@ -47,11 +52,25 @@ class Trials:
         """Some server is, or was when it was last concluded what follows."""
         self._owed: dict[Pair, float] = {}
         """Suspected so soon after their last trial that they wait for the next, and until when."""
+        self._newcomers: dict[ServerId, None] = {}
+        """They wait for their turn, the first one first."""
+        self._turns_at, self._turns = 0.0, 0
+        """When the last newcomers had their turn, and how many have had it since."""
 
     # --- occasions ----------------------------------------------------------------------------------------------------
 
     def met(self, server: Server, now: float) -> None:
         """It joined, or has new roles."""
+        if now >= self._turns_at + NEWCOMERS_EVERY and not self._newcomers:
+            self._turns_at, self._turns = now, 0
+        if self._turns < NEWCOMERS:
+            self._turns += 1
+            self._ask_newcomer(server, now)
+        else:
+            self._newcomers[server.id] = None
+            self._schedule()
+
+    def _ask_newcomer(self, server: Server, now: float) -> None:
         self._ask([(GATEWAY, server.id), *self._around(GATEWAY, server, SOME)], "it is new", now)
 
     def suspect(self, fetcher: ServerId, holder: ServerId, now: float) -> None:
@@ -98,6 +117,7 @@ class Trials:
         self._asked = {pair: at for pair, at in self._asked.items() if server not in pair}
         self._pending = {pair: None for pair in self._pending if server not in pair}
         self._owed = {pair: at for pair, at in self._owed.items() if server not in pair}
+        self._newcomers.pop(server, None)
         failing = self._view.reach.failing
         for pair in [pair for pair in failing if server in pair]:
             del failing[pair]
@@ -116,6 +136,11 @@ class Trials:
         self._conclude(now)  # before the next trials are under way: nothing is concluded meanwhile
         self._ask(due, "it could not be reached", now, again=True)
         self._ask([pair for pair, at in self._owed.items() if at <= now], "a fetch failed", now, again=True)
+        if self._newcomers and now >= self._turns_at + NEWCOMERS_EVERY:
+            self._turns_at, self._turns = now, 0
+            for server in list(islice(self._newcomers, NEWCOMERS)):
+                del self._newcomers[server]
+                self.met(self._view.servers[server], now)
 
     # --- trials -------------------------------------------------------------------------------------------------------
 
@@ -146,6 +171,7 @@ class Trials:
         times = [failure.retry_at for failure in self._view.reach.failing.values()]
         times += [self._asked[pair] + PATIENCE for pair in islice(self._pending, 1)]
         times += self._owed.values()
+        times += [self._turns_at + NEWCOMERS_EVERY] if self._newcomers else []
         if times:
             self._timers.set(Alarm.REACH, "", min(times))
         else:

@@ -18,7 +18,7 @@ from wire.version import PROTOCOL, check_protocol
 
 GREETINGS = (Hello, Ask)
 
-MAX_REMEMBERED = 1024
+MAX_REMEMBERED = 4096
 """Former lives of servers, and strangers who were told to introduce themselves."""
 
 SAY_HELLO_EVERY = 1.0
@@ -94,7 +94,7 @@ class PoolRules:
     """Incarnation."""
     heartbeat_seconds: float
     liveness_seconds: float
-    max_servers: int = 1024
+    max_servers: int = 2048
     keys: Mapping[str, str] | None = None
     """With encryption: name → public key of those who may join."""
 

@@ -21,8 +21,9 @@ SEND_QUEUE = 1000
 """Messages that wait for one peer; a peer that lets more wait does not read."""
 
 BACKLOG = 4096
-"""Connections that wait to be accepted: all the servers of a lost gateway connect in one moment. Those for which there is
-no room try again after a second, then after three. The kernel takes ``net.core.somaxconn`` at most."""
+"""Connections that wait to be accepted, as far as ``net.core.somaxconn`` allows: all the servers of a lost gateway
+connect in one moment. The kernels of those for which there is no room try again after a second, then after three.
+ZeroMQ's own number is 100."""
 
 IN_A_ROW = 32
 """Messages of one socket that are taken before others have their turn."""

@@ -8,7 +8,7 @@ from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.reach import GATEWAY, judge
-from scheduler.trials import FIRST_RETRY, SOME
+from scheduler.trials import FIRST_RETRY, NEWCOMERS, NEWCOMERS_EVERY, SOME
 from tests.scheduler.game import ALL, D, E, Game, V, failure, of, runs
 from wire.types import ServerId
 
@@ -108,6 +108,25 @@ def test_trials_stay_linear_in_the_number_of_servers() -> None:
     game = fleet(**{f"s{number}": "edv" for number in range(20)})
     game.join("new")
     assert len(game.trials) == 1 + 2 * SOME
+
+
+def test_of_many_newcomers_only_some_are_tried_at_once_and_in_the_end_all_are() -> None:
+    game, tried = Game(), list[set[str]]()
+    for number in range(2 * NEWCOMERS + 5):
+        game.join(f"s{number}")
+    game.lose(f"s{2 * NEWCOMERS}")
+    for turn in range(4):
+        tried.append({holder for fetcher, holder in game.trials if fetcher == GATEWAY})
+        settle(game)
+        game.at((turn + 1) * NEWCOMERS_EVERY)
+    assert tried == [
+        {f"s{number}" for number in range(NEWCOMERS)},
+        {f"s{number}" for number in range(NEWCOMERS, 2 * NEWCOMERS)},
+        {f"s{number}" for number in range(2 * NEWCOMERS + 1, 2 * NEWCOMERS + 5)},
+        set(),
+    ]
+    game.join("late")
+    assert (GATEWAY, "late") in game.trials, "the rush is over"
 
 
 def test_a_failed_fetch_leads_to_trials_and_not_to_a_verdict() -> None:

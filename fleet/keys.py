@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet.description import Keys, Reference
@@ -17,6 +17,7 @@ class Secrets:
 
     of_gateways: Mapping[str, str]
     of_servers: Mapping[str, str]
+    of_relays: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "Secrets(…)"
@@ -38,8 +39,9 @@ def look_up(keys: Keys, environment: Mapping[str, str], folder: Path) -> Secrets
 
     single = {name: value(name, reference) for name, reference in keys.single()}
     hub = {"HF_TOKEN": single.pop("hub_token")} if "hub_token" in single else {}
+    relay = {"DISAGFUSION_STAGE_RELAY_KEY": single.pop("relay_key")} if "relay_key" in single else {}
     found = {f"DISAGFUSION_{name.upper()}": text for name, text in single.items()}
     if keys.api_keys:
         tenants = {tenant: value(f"api_keys.{tenant}", reference) for tenant, reference in keys.api_keys.items()}
         found["DISAGFUSION_API_KEYS"] = json.dumps(tenants)
-    return Secrets(found, hub)
+    return Secrets(found, {**hub, **relay}, relay)

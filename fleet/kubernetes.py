@@ -14,13 +14,14 @@ from wire.types import Role
 
 def helm_values(fleet: Fleet) -> dict[str, object]:
     """Raises ``InvalidFleet`` for what Kubernetes has no word for."""
-    keys = [name for name, _ in fleet.keys.single() if name != "hub_token"]
+    keys = [name for name, _ in fleet.keys.single() if name not in ("hub_token", "relay_key")]
     return {
         "allowPlaintext": fleet.allow_plaintext,
         "keys": {
             "secret": f"{fleet.name}-keys",
             "gateway": [*keys, *(["api_keys"] if fleet.keys.api_keys else [])],
             "hubToken": fleet.keys.hub_token is not None,
+            "relay": fleet.keys.relay_key is not None,
         },
         # What the chart's own values have beside is no part of this fleet: null takes it away.
         "gateways": {
@@ -33,6 +34,10 @@ def helm_values(fleet: Fleet) -> dict[str, object]:
                 }
                 for name, gateway in fleet.gateways.items()
             },
+        },
+        "relays": {
+            name: {"maxStreams": relay.max_streams, "drainSeconds": round(relay.drain_seconds)}
+            for name, relay in fleet.relays.items()
         },
         "pools": {
             **{role.value: None for role in Role},

@@ -60,6 +60,13 @@ def test_a_begin_for_each_server_in_turn(tmp_path: Path) -> None:
             "pools.cpu.gateways: there is no 'man' here; did you mean 'main'",
         ),
         (SMALL + "[gateways.cpu-1]", "gateways.cpu-1: processes of a pool have such a name"),
+        (SMALL + "[relays.cpu-1]", "relays.cpu-1: processes of a pool have such a name"),
+        (SMALL + "[relays.gateway]", "relays.gateway: a gateway has this name"),
+        (SMALL + "[relays.front]\nprot = 1", "relays.front: there is no 'prot' here; did you mean 'port'?"),
+        (SMALL + "".join(f"[relays.r{n}]\n" for n in range(5)), "relays: Dictionary should have at most 4 items"),
+        (SMALL + '[keys]\nrelay_key = {env = "R"}', "keys.relay_key: there are no relays"),
+        (SMALL + "options = {relay = ['tcp://r:5700']}", "pools.cpu.options: 'relay' is set by the fleet"),
+        (SMALL + "options = {relay_key = 'x'}", "pools.cpu.options: 'relay_key' is the table 'keys'"),
         (SMALL + "[gateways.Main]", "gateways.Main: 'Main' is no name: write up to 40 of a-z, 0-9 and -"),
         (SMALL.replace('["shapes"]', '["shape"]'), "there is no model 'shape'; did you mean 'shapes'?"),
         (
@@ -115,6 +122,13 @@ def test_keys_are_looked_up_where_they_are(tmp_path: Path) -> None:
     }
     assert secrets.of_servers == {"HF_TOKEN": "hf"}
     assert "sk" not in repr(secrets)
+
+
+def test_the_relays_key_is_for_relays_and_servers(tmp_path: Path) -> None:
+    fleet = read(SMALL + '[keys]\nrelay_key = {env = "RELAY"}\n[relays.front]', tmp_path)
+    secrets = look_up(fleet.keys, {"RELAY": "swordfish"}, tmp_path)
+    assert secrets.of_servers == secrets.of_relays == {"DISAGFUSION_STAGE_RELAY_KEY": "swordfish"}
+    assert not secrets.of_gateways
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from fleet.description import Fleet
 from fleet.kubernetes import helm_values
 from fleet.reading import read_fleet
 from fleet.table import InvalidFleet
+from stage_server.relay.settings import read_relay_settings
 from stage_server.settings import read_settings
 from wire.types import Role
 
@@ -78,13 +79,26 @@ def check(manifests: Sequence[Manifest]) -> None:
         if component(workload) == "gateway":
             assert {"livenessProbe", "startupProbe"} <= container.keys()
             assert workload["spec"]["strategy"] == {"type": "Recreate"}
+        elif component(workload) == "relay":
+            check_relay(workload, pod, container)
         else:
             check_servers(workload, pod, container)
             labels = workload["spec"]["selector"]["matchLabels"]
             assert budgets[workload["metadata"]["name"]]["selector"]["matchLabels"] == labels
-    gateways, stages = of_kind(manifests, "NetworkPolicy")
+    gateways, stages, *relays = of_kind(manifests, "NetworkPolicy")
+    assert len(relays) == any(component(each) == "relay" for each in workloads)
     assert [port["port"] for port in gateways["spec"]["ingress"][1]["ports"]] == ["control", "data"]
     assert all("podSelector" in peer for peer in stages["spec"]["ingress"][0]["from"])
+
+
+def check_relay(workload: Manifest, pod: Manifest, container: Manifest) -> None:
+    """One process, which keeps strangers away by its key."""
+    settings = read_relay_settings([*container["args"], "--relay-key", "swordfish"])
+    assert (settings.bind, settings.insecure) == ("tcp://0.0.0.0:5700", False)
+    assert container["command"] == ["python", "-m", "stage_server", "relay"]
+    assert {each["name"] for each in container["env"]} == {"DISAGFUSION_STAGE_RELAY_KEY"}
+    assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout + 10
+    assert (workload["spec"]["replicas"], workload["spec"]["strategy"]) == (1, {"type": "Recreate"})
 
 
 def check_servers(workload: Manifest, pod: Manifest, container: Manifest) -> None:
@@ -120,7 +134,7 @@ def test_keys_are_named_and_never_held(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert main(["render", "--kubernetes", str(ROOT / "examples" / "fleet" / "two-gpus.toml")]) == 0
     printed = capsys.readouterr().out
     keys = json.loads(printed)["keys"]
-    assert keys == {"secret": "studio-keys", "gateway": ["admin_key", "api_keys"], "hubToken": True}
+    assert keys == {"secret": "studio-keys", "gateway": ["admin_key", "api_keys"], "hubToken": True, "relay": False}
     assert "swordfish" not in printed
 
 
@@ -221,3 +235,20 @@ def test_pools_with_room_are_scaled_between_their_bounds(tmp_path: Path) -> None
         "it-small": 2,
         "it-spot": 0,
     }
+
+
+@pytest.mark.services
+@needs_helm
+@pytest.mark.parametrize(
+    ("more", "relay"),
+    [((), "tcp://it-front:5700"), (("--set", "relays.front.address=a.example:5"), "tcp://a.example:5")],
+)
+def test_servers_join_the_relay_where_everybody_reaches_it(more: tuple[str, ...], relay: str, tmp_path: Path) -> None:
+    manifests = rendered(ROOT / "examples" / "fleet" / "relay.toml", tmp_path, *more)
+    stages = [each for each in of_kind(manifests, "Deployment") if component(each) == "stage"]
+    for each in stages:
+        assert f"--relay={relay}" in arguments(each)
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        assert "DISAGFUSION_STAGE_RELAY_KEY" in {variable["name"] for variable in container["env"]}
+    (policy,) = [each for each in of_kind(manifests, "NetworkPolicy") if each["metadata"]["name"] == "it-relays"]
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": "relay"}]}]

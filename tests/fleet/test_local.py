@@ -71,7 +71,7 @@ class LocalFleet(Commands):
         named = {}
         for process in self.processes():
             words = _words(process)
-            if "stage_server" in words and "wire.tether" not in words:
+            if "--name" in words and "wire.tether" not in words:
                 named[words[words.index("--name") + 1]] = process
         return named
 

@@ -318,15 +318,32 @@ def test_who_leaves_takes_the_accusations_along(gone: str) -> None:
     assert not aside(game)
 
 
-def test_a_fetch_that_fails_right_after_a_trial_is_looked_into_although_nothing_follows() -> None:
-    game = fleet(a="ev", d1="d", d2="d")
+def fetch_fails(game: Game) -> str:
+    """The one of the dit job; who could not fetch."""
+    fetcher, lost = game.where["r/d0"], game.handle("r/e")
+    game.post(ev.JobFailed(ServerId(fetcher), game.epochs["r/d0"], "input_lost", "refused", True, (lost,), (lost,)))
+    return fetcher
+
+
+def test_that_a_newcomer_was_reached_just_now_is_no_reason_to_wait_when_a_fetch_fails() -> None:
+    game = fleet(a="ev", d1="d")
     game.ask("r")
     game.through("r/e")
-    fetcher = game.where["r/d0"]
-    lost = game.handle("r/e")
-    game.post(ev.JobFailed(ServerId(fetcher), game.epochs["r/d0"], "input_lost", "refused", True, (lost,), (lost,)))
-    settle(game, (fetcher, "a"))
-    assert aside(game) == {}, "all were tried just now"
+    assert fetch_fails(game) == "d1"
+    settle(game, ("d1", "a"))
+    assert aside(game) == {"d1": {D, V}}, "before the request has used up its attempts"
+    assert "r" in game.scheduler.view.live
+
+
+def test_a_fetch_that_fails_right_after_such_a_trial_is_looked_into_although_nothing_follows() -> None:
+    game = fleet(a="ev", d1="d")
+    game.ask("r")
+    game.through("r/e")
+    fetch_fails(game)
+    settle(game)
+    game.through("r/e")
+    fetcher = fetch_fails(game)
+    assert not game.trials, "all were tried just now"
     game.at(game.now + FIRST_RETRY)
     settle(game, (fetcher, "a"))
     assert aside(game) == {fetcher: {D, V}}

@@ -79,6 +79,10 @@ class Keys(Table):
     """Of the Hugging Face hub, for stage servers: HF_TOKEN."""
     relay_key: Reference | None = None
     """Of the fleet's relays, for them and for stage servers: whoever has it may be reached through them."""
+    curve_gateways: Reference | None = None
+    """CURVE key pair of the gateways, the public key before the secret one: with it all sockets are encrypted."""
+    curve_servers: Reference | None = None
+    """CURVE key pair that the stage servers share."""
 
     def single(self) -> Iterator[tuple[str, Reference]]:
         """Those that are given, but ``api_keys``."""
@@ -261,6 +265,12 @@ class Fleet(Table):
         return self
 
     @model_validator(mode="after")
+    def _is_encrypted_on_both_sides(self) -> Self:
+        if (self.keys.curve_gateways is None) != (self.keys.curve_servers is None):
+            raise ValueError("keys: encryption needs curve_gateways and curve_servers, or neither")
+        return self
+
+    @model_validator(mode="after")
     def _relays_are_guarded(self) -> Self:
         if self.keys.relay_key is not None and not self.relays:
             raise ValueError("keys.relay_key: there are no relays; write [relays.NAME], or leave it out")
@@ -296,6 +306,10 @@ class Fleet(Table):
                         f"models.{model}: no pool may serve its {lacking[0]}; requests need encoder, dit and decoder"
                     )
         return self
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.keys.curve_gateways is not None
 
     @property
     def predicted(self) -> list[str]:

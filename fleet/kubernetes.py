@@ -11,17 +11,21 @@ from fleet.programs import gateway_settings, server, server_flags
 from fleet.table import InvalidFleet
 from wire.types import Role
 
+NOT_OF_GATEWAYS = ("hub_token", "relay_key", "curve_gateways", "curve_servers")
+CURVE = ("curve_public_key", "curve_secret_key", "curve_allowed_keys")
+
 
 def helm_values(fleet: Fleet) -> dict[str, object]:
     """Raises ``InvalidFleet`` for what Kubernetes has no word for."""
-    keys = [name for name, _ in fleet.keys.single() if name not in ("hub_token", "relay_key")]
+    keys = [name for name, _ in fleet.keys.single() if name not in NOT_OF_GATEWAYS]
     return {
         "allowPlaintext": fleet.allow_plaintext,
         "keys": {
             "secret": f"{fleet.name}-keys",
-            "gateway": [*keys, *(["api_keys"] if fleet.keys.api_keys else [])],
+            "gateway": [*keys, *(["api_keys"] if fleet.keys.api_keys else []), *(CURVE if fleet.is_encrypted else ())],
             "hubToken": fleet.keys.hub_token is not None,
             "relay": fleet.keys.relay_key is not None,
+            "curve": fleet.is_encrypted,
         },
         # What the chart's own values have beside is no part of this fleet: null takes it away.
         "gateways": {

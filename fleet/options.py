@@ -65,7 +65,7 @@ GATEWAY = Kind(
         },
         **dict.fromkeys(
             ("curve_public_key", "curve_secret_key", "curve_allowed_keys"),
-            "not of fleets yet: see docs/fleet.md",
+            "'curve_gateways' and 'curve_servers' of the table 'keys'",
         ),
     },
     {},
@@ -86,7 +86,7 @@ STAGE = Kind(
         "relay_key": "the table 'keys'",
         **dict.fromkeys(
             ("curve_public_key", "curve_secret_key", "curve_gateway_key"),
-            "not of fleets yet: see docs/fleet.md",
+            "'curve_gateways' and 'curve_servers' of the table 'keys'",
         ),
     },
     {"role": "encoder,dit,decoder", "gateway": "tcp://gateway:1"},

@@ -152,7 +152,7 @@ def server_program(
     data = f"tcp://{host}:*"
     through = [f"tcp://{gateway_host}:{relay.port}" for relay in fleet.relays.values()]
     relay = ["--relay", ",".join(through)] if through else []
-    plain = [] if all(map(is_loopback, (data, *through))) else ["--insecure"]
+    plain = [] if fleet.is_encrypted or all(map(is_loopback, (data, *through))) else ["--insecure"]
     drain = ["--drain-timeout", f"{pool.drain_seconds:g}"]
     named = ["--name", member.name, "--pool", member.pool]
     where = [*named, "--gateway", gateway, "--data-bind", data, *relay, *plain, *drain]

@@ -248,7 +248,8 @@ class Settings(BaseSettings):
     """The gateway's CURVE key pair, as Z85; with it every connection of both sockets is encrypted."""
     curve_secret_key: SecretStr = SecretStr("")
     curve_allowed_keys: dict[str, str] = {}
-    """Name of a stage server → its public key. With CURVE keys nobody else may connect."""
+    """Name of a stage server → its public key. With CURVE keys nobody else may connect. A name that ends with * is that
+    of all which begin so and have no key of their own: they share one."""
     heartbeat_seconds: Seconds = 2.0
     liveness_seconds: Seconds = 10.0
     """Silence after which a stage server counts as lost."""

@@ -102,7 +102,10 @@ def check_relay(workload: Manifest, pod: Manifest, container: Manifest) -> None:
 
 
 def check_servers(workload: Manifest, pod: Manifest, container: Manifest) -> None:
-    settings = read_settings([arg.replace("$(POD_IP)", "10.0.0.1") for arg in container["args"]])
+    given = [arg.replace("$(POD_IP)", "10.0.0.1") for arg in container["args"]]
+    if any(each["name"] == "DISAGFUSION_STAGE_CURVE_SECRET_KEY" for each in container["env"]):
+        given += [f"--curve-{of}-key={'x' * 40}" for of in ("public", "secret", "gateway")]
+    settings = read_settings(given)
     assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout + 10
     assert container["readinessProbe"]["exec"]["command"] == ["test", "-e", str(settings.ready_file)]
     assert "affinity" in pod or "topologySpreadConstraints" in pod
@@ -134,7 +137,13 @@ def test_keys_are_named_and_never_held(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert main(["render", "--kubernetes", str(ROOT / "examples" / "fleet" / "two-gpus.toml")]) == 0
     printed = capsys.readouterr().out
     keys = json.loads(printed)["keys"]
-    assert keys == {"secret": "studio-keys", "gateway": ["admin_key", "api_keys"], "hubToken": True, "relay": False}
+    assert keys == {
+        "secret": "studio-keys",
+        "gateway": ["admin_key", "api_keys"],
+        "hubToken": True,
+        "relay": False,
+        "curve": False,
+    }
     assert "swordfish" not in printed
 
 
@@ -252,3 +261,28 @@ def test_servers_join_the_relay_where_everybody_reaches_it(more: tuple[str, ...]
         assert "DISAGFUSION_STAGE_RELAY_KEY" in {variable["name"] for variable in container["env"]}
     (policy,) = [each for each in of_kind(manifests, "NetworkPolicy") if each["metadata"]["name"] == "it-relays"]
     assert policy["spec"]["ingress"] == [{"ports": [{"port": "relay"}]}]
+
+
+@pytest.mark.services
+@needs_helm
+def test_encrypted_fleets_have_their_pairs_from_the_secret_and_allow_nothing_else(tmp_path: Path) -> None:
+    manifests = rendered(ROOT / "examples" / "fleet" / "relay.toml", tmp_path)
+    stages = [each for each in of_kind(manifests, "Deployment") if component(each) == "stage"]
+    assert {
+        "DISAGFUSION_CURVE_PUBLIC_KEY",
+        "DISAGFUSION_CURVE_SECRET_KEY",
+        "DISAGFUSION_CURVE_ALLOWED_KEYS",
+    } <= variables(manifests)
+    assert "DISAGFUSION_ALLOW_PLAINTEXT" not in variables(manifests)
+    for each in stages:
+        assert "--insecure" not in arguments(each)
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        keys = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container["env"] if "CURVE" in each["name"]}
+        assert keys == {
+            f"DISAGFUSION_STAGE_CURVE_{name}": {"name": "office-keys", "key": key}
+            for name, key in {
+                "PUBLIC_KEY": "stage_curve_public_key",
+                "SECRET_KEY": "stage_curve_secret_key",
+                "GATEWAY_KEY": "curve_public_key",
+            }.items()
+        }

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.curve import generate_keys
 from tests.fleet.running import PATIENCE, Commands, until
 from tests.servers import free_port
 
@@ -24,6 +25,9 @@ options = { time_scale = 0.1 }
 DESCRIBED = f"""
 name = "tested"
 {SHAPES}
+[keys]
+curve_gateways = {{ file = "gateways.pair" }}
+curve_servers = {{ file = "servers.pair" }}
 [relays.front]
 port = PORT
 [pools.a]
@@ -50,6 +54,9 @@ admin_key = {{ env = "FLEET_ADMIN_KEY" }}
 class LocalFleet(Commands):
     def __init__(self, folder: Path, described: str = DESCRIBED) -> None:
         super().__init__(folder, described.replace("PORT", str(free_port())))
+        for name in ("gateways.pair", "servers.pair"):
+            pair = generate_keys()
+            (folder / name).write_text(f"{pair.public} {pair.secret}\n")
         self.log = folder / "log"
         self.up: subprocess.Popen[bytes] | None = None
 

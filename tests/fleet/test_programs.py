@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from fleet.description import Fleet
-from fleet.keys import Secrets
+from fleet.description import Fleet, Keys, Reference
+from fleet.keys import Secrets, look_up
 from fleet.programs import check_ports, gateway_program, relay_program, server, server_program
 from fleet.table import InvalidFleet
 from gateway.settings import Settings as GatewaySettings
 from stage_server.relay.settings import read_relay_settings
 from stage_server.settings import read_settings
+from tests.curve import generate_keys
 from wire.types import Role
 
 FLEET = Fleet.model_validate(
@@ -160,3 +161,25 @@ def test_a_relay_has_a_port_of_its_own() -> None:
     clash = RELAYED.model_copy(update={"relays": {"front": RELAYED.relays["front"].model_copy(update={"port": 8000})}})
     with pytest.raises(InvalidFleet, match=r"relays\.front\.port: 8000 is gateways\.gateway\.port already"):
         check_ports(clash)
+
+
+ENCRYPTED = RELAYED.model_copy(
+    update={"allow_plaintext": False, "keys": Keys(curve_gateways=Reference(env="G"), curve_servers=Reference(env="S"))}
+)
+
+
+def test_with_keys_nothing_is_said_to_be_allowed_unencrypted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ours, theirs = generate_keys(), generate_keys()
+    secrets = look_up(
+        ENCRYPTED.keys, {"G": f"{ours.public} {ours.secret}", "S": f"{theirs.public} {theirs.secret}"}, tmp_path
+    )
+    gateway = gateway_program(ENCRYPTED, "gateway", "10.0.0.1", AROUND, secrets, tmp_path)
+    stage = server_program(ENCRYPTED, server("cpu", 1), "10.0.0.1", "10.0.0.7", AROUND, secrets)
+    for program in (gateway, stage):
+        assert not {"--allow-plaintext", "--insecure"} & set(program.command)
+        assert ours.secret not in " ".join(program.command)
+        for name, value in (program.environment or {}).items():
+            monkeypatch.setenv(name, value)
+    of_gateway, of_stage = GatewaySettings(), read_settings(stage.command[3:])
+    assert of_gateway.curve_allowed_keys == {"*": of_stage.curve_public_key}
+    assert of_gateway.curve_public_key == of_stage.curve_gateway_key == ours.public

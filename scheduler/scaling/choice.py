@@ -105,28 +105,37 @@ class Choice:
         return more / state.pool.price, -state.pool.price, name
 
     def _shrink(self, outlook: Outlook) -> None:
-        """Down to the most that was needed since a server that starts now would have been asked for.
+        """Down to what is needed now, and to the most that what arrives has needed since a server that starts now would
+        have been asked for.
 
-        A server that is kept in vain for as long as a start takes has cost what starting it again would.
+        A server that is kept in vain for as long as a start takes has cost what starting it again would. Work that waits
+        is another matter: once it is done, nothing says that as much will wait again.
         """
         calm = replace(outlook, allowed=CALM * outlook.allowed)
         until = self._lead + self._settings.dwell_seconds
         grown = Counter(self._extra)
+        self._give_up(calm, until)
+        needed = Counter(self._extra)
+        self._give_up(replace(calm, backlog=0.0), until)
+        for state in self._at.states:
+            name = state.pool.name
+            dwell = max(self._settings.dwell_seconds, self._starts[name])
+            count = self._at.count(state)
+            present = count + grown[name]
+            enough = state.enough(self._count(state), present, dwell, self._now)
+            self._extra[name] = min(max(enough, count + needed[name]), present) - count
+        if self._extra != grown:
+            self._verdict += f"; the peak expected within {until:.0f} s fits with fewer"
+
+    def _give_up(self, outlook: Outlook, until: float) -> None:
+        """As many as the others do without, the dearest first."""
         for state in sorted(self._at.states, key=lambda state: (-state.pool.price, state.pool.name)):
             name = state.pool.name
             while self._count(state) > state.pool.min:
                 self._extra[name] -= 1
-                if not self._carried(calm, 0.0, until, self._settings.shrink_errors):
+                if not self._carried(outlook, 0.0, until, self._settings.shrink_errors):
                     self._extra[name] += 1
                     break
-        for state in self._at.states:
-            name = state.pool.name
-            dwell = max(self._settings.dwell_seconds, self._starts[name])
-            present = self._at.count(state) + grown[name]
-            enough = state.enough(self._count(state), present, dwell, self._now)
-            self._extra[name] += min(enough, present) - self._count(state)
-        if self._extra != grown:
-            self._verdict += f"; the peak expected within {until:.0f} s fits with fewer"
 
     # --- what they go by ----------------------------------------------------------------------------------------------
 

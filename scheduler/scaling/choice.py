@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log
+from math import inf, log
 
 from scheduler.scaling.fleet import Fleet
 from scheduler.scaling.outlook import Outlook
@@ -119,7 +119,7 @@ class Choice:
         self._give_up(replace(calm, backlog=0.0), until)
         for state in self._at.states:
             name = state.pool.name
-            dwell = max(self._settings.dwell_seconds, self._starts[name])
+            dwell = min(max(self._settings.dwell_seconds, self._starts[name]), self._now - self._jumped_at())
             count = self._at.count(state)
             present = count + grown[name]
             enough = state.enough(self._count(state), present, dwell, self._now)
@@ -147,6 +147,9 @@ class Choice:
         if not fleet.total(self._extra):
             return False  # some role would have no holder
         return outlook.carried(fleet.capacity(self._extra, self._starts), since, until, errors)
+
+    def _jumped_at(self) -> float:
+        return self._at.model.forecast.jumped_at if self._at.model is not None else -inf
 
     def _outlook(self) -> Outlook:
         model, settings = self._at.model, self._settings

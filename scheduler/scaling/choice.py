@@ -108,8 +108,8 @@ class Choice:
         """Down to what is needed now, and to the most that what arrives has needed since a server that starts now would
         have been asked for.
 
-        A server that is kept in vain for as long as a start takes has cost what starting it again would. Work that waits
-        is another matter: once it is done, nothing says that as much will wait again.
+        A server that is kept in vain for as long as a start takes has cost what starting it again would. Work that
+        waits is another matter: once it is done, nothing says that as much will wait again.
         """
         calm = replace(outlook, allowed=CALM * outlook.allowed)
         until = self._lead + self._settings.dwell_seconds

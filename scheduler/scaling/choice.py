@@ -15,6 +15,8 @@ from wire.types import ServerId
 
 CALM = 0.8
 """Share of the allowed wait that must be kept without the server that is given up: less, and it would soon be back."""
+LATE = 2.0
+"""Times what is looked ahead, after a jump, for which work is taken to wait since servers came late."""
 WHOLE = 1.0
 """Seconds that may be waited at least: below, nothing could be judged."""
 
@@ -105,21 +107,23 @@ class Choice:
         return more / state.pool.price, -state.pool.price, name
 
     def _shrink(self, outlook: Outlook) -> None:
-        """Down to what is needed now, and to the most that what arrives has needed since a server that starts now would
-        have been asked for.
+        """Down to the most that was needed since a server that starts now would have been asked for.
 
-        A server that is kept in vain for as long as a start takes has cost what starting it again would. Work that
-        waits is another matter: once it is done, nothing says that as much will wait again.
+        A server that is kept in vain for as long as a start takes has cost what starting it again would. After a jump
+        that is another matter: what was needed before it tells nothing, and work that waits since then, as servers came
+        late, will not wait again once it is done. In a load that rises and falls it may.
         """
         calm = replace(outlook, allowed=CALM * outlook.allowed)
         until = self._lead + self._settings.dwell_seconds
         grown = Counter(self._extra)
         self._give_up(calm, until)
         needed = Counter(self._extra)
-        self._give_up(replace(calm, backlog=0.0), until)
+        since_jump = self._now - self._jumped_at()
+        if since_jump < LATE * until:
+            self._give_up(replace(calm, backlog=0.0), until)
         for state in self._at.states:
             name = state.pool.name
-            dwell = min(max(self._settings.dwell_seconds, self._starts[name]), self._now - self._jumped_at())
+            dwell = min(max(self._settings.dwell_seconds, self._starts[name]), since_jump)
             count = self._at.count(state)
             present = count + grown[name]
             enough = state.enough(self._count(state), present, dwell, self._now)

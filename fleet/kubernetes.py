@@ -9,7 +9,7 @@ from fleet.description import Fleet, Pool
 from fleet.options import shutdown_seconds
 from fleet.programs import gateway_settings, server, server_flags
 from fleet.table import InvalidFleet
-from wire.types import Role
+from wire.types import REQUIRED
 
 NOT_OF_GATEWAYS = ("hub_token", "relay_key", "curve_gateways", "curve_servers")
 CURVE = ("curve_public_key", "curve_secret_key", "curve_allowed_keys")
@@ -44,7 +44,7 @@ def helm_values(fleet: Fleet) -> dict[str, object]:
             for name, relay in fleet.relays.items()
         },
         "pools": {
-            **{role.value: None for role in Role},
+            **{role.value: None for role in REQUIRED},
             **{name: values for pool in fleet.pools for name, values in _workloads(fleet, pool)},
         },
     }

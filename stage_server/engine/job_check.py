@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from stage_server.engine import guiders
 from stage_server.engine.base import BadJob
 from stage_server.engine.pictures import is_reference
 from wire.params import ImageParams, ModelInfo, Workflow
@@ -58,6 +59,8 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
             raise BadJob(
                 f"{name} has no effect on {info.name} in {workflow.name}; it reads {', '.join(workflow.inputs)}"
             )
+    if params.guider is not None and role is Role.DIT:
+        guiders.check(params.guider, info, params.guidance_scale)
     pictures = sum(map(is_reference, images))
     if pictures > workflow.max_images:
         raise BadJob(f"{workflow.name} with {info.name} takes {workflow.max_images} of the {pictures} pictures at most")

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusers import ModularPipeline
 
+from stage_server.engine import guiders
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components
 from stage_server.engine.geometry import Geometry
@@ -52,6 +53,7 @@ def read_info(
     defaults = checkpoint.serving_defaults()
     defaults.pop("quantize", None)  # whoever says it with the option instead has the same weights
     ignored = _ignored(pipeline, components)
+    denoiser, stack = _stack(components)
     return ModelInfo(
         name=checkpoint.name,
         key=f"{checkpoint.name}@{_digest(revisions, dtype, defaults, encoders(), *unusual)}",
@@ -73,7 +75,18 @@ def read_info(
         attention=attention,
         compiled=compiled,
         formats=formats,
+        guiders=guiders.offered(pipeline, denoiser, stack, unchanged=compiled),
+        guided_layers=stack.count if stack is not None else 0,
     )
+
+
+def _stack(components: Components) -> tuple[str, guiders.Stack | None]:
+    """The denoiser's class, and the layers that guiders may change."""
+    name = next((name for name in DENOISERS if name in components.files), None)
+    if name is None:
+        return "", None
+    kind = components.files[name].type_hint.__name__
+    return kind, guiders.stack_of(kind, components.configs[name])
 
 
 def _denoiser(components: Components) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from gateway.cells.rules import Holds, lets_go
 from scheduler.transitions import JobState
 from tests.cells.conftest import MODEL, Site
 from wire.params import ModelInfo
-from wire.types import Epoch, Role
+from wire.types import REQUIRED, Epoch, Role
 
 OTHER = ModelInfo(name="n", key="n@1", family="f", dtype="float32")
 Choice = tuple[str, bool]
@@ -69,12 +69,12 @@ class Plainly:
 def random_site(make_site: Callable[[], Site], chance: random.Random) -> Site:
     site = make_site()
     for number in range(chance.randint(1, 25)):
-        roles = [role for role in Role if chance.random() < 0.6] or [Role.DIT]
+        roles = [role for role in REQUIRED if chance.random() < 0.6] or [Role.DIT]
         device = f"gpu{chance.randrange(6)}/1" if chance.random() < 0.4 else ""
         model = OTHER if chance.random() < 0.3 else MODEL
         site.join(f"s{number}", *roles, device=device, moves=chance.random() < 0.9, model=model)
     if chance.random() < 0.7:
-        site.request(*(role for role in Role if role is Role.DECODER or chance.random() < 0.6))
+        site.request(*(role for role in REQUIRED if role is Role.DECODER or chance.random() < 0.6))
     for number, server in enumerate(site.scheduler.view.servers.values()):
         server.is_leaving = chance.random() < 0.1
         if chance.random() < 0.1:
@@ -110,7 +110,7 @@ def test_the_cell_is_looked_through_once_however_many_go(make_site: Callable[[],
         site.join(f"s{number}")
     looks = count_looks(site.cell)
     departures = site.cell.departures()
-    kind = frozenset((MODEL.key, role) for role in Role)
+    kind = frozenset((MODEL.key, role) for role in REQUIRED)
     assert len({name_of(departures.choose(kind, "there")) for _ in range(200)}) == 200
     assert departures.choose(kind, "there") is None
     assert len(looks) <= 4

@@ -251,6 +251,7 @@ def make_real_engine(
         adapters=adapters,
         adapter_bytes=adapter_bytes,
         formats=settings.quantize,
+        step_caches=settings.step_cache,
         vae_tile=settings.vae_tile,
         loads=loads,
     )

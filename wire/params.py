@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import Count, Guidance, Name, Positive
+from wire.bounded import Count, Detail, Guidance, Name, Positive
 from wire.references import References
 from wire.types import Role
 
@@ -16,9 +16,12 @@ MAX_ADAPTERS_OFFERED = 1024
 """By one server."""
 MAX_ADAPTER_SCALE = 10.0
 """Either way."""
+MAX_STEP_CACHES = 16
+"""Levels of one model."""
 
 AdapterName = Annotated[str, msgspec.Meta(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Digest = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[0-9a-f]+$")]
+StepCacheLevel = Annotated[str, msgspec.Meta(max_length=32, pattern=r"^[a-z0-9-]*$")]
 AdapterScale = Annotated[float, msgspec.Meta(ge=-MAX_ADAPTER_SCALE, le=MAX_ADAPTER_SCALE)]
 
 
@@ -77,6 +80,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Intermediate pictures that are asked for; see ``wire.previews``."""
     adapters: Annotated[tuple[AdapterUse, ...], msgspec.Meta(max_length=MAX_ADAPTERS)] = ()
     """By name, each once. The gateway leaves out those that do not concern the stage."""
+    step_cache: StepCacheLevel = ""
+    """One of ``ModelInfo.step_caches``; empty: every step is computed."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -131,6 +136,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """In a ``Hello``: those that this server allows."""
     formats: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
     """Component → format of its weights, where they are quantised. Part of the key likewise."""
+    step_caches: Annotated[dict[StepCacheLevel, Detail], msgspec.Meta(max_length=MAX_STEP_CACHES)] = {}
+    """Level → how its steps reuse what earlier ones computed, for people. Part of the key likewise."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

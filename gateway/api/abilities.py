@@ -30,6 +30,7 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
         "default_steps": model.default_steps or None,
         "default_guidance": model.default_guidance,
         "quality_steps": model.quality_steps,
+        "step_caches": model.step_caches,
         "generate": _task(generate),
         "edit": _task(known.get(INSTRUCTED) or known.get(VARIED)),
         "edit_with_mask": _task(known.get(MASKED)),

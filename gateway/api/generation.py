@@ -22,6 +22,8 @@ QUALITIES = ("low", "medium", "high", "xhigh", "max")
 """What a response may call its quality; clients validate it."""
 OLD_QUALITIES = {"standard": "medium", "hd": "high"}
 """OpenAI's names for the qualities of its older models."""
+NO_STEP_CACHE = "none"
+"""The level at which every step is computed."""
 URL_MODELS = ("dall-e-2", "dall-e-3")
 """Clients that name these expect urls unless they ask otherwise."""
 
@@ -123,6 +125,7 @@ def compose(
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
         previews=body.partial_images or 0,
+        step_cache=step_cache_asked(body, model),
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
     )
     return Generation(
@@ -144,6 +147,21 @@ def compose(
         guidance=model.default_guidance if params.guidance_scale is None else params.guidance_scale,
         token_side=model.size_multiple,
     )
+
+
+def step_cache_asked(body: GenerationBody, model: ModelInfo) -> str:
+    """A level of the model's; empty: none. Raises ``ApiError``."""
+    level = body.step_cache or NO_STEP_CACHE
+    if level == NO_STEP_CACHE:
+        return ""
+    if level not in model.step_caches:
+        levels = ", ".join((NO_STEP_CACHE, *model.step_caches))
+        raise ApiError(
+            f"The model '{model.name}' has no 'step_cache' {level!r}; it has: {levels}.",
+            code="unsupported_value",
+            param="step_cache",
+        )
+    return level
 
 
 def steps_asked(body: GenerationBody, model: ModelInfo) -> int | None:

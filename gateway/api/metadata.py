@@ -38,6 +38,7 @@ def describe(generation: Generation, image: int, *, with_prompt: bool) -> str:
         "Size": generation.size,
         "Model": generation.model,
         "Denoising strength": params.strength and f"{params.strength:g}",
+        "Step cache": params.step_cache or None,
     }
     line = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     if not with_prompt:

@@ -24,9 +24,11 @@ from stage_server.engine.leaves import nbytes
 from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
 from stage_server.engine.quantised import check_possible, named, predicted_bytes, quantise
 from stage_server.engine.split import DENOISERS
+from stage_server.engine.step_cache import check_possible as check_step_cache
 from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.tiling import tile
 from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
+from stage_server.step_caches import StepCache, merged
 from stage_server.weight_formats import Formats, WeightFormat
 
 _log = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ class LoadOptions:
     """Of host memory, for weights that are not on the device or may leave it; None: a share of what is free."""
     formats: Formats = field(default_factory=dict)
     """Of components whose weights are quantised; before those of the model's ``serving.json``."""
+    step_caches: Mapping[str, StepCache | None] = field(default_factory=dict)
+    """By level, before those of ``serving.json``; None takes one of those back."""
     vae_tile: int | None = None
     """Side of the tiles, in pixels, in which larger pictures pass through the VAE."""
     loads: bool = True
@@ -81,6 +85,7 @@ class Components:
         wanted = {**checkpoint.formats(), **options.formats}
         modules = [name for name, files in self.files.items() if files.is_module]
         self.formats = named(wanted, self.configs, modules)
+        self.step_caches = merged(checkpoint.step_caches(), options.step_caches)
         if options.loads:
             check_possible(self.formats, options.device, str(options.dtype).removeprefix("torch."))
         self._sizes: dict[str, int] = {}
@@ -344,6 +349,8 @@ class Components:
         return self._prepare_denoiser(name, module) if name in DENOISERS else module
 
     def _prepare_denoiser(self, name: str, module: Any) -> Any:
+        for level, cache in self.step_caches.items():
+            check_step_cache(module, level, cache)
         backend = self._options.attention_backend
         if backend is not None:
             try:

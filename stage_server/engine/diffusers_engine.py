@@ -54,7 +54,8 @@ from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.tensors import TORCH_DTYPES
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
-from stage_server.engine.warm_up import warm_up
+from stage_server.engine.warm_up import WarmUp, cached, warm_up
+from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
 from wire.errors import UnsupportedValue
 from wire.params import ImageParams, ModelInfo
@@ -109,6 +110,7 @@ class DiffusersEngine:
         adapter_bytes: int = 0,
         formats: Formats | None = None,
         vae_tile: int | None = None,
+        step_caches: Mapping[str, StepCache | None] | None = None,
         loads: bool = True,
     ) -> None:
         """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
@@ -117,8 +119,9 @@ class DiffusersEngine:
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
         of the device at most. ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of
-        the tiles in which the VAE takes larger pictures. Without ``loads`` it only answers questions, also for formats
-        that cannot be here. Raises ``LoadError``, with a text for the operator.
+        the tiles in which the VAE takes larger pictures; ``step_caches``: by level, before those of the model. Without
+        ``loads`` it only answers questions, also for formats that cannot be here. Raises ``LoadError``, with a text for
+        the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
@@ -136,6 +139,7 @@ class DiffusersEngine:
             attention_backend,
             weight_cache_bytes,
             formats or {},
+            step_caches or {},
             vae_tile,
             loads,
         )
@@ -326,7 +330,8 @@ class DiffusersEngine:
         params = self._checked(job)
         size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
-        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume)
+        cache = self._components.step_caches.get(params.step_cache)
+        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume, cache)
 
     def _checked(self, job: StageJob) -> ImageParams:
         params = complete(job.params, self._info)
@@ -372,16 +377,30 @@ class DiffusersEngine:
             _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
             return
         try:
-            nobody = Unwatched()
-            with _errors_translated(self._device), self._port.open(nobody) as port:
-                state = stage_state(warming.task, self._staging)
-                finish = run_stage(pipeline, warming.task, state, self._staging, port, nobody, self._dtype)
-                self._made[role] = finish()
+            self._made[role] = self._tried(warming.task, pipeline)
         except EngineError as error:
             is_sure = warming.is_real or self._info.family in TESTED_FAMILIES
             if is_sure or isinstance(error, OutOfMemory | NonFinite):
                 raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
             _log.warning("%s: the %s is not warmed up, it refused stand-ins: %s", self._info.name, role, error)
+            return
+        if role is Role.DIT:
+            self._warm_up_caches(warming, pipeline)
+
+    def _warm_up_caches(self, warming: WarmUp, pipeline: ModularPipeline) -> None:
+        for level, task in cached(warming, self._components.step_caches):
+            try:
+                self._tried(task, pipeline)
+            except EngineError as error:
+                raise LoadError(
+                    f"step cache {level}={task.cache} cannot be used with {self._info.name}: {error}"
+                ) from error
+
+    def _tried(self, task: StageTask, pipeline: ModularPipeline) -> Outputs:
+        nobody = Unwatched()
+        with _errors_translated(self._device), self._port.open(nobody) as port:
+            state = stage_state(task, self._staging)
+            return run_stage(pipeline, task, state, self._staging, port, nobody, self._dtype)()
 
     def _note_peak(self) -> None:
         if self._device.type == "cuda":
@@ -433,3 +452,4 @@ def _quiet_diffusers() -> None:
     logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
     logging.getLogger("diffusers.modular_pipelines").setLevel(logging.ERROR)  # warnings quote prompts that are cut
     logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)
+    logging.getLogger("diffusers.hooks").setLevel(logging.ERROR)  # that they are experimental, for every job

@@ -61,6 +61,9 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     pictures = sum(map(is_reference, images))
     if pictures > workflow.max_images:
         raise BadJob(f"{workflow.name} with {info.name} takes {workflow.max_images} of the {pictures} pictures at most")
+    if params.step_cache and params.step_cache not in info.step_caches:
+        levels = ", ".join(info.step_caches) or "none"
+        raise BadJob(f"{info.name} has no step cache {params.step_cache!r}; it has {levels}")
     needed = {"image", "mask_image"} & set(workflow.inputs)
     puts_back = role is Role.DECODER and "mask_image" in needed
     if (role is Role.ENCODER or puts_back) and needed - images.keys():

@@ -48,9 +48,13 @@ def read_info(
         unusual += (formats,)
     if components.vae_tile is not None:
         unusual += (f"VAE in tiles of {components.vae_tile}",)
+    step_caches = {level: str(cache) for level, cache in components.step_caches.items()}
+    if step_caches:
+        unusual += (step_caches,)
     revisions = {name: files.digest() for name, files in sorted(components.files.items())}
     defaults = checkpoint.serving_defaults()
-    defaults.pop("quantize", None)  # whoever says it with the option instead has the same weights
+    for told in ("quantize", "step_caches"):  # whoever says it with the option instead has the same model
+        defaults.pop(told, None)
     ignored = _ignored(pipeline, components)
     return ModelInfo(
         name=checkpoint.name,
@@ -73,6 +77,7 @@ def read_info(
         attention=attention,
         compiled=compiled,
         formats=formats,
+        step_caches=step_caches,
     )
 
 

@@ -55,6 +55,8 @@ class Forward:
     """One call of one job."""
 
     module: Any
+    called: Any
+    """What computes it: ``module`` itself, or a double of it that is this job's own."""
     method: str
     """``__call__`` or one of ``_METHODS``."""
     arguments: Arguments
@@ -63,7 +65,7 @@ class Forward:
 
     def key(self) -> Hashable:
         """Equal for calls that may be tried as one."""
-        return id(self.module), self.method, self.adapters, self.arguments.signature()
+        return id(self.called), self.method, self.adapters, self.arguments.signature()
 
     def kind(self) -> Hashable:
         """The same for a module that was loaded anew: what is known of its joining outlives it."""
@@ -200,7 +202,7 @@ class ForwardPort:
 
     def _call(self, forward: Forward, arguments: Arguments) -> Any:
         with torch.no_grad(), self._activate(forward.module, forward.adapters):
-            return getattr(forward.module, forward.method)(*arguments.args, **arguments.kwargs)
+            return getattr(forward.called, forward.method)(*arguments.args, **arguments.kwargs)
 
 
 class JobPort:
@@ -221,13 +223,16 @@ class JobPort:
         """Shown what the VAE decodes, before it is rounded to 8 bits a channel."""
         self.passed_over: frozenset[Any] = frozenset()
         """Modules that compute nothing for now: the steps for which they are called were done elsewhere."""
+        self.instead: Callable[[Any], Any] = lambda module: module
+        """Module → what computes its next call."""
 
     def call(self, module: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         """What ``module`` gives for these arguments. Raises ``JobCancelled``, or what the module raises."""
         self._control.check()
         if module in self.passed_over:
             return blank(args, kwargs)
-        forward = Forward(module, method, Arguments(args, kwargs), self._adapters, self._control.check)
+        arguments, called = Arguments(args, kwargs), self.instead(module)
+        forward = Forward(module, called, method, arguments, self._adapters, self._control.check)
         result, company = self._compute(forward)
         self._control.computed(company)
         if method == "decode":

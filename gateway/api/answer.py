@@ -9,7 +9,7 @@ import msgspec
 import pybase64
 
 from gateway.api.errors import milliseconds
-from gateway.api.generation import NO_STEP_CACHE, Generation
+from gateway.api.generation import Generation
 from gateway.api.usage import usage
 from gateway.service.interfaces import UNCOUNTED, Finished, PromptRead, StageReport
 
@@ -67,12 +67,10 @@ def headers(finished: Finished, generation: Generation, *, with_stages: bool) ->
 def early_headers(generation: Generation) -> dict[str, str]:
     """What is known before the work begins."""
     seeds = ",".join(str(image.seed) for image in generation.images)
-    return {
-        "x-seed": str(generation.seed),
-        "x-seeds": seeds,
-        "x-batching": "exact" if generation.exact else "fast",
-        "x-step-cache": generation.images[0].step_cache or NO_STEP_CACHE,
-    }
+    told = {"x-seed": str(generation.seed), "x-seeds": seeds, "x-batching": "exact" if generation.exact else "fast"}
+    if level := generation.images[0].step_cache:
+        told["x-step-cache"] = level
+    return told
 
 
 def _server_timing(stage: StageReport) -> str:

@@ -96,7 +96,9 @@ class EngineSettings(BaseSettings):
     device: str = Field("auto", description="cuda:0, cpu, …; auto takes the first GPU if there is one")
     dtype: str = Field("auto", description="bfloat16, float16 or float32; auto: bfloat16 on a GPU, else float32")
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
-    compile: bool = Field(False, description="compile the transformer with torch.compile")
+    compile: bool = Field(
+        False, description="compile the transformer with torch.compile, in the background, for fast requests"
+    )
     attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
     quantize: Annotated[dict[str, WeightFormat], NoDecode] = Field(
         {},

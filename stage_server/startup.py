@@ -198,11 +198,8 @@ def make_engine(settings: Settings) -> Engine:
         return EmulatedEngine(path, settings.time_scale, settings.model, settings.weight_cache_bytes, settings.together)
     from stage_server.engine.adapter_source import named_sources  # here, as ``make_real_engine`` imports
 
-    together = settings.together
-    if settings.compile and "together" not in settings.model_fields_set:
-        together = {}  # every new number of members would be compiled anew, for minutes
     adapters = named_sources(settings.adapter, settings.adapters_folder)
-    return make_real_engine(settings, together, adapters, settings.adapter_bytes)
+    return make_real_engine(settings, settings.together, adapters, settings.adapter_bytes)
 
 
 @contextmanager
@@ -230,6 +227,7 @@ def make_real_engine(
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
+    from stage_server.engine.compiled import Compiler
     from stage_server.engine.diffusers_engine import DiffusersEngine
 
     if settings.log_level != "debug":
@@ -244,7 +242,7 @@ def make_real_engine(
         device=device,
         dtype=dtype,
         revision=settings.revision,
-        compile=settings.compile,
+        compiler=Compiler() if settings.compile else None,
         attention_backend=settings.attention_backend,
         weight_cache_bytes=settings.weight_cache_bytes,
         together=together,

@@ -131,7 +131,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     attention: Name = ""
     """Attention backend of the denoiser; empty: the library's own choice. Part of the key, as it may change bytes."""
     compiled: bool = False
-    """Whether the denoiser is compiled. Part of the key likewise."""
+    """Whether this server computes fast requests with compiled code."""
     adapters: Annotated[tuple[Adapter, ...], msgspec.Meta(max_length=MAX_ADAPTERS_OFFERED)] = ()
     """In a ``Hello``: those that this server allows."""
     formats: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}

@@ -19,9 +19,10 @@ from diffusers.guiders.guider_utils import BaseGuidance
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.common import CommonComponents, Holder, kind_of
+from stage_server.engine.compiled import Compiler
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.leaves import nbytes
-from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
+from stage_server.engine.low_rank import make_adaptable
 from stage_server.engine.quantised import check_possible, named, predicted_bytes, quantise
 from stage_server.engine.split import DENOISERS
 from stage_server.engine.step_cache import check_possible as check_step_cache
@@ -48,11 +49,11 @@ class NoRoom(LoadError):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How weights are loaded. ``attention_backend`` and ``compile`` concern the denoiser only."""
+    """How weights are loaded. ``attention_backend`` and ``compiler`` concern the denoiser only."""
 
     device: torch.device
     dtype: torch.dtype
-    compile: bool = False
+    compiler: Compiler | None = None
     attention_backend: str | None = None
     weight_cache_bytes: int | None = 0
     """Of host memory, for weights that are not on the device or may leave it; None: a share of what is free."""
@@ -154,7 +155,7 @@ class Components:
 
     @property
     def compiled(self) -> bool:
-        return self._options.compile
+        return self._options.compiler is not None
 
     def nbytes(self, name: str) -> int:
         """Bytes of its weights: as predicted, and once it was loaded as measured.
@@ -346,9 +347,9 @@ class Components:
         if name in self.adapted:
             make_adaptable(name, module)
             self._names[module] = name
-        return self._prepare_denoiser(name, module) if name in DENOISERS else module
+        return self._prepare_denoiser(module) if name in DENOISERS else module
 
-    def _prepare_denoiser(self, name: str, module: Any) -> Any:
+    def _prepare_denoiser(self, module: Any) -> Any:
         for level, cache in self.step_caches.items():
             check_step_cache(module, level, cache)
         backend = self._options.attention_backend
@@ -357,10 +358,8 @@ class Components:
                 module.set_attention_backend(backend)
             except (ValueError, RuntimeError, ImportError, AttributeError) as error:
                 raise LoadError(f"attention backend {backend!r} cannot be used: {error}") from error
-        if self._options.compile and name in self.adapted:
-            call_compiled_unless_adapted(name, module)
-        elif self._options.compile:
-            module.compile()
+        if self._options.compiler is not None:
+            self._options.compiler.take(module)
         return module
 
     def _set_stubs(self, names: Iterable[str]) -> None:

@@ -39,6 +39,7 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.common import CommonComponents, common_keys
+from stage_server.engine.compiled import Compiler, refuse_missing_compiler
 from stage_server.engine.components import Components, LoadOptions
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
@@ -101,7 +102,7 @@ class DiffusersEngine:
         device: str = "cpu",
         dtype: str = "float32",
         revision: str | None = None,
-        compile: bool = False,  # noqa: A002  # as the flag and torch call it
+        compiler: Compiler | None = None,
         attention_backend: str | None = None,
         local_files_only: bool = False,
         weight_cache_bytes: int | None = 0,
@@ -128,14 +129,15 @@ class DiffusersEngine:
         self._device = _device(device)
         self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
         self._peak_bytes = 0
-        self._port = ForwardPort(self._adapted)
+        self._compiler = compiler
+        self._port = ForwardPort(self._adapted) if compiler is None else ForwardPort(self._adapted, compiler.instead)
         self._made: dict[Role, Outputs] = {}
         """What warm-ups made, for those of later roles; in host memory."""
         self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(
             self._device,
             _torch_dtype(dtype),
-            compile,
+            compiler,
             attention_backend,
             weight_cache_bytes,
             formats or {},
@@ -143,6 +145,8 @@ class DiffusersEngine:
             vae_tile,
             loads,
         )
+        if compiler is not None and loads:
+            refuse_missing_compiler(self._device)
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options)
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in Role}
@@ -265,6 +269,8 @@ class DiffusersEngine:
     def close(self) -> None:
         self._held.clear()
         self._made.clear()
+        if self._compiler is not None:
+            self._compiler.close()
 
     def preload(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
         self._held.preload(roles, turn)
@@ -318,7 +324,7 @@ class DiffusersEngine:
             self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
         with (
             _errors_translated(self._device),
-            self._port.open(control, share=share, adapters=adapters) as port,
+            self._port.open(control, share=share, adapters=adapters, fast=job.fast) as port,
         ):
             finish = run_stage(self._pipeline, task, state.pop(), self._staging, port, control, self._dtype)
         self._note_peak()

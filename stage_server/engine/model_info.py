@@ -42,7 +42,7 @@ def read_info(
     Whatever may change the bytes of a picture is part of the key.
     """
     attention, compiled = components.attention_backend, components.compiled
-    unusual: tuple[Any, ...] = (attention, compiled) if attention or compiled else ()
+    unusual: tuple[Any, ...] = (attention,) if attention else ()
     formats = {name: form.value for name, form in sorted(components.formats.items())}
     if formats:
         unusual += (formats,)

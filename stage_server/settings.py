@@ -99,7 +99,9 @@ class EngineSettings(BaseSettings):
     compile: bool = Field(
         False, description="compile the transformer with torch.compile, in the background, for fast requests"
     )
-    attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
+    attention_backend: str | None = Field(
+        None, description="diffusers' name of an attention backend; auto: what is fastest here"
+    )
     quantize: Annotated[dict[str, WeightFormat], NoDecode] = Field(
         {},
         description="formats of weights, COMPONENT=FORMAT,… such as transformer=int8,text_encoder=nf4; formats: "

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.faster import document, step_caches
+from benchmarks.faster import attention, compiled, document, step_caches
 from wire.params import ImageParams
 
-SIZES = {"step-caches": ((256, 12), (256, 20))}
+SIZES = {"step-caches": ((256, 12), (256, 20)), "compile": ((256, 12), (512, 12)), "attention": ((256, 12), (512, 12))}
 """Part → edges in pixels, and steps."""
 
 
@@ -44,11 +44,26 @@ def _step_caches(model: str, pictures: int) -> list[dict[str, Any]]:
     ]
 
 
+def _compile(model: str, pictures: int) -> list[dict[str, Any]]:
+    return [dict(compiled.measure(model, side, steps, pictures)) for side, steps in SIZES["compile"]]
+
+
+def _attention(model: str, pictures: int) -> list[dict[str, Any]]:
+    return [
+        {"side": side, "steps": steps, "rows": attention.measure(model, pictures, _params(side, steps))}
+        for side, steps in SIZES["attention"]
+    ]
+
+
 def _params(side: int, steps: int) -> ImageParams:
     return ImageParams(width=side, height=side, num_inference_steps=steps, guidance_scale=3.0)
 
 
-PARTS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {"step-caches": _step_caches}
+PARTS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {
+    "step-caches": _step_caches,
+    "compile": _compile,
+    "attention": _attention,
+}
 
 
 def _machine() -> str:

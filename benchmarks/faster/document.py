@@ -48,6 +48,23 @@ def _step_caches(case: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n`mag` with `ratios={ratios}`, calibrated here."
 
 
+def _compile(case: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{case['side']} × {case['side']}, {case['steps']} steps, guidance 3:\n"
+    yield from _table(
+        ("compiled from nothing", "from the disk", "speed", "mean", "middle", "worst", "largest", "equal"),
+        [(f"{case['from_nothing']:.0f} s", f"{case['from_disk']:.0f} s", f"{case['speed']:.2f} ×", *_errors(case))],
+    )
+
+
+def _attention(case: Mapping[str, Any]) -> Iterator[str]:
+    rows, refused = _split(case["rows"])
+    yield f"{case['side']} × {case['side']}, {case['steps']} steps, guidance 3, against the native one:\n"
+    head = ("backend", "speed", "mean", "middle", "worst", "largest", "equal")
+    yield from _table(head, ((f"`{row['backend']}`", f"{row['speed']:.2f} ×", *_errors(row)) for row in rows))
+    yield "\nNot here:\n"
+    yield from (f"- `{row['backend']}`: {row['refused']}" for row in refused)
+
+
 def _errors(row: Mapping[str, Any]) -> tuple[str, ...]:
     means = (f"{row[name]:.2f}" for name in ("mean", "median_picture", "worst_picture"))
     return (*means, str(row["largest"]), str(row["equal"]))
@@ -65,4 +82,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
-_RENDERED: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {"step-caches": _step_caches}
+_RENDERED: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "step-caches": _step_caches,
+    "compile": _compile,
+    "attention": _attention,
+}

@@ -71,11 +71,11 @@ class Drawing:
     def __len__(self) -> int:
         return len(self._params)
 
-    def draw(self, index: int, *, share: bool = False, engine: DiffusersEngine | None = None, **params: Any) -> Drawn:
-        """The picture of prompt number ``index``, by ``engine`` or by the one that encoded it."""
+    def draw(self, index: int, *, fast: bool = False, engine: DiffusersEngine | None = None, **params: Any) -> Drawn:
+        """The picture of prompt number ``index``, denoised by ``engine`` or by the one that encoded it."""
         given, encoded = msgspec.structs.replace(self._params[index], **params), self._encoded[index]
         began = time.process_time()
-        job = StageJob(Role.DIT, given, share=share)
+        job = StageJob(Role.DIT, given, fast=fast)
         denoised = (engine or self._engine).run(job, encoded[Role.DIT], Unwatched())
         seconds = time.process_time() - began
         inputs = {**encoded.get(Role.DECODER, {}), **denoised[Role.DECODER]}

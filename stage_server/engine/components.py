@@ -16,6 +16,7 @@ from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.guiders.guider_utils import BaseGuidance
 
+from stage_server.engine.attention import set_backend
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.common import CommonComponents, Holder, kind_of
@@ -89,6 +90,8 @@ class Components:
         self.step_caches = merged(checkpoint.step_caches(), options.step_caches)
         if options.loads:
             check_possible(self.formats, options.device, str(options.dtype).removeprefix("torch."))
+        self.attention_backend = options.attention_backend or ""
+        """Of denoisers that are loaded from now on; empty: diffusers' own choice."""
         self._sizes: dict[str, int] = {}
         self.resident: frozenset[str] = frozenset()
         self.adapted: frozenset[str] = frozenset()
@@ -143,11 +146,6 @@ class Components:
     def adapted_name(self, module: torch.nn.Module) -> str | None:
         """The component, if it was loaded as one that adapters may change."""
         return self._names.get(module)
-
-    @property
-    def attention_backend(self) -> str:
-        """Empty: diffusers' own choice."""
-        return self._options.attention_backend or ""
 
     @property
     def vae_tile(self) -> int | None:
@@ -352,12 +350,8 @@ class Components:
     def _prepare_denoiser(self, module: Any) -> Any:
         for level, cache in self.step_caches.items():
             check_step_cache(module, level, cache)
-        backend = self._options.attention_backend
-        if backend is not None:
-            try:
-                module.set_attention_backend(backend)
-            except (ValueError, RuntimeError, ImportError, AttributeError) as error:
-                raise LoadError(f"attention backend {backend!r} cannot be used: {error}") from error
+        if self.attention_backend:
+            set_backend(module, self.attention_backend)
         if self._options.compiler is not None:
             self._options.compiler.take(module)
         return module

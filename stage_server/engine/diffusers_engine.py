@@ -22,6 +22,7 @@ from diffusers.modular_pipelines import PipelineState
 from stage_server.engine import pictures
 from stage_server.engine.adapter_file import AdapterReader
 from stage_server.engine.adapters import Adapters
+from stage_server.engine.attention import AUTO, Shape, fastest
 from stage_server.engine.base import (
     HOST_BANDWIDTH,
     DeviceTurn,
@@ -45,7 +46,7 @@ from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
-from stage_server.engine.model_info import read_geometry, read_info
+from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
 from stage_server.engine.port import ForwardPort, is_out_of_memory
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
@@ -171,10 +172,18 @@ class DiffusersEngine:
             )
         self._components.load_guiders()
         self._geometry = read_geometry(self._pipeline, family, self._components)
+        if options.attention_backend == AUTO and options.loads:
+            self._choose_attention(checkpoint, options)
         self._info = read_info(
             self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
         )
         self._held = HeldRoles(self._pipeline, self._components, self._needed, self._warm_up, self._room)
+
+    def _choose_attention(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
+        width, height = default_size(self._pipeline, checkpoint, self._geometry)
+        tokens = width * height // self._geometry.token_pixels**2
+        shape = Shape.of(denoiser_config(self._components), tokens)
+        self._components.attention_backend = fastest(shape, options.device, options.dtype)
 
     def _allow(self, sources: Mapping[str, str], options: LoadOptions, limit: int) -> None:
         reader = AdapterReader(type(self._pipeline), self._components)

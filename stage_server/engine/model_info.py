@@ -25,7 +25,7 @@ def read_geometry(pipeline: ModularPipeline, family: str, components: Components
     """Sizes, from the configurations of denoiser, VAE and image processor."""
     processor = getattr(pipeline, "image_processor", None)
     factor = int(processor.config.vae_scale_factor) if processor is not None else 1
-    return Geometry.read(family, _denoiser(components), components.configs.get("vae", {}), factor)
+    return Geometry.read(family, denoiser_config(components), components.configs.get("vae", {}), factor)
 
 
 def read_info(
@@ -67,7 +67,7 @@ def read_info(
             for name, split in workflows.items()
         ),
         size_multiple=geometry.size_multiple,
-        default_size=tuple(defaults.get("default_size") or _default_size(pipeline, geometry)),
+        default_size=default_size(pipeline, checkpoint, geometry),
         max_pixels=int(defaults.get("max_pixels", 0)),
         default_steps=int(
             defaults.get("default_steps") or _block_default(workflows, "num_inference_steps") or _FALLBACK_STEPS
@@ -81,13 +81,19 @@ def read_info(
     )
 
 
-def _denoiser(components: Components) -> Mapping[str, Any]:
+def default_size(pipeline: ModularPipeline, checkpoint: Checkpoint, geometry: Geometry) -> tuple[int, int]:
+    """Width and height, in pixels."""
+    width, height = checkpoint.serving_defaults().get("default_size") or _default_size(pipeline, geometry)
+    return width, height
+
+
+def denoiser_config(components: Components) -> Mapping[str, Any]:
     return next((components.configs[name] for name in DENOISERS if name in components.configs), {})
 
 
 def _ignored(pipeline: ModularPipeline, components: Components) -> frozenset[str]:
     """Inputs that blocks read and the weights ignore: without a guider, guidance needs a denoiser that embeds it."""
-    embeds = _denoiser(components).get("guidance_embeds", False)
+    embeds = denoiser_config(components).get("guidance_embeds", False)
     return frozenset() if embeds or _guider(pipeline) is not None else frozenset({"guidance_scale"})
 
 

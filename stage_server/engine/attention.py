@@ -20,16 +20,16 @@ NATIVE = "native"
 """torch's own choice, and diffusers' where none is named."""
 
 WORTH = 0.9
-"""Of the native one's time, at most, another must take: equal machines are to choose alike, and the choice is part of the
-model's key."""
+"""Of the native one's time, at most, for another to be chosen: equal machines are to choose alike, as the choice is part
+of the model's key."""
 
 TEXT_TOKENS = 512
 """Beside those of the picture."""
 
 _REPEATS = 7
 _LEFT_OUT = ("hub", "varlen", "npu", "xla", "sage", "math", "flex")
-"""In names: what is downloaded when it is used, has another form of call, is for other devices, rounds to 8 bits, or makes
-a matrix of all scores."""
+"""In names: what is downloaded when it is used, has another form of call, is for other devices, rounds to 8 bits, or
+makes a matrix of all scores."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def fastest(shape: Shape, device: torch.device, dtype: torch.dtype, clock: Clock
     mask[..., -TEXT_TOKENS // 2 :] = False
     expected = [_called(NATIVE, inputs, each) for each in (None, mask)]
     times = {NATIVE: _seconds(NATIVE, inputs, device, clock)}
-    for name in _candidates():
+    for name in candidates():
         try:
             found = [_called(name, inputs, each) for each in (None, mask)]
             if all(_agree(one, other) for one, other in zip(found, expected, strict=True)):
@@ -102,7 +102,7 @@ def _others_kept() -> Any:
         _AttentionBackendRegistry._active_backend = active
 
 
-def _candidates() -> Iterable[str]:
+def candidates() -> Iterable[str]:
     names = (backend.value for backend in AttentionBackendName)
     return [name for name in names if name != NATIVE and not any(part in name for part in _LEFT_OUT)]
 

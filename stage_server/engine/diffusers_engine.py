@@ -130,7 +130,7 @@ class DiffusersEngine:
         self._device = _device(device)
         self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
         self._peak_bytes = 0
-        self._compiler = compiler
+        self.compiler = compiler
         self._port = ForwardPort(self._adapted) if compiler is None else ForwardPort(self._adapted, compiler.instead)
         self._made: dict[Role, Outputs] = {}
         """What warm-ups made, for those of later roles; in host memory."""
@@ -278,8 +278,8 @@ class DiffusersEngine:
     def close(self) -> None:
         self._held.clear()
         self._made.clear()
-        if self._compiler is not None:
-            self._compiler.close()
+        if self.compiler is not None:
+            self.compiler.close()
 
     def preload(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
         self._held.preload(roles, turn)

@@ -31,7 +31,7 @@ from benchmarks.gpu.weights import random_weights, write_folder
 from stage_server.profiling.command import library_versions
 from stage_server.settings import EngineSettings
 from stage_server.startup import make_real_engine
-from wire.types import Role
+from wire.types import REQUIRED
 
 NEEDS = {
     "stages": 120.0,
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 step_cache=LEVELS,
                 compile=not args.tiny,
             )
-            engine = make_real_engine(settings, dict.fromkeys(Role, max(FULL.batches)))
+            engine = make_real_engine(settings, dict.fromkeys(REQUIRED, max(FULL.batches)))
             extent = TINY if args.tiny else FULL
             subject = Subject(engine, model.name, extent, args.repeats, engine.compiler)
             _measure(subject, records, args.output, deadline)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NoReturn, TypeVar
 
 import msgspec
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from gateway.api import guiders
 from gateway.api.errors import ApiError
 from gateway.api.forms import Form, FormFile
 from gateway.api.lora_form import PART, from_parts
@@ -107,8 +108,23 @@ def from_form(form: Form) -> Edit:
             values[name] = value
     if len(masks) > 1:
         raise ApiError("'mask' was sent more than once.", code="invalid_value", param="mask")
-    body = _from_texts(values).model_copy(update=from_parts(adapters))
+    guider = _guider(values.pop(guiders.FIELD, ""))
+    body = _from_texts(values).model_copy(update={**from_parts(adapters), guiders.FIELD: guider})
     return Edit(body, tuple(pictures), masks[0] if masks else None)
+
+
+_guider_adapter: TypeAdapter[guiders.Guider | None] = TypeAdapter(guiders.AskedGuider)
+
+
+def _guider(text: str) -> guiders.Guider | None:
+    """A name, or a JSON text. Raises ``ApiError``."""
+    if text in NO_TEXT:
+        return None
+    try:
+        return _guider_adapter.validate_python(text)
+    except ValidationError as error:
+        problems = [{**each, "loc": (guiders.FIELD, *each["loc"])} for each in error.errors(include_url=False)]
+        raise from_pydantic(problems) from None
 
 
 def _text_link(name: str, value: str) -> Iterable[Source]:

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.api import loras
+from gateway.api import guiders, loras
 from gateway.api.errors import ApiError
 from gateway.api.schema import MAX_SEED, RANDOM_SEED, GenerationBody
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
+from wire.guiders import GUIDERS, GuiderUse
 from wire.params import ImageParams, ModelInfo
 from wire.record import record
 
@@ -63,6 +64,12 @@ class Generation:
     """Image tokens of the pictures that were sent."""
 
     @property
+    def final_size(self) -> Size:
+        """Of the finished pictures; ``size`` is that at which they are denoised."""
+        factor = self.images[0].upscale or 1
+        return Size(self.size.width * factor, self.size.height * factor)
+
+    @property
     def seed(self) -> int:
         """Seed of the first image."""
         return self.images[0].seed
@@ -77,7 +84,36 @@ def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generati
         )
     refuse_unread(body, model, WORKFLOW)
     size = SizeRules.of(model, settings).choose(body.size, body.width, body.height)
-    return compose(body, model, size, WORKFLOW)
+    return compose(body, model, size, WORKFLOW, upscale=upscale_asked(body, model, size, settings))
+
+
+def upscale_asked(body: GenerationBody, model: ModelInfo, size: Size, settings: Settings) -> int:
+    """The factor; 0: none. Raises ``ApiError`` where nobody would do it."""
+    factor, upscaler = body.upscale, model.upscaler
+    if factor is None:
+        return 0
+    if upscaler is None:
+        raise ApiError(
+            f"The model '{model.name}' has no stage 'upscaler' here, which 'upscale' needs. Its operator adds one by "
+            "starting a stage server for it with --role upscaler --upscaler FOLDER_OR_HUB_ID.",
+            code="unsupported_parameter",
+            param="upscale",
+        )
+    if factor != upscaler.factor:
+        raise ApiError(
+            f"Invalid 'upscale': the upscaler of '{model.name}' makes pictures {upscaler.factor} times as large, "
+            f"so it may be {upscaler.factor}, not {factor}.",
+            code="unsupported_value",
+            param="upscale",
+        )
+    if (pixels := size.width * size.height * factor**2) > settings.max_upscaled_pixels:
+        raise ApiError(
+            f"Invalid 'upscale': {size} becomes {pixels} pixels, of which {settings.max_upscaled_pixels} are allowed; "
+            "ask for a smaller 'size'.",
+            code="invalid_value",
+            param="upscale",
+        )
+    return factor
 
 
 def check_answer(body: GenerationBody, settings: Settings) -> None:
@@ -108,10 +144,13 @@ def compose(
     *,
     kind: str = "image_generation",
     strength: float | None = None,
+    upscale: int = 0,
 ) -> Generation:
     """What ``body`` asks for, once it is known to be possible. Raises ``ApiError``."""
     seed = None if body.seed == RANDOM_SEED else body.seed
-    steps = steps_asked(body, model)
+    steps, scale = steps_asked(body, model), agreed(body, GUIDANCE, float)
+    guidance = model.default_guidance if scale is None else scale
+    guider = guiders.asked(body.guider, model, guidance)
     params = ImageParams(
         workflow=workflow,
         prompt=body.prompt,
@@ -119,14 +158,16 @@ def compose(
         width=size.width,
         height=size.height,
         num_inference_steps=steps,
-        guidance_scale=agreed(body, GUIDANCE, float),
+        guidance_scale=scale,
         strength=strength,
         max_sequence_length=body.max_sequence_length,
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
         previews=body.partial_images or 0,
-        step_cache=step_cache_asked(body, model),
+        step_cache=step_cache_asked(body, model, guider),
+        upscale=upscale,
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
+        guider=guider,
     )
     return Generation(
         model=model.name,
@@ -135,7 +176,7 @@ def compose(
         output_format=params.output_format,
         as_url=_wants_url(body),
         seeded=seed is not None,
-        exact=body.batching == "exact" or (body.batching is None and seed is not None),
+        exact=body.batching == "exact" or (body.batching is None and seed is not None) or _is_alone(guider),
         kind=kind,
         requested_model=body.model,
         quality=_quality_told(body, model, steps),
@@ -144,12 +185,12 @@ def compose(
         as_job=bool(body.run_async),
         webhook_url=body.webhook_url,
         steps=steps or model.default_steps,
-        guidance=model.default_guidance if params.guidance_scale is None else params.guidance_scale,
+        guidance=guidance,
         token_side=model.size_multiple,
     )
 
 
-def step_cache_asked(body: GenerationBody, model: ModelInfo) -> str:
+def step_cache_asked(body: GenerationBody, model: ModelInfo, guider: GuiderUse | None) -> str:
     """A level of the model's; empty: none. Raises ``ApiError``."""
     level = body.step_cache or NO_STEP_CACHE
     if level == NO_STEP_CACHE:
@@ -161,7 +202,18 @@ def step_cache_asked(body: GenerationBody, model: ModelInfo) -> str:
             code="unsupported_value",
             param="step_cache",
         )
+    if guider is not None and _is_alone(guider):
+        raise ApiError(
+            f"'step_cache' and the guider '{guider.name}' exclude each other: it changes layers that are left out.",
+            code="invalid_value",
+            param="step_cache",
+        )
     return level
+
+
+def _is_alone(guider: GuiderUse | None) -> bool:
+    """It changes layers that others compute with: its jobs have their device alone whatever was asked for."""
+    return guider is not None and GUIDERS[guider.name].changes_layers
 
 
 def steps_asked(body: GenerationBody, model: ModelInfo) -> int | None:

@@ -12,7 +12,8 @@ from gateway.service.interfaces import ImageRequest, UnsupportedRequest
 from gateway.service.references import PictureWork, picture_work
 from scheduler.cost.work import Work
 from scheduler.spec import JobSpec, Made, RequestSpec
-from wire.params import ImageParams, ModelInfo, Workflow
+from wire.guiders import more_passes
+from wire.params import ImageParams, ModelInfo, Upscaler, Workflow
 from wire.record import record
 from wire.to_stage import InputRef
 from wire.types import JobId, ModelKey, RequestId, Role
@@ -79,7 +80,8 @@ def _jobs(
     request: ImageRequest, model: ModelInfo, workflow: Workflow, uploads: Mapping[str, InputRef]
 ) -> Iterator[StageJob]:
     """Encoding text knows no seed, so all images share it; encoding a picture samples with the image's own."""
-    shared = None if uploads else _encoder(request, request.images[0], None, uploads, PictureWork())
+    first = _not_upscaled(request.images[0])
+    shared = None if uploads else _encoder(request, first, None, uploads, PictureWork())
     if shared is not None:
         yield shared
     for index, params in enumerate(request.images):
@@ -88,6 +90,8 @@ def _jobs(
         encoder = shared or _encoder(request, params, index, uploads, pictures)
         if encoder is not shared:
             yield encoder
+        upscaler, upscaled = _upscaler(model, params), params
+        params = _not_upscaled(params)
         blank = msgspec.structs.replace(params, prompt="", negative_prompt=None)
         needs = (encoder.spec.id,) if (Role.ENCODER, Role.DECODER) in workflow.edges else ()
         decoding = _work(Role.DECODER, height=params.height, width=params.width)
@@ -101,7 +105,30 @@ def _jobs(
         shown = tuple(preview.spec for preview in previews)
         dit = replace(dit, spec=replace(dit.spec, previews=shown)) if shown else dit
         yield dit
-        yield _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
+        decoder = _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
+        yield from [decoder] if upscaler is None else _passed_on(request, decoder, upscaled, upscaler)
+
+
+def _upscaler(model: ModelInfo, params: ImageParams) -> Upscaler | None:
+    if not params.upscale:
+        return None
+    if model.upscaler is None or model.upscaler.factor != params.upscale:
+        raise UnsupportedRequest(f"The model '{model.name}' has no such upscaler any more.", param="upscale")
+    return model.upscaler
+
+
+def _not_upscaled(params: ImageParams) -> ImageParams:
+    """As stages see it that have no part in it."""
+    return msgspec.structs.replace(params, upscale=0) if params.upscale else params
+
+
+def _passed_on(request: ImageRequest, decoder: StageJob, params: ImageParams, upscaler: Upscaler) -> Iterator[StageJob]:
+    """A decoder job whose picture is made larger, and the job that does it on a server that has this upscaler."""
+    told = msgspec.structs.replace(decoder.params, upscale=params.upscale)
+    yield replace(decoder, params=told, spec=replace(decoder.spec, is_passed_on=True))
+    work = _work(Role.UPSCALER, height=params.height, width=params.width)
+    last = _job(request, decoder.image, told, work, (decoder.spec.id,))
+    yield replace(last, spec=replace(last.spec, adapters=frozenset({upscaler.key})))
 
 
 def _adapted(job: StageJob, model: ModelInfo) -> StageJob:
@@ -116,7 +143,7 @@ def _adapted(job: StageJob, model: ModelInfo) -> StageJob:
     concerned = [(use, adapter) for use, adapter in found if job.spec.role in adapter.roles]
     params = msgspec.structs.replace(job.params, adapters=tuple(use for use, _ in concerned))
     keys, scales = frozenset(adapter.key for _, adapter in concerned), tuple(use.scale for use, _ in concerned)
-    return replace(job, params=params, spec=replace(job.spec, adapters=keys, scales=scales))
+    return replace(job, params=params, spec=replace(job.spec, adapters=job.spec.adapters | keys, scales=scales))
 
 
 def _preview(
@@ -139,6 +166,7 @@ def _encoder(
     uploads: Mapping[str, InputRef],
     pictures: PictureWork,
 ) -> StageJob:
+    params = msgspec.structs.replace(params, guider=None) if params.guider is not None else params
     work = _work(
         Role.ENCODER,
         height=params.height,
@@ -158,7 +186,9 @@ def _job(
     uploads: Mapping[str, InputRef] | None = None,
 ) -> StageJob:
     name = work.role if index is None else f"{work.role}.{index}"
-    spec = JobSpec(JobId(f"{request.request_id}/{name}"), work.role, work, needs, workflow=params.workflow)
+    guider = params.guider if work.role is Role.DIT else None
+    kind = params.workflow if guider is None else f"{params.workflow} {guider.name}"
+    spec = JobSpec(JobId(f"{request.request_id}/{name}"), work.role, work, needs, workflow=kind)
     return StageJob(spec, index, params, uploads or {})
 
 
@@ -176,6 +206,7 @@ def _denoising(params: ImageParams, model: ModelInfo, pictures: PictureWork) -> 
         reference_pixels=pictures.sequence_pixels,
         picture_tokens=pictures.prompt_tokens,
         step_cache=params.step_cache,
+        more_passes=more_passes(params.guider),
     )
 
 

@@ -47,6 +47,8 @@ class Work:
     """Level at which steps reuse what earlier ones computed, of dit jobs only; empty: all are computed."""
     batch: float = 1
     """Jobs of its kind that compute together, itself among them, in the mean over the job."""
+    more_passes: float = 0.0
+    """Forward passes in the mean of each step beside those, of dit jobs only; below 0 where some are left out."""
 
     def __post_init__(self) -> None:
         counts = (self.text_tokens, self.image_pixels, self.picture_tokens, self.reference_pixels)
@@ -54,15 +56,17 @@ class Work:
             raise ValueError(f"sizes and lengths are 0 or more, not {self}")
         if self.role is not Role.ENCODER and not (self.height and self.width):
             raise ValueError(f"{self.role} work needs a height and a width in pixels")
+        if not self.more_passes > -1:
+            raise ValueError(f"a step has one forward pass or more, not {self.more_passes} fewer than usual")
         if self.steps < 1 or not self.batch >= 1:
             raise ValueError(f"steps and batch are 1 or more, not {self.steps} and {self.batch}")
 
     @property
-    def passes(self) -> int:
+    def passes(self) -> float:
         """Forward passes, or 1 for the stages that have no loop."""
         if self.role is not Role.DIT:
             return 1
-        return self.steps * (2 if self.cfg else 1)
+        return self.steps * (self.more_passes + (2 if self.cfg else 1))
 
     def is_like(self, other: Work) -> bool:
         """Equal in everything but the number of steps."""

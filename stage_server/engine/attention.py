@@ -20,8 +20,8 @@ NATIVE = "native"
 """torch's own choice, and diffusers' where none is named."""
 
 WORTH = 0.9
-"""Of the native one's time, at most, for another to be chosen: equal machines are to choose alike, as the choice is part
-of the model's key."""
+"""Of the native one's time, at most, for another to be chosen: the choice is part of the model's key, and machines that
+are equal are to make the same one."""
 
 TEXT_TOKENS = 512
 """Beside those of the picture."""

@@ -60,9 +60,10 @@ from stage_server.engine.warm_up import WarmUp, cached, warm_up
 from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
 from wire.errors import UnsupportedValue
+from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import DTYPE_BYTES
 
 _log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class DiffusersEngine:
             refuse_missing_compiler(self._device)
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options)
-        self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in Role}
+        self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
         self._allow(adapters or {}, options, adapter_bytes)
 
     def _open(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
@@ -189,7 +190,7 @@ class DiffusersEngine:
         reader = AdapterReader(type(self._pipeline), self._components)
         self._adapters = Adapters(sources, reader, options.device, options.dtype, limit)
         self._components.adapted = self._adapters.components
-        offered = self._adapters.offered(lambda name: [role for role in Role if name in self._needed({role})])
+        offered = self._adapters.offered(lambda name: [role for role in REQUIRED if name in self._needed({role})])
         self._info = msgspec.structs.replace(self._info, adapters=offered)
 
     @property
@@ -224,12 +225,21 @@ class DiffusersEngine:
         return self._info
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights."""
+        return _torch_dtype(self._dtype)
+
+    @property
     def token_pixels(self) -> int:
         """Side of the square of pixels that one token of the denoiser stands for."""
         return self._geometry.token_pixels
 
     def capable(self) -> dict[Role, RoleInfo]:
-        weights = {role: sum(map(self._components.nbytes, self._needed({role}))) for role in Role}
+        weights = {role: sum(map(self._components.nbytes, self._needed({role}))) for role in REQUIRED}
         common = self._components.common_bytes
         copied = HOST_BANDWIDTH if self._device.type == "cuda" else inf
         return {
@@ -240,7 +250,7 @@ class DiffusersEngine:
                 together=self._together[role],
                 warm_seconds=WARM_UP_SECONDS + weights[role] / copied,
             )
-            for role in Role
+            for role in REQUIRED
         }
 
     @property
@@ -318,7 +328,7 @@ class DiffusersEngine:
         if job.role not in self._held.held:
             raise EngineError(f"this server does not hold the role {job.role}")
         task = self._task(job, inputs)
-        with _errors_translated(self._device):
+        with errors_translated(self._device):
             state = stage_state(task, self._staging)
             self._adapters.read_ahead(task.params.adapters, self._components.resident)
         return partial(self._computed, job, task, [state])
@@ -328,17 +338,18 @@ class DiffusersEngine:
 
     def _computed(self, job: StageJob, task: StageTask, state: list[PipelineState], control: JobControl) -> Outputs:
         """``state`` is taken out of its list: what it has on the device is free before the outputs are published."""
-        share, adapters = job.share and self._together[job.role] > 1, task.params.adapters
-        with _errors_translated(self._device):
+        alone = task.params.guider is not None and GUIDERS[task.params.guider.name].changes_layers
+        share, adapters = job.share and self._together[job.role] > 1 and not alone, task.params.adapters
+        with errors_translated(self._device):
             self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
         with (
-            _errors_translated(self._device),
-            self._port.open(control, share=share, adapters=adapters, fast=job.fast) as port,
+            errors_translated(self._device),
+            self._port.open(control, share=share, adapters=adapters, fast=job.fast and not alone) as port,
         ):
             finish = run_stage(self._pipeline, task, state.pop(), self._staging, port, control, self._dtype)
         self._note_peak()
         control.device_done()
-        with _errors_translated(self._device):
+        with errors_translated(self._device):
             return finish()
 
     def _task(self, job: StageJob, inputs: NamedValues) -> StageTask:
@@ -413,7 +424,7 @@ class DiffusersEngine:
 
     def _tried(self, task: StageTask, pipeline: ModularPipeline) -> Outputs:
         nobody = Unwatched()
-        with _errors_translated(self._device), self._port.open(nobody) as port:
+        with errors_translated(self._device), self._port.open(nobody) as port:
             state = stage_state(task, self._staging)
             return run_stage(pipeline, task, state, self._staging, port, nobody, self._dtype)()
 
@@ -424,7 +435,7 @@ class DiffusersEngine:
 
 
 @contextmanager
-def _errors_translated(device: torch.device) -> Iterator[None]:
+def errors_translated(device: torch.device) -> Iterator[None]:
     """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
     try:
         yield

@@ -15,8 +15,10 @@ from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines import LoopSequentialPipelineBlocks, ModularPipelineBlocks
 
 from stage_server.engine.base import LoadError
+from stage_server.engine.guiders import made
 from stage_server.engine.port import JobPort
 from stage_server.engine.split import walk
+from wire.guiders import GuiderUse
 
 
 def quiet_loops(blocks: ModularPipelineBlocks) -> None:
@@ -32,15 +34,19 @@ def is_loop(block: ModularPipelineBlocks) -> bool:
     return isinstance(block, LoopSequentialPipelineBlocks)
 
 
-def job_view(pipeline: ModularPipeline, guidance_scale: float | None, port: JobPort) -> ModularPipeline:
+def job_view(
+    pipeline: ModularPipeline, guidance_scale: float | None, port: JobPort, use: GuiderUse | None = None
+) -> ModularPipeline:
     """A shallow copy of the pipeline for one job, whose modules are called by way of ``port``.
 
     ``guidance_scale`` above 1 enables the guider, 1 or less disables it, None leaves it as the model has it; families
-    without a guider take the scale as a block input.
+    without a guider take the scale as a block input. ``use``: the guider that takes the place of the model's.
     """
     view = copy.copy(pipeline)
     for name, component in pipeline.components.items():
-        if isinstance(component, BaseGuidance):
+        if isinstance(component, BaseGuidance) and use is not None and guidance_scale is not None:
+            setattr(view, name, made(use, guidance_scale, component, pipeline, port))
+        elif isinstance(component, BaseGuidance):
             setattr(view, name, _guider(component, guidance_scale))
         elif isinstance(component, SchedulerMixin):
             setattr(view, name, type(component).from_config(component.config))

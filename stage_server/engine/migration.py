@@ -17,7 +17,7 @@ import torch
 from stage_server.engine.base import STEP, EngineError, NamedValues
 from stage_server.engine.tensors import ToDevice, ToHost, from_wire, to_wire
 
-LATENTS, SCHEDULER, GENERATOR = "latents", "scheduler", "generator"
+LATENTS, SCHEDULER, GENERATOR, GUIDER = "latents", "scheduler", "generator", "guider"
 """Names in the bundle."""
 
 _ALWAYS = frozenset({"step", "_internal_dict"})
@@ -52,6 +52,7 @@ class Resumption:
     latents: torch.Tensor
     scheduler: Mapping[str, Any]
     generator: torch.Tensor | None
+    guider: torch.Tensor | None = None
 
     @classmethod
     def of(cls, values: NamedValues, to_device: ToDevice) -> Resumption:
@@ -63,13 +64,22 @@ class Resumption:
         if not isinstance(scheduler, dict):
             raise EngineError("what was handed over lacks the state of the diffusion scheduler")
         state = None if generator is None else from_wire(generator, lambda tensor: tensor)
-        return cls(step, latents, from_wire(scheduler, to_device), state)
+        return cls(step, latents, from_wire(scheduler, to_device), state, from_wire(values.get(GUIDER), to_device))
 
-    def put_into(self, scheduler: Any, generator: torch.Generator | None) -> None:
+    def put_into(self, scheduler: Any, generator: torch.Generator | None, guider: Any = None) -> None:
         for name, value in self.scheduler.items():
             vars(scheduler)[name] = _like(vars(scheduler).get(name), value)
         if self.generator is not None and generator is not None:
             generator.set_state(self.generator.clone())
+        momentum = getattr(guider, "momentum_buffer", None)
+        if momentum is not None:  # what it has gathered of the steps that were passed over is nothing
+            momentum.running_average = 0 if self.guider is None else self.guider
+
+
+def remembered(guider: Any, to_host: ToHost) -> NamedValues:
+    """What a guider keeps from one step to the next: adaptive projected guidance has momentum."""
+    average = getattr(getattr(guider, "momentum_buffer", None), "running_average", None)
+    return {GUIDER: to_wire(GUIDER, average, to_host)} if isinstance(average, torch.Tensor) else {}
 
 
 _MISSING = object()

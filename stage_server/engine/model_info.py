@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusers import ModularPipeline
 
+from stage_server.engine import guiders
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components
 from stage_server.engine.geometry import Geometry
@@ -56,6 +57,7 @@ def read_info(
     for told in ("quantize", "step_caches"):  # whoever says it with the option instead has the same model
         defaults.pop(told, None)
     ignored = _ignored(pipeline, components)
+    denoiser, stack = _stack(components)
     return ModelInfo(
         name=checkpoint.name,
         key=f"{checkpoint.name}@{_digest(revisions, dtype, defaults, encoders(), *unusual)}",
@@ -78,7 +80,18 @@ def read_info(
         compiled=compiled,
         formats=formats,
         step_caches=step_caches,
+        guiders=guiders.offered(pipeline, denoiser, stack),
+        guided_layers=stack.count if stack is not None else 0,
     )
+
+
+def _stack(components: Components) -> tuple[str, guiders.Stack | None]:
+    """The denoiser's class, and the layers that guiders may change."""
+    name = next((name for name in DENOISERS if name in components.files), None)
+    if name is None:
+        return "", None
+    kind = components.files[name].type_hint.__name__
+    return kind, guiders.stack_of(kind, components.configs[name])
 
 
 def default_size(pipeline: ModularPipeline, checkpoint: Checkpoint, geometry: Geometry) -> tuple[int, int]:

@@ -243,6 +243,8 @@ class JobPort:
         """Modules that compute nothing for now: the steps for which they are called were done elsewhere."""
         self.instead: Callable[[Any], Any] = lambda module: module
         """Module → what computes its next call."""
+        self.around: tuple[Any, Callable[[Any], AbstractContextManager[object]]] | None = None
+        """A module, and the context in which it is called for now. Only of jobs that do not share the device."""
 
     def call(self, module: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         """What ``module`` gives for these arguments. Raises ``JobCancelled``, or what the module raises."""
@@ -251,11 +253,17 @@ class JobPort:
             return blank(args, kwargs)
         arguments, called = Arguments(args, kwargs), self.instead(module)
         forward = Forward(module, called, method, arguments, self._adapters, self._control.check, self._fast)
-        result, company = self._compute(forward)
+        with self._changed(module):
+            result, company = self._compute(forward)
         self._control.computed(company)
         if method == "decode":
             self.decoded(result[0])  # of a tuple, or of a DecoderOutput
         return result
+
+    def _changed(self, module: Any) -> AbstractContextManager[object]:
+        if self.around is None or self.around[0] is not module:
+            return nullcontext()
+        return self.around[1](module)
 
     def step_done(self, step: int, steps: int) -> None:
         """Report; if a more urgent job wants the device, let it have it. Raises ``JobCancelled`` or ``HandOver``."""
@@ -272,11 +280,17 @@ class JobPort:
         double = copy.copy(module)
         kind: Any = type(module)
         double.__class__ = _ported(kind)
+        double.__dict__["port_module"] = module
         double.__dict__["port_call"] = partial(self.call, module, "__call__")
         for method in _METHODS:
             if hasattr(module, method):
                 double.__dict__[method] = partial(self.call, module, method)
         return double
+
+
+def original(module: torch.nn.Module) -> torch.nn.Module:
+    """The module for which a stand-in stands, or itself."""
+    return module.__dict__.get("port_module", module)  # type: ignore[no-any-return]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

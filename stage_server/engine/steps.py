@@ -14,7 +14,7 @@ import torch
 
 from stage_server.engine.base import HandOver, NamedValues, Unfinished
 from stage_server.engine.estimate import Estimator
-from stage_server.engine.migration import Beginning, Resumption
+from stage_server.engine.migration import Beginning, Resumption, remembered
 from stage_server.engine.port import JobPort
 from stage_server.engine.staging import Staging
 from wire.previews import preview_steps
@@ -36,8 +36,10 @@ class Loop(Protocol):
 class Steps:
     """Counts the steps of a view's scheduler, tells the port of each, and shows what was asked for."""
 
-    def __init__(self, scheduler: Any, port: JobPort, staging: Staging, loop: Loop) -> None:
+    def __init__(self, scheduler: Any, port: JobPort, staging: Staging, loop: Loop, guider: Any = None) -> None:
+        """``guider``: where the loop has one, which may remember steps."""
         self.done = 0
+        self._guider = guider
         self._port = port
         self._staging = staging
         self._fence = staging.step_fence()
@@ -89,14 +91,14 @@ class Steps:
             self._port.step_done(self.done, steps)
         except HandOver:
             left = beginning.taken(self.done, result[0], self._scheduler, self._loop.generator(), self._staging.to_host)
-            raise Unfinished(left) from None
+            raise Unfinished({**left, **remembered(self._guider, self._staging.to_host)}) from None
         return result
 
     def _passed(self, resumption: Resumption, sample: torch.Tensor, *, as_dict: bool) -> Any:
         """A step that was done elsewhere."""
         self.done += 1
         if self.done == resumption.step:
-            resumption.put_into(self._scheduler, self._loop.generator())
+            resumption.put_into(self._scheduler, self._loop.generator(), self._guider)
             self._port.passed_over = frozenset()
             sample = resumption.latents
         return SimpleNamespace(prev_sample=sample) if as_dict else (sample,)

@@ -54,6 +54,7 @@ from stage_server.runtime.spans import Transfers, record_spans
 from stage_server.runtime.threads import Threads
 from wire.bundle import Bundle, pack, unpack
 from wire.errors import UNREACHED, Code, InputLost, Loss, MalformedFrame, WireError
+from wire.guiders import GUIDERS
 from wire.logs import note_about
 from wire.to_gateway import Output
 from wire.to_stage import InputRef, Member, Run
@@ -376,11 +377,14 @@ def _about(member: Member, role: Role) -> Mapping[str, str]:
 def _company(begin: Begin, plant: Plant) -> tuple[Work | None, int]:
     """With whom the job may share the device, and how many may at most. What preempts others wants it for itself."""
     most, params = plant.together.get(begin.run.role, 1), begin.member.params
-    if not begin.run.share or begin.run.preempt or most == 1:
+    guider = params.guider
+    changes_layers = guider is not None and GUIDERS[guider.name].changes_layers
+    if not begin.run.share or begin.run.preempt or most == 1 or changes_layers:
         return None, 1
     scale = plant.default_guidance if params.guidance_scale is None else params.guidance_scale
     is_guided = (scale or 0.0) > 1.0  # its steps have twice the calls
-    return (plant.model, begin.run.role, params.workflow, params.width, params.height, is_guided, params.adapters), most
+    asked = params.workflow, params.width, params.height, is_guided, params.adapters, guider
+    return (plant.model, begin.run.role, *asked), most
 
 
 def _urgency(run: Run) -> Urgency:

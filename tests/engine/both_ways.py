@@ -16,7 +16,7 @@ from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import Tensor, Value
 
 PROMPT = "a large red circle in the center on a white background"
@@ -60,7 +60,7 @@ def over_the_wire(value: Value) -> Value:
 
 def split(model: str | Path) -> dict[Role, DiffusersEngine]:
     """Three engines, each of which holds only its role."""
-    engines = {role: DiffusersEngine(str(model)) for role in Role}
+    engines = {role: DiffusersEngine(str(model)) for role in REQUIRED}
     for role, engine in engines.items():
         engine.set_roles(frozenset({role}))
     return engines
@@ -82,8 +82,8 @@ Made = tuple[tuple[int, ...], bytes]
 def made_by_split(
     engines: Mapping[Role, DiffusersEngine], params: ImageParams, images: Mapping[str, bytes]
 ) -> PilImage.Image | Tensor:
-    inbox: dict[str, dict[str, Value]] = {role: {} for role in Role} | {"image": {}}
-    for role in Role:
+    inbox: dict[str, dict[str, Value]] = {role: {} for role in REQUIRED} | {"image": {}}
+    for role in REQUIRED:
         seen = images if role is Role.ENCODER or (role is Role.DECODER and "mask_image" in images) else {}
         outputs = engines[role].run(StageJob(role, params, seen), inbox[role], Unwatched())
         for port, values in outputs.items():
@@ -106,7 +106,8 @@ def content(made: Any) -> Made:
     return pixels.shape, pixels.tobytes()
 
 
-def made_by_whole(pipeline: ModularPipeline, params: ImageParams, images: Mapping[str, Any]) -> Any:
+def made_by_whole(pipeline: ModularPipeline, params: ImageParams, images: Mapping[str, Any], named: Any = None) -> Any:
+    """``named``: the guider in place of the pipeline's own."""
     names = {param.name for param in pipeline.blocks.inputs}
     given: dict[str, Any] = {
         name: value for name in NAMED if name in names and (value := getattr(params, name)) is not None
@@ -115,7 +116,7 @@ def made_by_whole(pipeline: ModularPipeline, params: ImageParams, images: Mappin
     for name in ("guider", "guider_2"):
         if getattr(pipeline, name, None) is not None:
             spec = pipeline.get_component_spec(name)
-            guider = spec.create() if spec.default_creation_method == "from_config" else spec.load()
+            guider = named or (spec.create() if spec.default_creation_method == "from_config" else spec.load())
             setattr(pipeline, name, guider if scale is None else guider.new(guidance_scale=scale, enabled=scale > 1))
     if "guidance_schedule" in names:
         given["guidance_schedule"] = [7.0 if scale is None else scale] * (params.num_inference_steps or 1)

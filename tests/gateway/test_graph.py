@@ -6,6 +6,7 @@ import pytest
 
 from gateway.service import graph
 from gateway.service.interfaces import UnsupportedRequest
+from wire.guiders import GuiderUse
 from wire.params import Adapter, AdapterUse, ImageParams
 from wire.to_stage import InputRef
 from wire.types import Handle, Role
@@ -129,3 +130,17 @@ def test_an_adapter_that_has_gone_since_is_refused(request_for, model):
     images = (ImageParams(width=64, height=64, adapters=(AdapterUse("style", "0a", 1.0),)),)
     with pytest.raises(UnsupportedRequest, match="has no LoRA 'style' any more"):
         graph.build(request_for(images=images), model(adapters=(Adapter("style", "0b", (Role.DIT,)),)), 1.0)
+
+
+def test_a_guider_is_for_the_dit_alone_and_counts_in_its_passes(request_for, model):
+    def drawn_with(guider: GuiderUse | None) -> graph.Graph:
+        images = (ImageParams(width=64, height=64, guidance_scale=3.0, guider=guider),)
+        return graph.build(request_for(images=images), model(), 1.0)
+
+    guided = drawn_with(GuiderUse(name="pag", start=0.0, stop=0.5)).jobs
+    assert guided["r/encoder"].params.guider is None
+    work = guided["r/dit.0"].spec.work
+    assert work.passes == 2.5 * work.steps
+    plain = drawn_with(None).jobs
+    assert not guided["r/dit.0"].spec.is_like(plain["r/dit.0"].spec)
+    assert guided["r/decoder.0"].spec.is_like(plain["r/decoder.0"].spec)

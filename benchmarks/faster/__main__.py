@@ -21,7 +21,7 @@ import torch
 from benchmarks.faster import attention, compiled, document, step_caches
 from wire.params import ImageParams
 
-SIZES = {"step-caches": ((256, 12), (256, 20)), "compile": ((256, 12), (512, 12)), "attention": ((256, 12), (512, 12))}
+SIZES = {"step-caches": ((256, 12), (256, 20)), "compile": ((256, 12),), "attention": ((256, 12), (512, 12))}
 """Part → edges in pixels, and steps."""
 
 

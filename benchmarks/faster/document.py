@@ -11,7 +11,7 @@ HEAD = """\
 Written by `python -m benchmarks.faster`, never by hand. The bundled model on one core; speed is processor time of the
 exact denoising over this one's, picture by picture in turns in one run. Errors are differences of a channel's value in
 the decoded pictures, of 255: over everything (mean), of the picture in the middle and the worst one (their means), and
-the largest of all. What it means: [faster steps](../how-to/faster-steps.md).
+the largest of all. What it means: [faster steps](../faster.md).
 """
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 PROMPTS = (
     "a large red circle in the center on a white background",
@@ -103,5 +103,5 @@ def opened(model: str, **options: Any) -> DiffusersEngine:
     """All roles of ``model``, on one thread of the processor."""
     torch.set_num_threads(1)
     engine = DiffusersEngine(model, **options)
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     return engine

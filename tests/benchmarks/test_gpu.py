@@ -13,7 +13,7 @@ from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.weights import write_folder
 from scheduler.cost.profile import load
 from stage_server.engine.weights import element_counts
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 ROOT = Path(__file__).parents[2]
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -30,7 +30,13 @@ def test_every_part_of_both_models(device: str, tmp_path: Path) -> None:
     assert status == 0, (tmp_path / "results.md").read_text()
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     done = {(r["model"], r["part"], r["role"]) for r in records if r.get("seconds", 0) > 0}
-    roles = {"stages": Role, "load": Role, "batches": Role, "moves": Role, "overlap": (Role.DIT, Role.DECODER)}
+    roles = {
+        "stages": REQUIRED,
+        "load": REQUIRED,
+        "batches": REQUIRED,
+        "moves": REQUIRED,
+        "overlap": (Role.DIT, Role.DECODER),
+    }
     roles |= {"step_caches": (Role.DIT,), "attention": (Role.DIT,)}
     assert done == {
         (model, part, role) for model in ("Z-Image-Turbo", "FLUX.1-dev") for part in roles for role in roles[part]

@@ -15,8 +15,7 @@ NONE = "none"
 """Every step is computed; as a level's text it takes one of ``serving.json`` back."""
 
 MOST_LEVELS = 16
-MOST_RATIOS = 100
-LONGEST_TEXT = 1024
+MOST_RATIOS = 64
 
 _LEVEL = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 

@@ -61,8 +61,8 @@ def _attention(case: Mapping[str, Any]) -> Iterator[str]:
     yield f"{case['side']} × {case['side']}, {case['steps']} steps, guidance 3, against the native one:\n"
     head = ("backend", "speed", "mean", "middle", "worst", "largest", "equal")
     yield from _table(head, ((f"`{row['backend']}`", f"{row['speed']:.2f} ×", *_errors(row)) for row in rows))
-    yield "\nNot here:\n"
-    yield from (f"- `{row['backend']}`: {row['refused']}" for row in refused)
+    names = ", ".join(f"`{row['backend']}`" for row in refused)
+    yield f"\nNot usable here: {names}."
 
 
 def _errors(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ class CachedDenoisers:
         """Module → step and calls made in it."""
 
     def instead(self, module: Any) -> Any:
-        """What is to be called for ``module`` this time. Raises ``ValueError`` where the hook cannot be set on it."""
+        """What is to be called for ``module`` this time. Raises ``ValueError`` or ``LookupError`` where the hook cannot
+        be used with it."""
         if module not in self._modules:
             return module
         done = self._progress.done
@@ -67,8 +68,10 @@ class CachedDenoisers:
         tree = self._trees.get((id(module), number))
         if tree is None:
             tree = self._trees[(id(module), number)] = hooked(module, self._cache, self._progress)
-        total = self._progress.total()
-        _set_cache_context(tree, CacheContext("step", min(done, total - 1), total, sigma=self._progress.sigma()))
+        total, sigma = self._progress.total(), self._progress.sigma()
+        if self._cache.hook is CacheHook.SEA and sigma is None:
+            raise LookupError("sea needs a scheduler whose levels are shares of noise")  # it would compute every step
+        _set_cache_context(tree, CacheContext("step", min(done, total - 1), total, sigma=sigma))
         return tree
 
 
@@ -223,12 +226,15 @@ def _timestep(progress: Progress) -> Callable[[], float]:
     return lambda: _TIMESTEPS * (1.0 - (progress.done + 0.5) / progress.total())
 
 
-def _latents(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor] | None:
-    """Of each picture, as channels × frames × height × width; None where they are packed into a sequence."""
+def _latents(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """Of each picture, as channels × frames × height × width. Raises ``LookupError``, which the hook lets pass:
+    of others it makes a warning, and computes every step."""
     given = next(iter(args), None)
     if given is None:
         given = kwargs.get("hidden_states", kwargs.get("x", kwargs.get("sample")))
-    return list(_planes(given)) or None
+    if not (found := list(_planes(given))):
+        raise LookupError("sea needs latents as planes, and this denoiser gets them packed into a sequence")
+    return found
 
 
 def _planes(given: Any) -> Iterator[torch.Tensor]:

@@ -182,6 +182,30 @@ def test_a_hook_that_the_model_cannot_have_is_named_when_it_is_loaded(
     assert not engine.roles
 
 
+@pytest.mark.services
+@pytest.mark.parametrize(
+    ("family", "works"),
+    [
+        ("flux", ["first-block", "mag:ratios=1", "taylor", "pyramid", "faster"]),
+        ("flux2-klein", ["mag:ratios=1", "taylor", "pyramid", "faster"]),
+        ("krea-2", ["taylor", "pyramid", "faster"]),
+        ("stable-diffusion-3", ["pyramid", "faster"]),
+        ("stable-diffusion-xl", ["pyramid"]),
+    ],
+)
+def test_caches_that_other_families_can_have(model_folder: Callable[[str], str], family: str, works: list[str]) -> None:
+    caches = {f"{number}": parse(text) for number, text in enumerate(works)}
+    engine = DiffusersEngine(model_folder(family), step_caches=caches)
+    engine.set_roles(DIT)
+    assert engine.roles == DIT
+
+
+def test_what_would_compute_every_step_is_refused(model_folder: Callable[[str], str]) -> None:
+    engine = DiffusersEngine(model_folder("flux"), step_caches={"low": parse("sea")})
+    with pytest.raises(LoadError, match=r"step cache low=sea.*: LookupError: sea needs latents as planes"):
+        engine.set_roles(DIT)
+
+
 def test_levels_are_those_of_the_model_and_of_the_option_which_goes_before(tmp_path: Path) -> None:
     told = {"low": "taylor:interval=2", "high": "taylor:interval=4"}
     folder = quick_model(tmp_path, SIDE, 2, step_caches=told)

@@ -185,7 +185,7 @@ _TOLD = {
     "formats": "formats of weights",
     "dtype": "dtype",
     "attention": "attention backend",
-    "compiled": "compilation",
+    "step_caches": "step caches",
     "revisions": "revisions of components",
 }
 """What a key stands for, as far as it is told apart from it; what is looked for first comes first."""

@@ -89,6 +89,12 @@ def test_work_follows_parameters_and_defaults(request_for, model, params, steps,
     assert (work.width, work.height, work.steps, work.cfg) == (64, 48, steps, cfg)
 
 
+def test_only_denoising_is_told_of_by_its_step_cache(request_for, model):
+    images = (ImageParams(width=64, height=64, step_cache="low"),)
+    built = graph.build(request_for(images=images), model(), 9.0)
+    assert [job.spec.work.step_cache for job in built.jobs.values()] == ["", "low", ""]
+
+
 def test_a_model_without_defaults_still_has_work(request_for, model):
     built = graph.build(request_for(), model(default_steps=0, default_guidance=None), 1.0)
     work = built.jobs["r/dit.0"].spec.work

@@ -99,7 +99,7 @@ class Halves:
         """It has its device for itself from the start, and began nowhere else; nothing is wrong with it so far."""
         job, server = attempt.job, attempt.server
         spec = job.spec
-        has_halves = spec.role is Role.DIT and spec.work.cfg and spec.work.more_passes <= 0
+        has_halves = spec.role is Role.DIT and spec.work.cfg and spec.work.more_passes <= 0 and not spec.work.step_cache
         if not has_halves or spec.optional or not server.spec.shares_guidance:
             return False
         is_fresh = not (job.first_step or job.avoid or job.losses or job.failures)

@@ -109,6 +109,7 @@ class Instructions:
             role=Role.DIT,
             members=(member,),
             remaining_seconds=max(0.0, action.deadline - now),
+            fast=not graph.spec.exact,
             predicted_seconds=min(action.predicted_seconds, MAX_SECONDS),
         )
 
@@ -138,4 +139,5 @@ class Instructions:
             keep_seconds=action.keep_seconds,
             share=action.share,
             predicted_seconds=min(action.predicted_seconds, MAX_SECONDS),
+            fast=not record.graph.spec.exact,
         )

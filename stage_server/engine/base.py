@@ -193,6 +193,8 @@ class StageJob:
     """Of ``Unfinished``: go on from there."""
     partner: Partner | None = None
     """Of a dit job: who computes the other half of each guided step. One that does not lead has no outputs."""
+    fast: bool = False
+    """Its result need not be that of a run alone to the bit, whether it shares or not."""
 
 
 MakeBuffer = Callable[[int], "npt.NDArray[np.uint8]"]

@@ -35,8 +35,10 @@ from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
 from stage_server.engine.split import DENOISERS, GENERATOR, Part, WorkflowSplit
 from stage_server.engine.staging import Staging
+from stage_server.engine.step_cache import CachedDenoisers, noise_level
 from stage_server.engine.steps import Steps
 from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
+from stage_server.step_caches import StepCache
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
 from wire.values import Tensor, Value
@@ -60,6 +62,8 @@ class StageTask:
     """What another engine left of it."""
     partner: Partner | None = None
     """Who computes the other half of each guided step."""
+    cache: StepCache | None = None
+    """Of its steps; None: each is computed."""
 
     @property
     def part(self) -> Part:
@@ -141,7 +145,8 @@ def _halved(
     guiders = [component for component in view.components.values() if isinstance(component, BaseGuidance)]
     port.halves = Halves(guiders, _denoisers(pipeline), task.partner, control, staging)
     try:
-        if not guiders or any(map(_changes_layers, guiders)):  # for one call, which it tells by how many came before
+        # A guider that changes layers, and a cache of steps, go by how many calls of the step there were before.
+        if not guiders or task.cache is not None or any(map(_changes_layers, guiders)):
             port.halves.part()
         yield
     finally:
@@ -180,9 +185,13 @@ def _stepping(
             on_host = moved({Role.DECODER: values}, staging.to_host)
             control.preview(Preview(index, step, steps, _on_wire(on_host)[Role.DECODER]))
 
-    steps = Steps(view.scheduler, port, staging, _Loop(state), getattr(view, "guider", None))
+    loop = _Loop(state)
+    steps = Steps(view.scheduler, port, staging, loop, getattr(view, "guider", None))
+    denoisers = _denoisers(pipeline)
     if task.resume is not None:
-        steps.resume(task.resume, _denoisers(pipeline))
+        steps.resume(task.resume, denoisers)
+    if task.cache is not None:
+        port.instead = CachedDenoisers(task.cache, denoisers, _Progress(steps, loop, view.scheduler)).instead
     if task.params.previews:
         steps.show(task.params.previews, show)
     try:
@@ -201,6 +210,23 @@ class _Loop:
     def generator(self) -> torch.Generator | None:
         found = self.state.get(GENERATOR)
         return found if isinstance(found, torch.Generator) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    counted: Steps
+    loop: _Loop
+    scheduler: Any
+
+    @property
+    def done(self) -> int:
+        return self.counted.done
+
+    def total(self) -> int:
+        return self.loop.steps()
+
+    def sigma(self) -> float | None:
+        return noise_level(self.scheduler, self.done)
 
 
 def _prompt_count(view: ModularPipeline, task: StageTask) -> PromptCount:

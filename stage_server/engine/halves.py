@@ -10,16 +10,22 @@ The one that leads needs nobody: whose half does not come in time it computes it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from diffusers import ModularPipeline
+from diffusers.guiders.guider_utils import BaseGuidance
 
 from stage_server.engine.base import JobControl, Partner, PartnerLeft
 from stage_server.engine.staging import Staging
 from stage_server.engine.tensors import from_wire, to_wire
 from wire.errors import UnsupportedValue
+
+if TYPE_CHECKING:
+    from stage_server.engine.port import JobPort
 
 HALF = "half"
 """Name in the bundle."""
@@ -31,6 +37,40 @@ GRACE_SECONDS = 0.5
 """For every other one, likewise: who goes on alone does so to the end, so a hiccup is waited for."""
 
 Compute = Callable[[], Any]
+
+
+@contextmanager
+def halved(
+    view: ModularPipeline,
+    denoisers: Iterable[Any],
+    partner: Partner | None,
+    port: JobPort,
+    control: JobControl,
+    staging: Staging,
+    *,
+    is_whole: bool,
+) -> Iterator[None]:
+    """The guided steps of a job are shared with its ``partner``, if it has one. ``is_whole``: they cannot be.
+
+    A guider that changes layers, and a cache of steps, go by how many calls of the step there were before.
+    """
+    if partner is None:
+        yield
+        return
+    guiders = [component for component in view.components.values() if isinstance(component, BaseGuidance)]
+    port.halves = Halves(guiders, denoisers, partner, control, staging)
+    try:
+        if is_whole or not guiders or any(map(_changes_layers, guiders)):
+            port.halves.part()
+        yield
+    finally:
+        port.halves.close()
+        port.halves = None
+
+
+def _changes_layers(guider: BaseGuidance) -> bool:
+    prepare: Any = guider.prepare_models
+    return getattr(prepare, "__func__", None) is not BaseGuidance.prepare_models
 
 
 class Halves:

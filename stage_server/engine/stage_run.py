@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import ModularPipeline
-from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines import PipelineState
 from PIL import Image
 
@@ -29,7 +28,7 @@ from stage_server.engine.base import (
     WrongSize,
 )
 from stage_server.engine.finite import FiniteCheck
-from stage_server.engine.halves import Halves
+from stage_server.engine.halves import halved
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
@@ -105,7 +104,7 @@ def run_stage(
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
     with (
         torch.no_grad(),
-        _halved(pipeline, view, task, staging, port, control),
+        halved(view, _denoisers(pipeline), task.partner, port, control, staging, is_whole=task.cache is not None),
         _stepping(pipeline, view, task, state, given, staging, port, control),
     ):  # no_grad is per thread
         task.part.blocks(view, state)
@@ -127,36 +126,6 @@ def run_stage(
         return _picture(made[IMAGE_PORT]["images"], task) if is_picture else _on_wire(made)
 
     return finish
-
-
-@contextmanager
-def _halved(
-    pipeline: ModularPipeline,
-    view: ModularPipeline,
-    task: StageTask,
-    staging: Staging,
-    port: JobPort,
-    control: JobControl,
-) -> Iterator[None]:
-    """The guided steps of a dit job are shared with another server, if it has a partner."""
-    if task.partner is None:
-        yield
-        return
-    guiders = [component for component in view.components.values() if isinstance(component, BaseGuidance)]
-    port.halves = Halves(guiders, _denoisers(pipeline), task.partner, control, staging)
-    try:
-        # A guider that changes layers, and a cache of steps, go by how many calls of the step there were before.
-        if not guiders or task.cache is not None or any(map(_changes_layers, guiders)):
-            port.halves.part()
-        yield
-    finally:
-        port.halves.close()
-        port.halves = None
-
-
-def _changes_layers(guider: BaseGuidance) -> bool:
-    prepare: Any = guider.prepare_models
-    return getattr(prepare, "__func__", None) is not BaseGuidance.prepare_models
 
 
 def _denoisers(pipeline: ModularPipeline) -> list[Any]:

@@ -11,6 +11,7 @@ from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.halves import REST_SECONDS
 from scheduler.policy import Policies
+from scheduler.reach import Failure
 from scheduler.spec import Output
 from scheduler.state import Attempt, Server
 from scheduler.view import View
@@ -86,6 +87,20 @@ def test_only_one_that_computes_the_same_helps(change: dict[str, object]) -> Non
 
 def test_steps_without_guidance_have_no_halves() -> None:
     g = game("b", guided=False)
+    assert helps(begin(g)) == []
+
+
+def test_steps_of_which_some_are_remembered_have_no_halves() -> None:
+    g = game("b", guided=False)
+    g.through("r/e", "r/d0", "r/v0")
+    g.ask("s", guided=True, step_cache="some")
+    assert helps(g.through("s/e")) == []
+
+
+def test_servers_that_do_not_reach_each_other_do_not_help() -> None:
+    g = game("b")
+    g.scheduler.view.reach.failing[ServerId("b"), ServerId("a")] = Failure("no answer", 1e9, 5.0)
+    g.scheduler.view.reach.failing[ServerId("a"), ServerId("b")] = Failure("no answer", 1e9, 5.0)
     assert helps(begin(g)) == []
 
 

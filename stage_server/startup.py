@@ -142,17 +142,11 @@ def _ready_file(path: Path) -> Callable[[], None]:
 
 
 def _of_each_model(settings: Settings) -> tuple[Settings, ...]:
-    """Host memory for weights is divided evenly, since each engine counts its own."""
-    models = settings.of_each_model()
-    if len(models) == 1:
+    """Host memory for weights is divided evenly where it is emulated; engines that compute have it together."""
+    models, limit = settings.of_each_model(), settings.weight_cache_bytes
+    if limit is None or settings.engine != "emulated":
         return models
-    limit = settings.weight_cache_bytes
-    if limit is None and settings.engine == "diffusers":
-        from stage_server.engine.weight_cache import default_limit  # here, as torch comes with it
-
-        limit = default_limit()
-    each = None if limit is None else limit // len(models)
-    return tuple(model.model_copy(update={"weight_cache_bytes": each}) for model in models)
+    return tuple(model.model_copy(update={"weight_cache_bytes": limit // len(models)}) for model in models)
 
 
 def _acquaint(engines: Sequence[Engine], models: Sequence[Settings]) -> None:
@@ -209,7 +203,7 @@ def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
     from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
     from stage_server.engine.upscaling import UpscalingEngine
 
-    return UpscalingEngine(engine, PictureUpscaler(source, engine.device, engine.dtype))
+    return UpscalingEngine(engine, PictureUpscaler(source, engine.device))
 
 
 @contextmanager
@@ -311,7 +305,7 @@ def load_roles(
     held: frozenset[Role] = frozenset()
     for role in roles:
         if role not in capable:
-            raise LoadError(f"the model cannot be split into a {role}; its roles are {', '.join(capable)}")
+            raise LoadError(f"the model has no role {role} here; its roles are {', '.join(capable)}")
         held |= {role}
         try:
             store.set_roles({role: largest[role] for role in held})

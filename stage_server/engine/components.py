@@ -76,7 +76,8 @@ class Components:
         self._checkpoint = checkpoint
         self._options = options
         limit = options.weight_cache_bytes
-        self._cache = WeightCache(default_limit() if limit is None else limit)
+        self.cache = WeightCache(default_limit() if limit is None else limit)
+        """In host memory; of all engines of a process once they are acquainted."""
         self._copies = torch.cuda.Stream(options.device) if options.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.files: Mapping[str, ComponentFiles] = {
             name: checkpoint.component_files(spec)
@@ -109,9 +110,12 @@ class Components:
                 with self._failures_named(name):
                     self._pipeline.update_components(**{name: self._read(name, files)})
 
-    def share(self, keys: Mapping[str, str], common: CommonComponents) -> None:
-        """Hold components that have keys in common with other engines. Before anything is loaded."""
-        self._keys, self._common = keys, common
+    def share(self, keys: Mapping[str, str], common: CommonComponents, cache: WeightCache) -> None:
+        """Hold components that have keys in common with other engines, and one limit for what waits in host memory.
+
+        Before anything is loaded.
+        """
+        self._keys, self._common, self.cache = keys, common, cache
 
     def shareable(self) -> dict[str, tuple[Hashable, ComponentFiles]]:
         """What no engine changes, for ``common_keys``.
@@ -181,7 +185,7 @@ class Components:
     def are_warm(self, names: Iterable[str]) -> bool:
         """All of them are resident, or in host memory. From any thread."""
         absent = set(names) & set(self.files) - self.resident
-        return self._cache.holds(name for name in absent if not self._is_elsewhere(name))
+        return self.cache.holds(self._kept_as(name) for name in absent if not self._is_elsewhere(name))
 
     def bytes_to_come(self, name: str) -> int:
         """That loading it would take of the device."""
@@ -192,35 +196,37 @@ class Components:
 
         Raises ``LoadError``.
         """
-        if name in self.resident or self._is_elsewhere(name) or self._cache.get(name) is not None:
-            return True
-        if not self._cache.make_room(self.nbytes(name), among):
-            return False
-        with self._failures_named(name):
-            return self._cache.put(name, self._host_copy(name, turn, pinned=True), among)
+        spared = [self._kept_as(other) for other in among]
+        with self._common.moving(self._keys.get(name)), self._failures_named(name):
+            if name in self.resident or self._is_elsewhere(name) or self.cache.get(self._kept_as(name)) is not None:
+                return True
+            if not self.cache.make_room(self.nbytes(name), spared):
+                return False
+            return self.cache.put(self._kept_as(name), self._host_copy(name, turn, pinned=True), spared)
 
     def load(self, name: str, turn: DeviceTurn) -> Any:
         """The component, on the device and not in the pipeline yet. Raises ``LoadError``."""
         key, holder = self._keys.get(name), self._holder(name)
-        component = self._common.take(key, holder) if key is not None else None
-        if component is None:
-            own = self._load_own(name, turn)
-            component = own if key is None else self._common.hold(key, own, holder)
-            if component is own:
-                return own
-            self._put_away(name, own, keep=False)
-        _log.info("%s of %s is the one of another model", name, self._checkpoint.name)
-        self._cache.forget(name)
+        if key is None:
+            return self._load_own(name, turn)
+        with self._common.moving(key):
+            component = self._common.take(key, holder)
+            if component is None:
+                component = self._load_own(name, turn)
+                self._common.hold(key, component, holder)
+            else:
+                _log.info("%s of %s is the one of another model", name, self._checkpoint.name)
         return component
 
     def _load_own(self, name: str, turn: DeviceTurn) -> Any:
         with self._failures_named(name):
-            copy = self._cache.get(name)
+            kept_as = self._kept_as(name)
+            copy = self.cache.get(kept_as)
             if copy is None:
-                pinned = self._copies is not None and self._cache.make_room(self.nbytes(name))
+                pinned = self._copies is not None and self.cache.make_room(self.nbytes(name))
                 copy = self._host_copy(name, turn, pinned=pinned)
                 if pinned:
-                    self._cache.put(name, copy)
+                    self.cache.put(kept_as, copy)
             if isinstance(copy.component, torch.nn.Module):
                 self._sizes[name] = nbytes(copy.component)
             with nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
@@ -235,7 +241,7 @@ class Components:
         self.resident |= set(components)
         if self._copies is None:
             for name in components:
-                self._cache.forget(name)  # it is the copy in host memory, and will be again once it goes
+                self.cache.forget(self._kept_as(name))  # it is the copy in host memory, and will be again once it goes
 
     def unload(self, names: Iterable[str], *, keep: bool = True) -> None:
         """Stubs take the places of ``names``, which no job uses. With ``keep`` they stay in host memory, if allowed.
@@ -258,7 +264,9 @@ class Components:
     def close(self) -> None:
         """Nothing stays resident or kept."""
         self.unload(self.resident, keep=False)
-        self._cache.clear()
+        for name in self.files:
+            if not self._is_elsewhere(name):
+                self.cache.forget(self._kept_as(name))
         self.collect()
 
     def collect(self) -> None:
@@ -269,22 +277,25 @@ class Components:
 
     def _give_up(self, name: str, component: Any, *, keep: bool) -> None:
         key = self._keys.get(name)
-        if key is None or self._common.give_up(key, self._holder(name)):
-            self._put_away(name, component, keep=keep)
-        else:
-            self._cache.forget(name)  # others go on with it where it is
+        with self._common.moving(key):
+            if key is None or self._common.give_up(key, self._holder(name)):  # otherwise others go on with it
+                self._put_away(self._kept_as(name), component, keep=keep)
 
-    def _put_away(self, name: str, component: Any, *, keep: bool) -> None:
-        copy = self._cache.get(name)
+    def _put_away(self, kept_as: Hashable, component: Any, *, keep: bool) -> None:
+        copy = self.cache.get(kept_as)
         if copy is not None:
             copy.to_host()
         elif keep and (self._copies is None or not isinstance(component, torch.nn.Module)):
-            self._cache.put(name, host_copy(component, self._options.device, pinned=False))
+            self.cache.put(kept_as, host_copy(component, self._options.device, pinned=False))
         if not keep:
-            self._cache.forget(name)
+            self.cache.forget(kept_as)
 
     def _holder(self, name: str) -> Holder:
         return Holder(id(self), name)
+
+    def _kept_as(self, name: str) -> Hashable:
+        """Its name in host memory: what several models have in common is there once."""
+        return self._keys.get(name) or self._holder(name)
 
     def _is_elsewhere(self, name: str) -> bool:
         """On the device, for whichever model."""

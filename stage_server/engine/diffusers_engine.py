@@ -229,11 +229,6 @@ class DiffusersEngine:
         return self._device
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of weights."""
-        return _torch_dtype(self._dtype)
-
-    @property
     def token_pixels(self) -> int:
         """Side of the square of pixels that one token of the denoiser stands for."""
         return self._geometry.token_pixels
@@ -280,10 +275,12 @@ class DiffusersEngine:
 
     @staticmethod
     def acquaint(engines: Sequence[DiffusersEngine]) -> None:
-        """Engines of one process and device hold once what their models have in common. Before anything is loaded."""
+        """Engines of one process and device hold once what their models have in common, on the device and in host
+        memory, of which they have what the first of them was given. Before anything is loaded.
+        """
         common, parts = CommonComponents(), [engine._components for engine in engines]
         for components, keys in zip(parts, common_keys([each.shareable() for each in parts]), strict=True):
-            components.share(keys, common)
+            components.share(keys, common, parts[0].cache)
 
     def close(self) -> None:
         self._held.clear()

@@ -115,7 +115,7 @@ def stack_of(denoiser: str, config: Mapping[str, Any]) -> Stack | None:
         count = count[-1]  # of the middle block, as of the last one before it
     if isinstance(count, list | tuple):
         count = count[0]
-    return Stack(path, int(count)) if count else None
+    return Stack(path, count) if isinstance(count, int) and count else None  # loading says what is wrong with others
 
 
 def offered(pipeline: Any, denoiser: str, stack: Stack | None) -> tuple[str, ...]:

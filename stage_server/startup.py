@@ -193,11 +193,8 @@ def make_engine(settings: Settings) -> Engine:
         return EmulatedEngine(path, settings.time_scale, settings.model, settings.weight_cache_bytes, settings.together)
     from stage_server.engine.adapter_source import named_sources  # here, as ``make_real_engine`` imports
 
-    together = settings.together
-    if settings.compile and "together" not in settings.model_fields_set:
-        together = {}  # every new number of members would be compiled anew, for minutes
     adapters = named_sources(settings.adapter, settings.adapters_folder)
-    engine = make_real_engine(settings, together, adapters, settings.adapter_bytes)
+    engine = make_real_engine(settings, settings.together, adapters, settings.adapter_bytes)
     return _with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
 
 
@@ -206,7 +203,7 @@ def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
     from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
     from stage_server.engine.upscaling import UpscalingEngine
 
-    return UpscalingEngine(engine, PictureUpscaler(source, engine.device, engine.dtype))
+    return UpscalingEngine(engine, PictureUpscaler(source, engine.device))
 
 
 @contextmanager
@@ -234,6 +231,7 @@ def make_real_engine(
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
+    from stage_server.engine.compiled import Compiler
     from stage_server.engine.diffusers_engine import DiffusersEngine
 
     if settings.log_level != "debug":
@@ -248,13 +246,14 @@ def make_real_engine(
         device=device,
         dtype=dtype,
         revision=settings.revision,
-        compile=settings.compile,
+        compiler=Compiler() if settings.compile else None,
         attention_backend=settings.attention_backend,
         weight_cache_bytes=settings.weight_cache_bytes,
         together=together,
         adapters=adapters,
         adapter_bytes=adapter_bytes,
         formats=settings.quantize,
+        step_caches=settings.step_cache,
         vae_tile=settings.vae_tile,
         loads=loads,
     )
@@ -306,7 +305,7 @@ def load_roles(
     held: frozenset[Role] = frozenset()
     for role in roles:
         if role not in capable:
-            raise LoadError(f"the model cannot be split into a {role}; its roles are {', '.join(capable)}")
+            raise LoadError(f"the model has no role {role} here; its roles are {', '.join(capable)}")
         held |= {role}
         try:
             store.set_roles({role: largest[role] for role in held})

@@ -15,18 +15,22 @@ from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.guiders.guider_utils import BaseGuidance
 
+from stage_server.engine.attention import set_backend
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.causes import cause, refuse_gaps
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.common import CommonComponents, Holder, kind_of
+from stage_server.engine.compiled import Compiler
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.leaves import nbytes
-from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
+from stage_server.engine.low_rank import make_adaptable
 from stage_server.engine.quantised import check_possible, named, predicted_bytes, quantise
 from stage_server.engine.split import DENOISERS
+from stage_server.engine.step_cache import check_possible as check_step_cache
 from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.tiling import tile
 from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
+from stage_server.step_caches import StepCache, merged
 from stage_server.weight_formats import Formats, WeightFormat
 
 _log = logging.getLogger(__name__)
@@ -38,16 +42,18 @@ class NoRoom(LoadError):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How weights are loaded. ``attention_backend`` and ``compile`` concern the denoiser only."""
+    """How weights are loaded. ``attention_backend`` and ``compiler`` concern the denoiser only."""
 
     device: torch.device
     dtype: torch.dtype
-    compile: bool = False
+    compiler: Compiler | None = None
     attention_backend: str | None = None
     weight_cache_bytes: int | None = 0
     """Of host memory, for weights that are not on the device or may leave it; None: a share of what is free."""
     formats: Formats = field(default_factory=dict)
     """Of components whose weights are quantised; before those of the model's ``serving.json``."""
+    step_caches: Mapping[str, StepCache | None] = field(default_factory=dict)
+    """By level, before those of ``serving.json``; None takes one of those back."""
     vae_tile: int | None = None
     """Side of the tiles, in pixels, in which larger pictures pass through the VAE."""
     loads: bool = True
@@ -74,8 +80,11 @@ class Components:
         wanted = {**checkpoint.formats(), **options.formats}
         modules = [name for name, files in self.files.items() if files.is_module]
         self.formats = named(wanted, self.configs, modules)
+        self.step_caches = merged(checkpoint.step_caches(), options.step_caches)
         if options.loads:
             check_possible(self.formats, options.device, str(options.dtype).removeprefix("torch."))
+        self.attention_backend = options.attention_backend or ""
+        """Of denoisers that are loaded from now on; empty: diffusers' own choice."""
         self._sizes: dict[str, int] = {}
         self.resident: frozenset[str] = frozenset()
         self.adapted: frozenset[str] = frozenset()
@@ -135,17 +144,12 @@ class Components:
         return self._names.get(module)
 
     @property
-    def attention_backend(self) -> str:
-        """Empty: diffusers' own choice."""
-        return self._options.attention_backend or ""
-
-    @property
     def vae_tile(self) -> int | None:
         return self._options.vae_tile
 
     @property
     def compiled(self) -> bool:
-        return self._options.compile
+        return self._options.compiler is not None
 
     def nbytes(self, name: str) -> int:
         """Bytes of its weights: as predicted, and once it was loaded as measured.
@@ -344,19 +348,15 @@ class Components:
         if name in self.adapted:
             make_adaptable(name, module)
             self._names[module] = name
-        return self._prepare_denoiser(name, module) if name in DENOISERS else module
+        return self._prepare_denoiser(module) if name in DENOISERS else module
 
-    def _prepare_denoiser(self, name: str, module: Any) -> Any:
-        backend = self._options.attention_backend
-        if backend is not None:
-            try:
-                module.set_attention_backend(backend)
-            except (ValueError, RuntimeError, ImportError, AttributeError) as error:
-                raise LoadError(f"attention backend {backend!r} cannot be used: {error}") from error
-        if self._options.compile and name in self.adapted:
-            call_compiled_unless_adapted(name, module)
-        elif self._options.compile:
-            module.compile()
+    def _prepare_denoiser(self, module: Any) -> Any:
+        for level, cache in self.step_caches.items():
+            check_step_cache(module, level, cache)
+        if self.attention_backend:
+            set_backend(module, self.attention_backend)
+        if self._options.compiler is not None:
+            self._options.compiler.take(module)
         return module
 
     def _set_stubs(self, names: Iterable[str]) -> None:

@@ -26,8 +26,9 @@ from stage_server.engine.base import (
     Prepared,
     StageJob,
 )
-from stage_server.engine.diffusers_engine import DiffusersEngine, errors_translated
+from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.translated import errors_translated
 from stage_server.engine.upscaler import DTYPE, PictureUpscaler, Pixels
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo

@@ -17,6 +17,11 @@ MAX_ADAPTERS_OFFERED = 1024
 """By one server."""
 MAX_ADAPTER_SCALE = 10.0
 """Either way."""
+MAX_CONTROLS = 4
+"""Of one image."""
+MAX_CONTROLS_OFFERED = 64
+"""By one server."""
+MAX_CONTROL_SCALE = 10.0
 
 AdapterName = Annotated[str, msgspec.Meta(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Digest = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[0-9a-f]+$")]
@@ -45,6 +50,28 @@ class AdapterUse(msgspec.Struct, frozen=True):
     digest: Digest
     scale: AdapterScale
     """Of what it adds; on top of the ``alpha / rank`` of its file."""
+
+
+class Control(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A ControlNet that a model's operator allows: part of the dit, and of the model's key."""
+
+    name: AdapterName
+    """As clients name it."""
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """Its weights by the denoiser's: about what it adds to the time of each pass."""
+    modes: Count = 0
+    """Kinds of pictures between which a request chooses by number; 0: it knows one."""
+
+
+class ControlUse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A ControlNet that one image is made with. Its picture is ``control_image``, or ``control_image_1``, …"""
+
+    name: AdapterName
+    scale: Annotated[float, msgspec.Meta(ge=0, le=MAX_CONTROL_SCALE)] = 1.0
+    start: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    end: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of the steps from which on, and until which, it steers."""
+    mode: Count | None = None
 
 
 class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -80,6 +107,7 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """By name, each once. The gateway leaves out those that do not concern the stage."""
     guider: GuiderUse | None = None
     """For the dit alone: which takes the place of the model's own."""
+    controls: Annotated[tuple[ControlUse, ...], msgspec.Meta(max_length=MAX_CONTROLS)] = ()
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -138,6 +166,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """That requests may name."""
     guided_layers: Count = 0
     """Of the denoiser, among which guiders may be told to choose."""
+    controls: Annotated[tuple[Control, ...], msgspec.Meta(max_length=MAX_CONTROLS_OFFERED)] = ()
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

@@ -19,7 +19,7 @@ from diffusers import ModularPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines import PipelineState
 
-from stage_server.engine import pictures
+from stage_server.engine import controls, pictures
 from stage_server.engine.adapter_file import AdapterReader
 from stage_server.engine.adapters import Adapters
 from stage_server.engine.base import (
@@ -49,7 +49,7 @@ from stage_server.engine.port import ForwardPort, is_out_of_memory
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
-from stage_server.engine.split import split_workflows
+from stage_server.engine.split import CONTROLNET, DENOISERS, split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.tensors import TORCH_DTYPES
@@ -108,6 +108,7 @@ class DiffusersEngine:
         together: Mapping[Role, int] | None = None,
         adapters: Mapping[str, str] | None = None,
         adapter_bytes: int = 0,
+        control_nets: Mapping[str, str] | None = None,
         formats: Formats | None = None,
         vae_tile: int | None = None,
         loads: bool = True,
@@ -117,8 +118,9 @@ class DiffusersEngine:
         ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory are for weights of roles that were held or
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
-        of the device at most. ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of
-        the tiles in which the VAE takes larger pictures. Without ``loads`` it only answers questions, also for formats
+        of the device at most. ``control_nets`` (name → folder or hub id) are loaded with the dit.
+        ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of the tiles in which the
+        VAE takes larger pictures. Without ``loads`` it only answers questions, also for formats
         that cannot be here. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
@@ -141,18 +143,21 @@ class DiffusersEngine:
             loads,
         )
         with _opening(model):
-            self._open(Checkpoint.find(model, revision, local_files_only), options)
+            self._open(Checkpoint.find(model, revision, local_files_only), options, control_nets or {})
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in Role}
         self._allow(adapters or {}, options, adapter_bytes)
 
-    def _open(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
+    def _open(self, checkpoint: Checkpoint, options: LoadOptions, control_nets: Mapping[str, str]) -> None:
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
         quiet_loops(blocks)
+        local = checkpoint.local_files_only
+        self._controls = controls.declare(self._pipeline, blocks, control_nets, local_files_only=local)
         self._components = Components(self._pipeline, checkpoint, options)
         scheduler = self._components.files.get("scheduler")
+        available = self._components.declared | self._controls.available
         self._workflows = with_inpainting(
-            split_workflows(blocks, self._components.declared), scheduler.type_hint if scheduler else None
+            self._controls.usable(split_workflows(blocks, available)), scheduler.type_hint if scheduler else None
         )
         family = blocks.model_name or type(blocks).__name__
         if family not in TESTED_FAMILIES:
@@ -167,6 +172,11 @@ class DiffusersEngine:
         self._info = read_info(
             self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
         )
+        nbytes = self._components.nbytes
+        offered = self._controls.offered(
+            nbytes, sum(nbytes(name) for name in DENOISERS if name in self._components.files)
+        )
+        self._info = msgspec.structs.replace(self._info, controls=offered)
         self._held = HeldRoles(self._pipeline, self._components, self._needed, self._warm_up, self._room)
 
     def _allow(self, sources: Mapping[str, str], options: LoadOptions, limit: int) -> None:
@@ -347,7 +357,10 @@ class DiffusersEngine:
     def _needed(self, roles: Iterable[Role]) -> frozenset[str]:
         """Components that the roles' blocks use, in any workflow."""
         names = (self._workflows[name].parts[role].components for name in self._workflows for role in roles)
-        return frozenset().union(*names) & frozenset(self._components.files)
+        found = frozenset().union(*names)
+        if CONTROLNET in found:
+            found |= self._controls.components
+        return found & frozenset(self._components.files)
 
     @property
     def _spared(self) -> int:

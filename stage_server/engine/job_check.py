@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from stage_server.engine import guiders
+from stage_server.engine import controls, guiders
 from stage_server.engine.base import BadJob
-from stage_server.engine.pictures import is_reference
+from stage_server.engine.pictures import is_control, is_reference
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Role
 
@@ -53,7 +53,8 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     if params.max_sequence_length is not None and not 1 <= params.max_sequence_length <= _MAX_TOKENS:
         raise BadJob(f"max_sequence_length must be from 1 to {_MAX_TOKENS}, not {params.max_sequence_length}")
     given = [name for name in _OPTIONAL if getattr(params, name) not in (None, "")]
-    given += ["image" if is_reference(name) else name for name in images]
+    given += ["image" if is_reference(name) else "control_image" if is_control(name) else name for name in images]
+    controls.check(params.controls, images, info)
     for name in given:
         if name not in workflow.inputs:
             raise BadJob(
@@ -64,6 +65,11 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     pictures = sum(map(is_reference, images))
     if pictures > workflow.max_images:
         raise BadJob(f"{workflow.name} with {info.name} takes {workflow.max_images} of the {pictures} pictures at most")
+    reader = Role.ENCODER if "control_image" in workflow.encoder_inputs else Role.DIT
+    if "control_image" in workflow.inputs and (
+        not params.controls or (role is reader and "control_image" not in images)
+    ):
+        raise BadJob(f"{workflow.name} needs ControlNets, and a picture for each")
     needed = {"image", "mask_image"} & set(workflow.inputs)
     puts_back = role is Role.DECODER and "mask_image" in needed
     if (role is Role.ENCODER or puts_back) and needed - images.keys():

@@ -55,6 +55,16 @@ def reference_index(name: str) -> int:
     return int(name.partition("_")[2] or 0)
 
 
+def is_control(name: str) -> bool:
+    """Whether an upload of this name is one of ``control_image``, ``control_image_1``, …"""
+    head, _, rest = name.partition("_")
+    return head == "control" and is_reference(rest)
+
+
+def control_index(name: str) -> int:
+    return reference_index(name.partition("_")[2])
+
+
 def put_back(drawn: Image.Image, uploads: Mapping[str, bytes]) -> Image.Image:
     """``drawn`` where the mask is white, the uploaded picture where it is black, blended between. Raises ``BadJob``.
 

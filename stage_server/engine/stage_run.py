@@ -12,7 +12,7 @@ import torch
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines import PipelineState
 
-from stage_server.engine import pictures
+from stage_server.engine import controls, pictures
 from stage_server.engine.base import IMAGE_PORT, EngineError, JobControl, NamedValues, Outputs, Preview, WrongSize
 from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.job_view import is_loop, job_view
@@ -79,6 +79,7 @@ def run_stage(
     check = FiniteCheck(task.role, dtype)
     guider = task.params.guider if task.role is Role.DIT else None
     view = job_view(pipeline, task.params.guidance_scale, port, guider)
+    controls.place(view, task.params.controls)
     given = dict(state.values)
     port.decoded = lambda decoded: check.look("picture", decoded)
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
@@ -237,7 +238,7 @@ def _parameters(task: StageTask) -> dict[str, Any]:
     if GENERATOR in task.part.reads:
         values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
     uploads = pictures.open_uploads(task.images, task.part.reads)
-    return {**values, **task.workflow.constants, **uploads}
+    return {**values, **task.workflow.constants, **uploads, **controls.inputs(params.controls, task.images)}
 
 
 def _guidance_schedule(task: StageTask) -> list[float] | None:

@@ -1,0 +1,36 @@
+"""What is wrong with the ControlNets of a request, for whoever is asked first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wire.params import ControlUse, ModelInfo
+
+
+def fault(uses: Sequence[ControlUse], info: ModelInfo) -> tuple[int, str, str] | None:
+    """(Index, parameter, why) of the first thing that the model cannot do."""
+    offered = {control.name: control for control in info.controls}
+    for index, use in enumerate(uses):
+        if use.name not in offered:
+            known = f"it has {', '.join(offered)}" if offered else "it has none"
+            return index, "name", f"the model '{info.name}' has no ControlNet '{use.name}'; {known}"
+        modes = offered[use.name].modes
+        if modes and use.mode is None:
+            return index, "mode", f"the ControlNet '{use.name}' needs a 'mode' from 0 to {modes - 1}"
+        if use.mode is not None and use.mode >= modes:
+            takes = f"has the modes 0 to {modes - 1}, not {use.mode}" if modes else "takes no 'mode'"
+            return index, "mode", f"the ControlNet '{use.name}' {takes}"
+        if not use.start < use.end:
+            return index, "end", f"it would end at {use.end:g} of the steps and start at {use.start:g}"
+        first = uses[0]
+        together = (use.name, use.scale, use.start, use.end) == (first.name, first.scale, first.start, first.end)
+        if (use.mode is not None or first.mode is not None) and not together:
+            return index, "name", "the modes of one ControlNet share name, scale, start and end, and take no others beside"
+    return None
+
+
+def workflow_of(uses: Sequence[ControlUse], plain: str) -> str:
+    """Which of the model's workflows ``plain`` becomes."""
+    if not uses:
+        return plain
+    return f"controlnet_union_{plain}" if uses[0].mode is not None else f"controlnet_{plain}"

@@ -36,6 +36,7 @@ REPEATABLE = {
     "gateway": "tcp://HOST:PORT",
     "relay": "tcp://HOST:PORT",
     "adapter": "NAME=SOURCE",
+    "control": "NAME=SOURCE",
     "may_load": "[NAME=]MODEL",
 }
 """Options → what their values are called in ``--help``."""
@@ -146,6 +147,11 @@ class Settings(EngineSettings):
     adapter_bytes: int = Field(
         2 << 30, ge=0, description="device memory for LoRAs; those used longest ago are given up first"
     )
+    control: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="ControlNet that requests may name, loaded with the dit; all servers of a model need the same: "
+        "NAME=FOLDER or NAME=HUB_ID[@REVISION][:FOLDER]; repeatable",
+    )
     may_load: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         max_length=MOST_MODELS - 1,
@@ -214,7 +220,7 @@ class Settings(EngineSettings):
             return given
         return tuple(dict.fromkeys(name.strip() for part in parts for name in str(part).split(",") if name.strip()))
 
-    @field_validator("adapter", "may_load", mode="before")
+    @field_validator("adapter", "control", "may_load", mode="before")
     @classmethod
     def _apart(cls, given: object) -> object:
         """An environment variable holds all of them, separated by commas."""
@@ -285,6 +291,8 @@ class Settings(EngineSettings):
             raise ValueError(
                 "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
             )
+        if self.control:
+            raise ValueError("--control belongs to --engine diffusers: an emulation has no weights")
         if self.quantize:
             raise ValueError("--quantize belongs to --engine diffusers: an emulation has no weights")
 
@@ -301,7 +309,7 @@ class Settings(EngineSettings):
         return self
 
     def of_each_model(self) -> tuple[Settings, ...]:
-        """``--model``, and without roles each ``--may-load``; LoRAs, formats and the revision are the first one's."""
+        """``--model``, without roles each ``--may-load``; LoRAs, ControlNets, formats, revision are the first one's."""
         return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
 
     def _of_other(self, name: str, source: str) -> Settings:
@@ -311,6 +319,7 @@ class Settings(EngineSettings):
             "revision": None,
             "adapter": (),
             "adapters_folder": "",
+            "control": (),
             "served_model_name": name,
             "quantize": {},
         }

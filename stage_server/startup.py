@@ -197,12 +197,13 @@ def make_engine(settings: Settings) -> Engine:
         path = find_profile(settings.profile, _profile_folders())
         return EmulatedEngine(path, settings.time_scale, settings.model, settings.weight_cache_bytes, settings.together)
     from stage_server.engine.adapter_source import named_sources  # here, as ``make_real_engine`` imports
+    from stage_server.engine.control_source import named_controls
 
     together = settings.together
     if settings.compile and "together" not in settings.model_fields_set:
         together = {}  # every new number of members would be compiled anew, for minutes
     adapters = named_sources(settings.adapter, settings.adapters_folder)
-    return make_real_engine(settings, together, adapters, settings.adapter_bytes)
+    return make_real_engine(settings, together, adapters, settings.adapter_bytes, named_controls(settings.control))
 
 
 @contextmanager
@@ -222,6 +223,7 @@ def make_real_engine(
     together: Mapping[Role, int],
     adapters: Mapping[str, str] | None = None,
     adapter_bytes: int = 0,
+    control_nets: Mapping[str, str] | None = None,
     *,
     loads: bool = True,
 ) -> DiffusersEngine:
@@ -250,6 +252,7 @@ def make_real_engine(
         together=together,
         adapters=adapters,
         adapter_bytes=adapter_bytes,
+        control_nets=control_nets,
         formats=settings.quantize,
         vae_tile=settings.vae_tile,
         loads=loads,

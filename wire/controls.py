@@ -23,9 +23,10 @@ def fault(uses: Sequence[ControlUse], info: ModelInfo) -> tuple[int, str, str] |
         if not use.start < use.end:
             return index, "end", f"it would end at {use.end:g} of the steps and start at {use.start:g}"
         first = uses[0]
-        together = (use.name, use.scale, use.start, use.end) == (first.name, first.scale, first.start, first.end)
-        if (use.mode is not None or first.mode is not None) and not together:
-            return index, "name", "the modes of one ControlNet share name, scale, start and end, and take no others beside"
+        if use.name != first.name and (offered[use.name].alone or offered[first.name].alone):
+            return index, "name", f"the ControlNets '{first.name}' and '{use.name}' cannot be used together"
+        if use.mode is not None and (use.scale, use.start, use.end) != (first.scale, first.start, first.end):
+            return index, "scale", f"the pictures of '{use.name}' share 'scale', 'start' and 'end'"
     return None
 
 

@@ -61,6 +61,8 @@ class Control(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its weights by the denoiser's: about what it adds to the time of each pass."""
     modes: Count = 0
     """Kinds of pictures between which a request chooses by number; 0: it knows one."""
+    alone: bool = False
+    """It takes no others beside it, but several pictures."""
 
 
 class ControlUse(msgspec.Struct, frozen=True, omit_defaults=True):

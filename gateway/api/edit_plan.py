@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.api.edit_schema import EditBody
 from gateway.api.errors import ApiError
-from gateway.api.generation import STEPS, Generation, check_answer, compose, refuse_unread, steps_asked
+from gateway.api.generation import STEPS, Generation, check_answer, compose, controlled, refuse_unread, steps_asked
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
 from wire.params import ModelInfo, Workflow
@@ -42,13 +42,14 @@ def takes_implicit_mask(model: ModelInfo, pictures: int) -> bool:
 def plan_edit(body: EditBody, model: ModelInfo, settings: Settings, workflow: Workflow, picture: Size) -> Generation:
     """``picture``: the size of the first one. Raises ``ApiError``."""
     check_answer(body, settings)
-    refuse_unread(body, model, workflow.name)
+    name = controlled(body, model, workflow.name)
+    refuse_unread(body, model, name)
     rules = SizeRules.of(model, settings)
     names_size = body.size not in (None, "auto") or body.width is not None or body.height is not None
     size = rules.choose(body.size, body.width, body.height) if names_size else rules.fit(picture)
     strength = _strength(body, model, workflow)
     _check_steps(body, model, strength)
-    return compose(body, model, size, workflow.name, kind="image_edit", strength=strength)
+    return compose(body, model, size, name, kind="image_edit", strength=strength)
 
 
 def _strength(body: EditBody, model: ModelInfo, workflow: Workflow) -> float | None:

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.api import guiders, loras
+from gateway.api import controls, guiders, loras
 from gateway.api.errors import ApiError
 from gateway.api.schema import MAX_SEED, RANDOM_SEED, GenerationBody
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
+from wire.controls import workflow_of
 from wire.guiders import GUIDERS, GuiderUse
 from wire.params import ImageParams, ModelInfo
 from wire.record import record
@@ -74,9 +75,21 @@ def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generati
         raise ApiError(
             f"The model '{model.name}' makes no pictures from text alone.", code="unsupported_value", param="model"
         )
-    refuse_unread(body, model, WORKFLOW)
+    workflow = controlled(body, model, WORKFLOW)
+    refuse_unread(body, model, workflow)
     size = SizeRules.of(model, settings).choose(body.size, body.width, body.height)
-    return compose(body, model, size, WORKFLOW)
+    return compose(body, model, size, workflow)
+
+
+def controlled(body: GenerationBody, model: ModelInfo, workflow: str) -> str:
+    """What ``workflow`` is called with the body's ControlNets, if it has any. Raises ``ApiError``."""
+    name = workflow_of(controls.asked(body.control, model), workflow)
+    if name != workflow and model.workflow(name) is None:
+        known = ", ".join(each.name for each in model.workflows)
+        raise ApiError(
+            f"The model '{model.name}' does no {name}; it does {known}.", code="unsupported_value", param=controls.FIELD
+        )
+    return name
 
 
 def check_answer(body: GenerationBody, settings: Settings) -> None:
@@ -128,6 +141,7 @@ def compose(
         previews=body.partial_images or 0,
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
         guider=guider,
+        controls=controls.asked(body.control, model),
     )
     return Generation(
         model=model.name,

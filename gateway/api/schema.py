@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from gateway.api.controls import ControlEntries
 from gateway.api.guiders import AskedGuider
 from gateway.api.loras import Loras
 
@@ -78,6 +79,7 @@ class GenerationBody(BaseModel):
     guidance_scale: Guidance | None = None
     cfg_scale: Guidance | None = None
     guidance: Guidance | None = None
+    control: ControlEntries = None
     guider: AskedGuider = None
     negative_prompt: Text | None = None
     lora: Loras = None

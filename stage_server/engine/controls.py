@@ -63,7 +63,10 @@ class Controls:
     def offered(self, nbytes: Callable[[str], int], denoiser: int) -> tuple[Control, ...]:
         """``nbytes``: component → bytes of its weights; ``denoiser``: those of the denoiser."""
         share = {name: nbytes(component(name)) / denoiser if denoiser else 0.0 for name in self.kinds}
-        return tuple(Control(name, min(share[name], 1.0), self.modes.get(name, 0)) for name in self.kinds)
+        return tuple(
+            Control(name, min(share[name], 1.0), self.modes.get(name, 0), alone=kind is not ControlNetModel)
+            for name, kind in self.kinds.items()
+        )
 
 
 def component(name: str) -> str:
@@ -144,8 +147,8 @@ def place(view: Any, uses: Sequence[ControlUse]) -> None:
     is."""
     if not uses:
         return
-    nets = [_known(getattr(view, component(use.name))) for use in uses]
-    if len(nets) > 1 and uses[0].mode is None:
+    nets = [_known(getattr(view, component(name))) for name in dict.fromkeys(use.name for use in uses)]
+    if len(uses) > 1 and uses[0].mode is None:
         view.controlnet = next(several for kind, several in _SEVERAL.items() if isinstance(nets[0], kind))(nets)
     else:
         view.controlnet = nets[0]

@@ -54,7 +54,6 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
         raise BadJob(f"max_sequence_length must be from 1 to {_MAX_TOKENS}, not {params.max_sequence_length}")
     given = [name for name in _OPTIONAL if getattr(params, name) not in (None, "")]
     given += ["image" if is_reference(name) else "control_image" if is_control(name) else name for name in images]
-    controls.check(params.controls, images, info)
     for name in given:
         if name not in workflow.inputs:
             raise BadJob(
@@ -65,15 +64,21 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     pictures = sum(map(is_reference, images))
     if pictures > workflow.max_images:
         raise BadJob(f"{workflow.name} with {info.name} takes {workflow.max_images} of the {pictures} pictures at most")
-    reader = Role.ENCODER if "control_image" in workflow.encoder_inputs else Role.DIT
-    if "control_image" in workflow.inputs and (
-        not params.controls or (role is reader and "control_image" not in images)
-    ):
-        raise BadJob(f"{workflow.name} needs ControlNets, and a picture for each")
+    _check_controls(params, images, role, info, workflow)
     needed = {"image", "mask_image"} & set(workflow.inputs)
     puts_back = role is Role.DECODER and "mask_image" in needed
     if (role is Role.ENCODER or puts_back) and needed - images.keys():
         raise BadJob(f"{workflow.name} needs {' and '.join(sorted(needed - images.keys()))}")
+
+
+def _check_controls(
+    params: ImageParams, images: Mapping[str, bytes], role: Role, info: ModelInfo, workflow: Workflow
+) -> None:
+    reader = Role.ENCODER if "control_image" in workflow.encoder_inputs else Role.DIT
+    is_missing = not params.controls or (role is reader and "control_image" not in images)
+    if "control_image" in workflow.inputs and is_missing:
+        raise BadJob(f"{workflow.name} needs ControlNets, and a picture for each")
+    controls.check(params.controls, images, info)
 
 
 def check_strength(params: ImageParams, default: float | None) -> None:

@@ -14,6 +14,7 @@ from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from PIL import Image
 
 from stage_server.engine.base import BadJob, LoadError, StageJob
+from stage_server.engine.control_source import named_controls, place_of
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
 from tests.engine.families import build
@@ -50,11 +51,11 @@ class Bench:
     def by_pipeline(self, params: ImageParams, images: Mapping[str, Any]) -> Any:
         several = QwenImageMultiControlNetModel if self.family == QWEN else MultiControlNetModel
         uses, is_union = params.controls, params.controls[0].mode is not None
-        nets = [self.nets[use.name] for use in uses]
-        self.pipeline.update_components(controlnet=several(nets) if len(nets) > 1 and not is_union else nets[0])
+        nets = [self.nets[name] for name in dict.fromkeys(use.name for use in uses)]
+        self.pipeline.update_components(controlnet=several(nets) if len(uses) > 1 and not is_union else nets[0])
         sent = images["control_image"]
         return made_by_whole(
-            self.pipeline, params, {**images, "control_image": list(sent) if len(nets) > 1 or is_union else sent[0]}
+            self.pipeline, params, {**images, "control_image": list(sent) if len(uses) > 1 or is_union else sent[0]}
         )
 
 
@@ -115,3 +116,91 @@ def test_sdxl_with_one_that_knows_several_kinds(sdxl: Bench, task: str) -> None:
 def test_qwen_image(qwen: Bench, task: str) -> None:
     pixels = {is_equal(qwen, f"controlnet_{task}", *uses) for uses in ((CANNY,), (DEPTH,))}
     assert len(pixels) == 2
+
+
+def test_qwen_images_one_takes_several_pictures(qwen: Bench) -> None:
+    twice = is_equal(qwen, "controlnet_text2image", CANNY, ControlUse("canny", 0.3))
+    assert twice != is_equal(qwen, "controlnet_text2image", CANNY)
+
+
+def test_what_is_offered_tells_cost_and_modes_and_is_part_of_the_key(sdxl: Bench, qwen: Bench) -> None:
+    info = sdxl.engines[Role.DIT].describe()
+    assert [(control.name, control.modes) for control in info.controls] == [("canny", 0), ("depth", 0), (UNION, 3)]
+    assert all(0.2 < control.share <= 1.0 for control in info.controls)
+    controlled = {workflow.name: workflow for workflow in info.workflows if workflow.name.startswith("controlnet")}
+    assert set(controlled) == {f"controlnet_{kind}{task}" for kind in ("", "union_") for task in TASKS}
+    assert all("control_image" in workflow.inputs for workflow in controlled.values())
+    assert not any("control_image" in workflow.encoder_inputs for workflow in controlled.values())
+    of_qwen = {workflow.name: workflow for workflow in qwen.engines[Role.DIT].describe().workflows}
+    assert "control_image" in of_qwen["controlnet_text2image"].encoder_inputs  # its autoencoder reads them
+    assert "controlnet_union_text2image" not in of_qwen
+    keys = {engine.describe().key for engine in sdxl.engines.values()}
+    assert len(keys) == 1
+    plain = DiffusersEngine(str(sdxl.engines[Role.DIT]._components._checkpoint.source))
+    assert plain.describe().key not in keys
+    assert {workflow.name for workflow in plain.describe().workflows} == set(TASKS)
+
+
+def test_only_the_dit_holds_their_weights(sdxl: Bench, qwen: Bench) -> None:
+    for bench in (sdxl, qwen):
+        names = {f"controlnet:{name}" for name in bench.sources}
+        for role, engine in bench.engines.items():
+            assert engine._components.resident & names == (names if role is Role.DIT else set())
+
+
+@pytest.mark.parametrize(
+    ("uses", "words"),
+    [
+        ((), "needs ControlNets, and a picture for each"),
+        ((ControlUse("sketch"),), "has no ControlNet 'sketch'; it has canny, depth, union"),
+        ((ControlUse(UNION),), "needs a 'mode' from 0 to 2"),
+        ((ControlUse(UNION, mode=3),), "has the modes 0 to 2, not 3"),
+        ((ControlUse("canny", mode=0),), "takes no 'mode'"),
+        ((ControlUse("canny", 1.0, 0.5, 0.5),), "would end at 0.5 of the steps and start at 0.5"),
+        ((LINES, CANNY), "'union' and 'canny' cannot be used together"),
+        ((LINES, ControlUse(UNION, 0.1, mode=1)), "share 'scale', 'start' and 'end'"),
+        ((CANNY, DEPTH), "2 ControlNets need as many pictures, not 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(sdxl: Bench, uses: tuple[ControlUse, ...], words: str) -> None:
+    job = StageJob(Role.DIT, sdxl.asked("controlnet_text2image", *uses), {"control_image": as_png(picture())})
+    with pytest.raises(BadJob, match=words):
+        sdxl.engines[Role.DIT].output_bound(job)
+
+
+def test_a_picture_that_nobody_reads_is_refused(sdxl: Bench) -> None:
+    job = StageJob(Role.DIT, sdxl.asked("text2image"), {"control_image": as_png(picture())})
+    with pytest.raises(BadJob, match="control_image has no effect"):
+        sdxl.engines[Role.DIT].output_bound(job)
+
+
+def test_sources_that_cannot_be_used_are_named(sdxl: Bench, qwen: Bench, tmp_path: Path) -> None:
+    folder = str(sdxl.engines[Role.DIT]._components._checkpoint.source)
+    with pytest.raises(LoadError, match=r"canny .* is a QwenImageControlNetModel; this model takes ControlNetModel or"):
+        DiffusersEngine(folder, control_nets={"canny": qwen.sources["canny"]})
+    with pytest.raises(LoadError, match=r"has no config\.json"):
+        DiffusersEngine(folder, control_nets={"canny": str(tmp_path)})
+    with pytest.raises(LoadError, match="neither a folder nor a hub id; write NAME=FOLDER or"):
+        DiffusersEngine(folder, control_nets={"canny": "nowhere"})
+    with pytest.raises(LoadError, match="no workflow of ZImageAutoBlocks takes a ControlNet"):
+        DiffusersEngine("tiny-shapes", control_nets={"canny": sdxl.sources["canny"]})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["canny"], "--control 'canny': write NAME=FOLDER"),
+        (["canny="], "--control 'canny=': write NAME=FOLDER"),
+        (["ca nny=a/b"], "a name has up to 100 letters"),
+        (["canny=a/b", "canny=c/d"], "two controls are named canny"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(given: list[str], words: str) -> None:
+    with pytest.raises(LoadError, match=words):
+        named_controls(given)
+
+
+def test_hub_ids_have_revisions_and_folders() -> None:
+    assert named_controls(["a=b/c@v1:d", "e=/f"]) == {"a": "b/c@v1:d", "e": "/f"}
+    assert place_of("a", "b/c@v1:d/e") == ("b/c", "v1", "d/e")
+    assert place_of("a", "b/c") == ("b/c", None, "")

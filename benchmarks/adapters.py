@@ -20,7 +20,7 @@ from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.low_rank import is_adaptable
 from wire.params import AdapterUse, ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 MODEL, SIDE, STEPS = "tiny-shapes", 256, 6
 REPEATS = 15
@@ -28,7 +28,7 @@ REPEATS = 15
 
 def opened(adapters: Mapping[str, str]) -> DiffusersEngine:
     engine = DiffusersEngine(MODEL, adapters=adapters, adapter_bytes=1 << 30)
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     return engine
 
 

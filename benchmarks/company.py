@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.ports import free_port
-from wire.types import Role
+from wire.types import REQUIRED
 
 READY_SECONDS = 180.0
 SLACK = 3.0
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--one-server", action="store_true", help="that holds every role, instead of one for each")
     parser.add_argument("--under-way", type=int, help="keep so many requests under way, and compare processor time")
     args = parser.parse_args(arguments)
-    roles = [",".join(Role)] if args.one_server else list(Role)
+    roles = [",".join(REQUIRED)] if args.one_server else list(REQUIRED)
     if args.under_way:
         _compare_costs(args, roles)
     else:

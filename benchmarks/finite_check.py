@@ -18,7 +18,7 @@ from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.finite import FiniteCheck
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 REPEATS = 5
 
@@ -41,10 +41,10 @@ class Stopwatch:
 def measure(engine: DiffusersEngine, side: int) -> dict[Role, tuple[float, float]]:
     """Role → median seconds of the stage with the check, and of the check alone."""
     params = ImageParams(prompt="a large red circle", width=side, height=side)
-    found: dict[Role, list[tuple[float, float]]] = {role: [] for role in Role}
+    found: dict[Role, list[tuple[float, float]]] = {role: [] for role in REQUIRED}
     for _ in range(REPEATS + 1):
         inputs: dict[str, Any] = {}
-        for role in Role:
+        for role in REQUIRED:
             watch = Stopwatch()
             look, settle = watch.timed(FiniteCheck.look), watch.timed(FiniteCheck.settle)
             with patch.object(FiniteCheck, "look", look), patch.object(FiniteCheck, "settle", settle):
@@ -59,7 +59,7 @@ def main() -> None:
     model, device, dtype = [*sys.argv[1:], *("tiny-shapes", "cpu", "float32")[len(sys.argv) - 1 :]]
     torch.set_num_threads(1)
     engine = DiffusersEngine(model, device=device, dtype=dtype)
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     print(f"{model} on {engine.device_class}, {dtype}")
     for side in (128, 256, 512):
         for role, (stage, check) in measure(engine, side).items():

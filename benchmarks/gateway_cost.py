@@ -1,9 +1,12 @@
 """What a request costs the gateway, beside a bare handler: rows 5, 6 and 7 of docs/performance.md.
 
 python -m benchmarks.gateway_cost [--only 5,6,7] [--rounds 6] [--requests 200] [--at-once 16] [--json FILE]
+python -m benchmarks.gateway_cost --metrics
 
 Both are processes of their own behind real connections, and take turns. Keys, limits, usage and all else are on. The
 stages are real processes with the emulated engine, a hundred thousand times as fast as the profile says.
+
+``--metrics``: two gateways instead, one with metrics switched off.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -31,6 +34,7 @@ PICTURE_BYTES = 1_500_000
 LARGE_AT_ONCE = 4
 """Requests under way that end in a large picture."""
 ENCODINGS = 50
+METRICS = Goal("<=", 1.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,25 @@ def rows(effort: Effort, only: Sequence[int] = IDS, profile: str | None = None) 
             yield from _large(stack, folder, small, effort)
 
 
+def metrics_rows(effort: Effort) -> Iterator[Row]:
+    """Rows 5 and 6 of a gateway with metrics over those of one without."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        subjects = [
+            replace(stack.enter_context(gateway(folder / name, more={"METRICS": name})), name=f"metrics: {name}")
+            for name in ("false", "true")
+        ]
+        without, with_them = _costs(subjects, effort, effort.at_once)
+        print(f"per request: {_ms(without)} without metrics, {_ms(with_them)} with")
+        its, our = _latencies(subjects, effort)
+        print(f"one request at a time, in the median: {_ms(its)} without, {_ms(our)} with")
+    command = f"{COMMAND} --metrics"
+    case, unit = f"{effort.at_once} at once, metrics on over off", "of what it is without"
+    yield Row("metrics", "processor time per request", case, with_them / without, unit, METRICS, "emulated", command)
+    case = "one at a time, metrics on over off"
+    yield Row("metrics", "latency", case, our / its, unit, None, "emulated", command)
+
+
 def _costs(subjects: Sequence[Subject], effort: Effort, at_once: int) -> list[float]:
     """Processor seconds per request of each.
 
@@ -80,13 +103,18 @@ def _costs(subjects: Sequence[Subject], effort: Effort, at_once: int) -> list[fl
 
 
 def _latency(bare: Subject, ours: Subject, effort: Effort) -> Row:
-    taken: dict[str, list[float]] = {bare.name: [], ours.name: []}
-    for _ in range(effort.rounds):
-        for subject in (bare, ours):
-            taken[subject.name] += asyncio.run(load(subject, effort.requests // 4, 1))
-    its, our = (median(seconds) for seconds in taken.values())
+    its, our = _latencies((bare, ours), effort)
     print(f"one request at a time, in the median: {_ms(its)} bare, {_ms(our)} ours")
     return _row(6, "latency less the bare handler's", "one at a time", (our - its) / its, "bare handlers", 3.0)
+
+
+def _latencies(subjects: Sequence[Subject], effort: Effort) -> list[float]:
+    """Of one request at a time, in the median."""
+    taken: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for _ in range(effort.rounds):
+        for subject in subjects:
+            taken[subject.name] += asyncio.run(load(subject, effort.requests // 4, 1))
+    return [median(seconds) for seconds in taken.values()]
 
 
 def _large(stack: ExitStack, folder: Path, small: Sequence[float], effort: Effort) -> Iterator[Row]:
@@ -119,6 +147,7 @@ def _ms(seconds: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=_ids, default=IDS, metavar="IDS", help="comma-separated (default: 5,6,7)")
+    parser.add_argument("--metrics", action="store_true", help="what metrics add, instead of rows 5 to 7")
     parser.add_argument("--rounds", type=int, default=Effort().rounds)
     parser.add_argument("--requests", type=int, default=Effort().requests, help="in a round")
     parser.add_argument("--at-once", type=int, default=Effort().at_once)
@@ -128,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     chosen = parser.parse_args(arguments)
     effort = Effort(chosen.rounds, chosen.requests, chosen.at_once)
-    found = show(rows(effort, chosen.only, chosen.profile))
+    found = show(metrics_rows(effort) if chosen.metrics else rows(effort, chosen.only, chosen.profile))
     if chosen.json is not None:
         write(chosen.json, found)
 

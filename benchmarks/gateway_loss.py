@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.gateway_processes import Subject, await_roles, service
 from benchmarks.large_fleet import IN_PROCESS, allow_files, end_swarm
 from benchmarks.rows import Goal, Row, show
-from wire.types import Role
+from wire.types import REQUIRED
 
 COMMAND = "python -m benchmarks.gateway_loss"
 SERVERS = 1000
@@ -37,7 +37,7 @@ def rows(servers: int = SERVERS) -> list[Row]:
         swarms = []
         for number in range(0, servers, IN_PROCESS):
             count = min(IN_PROCESS, servers - number)
-            seconds = json.dumps(dict.fromkeys(Role, 1.0))
+            seconds = json.dumps(dict.fromkeys(REQUIRED, 1.0))
             command = [
                 sys.executable,
                 "-m",
@@ -50,7 +50,7 @@ def rows(servers: int = SERVERS) -> list[Row]:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             stack.callback(end_swarm, process)
             swarms.append(process)
-        await_roles(first, servers * len(Role))
+        await_roles(first, servers * len(REQUIRED))
         before, killed = second.processor_seconds(), time.perf_counter()
         first.process.kill()
         took = _until_all_have_moved(swarms, servers) - killed

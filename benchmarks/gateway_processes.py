@@ -54,13 +54,16 @@ class Subject:
 
 
 @contextmanager
-def gateway(folder: Path, picture_bytes: int = 0, profile: str | None = None) -> Iterator[Subject]:
+def gateway(
+    folder: Path, picture_bytes: int = 0, profile: str | None = None, more: Mapping[str, str] | None = None
+) -> Iterator[Subject]:
     """With keys, limits and usage on, and three stage servers whose jobs take no time.
 
-    Pictures have ``picture_bytes`` of noise more than blank ones. ``profile``: a file for what cProfile sees.
+    Pictures have ``picture_bytes`` of noise more than blank ones. ``profile``: a file for what cProfile sees. ``more``:
+    settings.
     """
     with ExitStack() as stack:
-        subject, control = stack.enter_context(service(folder, profile=profile))
+        subject, control = stack.enter_context(service(folder, more, profile))
         for role in ("encoder", "dit", "decoder"):
             program = ["-c", STAGE_WITH_LARGE_PICTURES.format(nbytes=picture_bytes)] if picture_bytes else []
             engine = ["--profile", PROFILE, "--time-scale", str(TIME_SCALE)]

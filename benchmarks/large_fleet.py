@@ -32,7 +32,7 @@ from scheduler.cost.work import Target
 from scheduler.sim.metrics import quantile
 from scheduler.sim.suite import bundled_profile
 from scheduler.sim.workload import Kind
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 COMMAND = "python -m benchmarks.large_fleet"
 SERVERS = 1000
@@ -150,7 +150,7 @@ def _running(servers: int, took: dict[Role, float]) -> Iterator[tuple[Subject, S
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             stack.callback(end_swarm, process)
             processes.append(process)
-        await_roles(gateway, servers * len(Role))
+        await_roles(gateway, servers * len(REQUIRED))
         swarms = Swarms(processes)
         swarms.figures()
         yield gateway, swarms

@@ -32,7 +32,7 @@ from scheduler.sim.bound import static_rate, with_best_roles
 from scheduler.sim.metrics import End
 from scheduler.sim.setup import Scenario, ServerSetup
 from scheduler.sim.workload import Phase, Workload, mix_of
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 COMMAND = "python -m benchmarks.memory_bound"
 LOAD = 0.8
@@ -118,9 +118,9 @@ def _stages(seconds: float) -> list[Stage]:
     cost, target = knowing(_scenario()), _servers()[0].target
     profile = _servers()[0].profile
     computes = {work.role: cost.seconds(work, target) for work in CLIP.works()}
-    weights = {role: _weights(profile, role) for role in Role}
+    weights = {role: _weights(profile, role) for role in REQUIRED}
     whole = sum(weights.values())
-    return [(computes[role], seconds * weights[role] / whole) for role in Role]
+    return [(computes[role], seconds * weights[role] / whole) for role in REQUIRED]
 
 
 def _weights(profile: Profile, role: Role) -> int:

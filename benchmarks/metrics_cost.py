@@ -20,10 +20,10 @@ from scheduler import events as ev
 from scheduler.cost.work import Work
 from scheduler.spec import Input, JobSpec, RequestSpec
 from wire.params import ImageParams
-from wire.types import Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 REQUESTS, ROUNDS = 2000, 5
-ROLES = tuple(Role)
+ROLES = REQUIRED
 R = RequestId("r")
 WHY = {"cause": 1, "reason": ""}
 

@@ -24,7 +24,7 @@ from scheduler.sim.metrics import Recorder
 from scheduler.sim.setup import Scenario, ServerSetup
 from scheduler.sim.suite import fleet
 from scheduler.sim.workload import Kind, Phase, Workload, mix_of
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 SERVERS = 8
 PREVIEWS = 3
@@ -36,7 +36,7 @@ KINDS = {
 }
 LOADS = (0.4, 0.8)
 """Of what the servers can do at most without previews."""
-PLACES = {"the dit's device": frozenset(Role), "devices of its own": None}
+PLACES = {"the dit's device": frozenset(REQUIRED), "devices of its own": None}
 """Where the decoder is → roles that every server holds; None: each holds one, shared out as the work needs it."""
 
 CHEAP, ALL = Goal("<", 1.1), Goal(">=", 1.0)

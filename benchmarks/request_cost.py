@@ -1,9 +1,10 @@
 """Processor time that keys, limits, usage and idempotency add to a request, beside a bare FastAPI handler's own.
 
-python -m benchmarks.request_cost [--rounds 5] [--redis redis://127.0.0.1:6379]
+python -m benchmarks.request_cost [--rounds 5] [--redis redis://127.0.0.1:6379] [--without-http]
 
-Requests go straight into the application, without sockets, and pictures cost nothing. Time is that of the whole
-process, so what threads do for the database counts.
+Requests come as bytes and leave as bytes through uvicorn's protocol, without sockets, and pictures cost nothing; with
+``--without-http`` they go straight into the application. Time is that of the whole process, so what threads do for the
+database counts. The bare handler takes the same body as the same pydantic model, and answers the same bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from pathlib import Path
 
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message
+from uvicorn.loops.auto import auto_loop_factory
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from benchmarks import bare_handler
 from benchmarks.bare_handler import PATH
+from benchmarks.in_process import Connection
 from gateway.accounts import secrets
 from gateway.accounts.caller import Caller, Limits
 from gateway.accounts.keyring import KeyRing
 from gateway.api.app import create_app
+from gateway.api.http_protocol import HttpProtocol
 from gateway.database.database import Database
 from gateway.database.keys import StoredKeys
 from gateway.idempotency.once import open_once
@@ -37,7 +42,7 @@ from gateway.shell.assembly import limits_and_usage
 from gateway.shell.garbage import spare_pauses
 from gateway.storage.objects import in_memory
 from wire.params import ModelInfo, Workflow
-from wire.types import Role
+from wire.types import REQUIRED
 
 GOAL = 0.4
 """Of a bare handler's own time, for all that is on: the issue's."""
@@ -76,7 +81,7 @@ class Service:
 
     async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:  # noqa: ARG002
         listener(Admitted(1.0))
-        for role in Role:
+        for role in REQUIRED:
             listener(Took(role, 1.0))
         listener(Ready(0, PICTURE))
         return Finished((PICTURE,), ())
@@ -95,6 +100,17 @@ class Subject:
     once: bool = False
     """Every request has an ``Idempotency-Key`` of its own."""
     second: Callable[[], Awaitable[object]] = nothing
+    connection: Connection | None = None
+    """None: straight into the application."""
+
+    async def ask(self, number: int) -> bytes:
+        key = self.keys[number % len(self.keys)]
+        headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer " + key.encode())]
+        if self.once:
+            headers.append((b"idempotency-key", uuid.uuid4().hex.encode()))
+        if self.connection is None:
+            return await post(self.app, headers)
+        return await self.connection.post(PATH, headers, BODY)
 
 
 @asynccontextmanager
@@ -129,7 +145,8 @@ async def with_keys(
     await database.close()
 
 
-async def post(app: ASGIApp, key: str, *, once: bool = False) -> None:
+async def post(app: ASGIApp, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The body of the answer."""
     sent = False
     received: list[Message] = []
 
@@ -143,20 +160,18 @@ async def post(app: ASGIApp, key: str, *, once: bool = False) -> None:
     async def send(message: Message) -> None:
         received.append(message)
 
-    headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer " + key.encode())]
-    if once:
-        headers.append((b"idempotency-key", uuid.uuid4().hex.encode()))
     scope = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b""}
     scope |= {"headers": headers, "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1), "state": {}}
     await app(scope, receive, send)
     assert received[0]["status"] == 200, received
+    return b"".join(message.get("body", b"") for message in received[1:])
 
 
 async def slice_of(subject: Subject) -> float:
     """Processor seconds per request."""
     began = time.process_time()
     for number in range(SLICE):
-        await post(subject.app, subject.keys[number % len(subject.keys)], once=subject.once)
+        await subject.ask(number)
         await asyncio.sleep(0)  # as between requests of a server
     return (time.process_time() - began) / SLICE
 
@@ -168,20 +183,21 @@ async def second_of(subject: Subject) -> float:
     return (time.process_time() - began) / PER_SECOND
 
 
-async def measure(rounds: int, redis: str | None) -> dict[str, float]:
+async def measure(rounds: int, redis: str | None, *, http: bool = True) -> dict[str, float]:
     """Processor seconds per request."""
     async with AsyncExitStack() as stack:
 
         def folder() -> Path:
             return Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
-        subjects = {
-            BARE: Subject(bare_handler.app()),
-            OFF: Subject(create_app(Service(), Settings(state_dir=folder()))),
-        }
+        off = Subject(create_app(Service(), Settings(state_dir=folder())))
+        answer = await off.ask(0)
+        subjects = {BARE: Subject(bare_handler.app(answer)), OFF: off}
         for name, limits, usage, once in VARIANTS:
             opened = with_keys(folder(), limits=limits, usage=usage, once=once, redis=redis)
             subjects[name] = await stack.enter_async_context(opened)
+        for name, subject in subjects.items() if http else ():
+            subject.connection = Connection(subject.app, HttpToolsProtocol if name == BARE else HttpProtocol)
         for subject in subjects.values():
             for _ in range(4):
                 await slice_of(subject)
@@ -202,9 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help=f"of {PER_SECOND} requests each")
     parser.add_argument("--redis", metavar="URL", help="share the limits there")
+    parser.add_argument("--without-http", action="store_true", help="straight into the application")
     chosen = parser.parse_args(arguments)
     logging.disable(logging.INFO)  # a line per request, on as well as off
-    found = asyncio.run(measure(chosen.rounds, chosen.redis))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # as the gateway has it
+        found = runner.run(measure(chosen.rounds, chosen.redis, http=not chosen.without_http))
     for name, taken in found.items():
         print(f"{name:32}{taken * 1e6:8.0f} µs of processor time per request")
     share = (found[ON] - found[OFF]) / found[BARE]

@@ -45,7 +45,7 @@ from wire.to_gateway import (
     ToGateway,
 )
 from wire.to_stage import Cancel, HeartbeatAck, Member, Refused, Run, SayHello, ToStage, TryPeer, Welcome
-from wire.types import Epoch, Handle, Role
+from wire.types import REQUIRED, Epoch, Handle, Role
 from wire.version import PROTOCOL
 
 PREFETCHED = 1
@@ -105,11 +105,11 @@ class Swarm:
                 device_class=engine.device_class,
                 memory_bytes=engine.memory_bytes,
                 capable=engine.capable(),
-                roles=tuple(Role),
+                roles=REQUIRED,
                 data_endpoint=self._holder.endpoint,
                 pinned=True,
                 engine="emulated",
-                limits=dict.fromkeys(Role, 1 + PREFETCHED),
+                limits=dict.fromkeys(REQUIRED, 1 + PREFETCHED),
             )
             names.append(f"{hello.name}/{hello.incarnation}")
             Server(self, hello).dial()
@@ -173,7 +173,7 @@ class Server:
         self._beats: dict[int, float] = {}
         """When those that were not acknowledged were due."""
         self._free_at = 0.0
-        self._granted = dict.fromkeys(Role, 1 + PREFETCHED)
+        self._granted = dict.fromkeys(REQUIRED, 1 + PREFETCHED)
         self._here: dict[Epoch, Role] = {}
         self._is_moving = False
 

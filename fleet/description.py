@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema, field_val
 
 from fleet.options import GATEWAY, STAGE, check, schema_of
 from fleet.table import Table, check_names, nearest
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 Options = Mapping[str, JsonValue]
 StageOptions = Annotated[Options, WithJsonSchema(schema_of(STAGE))]
@@ -147,7 +147,7 @@ class Pool(Table):
     """Its servers begin with the first; the gateway may have them hold the others too, or instead."""
     gateways: tuple[str, ...] = Field(default=(), max_length=32)
     """That its servers belong to, one at a time; all of the fleet when unset."""
-    roles: tuple[Role, ...] = Field(default=tuple(Role), min_length=1)
+    roles: tuple[Role, ...] = Field(default=REQUIRED, min_length=1)
     """Roles that its servers may have: the gateway moves them among these, as the load asks for it."""
     begin: tuple[tuple[Role, ...], ...] = ()
     """Roles to begin with, for one server after the other in turn; all of ``roles`` for each when unset."""
@@ -265,7 +265,7 @@ class Fleet(Table):
         for gateway in self.gateways:
             for model in self.models:
                 pools = [pool for pool in self.pools_of(gateway) if model in pool.models]
-                lacking = [role for role in Role if not any(role in pool.roles for pool in pools)]
+                lacking = [role for role in REQUIRED if not any(role in pool.roles for pool in pools)]
                 if pools and lacking:
                     raise ValueError(
                         f"models.{model}: no pool may serve its {lacking[0]}; requests need encoder, dit and decoder"

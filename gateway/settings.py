@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gateway.accounts.caller import Limits
 from gateway.service.interfaces import BACKGROUND
 from wire.security import CurveKeys, valid_key
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -67,7 +67,7 @@ class PoolTable(BaseModel):
     model: str = Field(min_length=1)
     min: int = Field(1, ge=0)
     max: int = Field(ge=1)
-    roles: frozenset[Role] = Field(frozenset(Role), min_length=1)
+    roles: frozenset[Role] = Field(frozenset(REQUIRED), min_length=1)
     """That its servers may have."""
     device_class: str = ""
     """As cost profiles name it: tells how fast its servers are before one was seen."""
@@ -131,6 +131,8 @@ class Settings(BaseSettings):
     max_n: int = Field(10, ge=1, le=10)
     max_pixels: Count = 3840 * 2160
     """For models that name no limit of their own, and an upper bound for those that do."""
+    max_upscaled_pixels: Count = 8192 * 8192
+    """Of a picture that an upscaler has made larger."""
     max_aspect_ratio: float = Field(3.0, ge=1, allow_inf_nan=False)
     """Longer edge over shorter edge."""
     request_timeout_seconds: Seconds = 600.0

@@ -13,7 +13,7 @@ from scheduler.state import Attempt, Job, Server
 from scheduler.transitions import JobState
 from wire.types import Role
 
-STAGES = list(Role)
+ORDER = list(Role)
 
 
 def to_come(job: Job, server: Server) -> Iterable[Job]:
@@ -32,4 +32,4 @@ def following(last: Attempt) -> Job | None:
     if last.job.state is not JobState.DONE or is_alone:
         return None
     able = [job for job in to_come(last.job, server) if job.is_runnable and server.may_run(job.spec.role)]
-    return max(able, key=lambda job: STAGES.index(job.spec.role), default=None)
+    return max(able, key=lambda job: ORDER.index(job.spec.role), default=None)

@@ -13,12 +13,12 @@ from scheduler.outbox import Outbox
 from scheduler.policy import Policies
 from scheduler.roles.problem import resident_bytes
 from scheduler.roles.solver import Plan
-from scheduler.state import Server, expected
+from scheduler.state import Job, Server, expected
 from scheduler.timers import Alarm, Timers
 from scheduler.transitions import COMMITTED, JobState
 from scheduler.trials import Trials
 from scheduler.view import View
-from wire.types import Epoch, Role, ServerId
+from wire.types import STAGES, Epoch, ModelKey, Role, ServerId
 
 FleetEvent = (
     ev.ServerJoined
@@ -246,8 +246,9 @@ class Fleet:
                 self._outbox.preload(server_id, roles, reason)
 
     def _may_assign(self, server: Server, roles: frozenset[Role]) -> bool:
-        """The last holder of a role, or of a role with some adapter, is never taken away, whatever a plan says: except,
-        where several models share a device, that of a model of which no request is under way."""
+        """The last holder of a role, or of a role with some adapter, is never taken away, whatever a plan says: except
+        that of an optional role that no request needs and, where several models share a device, that of a model of
+        which no request is under way."""
         free = not (server.pinned or server.is_leaving or server.switching)
         return (
             free and roles != server.roles and not any(self._is_last(server, role) for role in server.serving - roles)
@@ -256,6 +257,8 @@ class Fleet:
     def _is_last(self, server: Server, role: Role) -> bool:
         model = server.spec.model
         if len(server.sharers) > 1 and all(request.spec.model != model for request in self._view.live.values()):
+            return False
+        if STAGES[role].is_optional and not any(_needs(job, model, role) for job in self._view.jobs.values()):
             return False
         serving = self._view.serving(server.spec.model, role)
         others = [each.spec.adapters for each in serving.values() if each is not server and role in expected(each)]
@@ -333,6 +336,10 @@ class Fleet:
         if added:
             self._trials.met(server, now)
         return added
+
+
+def _needs(job: Job, model: ModelKey, role: Role) -> bool:
+    return job.spec.role is role and job.holder is None and job.request.spec.model == model
 
 
 def _fit(server: Server, held: Mapping[ServerId, frozenset[Role]]) -> bool:

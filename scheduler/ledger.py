@@ -15,7 +15,7 @@ from scheduler.spec import IMAGE_PORT, Input, JobSpec, Output, RequestSpec
 from scheduler.state import Attempt, HandedOver, Job, Request, Server
 from scheduler.transitions import JobState
 from scheduler.view import View
-from wire.types import Epoch, Handle, JobId, Role, ServerId
+from wire.types import Epoch, Handle, JobId, ServerId
 
 
 class Waiting(Protocol):
@@ -124,7 +124,7 @@ class Ledger:
         if job.shown is not None:
             shown_by = job.shown.holder
             self._outbox.release(shown_by, self._forget_shown(job), "it was decoded")
-        if job.spec.role is Role.DECODER:
+        if job.spec.is_final or job.spec.optional:
             self._offer(job, now)
 
     def taken(self, job: Job, now: float) -> None:
@@ -335,10 +335,11 @@ class Ledger:
     def _offer(self, job: Job, now: float) -> None:
         picture = job.output(IMAGE_PORT)
         if picture is None or job.holder is None:
+            without = f"the {job.spec.role} finished without a picture"
             if job.spec.optional:
-                self.drop(job, "the decoder finished without a picture", now)
+                self.drop(job, without, now)
                 return
-            self.fail(job.request, "engine_error", "the decoder finished without a picture")
+            self.fail(job.request, "engine_error", without)
             return
         self._outbox.fetch_result(job.request.spec.id, job.spec.id, Input(picture.handle, job.holder, picture.nbytes))
 

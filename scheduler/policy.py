@@ -226,7 +226,7 @@ class Downstream:
 
     def role(self, server: Server, heads: Mapping[Role, Job], view: View, now: float) -> Role:  # noqa: ARG002
         heads = {role: job for role, job in heads.items() if not job.gives_way} or heads
-        return next(role for role in (Role.DECODER, Role.DIT, Role.ENCODER) if role in heads)
+        return next(role for role in reversed(Role) if role in heads)
 
     def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:
         return min(candidates, key=lambda server: server.remaining(now) + view.seconds(job, server))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from scheduler.state import Server
-from wire.types import Role, ServerId
+from wire.types import READERS, REQUIRED, STAGES, Role, ServerId
 
 GATEWAY = ServerId("")
 """As a fetcher."""
@@ -18,9 +18,10 @@ GATEWAY = ServerId("")
 Pair = tuple[ServerId, ServerId]
 """Fetcher, holder."""
 
-STAGES = list(Role)
-READING = frozenset({Role.DIT, Role.DECODER})
+READING = frozenset(role for role in Role if STAGES[role].reads)
 """Roles whose jobs read what other servers hold."""
+PICTURED = frozenset(role for role in Role if STAGES[role].makes_pictures)
+"""Roles from which the gateway reads."""
 
 
 @dataclass(slots=True)
@@ -110,11 +111,11 @@ def _is_needed_for_itself(
 ) -> bool:
     """Whether it makes whole pictures alone, which the gateway gets, and nobody else can: rather without the others."""
     holder = servers[name]
-    if GATEWAY in fetchers or holder.roles != frozenset(Role):
+    if GATEWAY in fetchers or not holder.roles.issuperset(REQUIRED):
         return False
     rest = [other for other in servers.values() if other is not holder and other.id not in verdict.holders]
     held = {role for other in rest if other.spec.model == holder.spec.model for role in other.roles}
-    return held != set(Role)
+    return not held.issuperset(REQUIRED)
 
 
 def _judge_alone(fetcher: ServerId, holder: ServerId, verdict: Verdict, servers: Mapping[ServerId, Server]) -> None:
@@ -131,6 +132,6 @@ def _judge_alone(fetcher: ServerId, holder: ServerId, verdict: Verdict, servers:
 
 
 def _reads(reader: Server, holder: Server) -> bool:
-    if reader is holder or reader.spec.model != holder.spec.model or not (reader.roles and holder.roles):
+    if reader is holder or reader.spec.model != holder.spec.model:
         return False
-    return min(map(STAGES.index, holder.roles)) < max(map(STAGES.index, reader.roles))
+    return any(later in reader.roles for role in holder.roles for later in READERS[role])

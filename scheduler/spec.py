@@ -7,7 +7,7 @@ from dataclasses import field
 
 from scheduler.cost.work import Target, Work
 from wire.record import record
-from wire.types import Handle, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import STAGES, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 IMAGE_PORT = "image"
 """Port of the output that goes to the client."""
@@ -51,6 +51,8 @@ class JobSpec:
     """… and how strongly each, by name; jobs that differ in either never compute together."""
     made: Made | None = None
     """It need not run while this is there."""
+    is_passed_on: bool = False
+    """It makes a picture that a later stage reads; the client gets what becomes of it."""
 
     def lacks(self, adapters: Collection[str]) -> bool:
         """Whether it needs others than these."""
@@ -59,7 +61,7 @@ class JobSpec:
     @property
     def is_final(self) -> bool:
         """Its picture goes to the client."""
-        return self.role is Role.DECODER and not self.optional
+        return STAGES[self.role].makes_pictures and not (self.optional or self.is_passed_on)
 
     def is_like(self, other: JobSpec) -> bool:
         """Whether the two may compute together: every step of one costs what a step of the other does."""
@@ -92,7 +94,7 @@ class RequestSpec:
                 raise ValueError(f"request {self.id} has two jobs named {job.id}")
             seen.add(job.id)
         if not any(job.is_final for job in self.jobs):
-            raise ValueError(f"request {self.id} has no decoder job, so nothing could be delivered")
+            raise ValueError(f"request {self.id} has no job whose picture goes to the client")
 
 
 @record(frozen=True, slots=True)

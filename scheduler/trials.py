@@ -13,12 +13,12 @@ from scheduler import events as ev
 from scheduler.ledger import Ledger
 from scheduler.matcher import Matcher
 from scheduler.outbox import Outbox
-from scheduler.reach import GATEWAY, READING, Failure, Pair, Verdict, judge, readers, sources
+from scheduler.reach import GATEWAY, PICTURED, READING, Failure, Pair, Verdict, judge, readers, sources
 from scheduler.state import Job, Server
 from scheduler.timers import Alarm, Timers
 from scheduler.transitions import COMMITTED, JobState
 from scheduler.view import View
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 SOME = 3
 """Peers that try a newcomer, and that it tries: probes stay linear in the number of servers."""
@@ -165,10 +165,11 @@ class Trials:
         settled = {pair for pair, failure in failing.items() if failure.is_settled}
         verdict = judge(settled, self._view.servers)
         for server in list(self._view.servers.values()):
-            unread = frozenset(Role) if server.id in verdict.holders else frozenset()
+            roles = frozenset({*server.spec.capable, *REQUIRED})  # of others it may never have heard
+            unread = roles if server.id in verdict.holders else frozenset()
             if (GATEWAY, server.id) in settled:
-                unread |= {Role.DECODER}
-            unfed = READING if server.id in verdict.fetchers else frozenset()
+                unread |= roles & PICTURED
+            unfed = roles & READING if server.id in verdict.fetchers else frozenset()
             if (unread, unfed) != (server.unread, server.unfed):
                 self._set_aside(server, unread, unfed, self._explain(server, verdict), now)
         self._may_be_aside = any(server.aside for server in self._view.servers.values())

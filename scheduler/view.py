@@ -11,7 +11,7 @@ from scheduler.cost.work import Target
 from scheduler.queue import StageQueue
 from scheduler.reach import Reach
 from scheduler.state import Job, Request, Server
-from wire.types import JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, STAGES, JobId, ModelKey, RequestId, Role, ServerId
 
 SAMPLE = 64
 """Servers that stand for all: an estimate must not take the longer the more there are."""
@@ -56,6 +56,11 @@ class View:
 
     def serving(self, model: ModelKey, role: Role) -> Mapping[ServerId, Server]:
         return self.stations.get((model, role), {})
+
+    def stages(self, model: ModelKey) -> list[Role]:
+        """That the model has: an optional one where some server could take it, or work waits for it."""
+        able = {role for server in self.servers.values() if server.spec.model == model for role in server.spec.capable}
+        return [role for role in Role if role in REQUIRED or role in able or self.waiting(model, role)]
 
     def shared(self, model: ModelKey, role: Role, other: Role) -> bool:
         """Whether some server serves both roles."""
@@ -118,6 +123,8 @@ class View:
         total = 0.0
         for role in Role:
             own = sum(self.reference_seconds(job) for job in left if job.spec.role is role)
+            if STAGES[role].is_optional and not own:
+                continue
             holders = self.serving(model, role)
             some = [server.remaining(now) for server in islice(holders.values(), SAMPLE)]
             busy = sum(some) / max(1, len(some))

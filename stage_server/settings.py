@@ -124,7 +124,8 @@ class Settings(EngineSettings):
     """Of a server."""
 
     role: Annotated[tuple[Role, ...], NoDecode] = Field(
-        min_length=1, description="encoder, dit or decoder: what to serve at start; repeatable or comma-separated"
+        min_length=1,
+        description="encoder, dit, decoder or upscaler: what to serve at start; repeatable or comma-separated",
     )
     may_take: Annotated[tuple[Role, ...], NoDecode] = Field(
         tuple(Role), min_length=1, description="roles that the gateway may give this server; all unless named"
@@ -144,6 +145,11 @@ class Settings(EngineSettings):
         description="LoRA that requests may name: NAME=FILE, NAME=FOLDER or NAME=HUB_ID[@REVISION][:FILE]; repeatable",
     )
     adapters_folder: str = Field("", description="folder whose LoRA files, and folders with one, may be named")
+    upscaler: str = Field(
+        "",
+        description="folder or hub id, HUB_ID[@REVISION], of a Swin2SR model that makes finished pictures larger: "
+        "the stage upscaler, which --role may name and the gateway may give this server",
+    )
     adapter_bytes: int = Field(
         2 << 30, ge=0, description="device memory for LoRAs; those used longest ago are given up first"
     )
@@ -264,6 +270,8 @@ class Settings(EngineSettings):
             raise ValueError("--profile and --time-scale belong to --engine emulated")
         if self.engine == "diffusers" and not self.model:
             raise ValueError("which model? add --model NAME_OR_PATH")
+        if self.engine == "diffusers" and Role.UPSCALER in self.role and not self.upscaler:
+            raise ValueError("--role upscaler needs to know which: add --upscaler FOLDER_OR_HUB_ID")
         if self.pin and self.may_load:
             raise ValueError(
                 "--pin keeps the roles of --model, so that --may-load would do nothing: leave one of them out"
@@ -293,6 +301,11 @@ class Settings(EngineSettings):
             )
         if self.control:
             raise ValueError("--control belongs to --engine diffusers: an emulation has no weights")
+        if self.upscaler:
+            raise ValueError(
+                "--upscaler belongs to --engine diffusers: an emulation has one where its profile has a section "
+                "[upscaler]"
+            )
         if self.quantize:
             raise ValueError("--quantize belongs to --engine diffusers: an emulation has no weights")
 
@@ -320,6 +333,7 @@ class Settings(EngineSettings):
             "adapter": (),
             "adapters_folder": "",
             "control": (),
+            "upscaler": "",
             "served_model_name": name,
             "quantize": {},
         }

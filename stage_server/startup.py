@@ -38,7 +38,7 @@ from stage_server.settings import EngineSettings, InvalidSettings, Settings, fin
 from wire.bundle import Bundle
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import Ask, Hello, RoleInfo, ToGateway
-from wire.types import Handle, Role
+from wire.types import MAX_UPSCALE, Handle, Role
 from wire.version import PROTOCOL
 
 if TYPE_CHECKING:
@@ -174,7 +174,8 @@ def _acquaint(engines: Sequence[Engine], models: Sequence[Settings]) -> None:
     if len(engines) > 1 and models[0].engine == "diffusers":
         from stage_server.engine.diffusers_engine import DiffusersEngine  # here, as torch comes with it
 
-        DiffusersEngine.acquaint([engine for engine in engines if isinstance(engine, DiffusersEngine)])
+        inner = [getattr(engine, "inner", engine) for engine in engines]
+        DiffusersEngine.acquaint([engine for engine in inner if isinstance(engine, DiffusersEngine)])
 
 
 def _resident_bytes(engines: Sequence[Engine]) -> int:
@@ -203,7 +204,17 @@ def make_engine(settings: Settings) -> Engine:
     if settings.compile and "together" not in settings.model_fields_set:
         together = {}  # every new number of members would be compiled anew, for minutes
     adapters = named_sources(settings.adapter, settings.adapters_folder)
-    return make_real_engine(settings, together, adapters, settings.adapter_bytes, named_controls(settings.control))
+    controls = named_controls(settings.control)
+    engine = make_real_engine(settings, together, adapters, settings.adapter_bytes, controls)
+    return _with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
+
+
+def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
+    """Raises ``LoadError``."""
+    from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
+    from stage_server.engine.upscaling import UpscalingEngine
+
+    return UpscalingEngine(engine, PictureUpscaler(source, engine.device, engine.dtype))
 
 
 @contextmanager
@@ -262,9 +273,11 @@ def make_real_engine(
 def largest_outputs(engine: Engine, info: ModelInfo) -> dict[Role, int]:
     """Bytes of the largest output that a job of each role can have."""
     width, height = largest_size(info)
-    params = ImageParams(workflow=info.workflows[0].name if info.workflows else "", width=width, height=height)
+    workflow = info.workflows[0].name if info.workflows else ""
+    # What others' upscalers are given is larger than a file.
+    params = ImageParams(workflow=workflow, width=width, height=height, upscale=MAX_UPSCALE)
     try:
-        return {role: engine.output_bound(StageJob(role, params)) for role in Role}
+        return {role: engine.output_bound(StageJob(role, params)) for role in engine.capable()}
     except EngineError as error:
         raise LoadError(f"the size of {info.name}'s outputs cannot be foreseen: {error}") from error
 
@@ -340,6 +353,9 @@ def introduction(
     settings: Settings, ask: Ask, engine: Engine, info: ModelInfo, capable: dict[Role, RoleInfo], endpoint: str
 ) -> Hello:
     offered = settings.role if settings.pin else settings.may_take
+    capable = {role: cost for role, cost in capable.items() if role in offered}
+    if Role.UPSCALER not in capable:
+        info = msgspec.structs.replace(info, upscaler=None)
     return Hello(
         protocol=ask.protocol,
         name=ask.name,
@@ -347,7 +363,7 @@ def introduction(
         model=msgspec.structs.replace(info, name=settings.served_model_name or info.name),
         device_class=engine.device_class,
         memory_bytes=engine.memory_bytes,
-        capable={role: cost for role, cost in capable.items() if role in offered},
+        capable=capable,
         roles=settings.role,
         data_endpoint=endpoint,
         pinned=settings.pin,

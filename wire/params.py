@@ -9,7 +9,7 @@ import msgspec
 from wire.bounded import Count, Guidance, Name, Positive
 from wire.guiders import GuiderUse
 from wire.references import References
-from wire.types import Role
+from wire.types import MAX_UPSCALE, Role
 
 MAX_ADAPTERS = 8
 """Of one image."""
@@ -76,6 +76,21 @@ class ControlUse(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: Count | None = None
 
 
+class Upscaler(msgspec.Struct, frozen=True):
+    """What makes finished pictures larger. Where its files lie stays on the server."""
+
+    name: Name
+    """For people: the last part of its folder's, or of its id."""
+    digest: Digest
+    """Of its files: servers of one model may have different ones, and no picture may depend on which it meets."""
+    factor: Annotated[int, msgspec.Meta(ge=2, le=MAX_UPSCALE)]
+    """By which width and height grow."""
+
+    @property
+    def key(self) -> str:
+        return f"upscaler {self.name}@{self.digest}"
+
+
 class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Parameters of one image, as every stage of its graph sees them. ``None`` means the model's own default.
 
@@ -107,6 +122,9 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Intermediate pictures that are asked for; see ``wire.previews``."""
     adapters: Annotated[tuple[AdapterUse, ...], msgspec.Meta(max_length=MAX_ADAPTERS)] = ()
     """By name, each once. The gateway leaves out those that do not concern the stage."""
+    upscale: Annotated[int, msgspec.Meta(ge=0, le=MAX_UPSCALE)] = 0
+    """Factor by which an upscaler makes the picture larger than ``width`` and ``height`` after it was decoded: the
+    decoder leaves pixels for it instead of a file. 0: none does. The gateway tells the decoder and the upscaler."""
     guider: GuiderUse | None = None
     """For the dit alone: which takes the place of the model's own."""
     controls: Annotated[tuple[ControlUse, ...], msgspec.Meta(max_length=MAX_CONTROLS)] = ()
@@ -164,6 +182,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """In a ``Hello``: those that this server allows."""
     formats: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
     """Component → format of its weights, where they are quantised. Part of the key likewise."""
+    upscaler: Upscaler | None = None
+    """In a ``Hello``: the one that this server has. No part of the key: servers without one serve the same model."""
     guiders: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
     """That requests may name."""
     guided_layers: Count = 0

@@ -5,6 +5,7 @@ Standard library only: the scheduler imports it everywhere, and of ``wire`` litt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
@@ -27,6 +28,38 @@ class Role(StrEnum):
     ENCODER = "encoder"
     DIT = "dit"
     DECODER = "decoder"
+    UPSCALER = "upscaler"
+
+
+class StageKind(NamedTuple):
+    """How a role stands in the pipeline: whatever is no number, and differs between one stage and the next."""
+
+    reads: tuple[Role, ...] = ()
+    """Roles whose outputs its jobs read."""
+    is_optional: bool = False
+    """Only requests that ask for it pass through it. A model does without it unless some server brings it."""
+    makes_pictures: bool = False
+    """What it makes can go to the client."""
+
+
+STAGES: Mapping[Role, StageKind] = {
+    Role.ENCODER: StageKind(),
+    Role.DIT: StageKind(reads=(Role.ENCODER,)),
+    Role.DECODER: StageKind(reads=(Role.ENCODER, Role.DIT), makes_pictures=True),
+    Role.UPSCALER: StageKind(reads=(Role.DECODER,), is_optional=True, makes_pictures=True),
+}
+"""In the order of ``Role``."""
+
+REQUIRED = tuple(role for role in Role if not STAGES[role].is_optional)
+"""Roles that every model needs held."""
+
+MAX_UPSCALE = 8
+"""Factor by which a picture may become larger."""
+
+READERS: Mapping[Role, tuple[Role, ...]] = {
+    role: tuple(later for later in Role if role in STAGES[later].reads) for role in Role
+}
+"""Roles whose jobs may read what one of the role makes."""
 
 
 class Epoch(NamedTuple):

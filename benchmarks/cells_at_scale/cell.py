@@ -15,7 +15,7 @@ from scheduler.state import Server
 from scheduler.view import View
 from wire.to_gateway import Hello, ToGateway
 from wire.to_stage import CellState, MoveTo, ToStage
-from wire.types import Role, ServerId, server_name
+from wire.types import REQUIRED, ServerId, server_name
 
 if TYPE_CHECKING:
     from benchmarks.cells_at_scale.world import World
@@ -48,7 +48,7 @@ class Cell:
     @property
     def is_complete(self) -> bool:
         held = {role for server in self.state.servers.values() if not server.is_leaving for role in server.serving}
-        return held == set(Role)
+        return held == set(REQUIRED)
 
     def begin(self) -> None:
         """A new incarnation, which knows nobody."""

@@ -26,7 +26,7 @@ from scheduler.roles.solver import plan as plan_roles
 from wire.control_codec import decode_to_gateway, encode
 from wire.to_gateway import Heartbeat, Hello, RoleInfo
 from wire.to_stage import CellState
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, ServerId
 from wire.version import PROTOCOL
 
 SIZES = (100, 250, 500, 1000)
@@ -103,7 +103,7 @@ def _leave(size: int) -> float:
 
 def _roles(size: int) -> float:
     """Roles of servers that hold nothing: all of them move."""
-    stages = tuple(Role)
+    stages = REQUIRED
     gigabytes = dict(zip(stages, (10, 24, 1), strict=True))
     classes = {
         name: ServerClass(
@@ -151,10 +151,10 @@ def _hello(number: int) -> Hello:
         model=MODEL,
         device_class="c",
         memory_bytes=80 << 30,
-        capable={role: RoleInfo() for role in Role},
-        roles=(tuple(Role)[number % 3],),
+        capable={role: RoleInfo() for role in REQUIRED},
+        roles=(REQUIRED[number % 3],),
         data_endpoint=f"tcp://10.0.{number // 250}.{number % 250}:5601",
-        limits=dict.fromkeys(Role, 2),
+        limits=dict.fromkeys(REQUIRED, 2),
     )
 
 

@@ -29,7 +29,7 @@ from benchmarks.gpu.weights import random_weights, write_folder
 from stage_server.profiling.command import library_versions
 from stage_server.settings import EngineSettings
 from stage_server.startup import make_real_engine
-from wire.types import Role
+from wire.types import REQUIRED
 
 NEEDS = {"stages": 120.0, "batches": 70.0, "overlap": 30.0, "moves": 40.0}
 """Seconds of the larger model on an H100, estimated: with less left a part is not begun."""
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder = write_folder(model, Path(name) / model.name)
             engine = make_real_engine(
                 EngineSettings(model=str(folder), device=args.device, weight_cache_bytes=HOST_BYTES),
-                dict.fromkeys(Role, max(FULL.batches)),
+                dict.fromkeys(REQUIRED, max(FULL.batches)),
             )
             _measure(
                 Subject(engine, model.name, TINY if args.tiny else FULL, args.repeats), records, args.output, deadline

@@ -23,7 +23,7 @@ from stage_server.profiling.measure import USUAL, Bench, Measured, Size, inputs_
 from stage_server.profiling.shapes import read_shapes
 from stage_server.profiling.together import run_together
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 STEPS = 4
 """Of dit jobs in batches and sequences, where the profile has the time of a single step already."""
@@ -84,8 +84,8 @@ class Subject:
 
     def batches(self, records: Records, folder: Path) -> None:  # noqa: ARG002
         """Of every role. Decoder jobs end with the picture's encoding as PNG, and random weights draw noise."""
-        self.engine.set_roles(frozenset(Role))
-        for role, size, params, inputs in self._jobs(tuple(Role)):
+        self.engine.set_roles(frozenset(REQUIRED))
+        for role, size, params, inputs in self._jobs(REQUIRED):
             for members in self.extent.batches:
                 self._seconds(role, params, inputs, members)  # does not count: it is found out how they are joined
                 seconds = median(self._seconds(role, params, inputs, members) for _ in range(self.repeats))
@@ -107,7 +107,7 @@ class Subject:
 
     def overlap(self, records: Records, folder: Path) -> None:  # noqa: ARG002
         """Of the roles that have inputs."""
-        self.engine.set_roles(frozenset(Role))
+        self.engine.set_roles(frozenset(REQUIRED))
         jobs = self.extent.jobs
         for (role, size, params, inputs), prefetch in product(self._jobs((Role.DIT, Role.DECODER)), (False, True)):
             found = in_sequence(self.engine, role, params, inputs, jobs=jobs, prefetch=prefetch)
@@ -128,9 +128,9 @@ class Subject:
 
     def moves(self, records: Records, folder: Path) -> None:  # noqa: ARG002
         """Each role out of host memory, beside the others, which stay."""
-        everything = frozenset(Role)
+        everything = frozenset(REQUIRED)
         self.engine.set_roles(everything)
-        for role in Role:
+        for role in REQUIRED:
             self.engine.set_roles(everything - {role})
             for _ in range(self.repeats):
                 watch, began = TurnWatch(), perf_counter()

@@ -17,13 +17,13 @@ from scheduler.sim.metrics import Recorder, mean, quantile
 from scheduler.sim.setup import Leave, Scenario, ServerSetup
 from scheduler.sim.suite import bundled_profile
 from scheduler.sim.workload import Kind, Phase, Workload
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 SERVERS = 4
 APART = 60.0
 """Seconds between two that leave."""
 ROLES = {
-    "every role": (frozenset(Role),) * SERVERS,
+    "every role": (frozenset(REQUIRED),) * SERVERS,
     "dit alone": (frozenset({Role.DIT}),) * SERVERS,
 }
 """Of those that leave; where they hold the dit alone, another server has the other roles and stays."""

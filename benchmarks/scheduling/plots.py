@@ -16,7 +16,7 @@ from benchmarks.scheduling.contenders import CONTENDERS
 from benchmarks.scheduling.statistics import Estimate, estimate
 from benchmarks.scheduling.tasks import Results
 from scheduler.sim.metrics import Result
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 SIZE = (9.0, 4.2)
 POLICIES = ("ours", *shifting.ROLE_BASELINES, "lower bound")
@@ -55,7 +55,7 @@ def roles_over_time(path: Path) -> None:
     figure, axes = plt.subplots(figsize=SIZE)
     end = result.until - 0.1
     times = sorted({0.1, *(change.at + 0.01 for change in result.roles if change.at < end), end})
-    for role in Role:
+    for role in REQUIRED:
         axes.step(times, _holders(result, role, times), where="post", label=role.value)
     for began, phase in scenario.workload.starts():
         names = " + ".join(kind.name for _, kind in phase.mix)

@@ -27,6 +27,7 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
             "max_aspect_ratio": rules.max_aspect,
         },
         "max_n": settings.max_n,
+        "upscale": model.upscaler.factor if model.upscaler is not None else None,
         "default_steps": model.default_steps or None,
         "default_guidance": model.default_guidance,
         "quality_steps": model.quality_steps,

@@ -34,7 +34,7 @@ def join(items: Sequence[Item], generation: Generation, created: int, prompt: Pr
         "created": created,
         "background": "opaque",
         "output_format": generation.output_format,
-        "size": str(generation.size),
+        "size": str(generation.final_size),
     }
     if generation.quality:
         fields["quality"] = generation.quality

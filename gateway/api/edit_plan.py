@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from gateway.api.edit_schema import EditBody
 from gateway.api.errors import ApiError
-from gateway.api.generation import STEPS, Generation, check_answer, compose, controlled, refuse_unread, steps_asked
+from gateway.api.generation import (
+    STEPS,
+    Generation,
+    check_answer,
+    compose,
+    controlled,
+    refuse_unread,
+    steps_asked,
+    upscale_asked,
+)
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
 from wire.params import ModelInfo, Workflow
@@ -49,7 +58,8 @@ def plan_edit(body: EditBody, model: ModelInfo, settings: Settings, workflow: Wo
     size = rules.choose(body.size, body.width, body.height) if names_size else rules.fit(picture)
     strength = _strength(body, model, workflow)
     _check_steps(body, model, strength)
-    return compose(body, model, size, name, kind="image_edit", strength=strength)
+    upscale = upscale_asked(body, model, size, settings)
+    return compose(body, model, size, name, kind="image_edit", strength=strength, upscale=upscale)
 
 
 def _strength(body: EditBody, model: ModelInfo, workflow: Workflow) -> float | None:

@@ -20,7 +20,7 @@ from gateway.api.errors import (
     storage_unavailable,
 )
 from gateway.api.parsing import from_pydantic
-from gateway.database.errors import DatabaseError
+from gateway.database.errors import DatabaseError, level_of
 from gateway.service.interfaces import ServiceError
 from gateway.storage.objects import StoreError
 from gateway.storage.room import RoomTaken
@@ -83,7 +83,7 @@ def _told(request: Request, error: Exception) -> ApiError:
             log.warning("%s: %s: %s", request.state.request_id, type(error).__name__, error)
             return from_service(error)
         case StoreError() | DatabaseError():
-            log.error("%s: %s", request.state.request_id, error)
+            log.log(level_of(error, logging.ERROR), "%s: %s", request.state.request_id, error)
             return storage_unavailable()
         case RoomTaken():
             log.warning("%s: %s", request.state.request_id, error)

@@ -63,6 +63,12 @@ class Generation:
     """Image tokens of the pictures that were sent."""
 
     @property
+    def final_size(self) -> Size:
+        """Of the finished pictures; ``size`` is that at which they are denoised."""
+        factor = self.images[0].upscale or 1
+        return Size(self.size.width * factor, self.size.height * factor)
+
+    @property
     def seed(self) -> int:
         """Seed of the first image."""
         return self.images[0].seed
@@ -78,7 +84,7 @@ def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generati
     workflow = controlled(body, model, WORKFLOW)
     refuse_unread(body, model, workflow)
     size = SizeRules.of(model, settings).choose(body.size, body.width, body.height)
-    return compose(body, model, size, workflow)
+    return compose(body, model, size, workflow, upscale=upscale_asked(body, model, size, settings))
 
 
 def controlled(body: GenerationBody, model: ModelInfo, workflow: str) -> str:
@@ -90,6 +96,35 @@ def controlled(body: GenerationBody, model: ModelInfo, workflow: str) -> str:
             f"The model '{model.name}' does no {name}; it does {known}.", code="unsupported_value", param=controls.FIELD
         )
     return name
+
+
+def upscale_asked(body: GenerationBody, model: ModelInfo, size: Size, settings: Settings) -> int:
+    """The factor; 0: none. Raises ``ApiError`` where nobody would do it."""
+    factor, upscaler = body.upscale, model.upscaler
+    if factor is None:
+        return 0
+    if upscaler is None:
+        raise ApiError(
+            f"The model '{model.name}' has no stage 'upscaler' here, which 'upscale' needs. Its operator adds one by "
+            "starting a stage server for it with --role upscaler --upscaler FOLDER_OR_HUB_ID.",
+            code="unsupported_parameter",
+            param="upscale",
+        )
+    if factor != upscaler.factor:
+        raise ApiError(
+            f"Invalid 'upscale': the upscaler of '{model.name}' makes pictures {upscaler.factor} times as large, "
+            f"so it may be {upscaler.factor}, not {factor}.",
+            code="unsupported_value",
+            param="upscale",
+        )
+    if (pixels := size.width * size.height * factor**2) > settings.max_upscaled_pixels:
+        raise ApiError(
+            f"Invalid 'upscale': {size} becomes {pixels} pixels, of which {settings.max_upscaled_pixels} are allowed; "
+            "ask for a smaller 'size'.",
+            code="invalid_value",
+            param="upscale",
+        )
+    return factor
 
 
 def check_answer(body: GenerationBody, settings: Settings) -> None:
@@ -120,6 +155,7 @@ def compose(
     *,
     kind: str = "image_generation",
     strength: float | None = None,
+    upscale: int = 0,
 ) -> Generation:
     """What ``body`` asks for, once it is known to be possible. Raises ``ApiError``."""
     seed = None if body.seed == RANDOM_SEED else body.seed
@@ -139,6 +175,7 @@ def compose(
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
         previews=body.partial_images or 0,
+        upscale=upscale,
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
         guider=guider,
         controls=controls.asked(body.control, model),

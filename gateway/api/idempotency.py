@@ -28,11 +28,14 @@ from gateway.api.error_handlers import render
 from gateway.api.errors import ApiError, from_service, overloaded
 from gateway.api.forms import FormFile
 from gateway.api.state import Api
-from gateway.idempotency.run import Ended, Head, OtherRequest, Run
+from gateway.idempotency.run import Ended, Head, Origin, OtherRequest, Run
 from gateway.service.interfaces import ServiceError
 from wire.record import record
 
 HEADER = "idempotency-key"
+
+UNSAFE = frozenset({Origin.UNAVAILABLE, Origin.NOT_KEPT})
+"""Another request with the key may be done again: the line in the log says so."""
 
 _KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 
@@ -183,6 +186,9 @@ class _Told(Response):
             raise _other_request() from None
         except Ended:
             raise overloaded("The work on this request was ended; send it again.", 1.0) from None
+        finally:
+            if self._run.origin in UNSAFE:
+                scope["state"]["idempotency"] = f"{self._run.origin} for {self._run.request_id}"
 
     async def _tell(self, scope: Scope, send: Send) -> None:
         async for word in self._run.listen():

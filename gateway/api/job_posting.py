@@ -89,7 +89,7 @@ def _record(request: Request, api: Api, tenant: str, generation: Generation, upl
 
 def most_bytes(generation: Generation) -> int:
     """That the finished pictures may come to take."""
-    size = generation.size
+    size = generation.final_size
     return len(generation.images) * (size.width * size.height * BYTES_PER_PIXEL + OVERHEAD_BYTES)
 
 

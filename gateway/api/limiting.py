@@ -79,7 +79,7 @@ class Visit:
             images=self.pictures,
             encoder_seconds=self.seconds[Role.ENCODER],
             dit_seconds=self.seconds[Role.DIT],
-            decoder_seconds=self.seconds[Role.DECODER],
+            decoder_seconds=self.seconds[Role.DECODER] + self.seconds[Role.UPSCALER],
         )
 
     def attempt_record(self) -> UsageRecord:
@@ -93,7 +93,7 @@ class Visit:
             self.headers += (
                 (limit, b"%d" % standing.limit),
                 (remaining, b"%d" % standing.remaining),
-                (reset, duration(standing.reset_seconds).encode()),
+                (reset, duration(standing.reset_seconds)),
             )
 
 
@@ -164,12 +164,12 @@ def used_up(error: BudgetUsedUp) -> ApiError:
     return ApiError(str(error), code=code, status=429, kind=code, headers={"x-should-retry": "false"})
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float) -> bytes:
     """As OpenAI writes them, rounded up: ``120ms``, ``7s``, ``1m0s``."""
     if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+        return b"%dms" % math.ceil(seconds * 1000)
+    whole = math.ceil(seconds)
+    return b"%ds" % whole if whole < 60 else b"%dm%ds" % divmod(whole, 60)
 
 
 def _recorder(api: Api, begun: Visit) -> Callable[[int, str], None]:

@@ -36,6 +36,7 @@ def describe(generation: Generation, image: int, *, with_prompt: bool) -> str:
         "CFG scale": generation.guidance and f"{generation.guidance:g}",
         "Seed": params.seed,
         "Size": generation.size,
+        "Postprocess upscale by": params.upscale or None,
         "Model": generation.model,
         "Denoising strength": params.strength and f"{params.strength:g}",
     }

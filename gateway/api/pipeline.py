@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.api.admin import OperatorDep, operator_of
 from gateway.api.body import json_answer
 from gateway.api.disconnect import while_connected
+from gateway.api.http_protocol import SAY, chunk
 from gateway.api.state import api_of
 from gateway.api.streaming import HEADERS
 from gateway.pipeline_feed.feed import Feed
@@ -67,13 +68,14 @@ class PipelineStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await while_connected(receive, self._tell(send))
+            await while_connected(receive, self._tell(scope, send))
         except ClientDisconnect:  # how these streams end
             scope["state"]["error_code"] = "client_disconnect"
 
-    async def _tell(self, send: Send) -> None:
+    async def _tell(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with self._feed.reading() as reader:
+        say = (scope.get("extensions") or {}).get(SAY)
+        with self._feed.reading(None if say is None else lambda frame: say(chunk(frame))) as reader:
             # A write waits while the client does not read; what comes meanwhile is kept, in bounds, by the reader.
             while words := await reader.next():
                 await send({"type": "http.response.body", "body": words, "more_body": True})

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from gateway.api.controls import ControlEntries
 from gateway.api.guiders import AskedGuider
 from gateway.api.loras import Loras
+from wire.types import MAX_UPSCALE
 
 Text = Annotated[str, Field(max_length=32_000)]
 Steps = Annotated[int, Field(ge=1, le=200)]
@@ -85,6 +86,10 @@ class GenerationBody(BaseModel):
     lora: Loras = None
     loras: Loras = None
     image_loras: Loras = None
+    upscale: (
+        Annotated[int, Field(ge=2, le=MAX_UPSCALE, description="Factor by which an upscaler makes the picture larger.")]
+        | None
+    ) = None
     max_sequence_length: Annotated[int, Field(ge=1, le=32_000)] | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None

@@ -90,7 +90,7 @@ class Events:
         fields: dict[str, object] = {
             "type": f"{self.generation.kind}.{what}",
             "created_at": int(time.time()),
-            "size": str(generation.size),
+            "size": str(generation.final_size if what == "completed" else generation.size),
             "quality": generation.quality or "auto",
             "background": "opaque",
             "output_format": generation.output_format,

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from wire.record import record
 from wire.to_stage import CellState
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 Holds = frozenset[tuple[str, Role]]
 """What the servers of one process hold: model key and role."""
@@ -203,7 +203,7 @@ def _holders(held: Counter[Holds], stage: tuple[str, Role]) -> int:
 
 
 def _missing(held: Counter[Holds], model: str) -> set[Role]:
-    return {role for role in Role if not _holders(held, (model, role))}
+    return {role for role in REQUIRED if not _holders(held, (model, role))}
 
 
 def _home(holds: Holds) -> str:

@@ -113,7 +113,7 @@ class Answers:
 
         def claim(connection: Connection) -> Kept | UnderWay | None:
             if self._new is None:
-                self._new = insert(connection, answers).on_conflict_do_nothing().returning(answers.c.id)
+                self._new = insert(connection.dialect, answers).on_conflict_do_nothing().returning(answers.c.id)
             if connection.execute(self._new, {"id": key, **mine}).first() is not None:
                 return None
             row = connection.execute(select(answers).where(answers.c.id == key).with_for_update()).one_or_none()

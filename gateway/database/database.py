@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TypeVar
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.database.engines import TRANSACTION_SECONDS, Engines, checkpoint, engines
@@ -20,6 +21,9 @@ from gateway.settings import Settings
 
 RETRY_SECONDS = 1.0
 """After a connection failed, for so long nobody tries again: all are told at once what the last one was told."""
+
+REMIND_SECONDS = 60.0
+"""Between two lines that say that the database still does not work."""
 
 Result = TypeVar("Result")
 
@@ -47,9 +51,13 @@ class Database:
         """SQLite's two connections that write take turns here, rather than in its busy loop."""
         engine = self._engines.thread_writer
         self._thread_writer = ThreadWriter(engine, self._writing) if engine is not None else None
+        self._reading = ThreadPoolExecutor(1, "database reads")  # has no thread until it is used
         self._failure: DatabaseError | None = None
         self._failed_in: AsyncEngine | None = None
         self._next_try = float("-inf")
+        self._failed_times = 0
+        """Since it last worked."""
+        self._said_at = float("-inf")
 
     @property
     def where(self) -> str:
@@ -86,6 +94,7 @@ class Database:
     async def close(self) -> None:
         if self._thread_writer is not None:
             self._thread_writer.close()
+        self._reading.shutdown()
         await self._engines.dispose()
 
     @asynccontextmanager
@@ -93,6 +102,20 @@ class Database:
         """A transaction that reads. Raises ``DatabaseError``."""
         async with self._transaction(self._engines.reader) as connection:
             yield connection
+
+    async def read(self, work: Callable[[Connection], Result]) -> Result:
+        """The same for a transaction that is one function, which must not raise but what the database does. On SQLite
+        it goes to a thread and back once, as with ``write``: for what is asked again and again."""
+        engine = self._engines.thread_reader
+        if engine is None:
+            async with self.session() as connection:
+                return await connection.run_sync(work)
+        self._refuse_early(self._engines.reader)
+        with self._watched(self._engines.reader):
+            async with asyncio.timeout(self._seconds):
+                found = await asyncio.get_running_loop().run_in_executor(self._reading, _read, engine, work)
+        self._recovered(self._engines.reader)
+        return found
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -147,6 +170,7 @@ class Database:
         if self._failure is None:
             raise DatabaseError(Trouble.LOST, "it has not been opened yet", self.where)
         if not self._migrated or self._clock() < self._next_try:
+            self._note(self._failure)
             raise DatabaseError(self._failure.trouble, "as of a moment ago", self.where)
         self._next_try = self._clock() + self._seconds
 
@@ -160,14 +184,32 @@ class Database:
             if found is None:
                 raise
             failure = DatabaseError(*found, self.where)
-            if self._failure is None:
-                log.error("%s; the gateway serves on without it", failure)  # noqa: TRY400 # not a defect of ours
+            self._note(failure)
             self._failure, self._failed_in = failure, engine
             self._next_try = self._clock() + RETRY_SECONDS
             raise failure from error
 
+    def _note(self, failure: DatabaseError) -> None:
+        """Nobody who is told of ``failure`` writes it to the log: it is there once, and every minute while it lasts."""
+        self._failed_times += 1
+        now = self._clock()
+        if self._failure is None or failure.trouble is not self._failure.trouble:
+            log.error("%s; the gateway serves on without it", failure)
+        elif now >= self._said_at + REMIND_SECONDS:
+            log.error("%s; it was needed %d times since it failed", failure, self._failed_times)
+        else:
+            return
+        self._said_at = now
+
     def _recovered(self, engine: AsyncEngine) -> None:
         """Of SQLite's engines the one that failed must work again: a file on a full disk can be read all the while."""
         if self._failure is not None and engine is self._failed_in:
+            times = "once" if self._failed_times == 1 else f"{self._failed_times} times"
+            log.warning("%s works again; it was needed %s meanwhile", self.where, times)
             self._failure = self._failed_in = None
-            log.warning("%s works again", self.where)
+            self._failed_times = 0
+
+
+def _read(engine: Engine, work: Callable[[Connection], Result]) -> Result:
+    with engine.begin() as connection:
+        return work(connection)

@@ -51,10 +51,14 @@ class Engines:
     """For messages, without a password."""
     thread_writer: Engine | None = None
     """SQLite: writes as ``writer`` does, in a thread (``gateway.database.thread_writer``), never at the same time."""
+    thread_reader: Engine | None = None
+    """SQLite: reads in a thread, of which there is one."""
 
     async def dispose(self) -> None:
         for engine in (self.reader, self.writer, self.migrator):
             await engine.dispose()
+        if self.thread_reader is not None:
+            self.thread_reader.dispose()
 
 
 def engines(settings: Settings) -> Engines:
@@ -76,20 +80,24 @@ def _sqlite(path: Path) -> Engines:
         _listen(made.sync_engine, writes=writes)
         return made
 
-    thread_writer = create_engine(
-        f"sqlite:///{path}",
-        connect_args={"check_same_thread": False},  # another one closes it
-        pool_reset_on_return=None,
-        pool_size=1,
-        max_overflow=0,
-    )
-    _listen(thread_writer, writes=True)
+    def in_thread(*, writes: bool) -> Engine:
+        made = create_engine(
+            f"sqlite:///{path}",
+            connect_args={"check_same_thread": False},  # another one closes it
+            pool_reset_on_return=None,
+            pool_size=1,
+            max_overflow=0,
+        )
+        _listen(made, writes=writes)
+        return made
+
     return Engines(
         reader=engine(writes=False, pool_size=READERS, max_overflow=0),
         writer=engine(writes=True, pool_size=1, max_overflow=0),
         migrator=engine(writes=True, poolclass=NullPool),
         where=f"the database {path}",
-        thread_writer=thread_writer,
+        thread_writer=in_thread(writes=True),
+        thread_reader=in_thread(writes=False),
     )
 
 

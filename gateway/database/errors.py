@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from enum import StrEnum
 from functools import cache
@@ -72,6 +73,11 @@ _POSTGRES = {
     "25006": Trouble.READ_ONLY,
 }
 """SQLSTATE, or the class that its first two characters name."""
+
+
+def level_of(error: Exception, otherwise: int = logging.WARNING) -> int:
+    """For a line in the log: that the database fails, and that it works again, it says itself, once for all."""
+    return logging.DEBUG if isinstance(error, DatabaseError) else otherwise
 
 
 @cache

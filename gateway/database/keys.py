@@ -7,7 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Double, Integer, LargeBinary, Row, String, Table, bindparam, or_
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Double,
+    Integer,
+    LargeBinary,
+    Row,
+    String,
+    Table,
+    bindparam,
+    or_,
+    select,
+)
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.accounts.caller import Caller, Limits, Scope
@@ -44,6 +58,8 @@ key_changes = Table(
     Column("count", BigInteger, nullable=False),
 )
 """One row, counted up with every change that callers have to feel: gateways read the keys again when it has moved."""
+
+_COUNT = select(key_changes.c.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +124,15 @@ class StoredKeys:
 
     async def changed_since(self, change: int | None) -> tuple[int, list[KeyRecord]] | None:
         """The count of changes, and all keys; None if it is still ``change``."""
-        async with self._database.session() as connection:
+
+        def look(connection: Connection) -> tuple[int, list[KeyRecord]] | None:
             # The count first: keys that are newer than it are only read again.
-            count = await connection.scalar(key_changes.select().with_only_columns(key_changes.c.count))
+            count = connection.scalar(_COUNT)
             if count == change:
                 return None
-            return count or 0, _records((await connection.execute(keys.select())).all())
+            return count or 0, _records(connection.execute(keys.select()).all())
+
+        return await self._database.read(look)
 
     @whole
     async def note_used(self, used: Mapping[str, float]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from sqlalchemy import MetaData, Table
+from sqlalchemy import Dialect, MetaData, Table
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 metadata = MetaData(
     naming_convention={  # without names, SQLite's constraints could never be changed
@@ -18,9 +16,9 @@ metadata = MetaData(
 )
 
 
-def insert(connection: AsyncConnection | Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+def insert(dialect: Dialect, table: Table) -> postgresql.Insert | sqlite.Insert:
     """An insert that may be given ``on_conflict_do_nothing`` or ``on_conflict_do_update``; both kinds of database take
     the same arguments."""
-    if connection.dialect.name == "postgresql":
+    if dialect.name == "postgresql":
         return postgresql.insert(table)
     return sqlite.insert(table)

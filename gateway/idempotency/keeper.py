@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from gateway.database.answers import Answers, Kept, UnderWay
-from gateway.database.errors import DatabaseError
+from gateway.database.errors import DatabaseError, level_of
 from gateway.idempotency.clock import Clock, SystemClock
 from gateway.idempotency.run import Answer, Head, Origin, OtherRequest, Run
 from gateway.storage.objects import Objects, StoreError
@@ -67,7 +67,7 @@ class Keeper:
         try:
             kept = await self._claim(key, run)
         except DatabaseError as error:
-            log.warning("%s: nobody knows whether its Idempotency-Key was used before: %s", run.request_id, error)
+            log.debug("%s: nobody knows whether its Idempotency-Key was used before: %s", run.request_id, error)
             run.origin = Origin.UNAVAILABLE
             yield True
             return
@@ -173,7 +173,9 @@ class Keeper:
                 is_kept = await self._store(key, run, answer)
         except (StoreError, DatabaseError, TimeoutError) as error:
             why = str(error) or f"that takes more than {STORE_SECONDS:g} s"
-            log.error("%s: the answer to its Idempotency-Key is not kept: %s", run.request_id, why)  # noqa: TRY400
+            # Whoever waits leaves a line that says so (``gateway.api.context``).
+            level = level_of(error, logging.ERROR) if run.audience else logging.ERROR
+            log.log(level, "%s: the answer to its Idempotency-Key is not kept: %s", run.request_id, why)
             is_kept = False
         if not is_kept:
             run.origin = Origin.NOT_KEPT

@@ -18,7 +18,7 @@ from typing import NoReturn, Protocol
 import msgspec
 
 from gateway.database.batches import Batches, BatchRecord, BatchStatus
-from gateway.database.errors import DatabaseError
+from gateway.database.errors import DatabaseError, level_of
 from gateway.database.jobs import JobRecord, Jobs, JobStatus
 from gateway.jobs.batch_lines import FileError, LineReader, Place, TooMuch
 from gateway.jobs.bell import Bell
@@ -100,7 +100,7 @@ class BatchRunner:
                     while await self.step():
                         pass
                 except (DatabaseError, StoreError) as error:
-                    log.warning("batches: %s; it is tried again", error)
+                    log.log(level_of(error), "batches: %s; it is tried again", error)
                 await self._bell.wait(ROUND_SECONDS)
         finally:
             try:
@@ -141,7 +141,7 @@ class BatchRunner:
                 if not await self._batches.renew(record, self._clock()):
                     raise _Lost
             except DatabaseError as error:
-                log.warning("%s: %s", record.id, error)
+                log.log(level_of(error), "%s: %s", record.id, error)
 
     async def _advance(self, record: BatchRecord) -> None:
         match record.status:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from gateway.database.batches import Batches, BatchRecord
-from gateway.database.errors import DatabaseError
+from gateway.database.errors import DatabaseError, level_of
 from gateway.database.jobs import JobRecord, Jobs, JobStatus, Page
 from gateway.database.unbroken import unbroken
 from gateway.jobs.batch_runner import BatchRunner
@@ -146,7 +146,7 @@ class JobDesk:
                 await unbroken(self.sweep(orphans=rounds % ORPHANS_EVERY == 0))
                 rounds += 1
             except (DatabaseError, StoreError) as error:
-                log.warning("jobs: %s", error)
+                log.log(level_of(error), "jobs: %s", error)
             await asyncio.sleep(KEEP_SECONDS)
 
     async def sweep(self, *, orphans: bool = False) -> None:

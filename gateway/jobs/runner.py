@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from gateway.database.errors import DatabaseError
+from gateway.database.errors import DatabaseError, level_of
 from gateway.database.job_queue import Attempt, JobQueue, Lane
 from gateway.database.jobs import Ending, JobRecord, Jobs, JobStatus
 from gateway.database.unbroken import unbroken
@@ -236,5 +236,5 @@ async def _insist(action: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         try:
             return await unbroken(action())
         except (DatabaseError, StoreError) as error:
-            log.warning("jobs: %s; it is tried again", error)
+            log.log(level_of(error), "jobs: %s; it is tried again", error)
         await asyncio.sleep(RETRY_SECONDS)

@@ -51,7 +51,10 @@ class Budgets:
 
     async def check(self, key: str, limit: float) -> None:
         """Raises ``BudgetUsedUp``."""
-        used, month = await self.used(key), month_of(self._clock())
+        now = self._clock()
+        month = month_of(now)
+        known = self._at_hand(key, month, now)
+        used = await self._looked_up(key, month) if known is None else known
         if used >= limit:
             raise BudgetUsedUp(
                 f"You have used up your budget: {used:.1f} of {limit:g} device-seconds in "
@@ -60,14 +63,24 @@ class Budgets:
 
     async def used(self, key: str) -> float:
         """Device-seconds of this month. Without the database, what was last known, and what was used here since."""
-        month = month_of(self._clock())
+        now = self._clock()
+        month = month_of(now)
+        known = self._at_hand(key, month, now)
+        return await self._looked_up(key, month) if known is None else known
+
+    def _at_hand(self, key: str, month: int, now: float) -> float | None:
+        """As nearly always: nothing is waited for."""
         self._wanted.add(key)
-        if not (self._is_fresh(month) and key in self._known):
-            async with self._looking:
-                if not self._is_fresh(month):
-                    await self._look_anew(month)
-                if key not in self._known:
-                    await self._look({key}, month)
+        if key not in self._known or not self._is_fresh(month, now):
+            return None
+        return self._known[key] + self._meter.unwritten(key, month)
+
+    async def _looked_up(self, key: str, month: int) -> float:
+        async with self._looking:
+            if not self._is_fresh(month, self._clock()):
+                await self._look_anew(month)
+            if key not in self._known:
+                await self._look({key}, month)
         return self._known.get(key, 0.0) + self._meter.unwritten(key, month)
 
     def reset_seconds(self) -> float:
@@ -82,12 +95,11 @@ class Budgets:
             if month == self._month and key in self._known:
                 self._known[key] += seconds
 
-    def _is_fresh(self, month: int) -> bool:
+    def _is_fresh(self, month: int, now: float) -> bool:
         if self._is_unsure and self._meter.writes % 2 == 0:
             return False
         # From below as well: a clock that was set back would keep what is known fresh until it has caught up.
-        is_recent = self._fresh_until - FRESH_SECONDS <= self._clock() < self._fresh_until
-        return month == self._month and is_recent
+        return month == self._month and self._fresh_until - FRESH_SECONDS <= now < self._fresh_until
 
     async def _look_anew(self, month: int) -> None:
         keys, self._wanted = self._wanted, set()

@@ -36,23 +36,24 @@ class Rates:
             raise LimitReached(
                 f"This request is for {cost} {what}, and your limit is {limit} per minute: ask for less.",
                 retry_seconds=None,
-                standing=self._standing(self._own.current(name), limit),
+                standing=self._own_standing(name, limit),
             )
         if self._shared is not None and self._shared.up:
             try:
                 return await self._count_shared(self._shared, what, name, limit, cost)
             except Unavailable:
                 pass  # counted here alone until it is back
-        window = self._own.current(name)
+        now = self._clock()
+        window = self._own.current(name, now)
         if window.total + cost > limit:
-            raise self._refusal(what, cost, self._own.free_at(name, limit, cost), self._standing(window, limit))
-        self._own.add(window, cost)
-        return self._standing(window, limit)
+            raise self._refusal(what, cost, self._own.free_at(name, limit, cost), self._standing(window, limit, now))
+        window.add(now, cost)
+        return self._standing(window, limit, now)
 
     async def standing(self, what: str, key: str, limit: int) -> Standing:
         """How much is left, without counting anything."""
         name = f"{what}/{key}"
-        own = self._standing(self._own.current(name), limit)
+        own = self._own_standing(name, limit)
         if self._shared is not None and self._shared.up:
             with suppress(Unavailable):
                 moves_at, remaining = await self._shared.stats(name, limit)
@@ -65,7 +66,7 @@ class Rates:
         if granted:
             self._own.count(name, cost)
         moves_at, remaining = await shared.stats(name, limit)
-        own = self._standing(self._own.current(name), limit)
+        own = self._own_standing(name, limit)
         if remaining < own.remaining:
             own = Standing(limit, max(0, remaining), max(0.0, moves_at - self._clock()))
         if not granted:
@@ -82,7 +83,11 @@ class Rates:
             standing,
         )
 
-    def _standing(self, window: Window, limit: int) -> Standing:
+    def _own_standing(self, name: str, limit: int) -> Standing:
         """As far as this gateway knows."""
-        reset = window.counted[0][0] + self._own.seconds - self._clock() if window.counted else 0.0
-        return Standing(limit, max(0, limit - window.total), reset)
+        now = self._clock()
+        return self._standing(self._own.current(name, now), limit, now)
+
+    def _standing(self, window: Window, limit: int, now: float) -> Standing:
+        left = limit - window.total
+        return Standing(limit, max(0, left), window.counted[0][0] + self._own.seconds - now if window.counted else 0.0)

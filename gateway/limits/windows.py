@@ -21,6 +21,10 @@ class Window:
     """When and how many, oldest first."""
     total: int = 0
 
+    def add(self, now: float, amount: int) -> None:
+        self.counted.append((now, amount))
+        self.total += amount
+
 
 class Windows:
     """All of ``seconds``, each under a key. ``clock`` is in Unix seconds."""
@@ -34,26 +38,24 @@ class Windows:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def current(self, key: str) -> Window:
-        """With what still counts."""
-        now = self._clock()
+    def current(self, key: str, now: float | None = None) -> Window:
+        """With what still counts. ``now``: as the clock has just said."""
+        now = self._clock() if now is None else now
         if not self._sweep_at - SWEEP_SECONDS <= now < self._sweep_at:
             self._sweep(now)
         window = self._windows.get(key)
         if window is None:
             window = self._windows[key] = Window()
-        self._forget(window, now)
+        elif window.counted:
+            self._forget(window, now)
         return window
 
     def fits(self, key: str, limit: int, amount: int) -> bool:
         return self.current(key).total + amount <= limit
 
     def count(self, key: str, amount: int) -> None:
-        self.add(self.current(key), amount)
-
-    def add(self, window: Window, amount: int) -> None:
-        window.counted.append((self._clock(), amount))
-        window.total += amount
+        now = self._clock()
+        self.current(key, now).add(now, amount)
 
     def free_at(self, key: str, limit: int, amount: int) -> float:
         """When ``amount`` (at most ``limit``) more will fit, if nothing else is counted until then."""
@@ -68,10 +70,12 @@ class Windows:
         return free
 
     def _forget(self, window: Window, now: float) -> None:
-        if window.counted and window.counted[-1][0] > now:  # the clock was set back: nobody is to wait until then
-            window.counted = deque((min(when, now), counted) for when, counted in window.counted)
-        while window.counted and window.counted[0][0] < now - self.seconds:
-            window.total -= window.counted.popleft()[1]
+        counted = window.counted
+        if counted and counted[-1][0] > now:  # the clock was set back: nobody is to wait until then
+            counted = window.counted = deque((min(when, now), amount) for when, amount in counted)
+        oldest = now - self.seconds
+        while counted and counted[0][0] < oldest:
+            window.total -= counted.popleft()[1]
 
     def _sweep(self, now: float) -> None:
         """Keys that were not used for a while leave nothing behind."""

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NoReturn, Protocol
 
 from gateway.database.errors import DatabaseError
-from gateway.database.usage import DAY_SECONDS, UsageRecord, UsageSelection, UsageSum, month_of
+from gateway.database.usage import DAY_SECONDS, UsageRecord, UsageSelection, UsageSum, charges, month_of
 from gateway.metering.journal import Journal
 from gateway.metering.overflow import Overflow
 
@@ -146,14 +146,12 @@ class Meter:
             await self.ledger.write(batch)
         finally:
             self.writes += 1
-        charges: defaultdict[tuple[str, int], float] = defaultdict(float)
-        for record in batch:
-            charges[record.key, month_of(record.created)] += record.device_seconds
-        for account, seconds in charges.items():
+        written = charges(batch)
+        for account, seconds in written.items():
             left = self._unwritten.pop(account, 0.0) - seconds
             if left > 1e-6:  # sums of floats
                 self._unwritten[account] = left
-        self.on_written(charges)
+        self.on_written(written)
 
     def _lose(self, count: int) -> None:
         if count and not self._lost:

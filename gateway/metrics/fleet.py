@@ -134,7 +134,7 @@ class Fleet(Collector):
     def _stations(self) -> list[Station]:
         models = {server.spec.model for server in self.view.servers.values()}
         models |= {request.spec.model for request in self.view.live.values()}
-        return [(model, role) for model in sorted(models) for role in Role]
+        return [(model, role) for model in sorted(models) for role in self.view.stages(model)]
 
     def _backlog(self) -> Mapping[Station, float]:
         seconds: defaultdict[Station, float] = defaultdict(float)

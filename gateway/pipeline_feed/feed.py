@@ -15,7 +15,7 @@ from gateway.pipeline_feed.busy import SLICE_SECONDS, Busy
 from gateway.pipeline_feed.differ import Differ
 from gateway.pipeline_feed.lives import Lives
 from gateway.pipeline_feed.news import NewsLog
-from gateway.pipeline_feed.readers import Reader
+from gateway.pipeline_feed.readers import Reader, Say
 from gateway.pipeline_feed.rows import Row, Tables
 from gateway.pipeline_feed.snapshot import Snapshots, Sources
 from scheduler import actions as act
@@ -79,11 +79,11 @@ class Feed:
         return self._snapshots.take()
 
     @contextmanager
-    def reading(self) -> Iterator[Reader]:
-        """A reader, to whom the state of now and all that follows is told."""
+    def reading(self, say: Say | None = None) -> Iterator[Reader]:
+        """A reader, to whom the state of now and all that follows is told; by ``say``, while it keeps up."""
         if not self._readers:
             self._differ.step(self._take(), self._clock())  # nobody has looked for a while
-        reader = Reader(self._differ)
+        reader = Reader(self._differ, say)
         self._readers.add(reader)
         self._somebody_reads.set()
         try:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gateway.pipeline_feed.differ import COMPLETE, RESET, Differ, Key
 
@@ -15,9 +15,18 @@ MOST_BYTES = 64 << 10
 the HTTP server takes no more: 192 KiB together."""
 
 
+Say = Callable[[bytes], bool]
+"""Writes a frame at once, and answers whether it did."""
+
+
 class Reader:
-    def __init__(self, differ: Differ) -> None:
+    def __init__(self, differ: Differ, say: Say | None = None) -> None:
+        """``say``: for one that has read all so far, who need not be woken then. A hundred of them are most of what the
+        feed costs."""
         self._differ = differ
+        self._say = say
+        self._waits = False
+        """All that was kept for it is written."""
         self._frames: deque[bytes] = deque()
         self._nbytes = 0
         self._unsent: Iterator[Key] | None = None
@@ -39,16 +48,22 @@ class Reader:
     def offer(self, frame: bytes) -> None:
         if self._lags:
             return
+        if self._waits and self._say is not None and self._say(frame):
+            return
         if self._nbytes + len(frame) > MOST_BYTES:
             self._frames.clear()
             self._nbytes, self._unsent, self._lags = 0, None, True
         else:
             self._frames.append(frame)
             self._nbytes += len(frame)
-        self._something.set()
+        self._wake()
 
     def close(self) -> None:
         self._is_over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._waits = False
         self._something.set()
 
     async def next(self) -> bytes:
@@ -72,5 +87,6 @@ class Reader:
                 self._unsent = None
                 return COMPLETE
             self._something.clear()
+            self._waits = True
             await self._something.wait()
         return b""

@@ -73,7 +73,7 @@ class Snapshots:
                 "handed_bytes": handed[model, role, "bytes"],
             }
             for model in sorted(models)
-            for role in Role
+            for role in self.view.stages(model)
         }
 
     def _handed(self) -> Counter[tuple[ModelKey, Role, str]]:

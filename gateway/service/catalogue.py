@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from wire.params import Adapter, ModelInfo
-from wire.types import ModelKey, Role, ServerId
+from wire.params import Adapter, ModelInfo, Upscaler
+from wire.types import REQUIRED, ModelKey, Role, ServerId
 
 MAX_MODELS = 256
 """Remembered; those that nobody serves any more are forgotten first."""
@@ -23,6 +23,7 @@ class _Member:
     """Of no use: somebody is not reached."""
     why: str = ""
     adapters: tuple[Adapter, ...] = ()
+    upscaler: Upscaler | None = None
 
 
 class Catalogue:
@@ -45,7 +46,7 @@ class Catalogue:
         key = ModelKey(info.key)
         self._models.pop(key, None)
         self._models[key] = info
-        self._members[server] = _Member(key, frozenset(roles), adapters=info.adapters)
+        self._members[server] = _Member(key, frozenset(roles), adapters=info.adapters, upscaler=info.upscaler)
         self._forget_surplus()
         self._changed()
 
@@ -91,9 +92,9 @@ class Catalogue:
         return tuple(_difference(info, other) for other in others if other.name == info.name)
 
     def missing(self, key: ModelKey) -> list[Role]:
-        """Roles that nobody holds."""
+        """Roles that every request needs and nobody holds."""
         held = self._held(key)
-        return [role for role in Role if not held[role]]
+        return [role for role in REQUIRED if not held[role]]
 
     def ready(self) -> bool:
         if self._is_ready is None:
@@ -109,8 +110,17 @@ class Catalogue:
         key = ModelKey(info.key)
         if key not in self._told:
             is_served = any(member.key == key for member in self._members.values())
-            self._told[key] = msgspec.structs.replace(info, adapters=self._offered(key)) if is_served else info
+            offered = {"adapters": self._offered(key), "upscaler": self._upscaler(key)}
+            self._told[key] = msgspec.structs.replace(info, **offered) if is_served else info
         return self._told[key]
+
+    def _upscaler(self, key: ModelKey) -> Upscaler | None:
+        """Of several the one that is held, and of these the one that came last. One that nobody holds is loaded when
+        it is asked for."""
+        members = [member for member in self._members.values() if member.key == key and member.upscaler is not None]
+        held = [member for member in members if Role.UPSCALER in member.roles - member.aside]
+        found = held or members
+        return found[-1].upscaler if found else None
 
     def _offered(self, key: ModelKey) -> tuple[Adapter, ...]:
         """One for each name; of other files under one name the last. A role that nobody holds at all is waited for."""
@@ -129,12 +139,17 @@ class Catalogue:
 
     def _status(self, key: ModelKey) -> dict[str, object]:
         held = self._held(key)
-        told: dict[str, object] = {"key": key, "roles": {role: held[role] for role in Role}}
+        told: dict[str, object] = {"key": key, "roles": {role: held[role] for role in self._stages(key)}}
         told["missing"] = self.missing(key)
         aside = {server: member.why for server, member in self._members.items() if member.key == key and member.aside}
         lacking = {adapter.name: sorted(set(adapter.roles) - roles) for adapter, roles in self._adapters(key).items()}
         lacking = {name: roles for name, roles in lacking.items() if roles}
         return told | ({"set_aside": aside} if aside else {}) | ({"loras_lacked_by": lacking} if lacking else {})
+
+    def _stages(self, key: ModelKey) -> list[Role]:
+        """Those of the model, with the optional ones that some server brings."""
+        has_upscaler = self._upscaler(key) is not None
+        return [*REQUIRED, *([Role.UPSCALER] if has_upscaler else [])]
 
     def _held(self, key: ModelKey) -> Counter[Role]:
         members = (member for member in self._members.values() if member.key == key)

@@ -13,7 +13,7 @@ from gateway.service.references import PictureWork, picture_work
 from scheduler.cost.work import Work
 from scheduler.spec import JobSpec, Made, RequestSpec
 from wire.guiders import more_passes
-from wire.params import ImageParams, ModelInfo, Workflow
+from wire.params import ImageParams, ModelInfo, Upscaler, Workflow
 from wire.record import record
 from wire.to_stage import InputRef
 from wire.types import JobId, ModelKey, RequestId, Role
@@ -82,7 +82,8 @@ def _jobs(
     """Encoding text knows no seed, so all images share it; encoding a picture samples with the image's own."""
     steering = {} if CONTROL in workflow.encoder_inputs else {name: uploads[name] for name in filter(steers, uploads)}
     uploads = {name: upload for name, upload in uploads.items() if name not in steering}
-    shared = None if uploads else _encoder(request, request.images[0], None, uploads, PictureWork())
+    first = _not_upscaled(request.images[0])
+    shared = None if uploads else _encoder(request, first, None, uploads, PictureWork())
     if shared is not None:
         yield shared
     for index, params in enumerate(request.images):
@@ -91,6 +92,8 @@ def _jobs(
         encoder = shared or _encoder(request, params, index, uploads, pictures)
         if encoder is not shared:
             yield encoder
+        upscaler, upscaled = _upscaler(model, params), params
+        params = _not_upscaled(params)
         blank = msgspec.structs.replace(params, prompt="", negative_prompt=None)
         needs = (encoder.spec.id,) if (Role.ENCODER, Role.DECODER) in workflow.edges else ()
         decoding = _work(Role.DECODER, height=params.height, width=params.width)
@@ -104,7 +107,30 @@ def _jobs(
         shown = tuple(preview.spec for preview in previews)
         dit = replace(dit, spec=replace(dit.spec, previews=shown)) if shown else dit
         yield dit
-        yield _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
+        decoder = _job(request, index, blank, decoding, (*needs, dit.spec.id), originals)
+        yield from [decoder] if upscaler is None else _passed_on(request, decoder, upscaled, upscaler)
+
+
+def _upscaler(model: ModelInfo, params: ImageParams) -> Upscaler | None:
+    if not params.upscale:
+        return None
+    if model.upscaler is None or model.upscaler.factor != params.upscale:
+        raise UnsupportedRequest(f"The model '{model.name}' has no such upscaler any more.", param="upscale")
+    return model.upscaler
+
+
+def _not_upscaled(params: ImageParams) -> ImageParams:
+    """As stages see it that have no part in it."""
+    return msgspec.structs.replace(params, upscale=0) if params.upscale else params
+
+
+def _passed_on(request: ImageRequest, decoder: StageJob, params: ImageParams, upscaler: Upscaler) -> Iterator[StageJob]:
+    """A decoder job whose picture is made larger, and the job that does it on a server that has this upscaler."""
+    told = msgspec.structs.replace(decoder.params, upscale=params.upscale)
+    yield replace(decoder, params=told, spec=replace(decoder.spec, is_passed_on=True))
+    work = _work(Role.UPSCALER, height=params.height, width=params.width)
+    last = _job(request, decoder.image, told, work, (decoder.spec.id,))
+    yield replace(last, spec=replace(last.spec, adapters=frozenset({upscaler.key})))
 
 
 def _adapted(job: StageJob, model: ModelInfo) -> StageJob:
@@ -119,7 +145,7 @@ def _adapted(job: StageJob, model: ModelInfo) -> StageJob:
     concerned = [(use, adapter) for use, adapter in found if job.spec.role in adapter.roles]
     params = msgspec.structs.replace(job.params, adapters=tuple(use for use, _ in concerned))
     keys, scales = frozenset(adapter.key for _, adapter in concerned), tuple(use.scale for use, _ in concerned)
-    return replace(job, params=params, spec=replace(job.spec, adapters=keys, scales=scales))
+    return replace(job, params=params, spec=replace(job.spec, adapters=job.spec.adapters | keys, scales=scales))
 
 
 def _preview(

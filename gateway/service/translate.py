@@ -6,7 +6,8 @@ from scheduler import events as ev
 from scheduler.cost.work import Target
 from scheduler.spec import Output, RoleCost, ServerSpec, Timings
 from wire import to_gateway as wire
-from wire.types import ModelKey, ServerId
+from wire.params import ModelInfo
+from wire.types import ModelKey, Role, ServerId
 
 READS_AHEAD = (1, 2)
 """Protocol from which on servers know ``Preload``."""
@@ -50,8 +51,14 @@ def server_spec(server: ServerId, hello: wire.Hello) -> ServerSpec:
         device=hello.device,
         pool=hello.pool,
         model_name=hello.model.name,
-        adapters={adapter.key: frozenset(adapter.roles) for adapter in hello.model.adapters},
+        adapters=_adapters(hello.model),
     )
+
+
+def _adapters(model: ModelInfo) -> dict[str, frozenset[Role]]:
+    """What jobs may need of a server beside its model, by key. An upscaler is told apart from others like a LoRA."""
+    found = {adapter.key: frozenset(adapter.roles) for adapter in model.adapters}
+    return found if model.upscaler is None else found | {model.upscaler.key: frozenset({Role.UPSCALER})}
 
 
 def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from wire.children import Child, Program
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 BUNDLED_MODEL = "tiny-shapes"
 
@@ -30,7 +30,7 @@ class LocalStages:
     async def run(self) -> NoReturn:
         """Until cancelled; then they are stopped. Raises ``CannotStart`` (in a group)."""
         async with asyncio.TaskGroup() as tasks:
-            for role in Role:
+            for role in REQUIRED:
                 tasks.create_task(Child(self._program(role)).run(), name=f"local {role}")
         raise AssertionError("the tasks above never return")
 

@@ -25,6 +25,7 @@ GENERIC = {
     Role.ENCODER: RoleProfile((0.1, 0.0, 1e-7)),
     Role.DIT: RoleProfile((0.03, 5e-5, 2e-9)),
     Role.DECODER: RoleProfile((0.01, 1e-7)),
+    Role.UPSCALER: RoleProfile((0.01, 5e-7)),
 }
 """Where nothing at all is known. Observations correct it."""
 
@@ -159,8 +160,9 @@ class CostModel:
 
     def _prior(self, target: Target, role: Role) -> Prior:
         nearest = self._nearest(target)
-        if nearest is None:
-            return Prior(GENERIC[role], ModelShape(target.model), "a generic guess", 0.05, 0.7, borrowed=True)
+        if nearest is None or role not in nearest.roles:  # profiles may leave out optional stages
+            shape = nearest.model if nearest is not None and _same_model(nearest, target) else ModelShape(target.model)
+            return Prior(GENERIC[role], shape, "a generic guess", 0.05, 0.7, borrowed=True)
         text = f"profile {nearest.model.name} on {nearest.device_class} in {nearest.precision}"
         distance = _distance(nearest, target)
         if distance == 0:

@@ -11,7 +11,7 @@ from scheduler.cost.model import CostModel
 from scheduler.cost.profile import ProfileError, bundled
 from scheduler.cost.work import Target, Work
 from wire.references import References
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 
 def main(argv: list[str], program: str = "python -m scheduler") -> int:
@@ -35,7 +35,7 @@ def main(argv: list[str], program: str = "python -m scheduler") -> int:
 def _predict(model: CostModel, args: argparse.Namespace) -> list[str]:
     target = Target.of(args.model, args.device, args.precision)
     total, lines = 0.0, []
-    for role in args.role or list(Role):
+    for role in args.role or REQUIRED:
         work = _work(model, target, Role(role), args)
         head, *rest = model.explain(work, target)
         lines += [head, *(f"    {line}" for line in rest)]
@@ -57,7 +57,7 @@ def _work(model: CostModel, target: Target, role: Role, args: argparse.Namespace
         cfg=shape.guidance_passes == 2 and guidance > 1,
         text_tokens=args.text_tokens if role is Role.ENCODER else 0,
         image_pixels=encoded if role is Role.ENCODER else 0,
-        picture_tokens=sum(map(rule.prompt_tokens, args.upload)) if role is not Role.DECODER else 0,
+        picture_tokens=sum(map(rule.prompt_tokens, args.upload)) if role in (Role.ENCODER, Role.DIT) else 0,
         reference_pixels=encoded if role is Role.DIT and rule.in_sequence else 0,
         batch=args.batch,
     )
@@ -84,7 +84,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=int, default=1, help="equal jobs in one batch (default: 1)")
     parser.add_argument(
-        "--role", action="append", choices=[role.value for role in Role], help="repeatable; default: all"
+        "--role",
+        action="append",
+        choices=[role.value for role in Role],
+        help="repeatable; default: those of every model",
     )
     parser.add_argument("--profile", type=Path, action="append", default=[], help="a further profile file; repeatable")
     parser.add_argument("--no-bundled", action="store_true", help="ignore the profiles that come with the project")

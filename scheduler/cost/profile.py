@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scheduler.cost.tables import ProfileError, Section
 from wire.references import References
-from wire.types import Role
+from wire.types import MAX_UPSCALE, REQUIRED, Role
 from wire.values import DTYPE_BYTES
 
 __all__ = ["ModelShape", "Profile", "ProfileError", "RoleProfile", "TensorSpec", "bundled", "load", "parse"]
@@ -20,6 +20,7 @@ COEFFICIENTS: dict[Role, tuple[str, ...]] = {
     Role.ENCODER: ("fixed_seconds", "seconds_per_text_token", "seconds_per_image_pixel"),
     Role.DIT: ("fixed_seconds", "seconds_per_token", "seconds_per_token_squared"),
     Role.DECODER: ("fixed_seconds", "seconds_per_pixel"),
+    Role.UPSCALER: ("fixed_seconds", "seconds_per_pixel"),
 }
 """Keys of a role's section, in the order of ``features.row``."""
 DIMENSIONS = ("text_tokens", "latent_height", "latent_width", "latent_frames")
@@ -73,6 +74,8 @@ class RoleProfile:
     batch_marginal: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
     """Image tokens, by rising number, → cost of each further member in jobs."""
     outputs: tuple[TensorSpec, ...] = ()
+    factor: int = 1
+    """By which an upscaler makes width and height larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ def parse(text: str, name: str) -> Profile:
         memory_bytes=int(device.number("memory_gb") * GIGABYTE),
         precision=device.text("precision"),
         source=top.text("source"),
-        roles={role: _role(role, top.section(role.value)) for role in Role},
+        roles={role: _role(role, top.section(role.value)) for role in Role if role in REQUIRED or role.value in table},
     )
     device.finish()
     top.finish()
@@ -164,6 +167,7 @@ def _role(role: Role, section: Section) -> RoleProfile:
         load_seconds=section.number("load_seconds"),
         batch_marginal=section.points("batch_marginal"),
         outputs=tuple(_tensor(item) for item in section.sections("outputs")),
+        factor=section.integer("factor", least=2, most=MAX_UPSCALE) if role is Role.UPSCALER else 1,
     )
     section.finish()
     return profile

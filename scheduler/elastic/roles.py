@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, hypot, inf
 
@@ -20,7 +20,7 @@ from scheduler.roles.reading_ahead import ServerState
 from scheduler.roles.solver import Plan
 from scheduler.state import Request, Server, expected
 from scheduler.view import View
-from wire.types import ModelKey, Role, ServerId
+from wire.types import REQUIRED, STAGES, ModelKey, Role, ServerId
 
 BUSY_SECONDS = 10.0
 """Memory of the measured busy fraction."""
@@ -39,6 +39,16 @@ class _Model:
     asked_at: float = -inf
     works: dict[Role, Work] = field(default_factory=dict)
     """The latest job of each role: classes of servers are compared by it."""
+    passed_at: dict[Role, float] = field(default_factory=dict)
+    """When a request last asked for an optional stage."""
+
+    def roles(self, now: float, waiting: Collection[Role] = ()) -> list[Role]:
+        """That need a holder: not an optional one that nobody has asked for lately."""
+        return [
+            role
+            for role in self.works
+            if not STAGES[role].is_optional or role in waiting or now - self.passed_at[role] <= IDLE_SECONDS
+        ]
 
 
 @dataclass(slots=True)
@@ -75,6 +85,8 @@ class ElasticRoles:
             if not job.spec.optional and job.holder is None:
                 work[job.spec.role] = work.get(job.spec.role, 0.0) + view.reference_seconds(job)
                 model.works[job.spec.role] = job.spec.work
+                if STAGES[job.spec.role].is_optional:
+                    model.passed_at[job.spec.role] = now
         model.demand.arrived(work, now)
         model.asked_at = now
 
@@ -144,16 +156,17 @@ class ElasticRoles:
         """
         (circle,) = circles([model], view)
         servers = [server for server in view.servers.values() if server.spec.model == model]
-        unheld = [role for role in Role if not any(role in expected(server) for server in servers)]
+        needed = self._needed(model, now)
+        unheld = [role for role in needed if not any(role in expected(server) for server in servers)]
         if len(circle) == 1 or not unheld:
             return 0.0, ""
         others = [key for key in circle if key != model and not self._is_idle(key, view, now)]
         at_work = [key for key in others if any(request.spec.model == key for request in view.live.values())]
         names = " and ".join(unheld)
-        if not self._all_fit([model, *at_work], circle, view):
+        if not self._all_fit([model, *at_work], circle, view, now):
             beside = " beside the other models that are in use" if at_work else ""
             return inf, f"no server has room for the model's {names}{beside}"
-        if self._all_fit([model, *others], circle, view):
+        if self._all_fit([model, *others], circle, view, now):
             return 0.0, ""
         seconds = max(IDLE_SECONDS - now + self._models[key].asked_at for key in others if key not in at_work)
         return (
@@ -182,9 +195,15 @@ class ElasticRoles:
             model = self._models[key] = _Model(demand)
         return model
 
-    def _all_fit(self, models: Iterable[ModelKey], circle: Circle, view: View) -> bool:
+    def _needed(self, key: ModelKey, now: float) -> list[Role]:
+        """Roles of the model that somebody must hold."""
+        model = self._models.get(key)
+        asked = model.roles(now) if model is not None else []
+        return [role for role in Role if role in asked or role in REQUIRED]
+
+    def _all_fit(self, models: Iterable[ModelKey], circle: Circle, view: View, now: float) -> bool:
         """Whether all roles of these models can be held at once. What is pinned stays."""
-        wanted = {Duty(key, role) for key in models for role in Role}
+        wanted = {Duty(key, role) for key in models for role in self._needed(key, now)}
         free: list[ServerClass] = []
         for machine in machines(circle, view):
             if any(server.pinned for server in machine.servers):
@@ -252,8 +271,9 @@ class ElasticRoles:
         waiting = {role: work for role, work in self._book.backlog(key).items() if role in model.works}
         full, coming = model.demand.demand(now, waiting), model.demand.demand(now)
         doubt = model.demand.doubt()
-        proportioned = _proportioned(coming, {role: full[role] for role in model.works})
-        return {role: (coming[role], proportioned[role], doubt.get(role, 0.0)) for role in model.works}
+        roles = model.roles(now, [role for role, work in waiting.items() if work > 0])
+        proportioned = _proportioned(coming, {role: full.get(role, 0.0) for role in roles})
+        return {role: (coming.get(role, 0.0), proportioned[role], doubt.get(role, 0.0)) for role in roles}
 
     def _is_idle(self, key: ModelKey, view: View, now: float) -> bool:
         model = self._models.get(key)
@@ -352,9 +372,9 @@ def _proportioned(coming: Mapping[Role, float], full: Mapping[Role, float]) -> d
     Where a backlog happens to lie says nothing about what is to come: roles that follow it from stage to stage are
     always behind. A stage that only has a backlog keeps a trace of demand, since it needs a holder.
     """
-    arriving = sum(coming[role] for role in full)
+    arriving = sum(coming.get(role, 0.0) for role in full)
     scale = max(1.0, sum(full.values()) / arriving) if arriving > 0 else 0.0
-    return {role: max(scale * coming[role], 1e-9 * work) for role, work in full.items()}
+    return {role: max(scale * coming.get(role, 0.0), 1e-9 * work) for role, work in full.items()}
 
 
 def _may_improve(snapshot: Snapshot) -> bool:

@@ -19,7 +19,7 @@ RATE_MEMORY = 64
 """Gaps between arrivals that the rate covers at most."""
 SHORTEST = 5
 """Values that either part must have."""
-FIRST = 40
+FIRST = 20
 """Arrivals from which on proportions are believed."""
 SIGNIFICANT = 4.5
 """Standard errors between the parts' means: about one false alarm in 10⁵ comparisons of well-behaved values."""

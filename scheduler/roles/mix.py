@@ -9,13 +9,13 @@ change almost for sure; a mixture of two that loses one takes about fifteen arri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 MEMORY = 256.0
 """Arrivals that a run counts at most: earlier ones fade."""
@@ -62,22 +62,23 @@ class ArrivalMix:
         self._weights /= np.add.reduce(self._weights)
 
     def means(self) -> dict[Role, float]:
-        """Reference device-seconds per request of every stage; 0 without arrivals."""
-        return dict(zip(ROLES, (self._shares() @ self._work).tolist(), strict=True))
+        """Reference device-seconds per request of every stage, of optional ones where any need them; 0 without
+        arrivals."""
+        return _named((self._shares() @ self._work).tolist())
 
     def doubt(self) -> dict[Role, float]:
         """Relative standard error of each stage's share of the work; 0 where nothing is known of it."""
         mean = self._shares() @ self._work
         total = mean.sum()
         if total <= 0:
-            return dict.fromkeys(ROLES, 0.0)
+            return dict.fromkeys(REQUIRED, 0.0)
         # A kind's work beyond what it would be in the proportions of the whole.
         beyond = self._work - np.outer(self._work.sum(axis=1), mean / total)
         runs = (self._counts + self._prior[:, None] * self._before) / np.maximum(self._seen(), 1.0)[:, None]
         between = runs @ beyond
         within = (runs @ beyond**2 - between**2) / (self._seen() + 1.0)[:, None]
         error = np.sqrt(np.maximum(self._weights @ (within + between**2), 0.0))
-        return dict(zip(ROLES, (error / np.maximum(mean, 1e-9 * total)).tolist(), strict=True))
+        return _named((error / np.maximum(mean, 1e-9 * total)).tolist())
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -132,3 +133,7 @@ class ArrivalMix:
         self._counts[row] = self._total[row] = 0.0
         self._before[row] = before
         self._prior[row] = PRIOR if np.logical_or.reduce(before) else 0.0
+
+
+def _named(values: Iterable[float]) -> dict[Role, float]:
+    return {role: value for role, value in zip(ROLES, values, strict=True) if value or role in REQUIRED}

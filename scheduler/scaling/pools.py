@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
-ALL_ROLES = frozenset(Role)
+ALL_ROLES = frozenset(REQUIRED)
 
 
 @dataclass(frozen=True, slots=True)

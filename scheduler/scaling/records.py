@@ -12,7 +12,7 @@ from scheduler.scaling.forecast import Forecast
 from scheduler.scaling.pools import Pool
 from scheduler.scaling.starts import ColdStarts
 from scheduler.state import Server
-from wire.types import ModelKey, Role, ServerId
+from wire.types import REQUIRED, STAGES, ModelKey, Role, ServerId
 
 SLACKS = 64
 """Latest requests by which it is judged how long may be waited."""
@@ -20,6 +20,8 @@ TIGHT = 0.2
 """Share of them that may have had less time."""
 LATEST = 1 / 64
 """Weight of the latest request in a model's mean work."""
+FORGOTTEN = 1e-3
+"""Share of a model's work below which an optional stage is not one any more."""
 
 
 @dataclass(slots=True)
@@ -81,10 +83,11 @@ class ModelState:
 
     def arrived(self, key: ModelKey, jobs: Sequence[tuple[Work, float]], seconds_left: float, now: float) -> None:
         """A request of these jobs and what they take, to be done within ``seconds_left``."""
-        total, chain = dict.fromkeys(Role, 0.0), dict.fromkeys(Role, 0.0)
+        total = dict.fromkeys((*REQUIRED, *self.work), 0.0)
+        chain: dict[Role, float] = {}
         for work, seconds in jobs:
-            total[work.role] += seconds
-            chain[work.role] = max(chain[work.role], seconds)
+            total[work.role] = total.get(work.role, 0.0) + seconds
+            chain[work.role] = max(chain.get(work.role, 0.0), seconds)
             self.works[work.role] = work
         self.key, self.asked_at = key, now
         self.forecast.arrived(sum(total.values()), now)
@@ -92,6 +95,9 @@ class ModelState:
         self.longest += LATEST * (max(chain.values()) - self.longest) if self.longest else max(chain.values())
         for role, seconds in total.items():
             self.work[role] = self.work.get(role, seconds) + LATEST * (seconds - self.work.get(role, seconds))
+        for role in [role for role in self.work if STAGES[role].is_optional]:
+            if self.work[role] < FORGOTTEN * sum(self.work.values()):  # it needs no holder any more
+                del self.work[role]
 
     def slack(self) -> float:
         """What most of them had at least; 0 before the first."""

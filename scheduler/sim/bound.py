@@ -11,7 +11,7 @@ from scheduler.roles.problem import Duty, Problem, RoleNeed, Server, ServerClass
 from scheduler.roles.solver import plan
 from scheduler.sim.setup import ServerSetup
 from scheduler.sim.workload import Phase
-from wire.types import ModelKey, Role, ServerId
+from wire.types import STAGES, ModelKey, Role, ServerId
 
 BATCH_MARGINAL = 0.7
 """Cost of one more member, in jobs, below which batching is worth it (docs/scheduling.md)."""
@@ -39,8 +39,12 @@ def problem(servers: Sequence[ServerSetup], phase: Phase, *, exclusive: bool = F
         classes[name] = ServerClass(name, machine[0].memory, {k: v for some in needs for k, v in some.items()})
         held = frozenset(_stages(servers, server)[role] for server in machine for role in server.roles)
         members.append(Server(ServerId(machine[0].name), name, held, fixed=any(s.pinned for s in machine)))
-    # A model that the phase does not ask for needs no holder.
-    asked = {stage: seconds for stage, seconds in demand.items() if seconds > 0 or not isinstance(stage, Duty)}
+    # A model that the phase does not ask for needs no holder, nor does an optional stage.
+    asked = {
+        stage: seconds
+        for stage, seconds in demand.items()
+        if seconds > 0 or not (isinstance(stage, Duty) or STAGES[stage].is_optional)
+    }
     return Problem(classes, tuple(members), asked, exclusive=exclusive)
 
 
@@ -55,7 +59,7 @@ def machines(servers: Iterable[ServerSetup]) -> list[list[ServerSetup]]:
 def _stages(servers: Sequence[ServerSetup], server: ServerSetup) -> dict[Role, Stage]:
     """What this server's roles are called in the problem."""
     alone = len({other.model for other in servers}) == 1
-    return {role: role if alone else Duty(ModelKey(server.model), role) for role in Role}
+    return {role: role if alone else Duty(ModelKey(server.model), role) for role in server.profile.roles}
 
 
 def fluid_rate(servers: Sequence[ServerSetup], phase: Phase, *, max_batch: int = 1) -> float:
@@ -113,7 +117,7 @@ def _needs(server: ServerSetup, reference: Mapping[Stage, float], own: Mapping[S
             costs[role].activation_bytes,
             costs[role].load_seconds,
         )
-        for role, (stage, seconds) in zip(Role, own.items(), strict=True)
+        for role, (stage, seconds) in zip(server.profile.roles, own.items(), strict=True)
     }
 
 

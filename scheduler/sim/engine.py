@@ -25,28 +25,23 @@ from scheduler.roles.solver import Plan
 from scheduler.roles.solver import plan as best_plan
 from scheduler.sim.clock import Clock
 from scheduler.sim.device import Device
+from scheduler.sim.faults import Faults
 from scheduler.sim.launcher import Launcher, Scaling, predicted
 from scheduler.sim.metrics import Recorder, Result
 from scheduler.sim.server import SimServer
 from scheduler.sim.setup import (
-    EVERYBODY,
     GATEWAY,
-    Fault,
-    Freeze,
-    Kill,
-    Leave,
     Scenario,
     ServerSetup,
-    SlowDown,
-    Unreachable,
     fit,
 )
 from scheduler.sim.workload import Arrival, Kind, Phase
 from scheduler.sim.world import Cost, Loss
 from scheduler.spec import IMAGE_PORT, Input
-from wire.types import Handle, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import READERS, STAGES, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 PICTURE_BYTES_PER_PIXEL = 1.5
+RAW_BYTES_PER_PIXEL = 3
 TRIAL_SECONDS = 3.0
 """After which a trial counts as failed."""
 LARGEST_SIDE = 2048
@@ -87,6 +82,8 @@ class Simulation:
         self._truth = CostModel(server.profile for server in scenario.setups)
         self._works: dict[JobId, Work] = {}
         self._previews: dict[JobId, int] = {}
+        self._passed_on: set[JobId] = set()
+        """Jobs whose picture another stage reads."""
         self._kinds: dict[RequestId, Kind] = {}
         """Of requests whose end is not known yet."""
         self._jobs: dict[RequestId, tuple[JobId, ...]] = {}
@@ -97,13 +94,14 @@ class Simulation:
         self._mishaps = Random(f"{seed}/mishaps")
         outputs = scenario.setups[0].profile.roles[Role.ENCODER].outputs
         self._masks = any(tensor.port is Role.DECODER for tensor in outputs)
-        self._partitions = [fault for fault in scenario.faults if isinstance(fault, Unreachable)]
+        self._faults = Faults(self, scenario)
         self._largest = _largest_outputs(scenario)
         self._counter = 0
         self._begun: dict[Handle, int] = {}
         self._names = 0
         self._lives: dict[str, int] = {}
-        self._by_name: dict[str, SimServer] = {}
+        self.by_name: dict[str, SimServer] = {}
+        """The latest of each name, dead ones too."""
         self._tick_at: float | None = None
         self._coming = True
         self._phase: tuple[float, Phase] | None = None
@@ -113,8 +111,7 @@ class Simulation:
         """Until every request has ended; phases with a backlog end with their time."""
         for setup in self.scenario.servers:
             self.clock.at(setup.joins_at, self.join, setup)
-        for fault in self.scenario.faults:
-            self.clock.at(fault.at, self._strike, fault)
+        self._faults.begin()
         for began, phase in self.scenario.workload.starts():
             if phase.backlog:
                 self.clock.at(began + 1e-3, self._fill_backlog, began + phase.seconds, phase)
@@ -190,7 +187,7 @@ class Simulation:
     def _is_reached(self, trial: do.TryPeer) -> bool:
         fetcher, holder = self.servers.get(trial.fetcher), self.servers.get(trial.holder)
         name = fetcher.setup.name if fetcher is not None else GATEWAY
-        return holder is not None and not holder.is_frozen and not self._is_cut_off(name, holder.setup.name)
+        return holder is not None and not holder.is_frozen and not self._faults.cut_off(name, holder.setup.name)
 
     def _solved(self, problem: Problem) -> None:
         found: Plan | None
@@ -234,6 +231,7 @@ class Simulation:
         jobs = [each for job in spec.jobs for each in (job, *job.previews)]
         self._jobs[spec.id] = tuple(job.id for job in jobs)
         self._works |= {job.id: job.work for job in jobs}
+        self._passed_on |= {job.id for job in jobs if job.is_passed_on}
         self._previews |= {job.id: len(job.previews) for job in jobs}
         if kind.patience < kind.deadline:
             self.clock.after(kind.patience, self._hang_up, spec.id)
@@ -249,6 +247,7 @@ class Simulation:
             return
         for job in self._jobs.pop(request):
             del self._works[job], self._previews[job]
+            self._passed_on.discard(job)
         if self._phase is not None and self.clock.now < self._phase[0]:
             self.clock.after(0.0, self._ask, self._phase[1].kind(self._mixes))
 
@@ -257,42 +256,20 @@ class Simulation:
         for _ in range(phase.backlog - len(self._kinds)):
             self._ask(phase.kind(self._mixes))
 
-    # --- servers come, go and suffer ----------------------------------------------------------------------------------
+    # --- servers come and go -----------------------------------------------------------------------------------------
 
     def join(self, setup: ServerSetup) -> None:
         """A server is here."""
         life = self._lives[setup.name] = self._lives.get(setup.name, 0) + 1
         server = SimServer(setup, life, self, self._largest, self._shared_device(setup))
         self.servers[server.id] = server
-        self._by_name[setup.name] = server
+        self.by_name[setup.name] = server
         server.hello()
 
     def _shared_device(self, setup: ServerSetup) -> Device | None:
         """Of the servers that share one, the first brings it."""
         others = (server for server in self.servers.values() if server.setup.shares(setup))
         return next((server.device for server in others), None)
-
-    def _strike(self, fault: Fault) -> None:
-        """Servers that share a device are one process: what befalls one befalls all."""
-        struck = self._by_name.get(fault.server)
-        if struck is None:
-            return
-        mates = [each for each in self._by_name.values() if each is struck or each.setup.shares(struck.setup)]
-        for server in mates:
-            self._strike_one(server, fault)
-
-    def _strike_one(self, server: SimServer, fault: Fault) -> None:
-        if not server.alive or (server.is_frozen and not isinstance(fault, Kill)):
-            return
-        match fault:
-            case Kill(restart_after=restart_after):
-                self.kill(server, restart_after)
-            case Freeze(seconds=seconds):
-                self._freeze(server, seconds)
-            case SlowDown(factor=factor):
-                server.slow_down(factor)
-            case Leave():
-                server.leave()
 
     def kill(self, server: SimServer, restart_after: float | None = None) -> None:
         """It dies at once, with all that it has."""
@@ -302,17 +279,6 @@ class Simulation:
         self.clock.after(self.scenario.network.detection, self.post, ev.ServerLost(server.id, "killed"))
         if restart_after is not None:
             self.clock.after(restart_after, self.join, server.setup)
-
-    def _freeze(self, server: SimServer, seconds: float) -> None:
-        server.freeze()
-        self.clock.after(seconds, self._thaw, server, seconds)
-        if seconds > self.scenario.network.liveness:
-            self.clock.after(self.scenario.network.liveness, self.post, ev.ServerLost(server.id, "silent"))
-
-    def _thaw(self, server: SimServer, seconds: float) -> None:
-        server.thaw()
-        if server.alive and seconds > self.scenario.network.liveness:
-            server.hello()
 
     def gone(self, server: ServerId) -> None:
         left = self.servers.pop(server)
@@ -345,21 +311,13 @@ class Simulation:
         holder = self.servers.get(source.holder)
         if holder is None:
             return Loss(self.scenario.network.detection, unreached=True)
-        if holder.is_frozen or self._is_cut_off(reader, holder.setup.name):
+        if holder.is_frozen or self._faults.cut_off(reader, holder.setup.name):
             return Loss(self.scenario.network.fetch_timeout, unreached=True)
         is_there = source.handle in holder.store and not self.mishap("input_lost")
         return None if is_there else Loss(0.0, unreached=False)
 
-    def _is_cut_off(self, fetcher: str, holder: str) -> bool:
-        return any(
-            fault.server == holder
-            and fault.at <= self.clock.now < fault.until
-            and not fault.fetchers.isdisjoint((fetcher, EVERYBODY))
-            for fault in self._partitions
-        )
-
-    def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
-        return _output_bytes(role, work, setup)
+    def output_bytes(self, job: JobId, work: Work, setup: ServerSetup) -> Mapping[str, int]:
+        return _output_bytes(work, setup, is_passed_on=job in self._passed_on)
 
     def handle(self) -> Handle:
         self._counter += 1
@@ -400,17 +358,25 @@ def simulate(
     return recorder.result(simulation.launcher.starts())
 
 
-def _output_bytes(role: Role, work: Work, setup: ServerSetup) -> dict[str, int]:
-    if role is Role.DECODER:
-        return {IMAGE_PORT: int(work.height * work.width * PICTURE_BYTES_PER_PIXEL)}
+def _output_bytes(work: Work, setup: ServerSetup, *, is_passed_on: bool = False) -> dict[str, int]:
+    role, pixels = work.role, work.height * work.width
+    if is_passed_on:
+        return {later.value: RAW_BYTES_PER_PIXEL * pixels for later in READERS[role]}
+    if STAGES[role].makes_pictures:
+        return {IMAGE_PORT: int(pixels * setup.profile.roles[role].factor ** 2 * PICTURE_BYTES_PER_PIXEL)}
     sizes = setup.profile.output_bytes(role, work.height, work.width, work.text_tokens)
     return {port.value: nbytes for port, nbytes in sizes.items()}
 
 
 def _largest_outputs(scenario: Scenario) -> dict[Role, int]:
-    return {role: max(_sizes(role, scenario)) for role in Role}
+    return {role: max(_sizes(role, scenario), default=0) for role in Role}
 
 
 def _sizes(role: Role, scenario: Scenario) -> Iterator[int]:
+    """A picture that is passed on counts as largest: it has no file format yet."""
+    work = Work(role, height=LARGEST_SIDE, width=LARGEST_SIDE)
     for setup in scenario.setups:
-        yield sum(_output_bytes(role, Work(role, height=LARGEST_SIDE, width=LARGEST_SIDE), setup).values())
+        if role in setup.profile.roles:
+            yield sum(_output_bytes(work, setup).values())
+            if any(later in setup.profile.roles for later in READERS[role] if STAGES[later].is_optional):
+                yield sum(_output_bytes(work, setup, is_passed_on=True).values())

@@ -19,7 +19,7 @@ from scheduler.sim.metrics import End, mean, quantile
 from scheduler.sim.policies import named
 from scheduler.sim.setup import Scenario, ServerSetup
 from scheduler.sim.workload import Phase, Workload
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 MOST_UTILISED = 0.95
 """Of the fluid bound: above it, no queue stays short."""
@@ -130,7 +130,7 @@ def lighter(profile: Profile, weights: Mapping[Role, int]) -> Profile:
 def too_large(offers: Sequence[Offer]) -> list[str]:
     """What nobody has room for, in words."""
     found = []
-    for role in Role:
+    for role in REQUIRED:
         if not any(offer.setup.fits(frozenset({role})) for offer in offers):
             most = max(offers, key=lambda offer: offer.setup.memory).setup
             part = most.profile.roles[role]

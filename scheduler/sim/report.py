@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.sim.metrics import End, Result, mean, quantile
-from wire.types import Role
+from wire.types import STAGES, Role
 
 BINS = 60
-COLOURS = {Role.ENCODER: "tab:blue", Role.DIT: "tab:orange", Role.DECODER: "tab:green"}
+COLOURS = {Role.ENCODER: "tab:blue", Role.DIT: "tab:orange", Role.DECODER: "tab:green", Role.UPSCALER: "tab:red"}
 
 
 class PlotsUnavailable(Exception):
@@ -29,12 +29,18 @@ def table(result: Result) -> list[str]:
         ("deadlines missed", f"{100 * result.deadline_misses():.2f} % of admitted"),
         ("predicted / true latency − 1", _percent(*(quantile(result.wait_errors(), q) for q in (0.1, 0.5, 0.9)))),
         ("role changes", f"{len(result.moves)}"),
-        *((f"{role.value} servers busy", f"{100 * result.busy_fraction(role):.1f} %") for role in Role),
+        *((f"{role.value} servers busy", f"{100 * result.busy_fraction(role):.1f} %") for role in _shown(result)),
         *((f"slowdown p99 of {kind}", f"{value:.2f}") for kind, value in result.slowdown_p99().items()),
         *_tenants(result),
         ("events", f"{result.events} in {result.until:.0f} s of virtual time"),
     ]
     return [result.scenario, *(f"  {name:32} {value}" for name, value in rows)]
+
+
+def _shown(result: Result) -> list[Role]:
+    """Those of optional stages only where some server had them."""
+    held = {role for change in result.roles for role in change.roles}
+    return [role for role in Role if role in held or not STAGES[role].is_optional]
 
 
 def plot(result: Result, folder: Path) -> list[Path]:
@@ -86,7 +92,7 @@ def _draw_latency(axes: Any, result: Result) -> None:
 
 def _draw_roles(axes: Any, result: Result) -> None:
     times = sorted({change.at for change in result.roles} | {result.until})
-    for role in Role:
+    for role in _shown(result):
         held = [result.holders(role, at) for at in times]
         axes.step(times, [*held[:-1], *held[-2:-1]], where="post", label=role.value, color=COLOURS[role])
     top = ceil(max((result.holders(role, at) for role in Role for at in times), default=1) * 1.1)

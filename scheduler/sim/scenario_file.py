@@ -30,7 +30,7 @@ from scheduler.sim.setup import (
     Unreachable,
 )
 from scheduler.sim.workload import Kind, Phase, Workload
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class PoolTable(Table, frozen=True, kw_only=True):
     max: int = 1
     begin: int | None = None
     """Here from the start; none given: ``min``."""
-    roles: tuple[Role, ...] = tuple(Role)
+    roles: tuple[Role, ...] = REQUIRED
     """That its servers may have, and begin with."""
     cold_start: tuple[float, float] = (60.0, 180.0)
     """A start takes something between these."""

@@ -15,8 +15,7 @@ from typing import Any
 from scheduler import events as ev
 from scheduler.actions import Action, AssignRoles, Cancel, HandOver, Preload, Release, Run
 from scheduler.sim.device import Device, Task
-from scheduler.sim.host import HostMemory
-from scheduler.sim.roles import Roles
+from scheduler.sim.role_changes import RoleChanges
 from scheduler.sim.setup import ServerSetup
 from scheduler.sim.store import Credits, Store
 from scheduler.sim.tasks import Job, Load, Stage
@@ -24,9 +23,6 @@ from scheduler.sim.world import Loss, World
 from scheduler.spec import Input, Output, ServerSpec, Timings
 from wire.previews import preview_steps
 from wire.types import Epoch, Handle, ModelKey, Role, ServerId
-
-HEARTBEAT_SECONDS = 1.0
-"""Until the gateway hears of roles in host memory."""
 
 
 @dataclass(slots=True)
@@ -61,16 +57,12 @@ class SimServer:
             device=f"{setup.device}/{life}" if setup.device else "",
             pool=setup.pool,
         )
-        self._host = HostMemory(setup, world.clock)
-        self._host.keep(setup.roles)
-        self._warm: frozenset[Role] = frozenset()
-        """As the gateway was told."""
-        self._roles = Roles(setup.roles)
         self._credits = Credits(dict.fromkeys(Role, setup.together + 1))
         self._jobs: dict[Epoch, Job] = {}
         self._stall: _Stall | None = None
         self._leaving = False
         self.device = shared or Device(world.clock, self.later, self, setup.slowness, setup.report_seconds)
+        self._roles = RoleChanges(self, world)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -78,8 +70,7 @@ class SimServer:
         """Introduce itself, also again after the gateway had given it up."""
         self._credits.restart()
         self._raise_limits()
-        self._warm = self._warm_now()
-        self._spec = replace(self._spec, roles=self._roles.held, warm=self._warm)
+        self._spec = replace(self._spec, roles=self._roles.held, warm=self._roles.introduced())
         self._world.send(
             ev.ServerJoined(self._spec, self._credits.limits(), running=tuple(self._jobs), holds=self.store.handles())
         )
@@ -145,19 +136,18 @@ class SimServer:
                 self.store.release(handles)
                 self._find_room()
             case AssignRoles():
-                self._assign(action)
+                self._roles.assign(action, is_leaving=self._leaving)
             case Preload(roles=roles):
-                self._read_ahead(roles)
+                if not self._leaving:
+                    self._roles.read_ahead(roles)
         self._settle()
 
     def _settle(self) -> None:
         """What holds after everything that happens here: roles advance, credits are granted, an empty leaver goes."""
-        change = self._roles.next_load(self._busy_roles())
-        if change is not None:
-            self._load(change)
+        self._roles.advance(self._busy_roles())
         if self._raise_limits():
             self._world.send(ev.LimitsRaised(self.id, self._credits.limits()))
-        if self._leaving and self.is_empty and not (self.setup.device and self._roles.loading):
+        if self._leaving and self.is_empty and not (self.setup.device and self._roles.is_loading):
             self._leaving = False
             self._world.gone(self.id)
 
@@ -209,7 +199,7 @@ class SimServer:
 
     def _take_room(self, job: Job) -> None:
         role = job.run.role
-        job.sizes = self._world.output_bytes(role, job.work, self.setup)
+        job.sizes = self._world.output_bytes(job.run.job, job.work, self.setup)
         nbytes = sum(job.sizes.values())
         if not self.store.reserve(role, nbytes, self._roles.held):
             job.stage = Stage.ROOMLESS
@@ -343,7 +333,8 @@ class SimServer:
 
     def ended(self, task: Task) -> None:
         if isinstance(task, Load):
-            self._loaded(task)
+            self._roles.loaded(task)
+            self._settle()
         elif isinstance(task, Job):
             task.stage = Stage.PUBLISHING
             if self._world.mishap("job_fails"):
@@ -354,56 +345,6 @@ class SimServer:
 
     def busy(self, task: Task, since: float) -> None:
         self._world.busy(self.setup.name, task.run.role if isinstance(task, Job) else None, since)
-
-    # --- roles --------------------------------------------------------------------------------------------------------
-
-    def _assign(self, order: AssignRoles) -> None:
-        fault = self._fault(order.roles)
-        refused = order if fault else self._roles.assign(order)
-        if refused is not None:
-            why = fault or "replaced by a newer assignment"
-            self._world.send(ev.RolesFailed(self.id, refused.epoch, self._roles.held, why))
-
-    def _fault(self, roles: frozenset[Role]) -> str:
-        if self._leaving or self.setup.pinned or not (roles or self.setup.device):
-            return "the server is leaving or pinned, or no role was assigned"
-        return ""
-
-    def _load(self, order: AssignRoles) -> None:
-        """Beside the work of the roles that stay: read what is not in host memory, copy, and swap between two jobs."""
-        coming = order.roles - self._roles.held
-        from_host = self._host.holds(coming)
-        seconds = self._host.read(coming) + sum(map(self.setup.copy_seconds, coming))
-        swap = self.setup.swap_seconds
-        load = Load(
-            steps=1, step_seconds=swap, order_given=order, seconds=seconds + swap, from_host=from_host, owner=self
-        )
-        self.later(seconds, self.device.line_up, load)
-
-    def _read_ahead(self, roles: frozenset[Role]) -> None:
-        if self._leaving or self.setup.pinned:
-            return
-        self.later(self._host.read(roles - self._roles.held) + HEARTBEAT_SECONDS, self._tell_warm)
-
-    def _tell_warm(self) -> None:
-        """As heartbeats do."""
-        warm = self._warm_now()
-        if warm != self._warm:
-            self._warm = warm
-            self._world.send(ev.RolesWarm(self.id, warm))
-
-    def _warm_now(self) -> frozenset[Role]:
-        return frozenset(role for role in Role if role not in self._roles.held and self._host.holds((role,)))
-
-    def _loaded(self, load: Load) -> None:
-        well = self._world.fits(self.setup, load.order_given.roles) and not self._world.mishap("load_fails")
-        order = self._roles.loaded(well=well)
-        if well:
-            self._world.send(ev.RolesReady(self.id, order.epoch, self._roles.held, load.seconds, load.from_host))
-        else:
-            self._world.send(ev.RolesFailed(self.id, order.epoch, self._roles.held, "the load failed"))
-        self.later(HEARTBEAT_SECONDS, self._tell_warm)
-        self._settle()
 
     def _busy_roles(self) -> set[Role]:
         return {job.run.role for job in self._jobs.values()}

@@ -11,11 +11,11 @@ from scheduler.cost.work import Target
 from scheduler.scaling.pools import Pool
 from scheduler.sim.workload import Kind, Workload
 from scheduler.spec import RoleCost
-from wire.types import ModelKey, Role
+from wire.types import REQUIRED, ModelKey, Role
 
 HOST_BANDWIDTH = 20e9
 """Bytes per second over PCIe 4.0, which gives 22 to 26 GB/s from pinned memory."""
-ALL_ROLES = frozenset(Role)
+ALL_ROLES = frozenset(REQUIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,10 @@ class Scenario:
         if stray := {kind.model for kind in self.kinds()} - models - ({""} if len(models) == 1 else set()):
             named = ", ".join(sorted(stray)) or "no model"
             raise ValueError(f"a kind of requests names {named}, where the servers have {', '.join(sorted(models))}")
+        if any(kind.upscaled for kind in self.kinds()) and not any(
+            Role.UPSCALER in server.profile.roles for server in self.setups
+        ):
+            raise ValueError("a kind of requests is upscaled, and no server's profile has a section [upscaler]")
         shared = [(server.device, server.model) for server in self.servers if server.device]
         if len(set(shared)) < len(shared):
             raise ValueError("two servers of one model share a device")

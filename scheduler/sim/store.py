@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
-from wire.types import Handle, Role
-
-LATER = {Role.ENCODER: (Role.DIT, Role.DECODER), Role.DIT: (Role.DECODER,), Role.DECODER: ()}
+from wire.types import READERS, Handle, Role
 
 
 class Store:
@@ -24,11 +22,11 @@ class Store:
 
     def room(self, role: Role, outputs: int, roles: frozenset[Role]) -> bool:
         """So many more outputs fit, and one of each later role held here after them: or nothing could empty it."""
-        spare = sum(self._largest[later] for later in LATER[role] if later in roles)
+        spare = sum(self._largest[later] for later in READERS[role] if later in roles)
         return self.used + outputs * self._largest[role] + spare <= self._capacity
 
     def reserve(self, role: Role, nbytes: int, roles: frozenset[Role]) -> bool:
-        spare = sum(self._largest[later] for later in LATER[role] if later in roles)
+        spare = sum(self._largest[later] for later in READERS[role] if later in roles)
         if self.used + nbytes + spare > self._capacity:
             return False
         self.used += nbytes

@@ -43,14 +43,16 @@ class Kind:
     """Seconds after which the client hangs up."""
     model: str = ""
     """Of several; empty: that of the scenario's first server."""
+    upscaled: bool = False
+    """Each picture goes through the upscaler."""
 
-    def works(self) -> tuple[Work, Work, Work]:
-        """Of its encoder job and of each of its dit and decoder jobs."""
+    def works(self) -> tuple[Work, ...]:
+        """Of its encoder job and of each of its dit, decoder and, if it has any, upscaler jobs."""
         return _works(self)
 
     def request(self, name: str, model: ModelKey, arrived: float, *, masks: bool = False) -> RequestSpec:
         """``masks``: decoder jobs read an output of the encoder, too."""
-        encoding, denoising, decoding = self.works()
+        encoding, denoising, decoding, *upscaling = self.works()
         encoder = JobSpec(JobId(f"{name}/encoder"), Role.ENCODER, encoding)
         shared = (encoder.id,) if masks else ()
         jobs = [encoder]
@@ -60,7 +62,10 @@ class Kind:
                 for k in range(self.previews)
             )
             dit = JobSpec(JobId(f"{name}/dit.{i}"), Role.DIT, denoising, (encoder.id,), previews=previews)
-            jobs += [dit, JobSpec(JobId(f"{name}/decoder.{i}"), Role.DECODER, decoding, (*shared, dit.id))]
+            needs, is_passed_on = (*shared, dit.id), bool(upscaling)
+            decoder = JobSpec(JobId(f"{name}/decoder.{i}"), Role.DECODER, decoding, needs, is_passed_on=is_passed_on)
+            jobs += [dit, decoder]
+            jobs += [JobSpec(JobId(f"{name}/upscaler.{i}"), Role.UPSCALER, work, (decoder.id,)) for work in upscaling]
         return RequestSpec(
             RequestId(name),
             model,
@@ -78,14 +83,15 @@ def size_class(of: Kind | Work) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _works(kind: Kind) -> tuple[Work, Work, Work]:
+def _works(kind: Kind) -> tuple[Work, ...]:
     """Kept, so that equal work is the same object: simulations compare it all the time."""
     height, width = kind.height, kind.width
-    return (
+    works = (
         Work(Role.ENCODER, height=height, width=width, text_tokens=kind.text_tokens, image_pixels=kind.image_pixels),
         Work(Role.DIT, height=height, width=width, steps=kind.steps, cfg=kind.cfg),
         Work(Role.DECODER, height=height, width=width),
     )
+    return (*works, Work(Role.UPSCALER, height=height, width=width)) if kind.upscaled else works
 
 
 Mix = tuple[tuple[float, Kind], ...]

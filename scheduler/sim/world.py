@@ -56,7 +56,7 @@ class World(Protocol):
     def loss(self, reader: str, source: Input) -> Loss | None:
         """None if the server named ``reader`` can have it."""
 
-    def output_bytes(self, role: Role, work: Work, setup: ServerSetup) -> Mapping[str, int]:
+    def output_bytes(self, job: JobId, work: Work, setup: ServerSetup) -> Mapping[str, int]:
         """Port → size of what one job leaves."""
 
     def handle(self) -> Handle:

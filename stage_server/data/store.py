@@ -18,7 +18,12 @@ from wire.bundle import Bundle
 from wire.types import Handle, Role
 
 HANDLE_BYTES = 16
-DEFAULT_SHARES: Mapping[Role, float] = {Role.ENCODER: 0.5, Role.DIT: 0.75, Role.DECODER: 1.0}
+DEFAULT_SHARES: Mapping[Role, float] = {
+    Role.ENCODER: 0.5,
+    Role.DIT: 0.75,
+    Role.DECODER: 1.0,
+    Role.UPSCALER: 1.0,
+}
 """Greatest part of the capacity that outputs of each role may fill."""
 
 _ORDER = tuple(Role)

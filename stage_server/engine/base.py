@@ -21,6 +21,9 @@ from wire.values import Value
 IMAGE_PORT = "image"
 """Port of the finished picture: ``{"image": bytes, "format": str, "width": int, "height": int}``."""
 
+PIXELS = "pixels"
+"""What a decoder leaves for an upscaler: a tensor (height, width, 3) of bytes, as the file would have had them."""
+
 HOST_BANDWIDTH = 20e9
 """Bytes per second from pinned host memory to a device, where nobody has measured it: PCIe 4.0 gives 22 to 26 GB/s."""
 
@@ -28,7 +31,7 @@ NamedValues = Mapping[str, Value]
 """Values that cross between stages under the names that the blocks give them."""
 
 Outputs = Mapping[str, NamedValues]
-"""Port (``dit``, ``decoder`` or ``image``) → values. A port without values is left out."""
+"""Port (the role that reads it, or ``image``) → values. A port without values is left out."""
 
 
 class EngineError(Exception):

@@ -60,7 +60,7 @@ from wire.errors import UnsupportedValue
 from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import DTYPE_BYTES
 
 _log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class DiffusersEngine:
         )
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options, control_nets or {})
-        self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in Role}
+        self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
         self._allow(adapters or {}, options, adapter_bytes)
 
     def _open(self, checkpoint: Checkpoint, options: LoadOptions, control_nets: Mapping[str, str]) -> None:
@@ -183,7 +183,7 @@ class DiffusersEngine:
         reader = AdapterReader(type(self._pipeline), self._components)
         self._adapters = Adapters(sources, reader, options.device, options.dtype, limit)
         self._components.adapted = self._adapters.components
-        offered = self._adapters.offered(lambda name: [role for role in Role if name in self._needed({role})])
+        offered = self._adapters.offered(lambda name: [role for role in REQUIRED if name in self._needed({role})])
         self._info = msgspec.structs.replace(self._info, adapters=offered)
 
     @property
@@ -218,12 +218,21 @@ class DiffusersEngine:
         return self._info
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights."""
+        return _torch_dtype(self._dtype)
+
+    @property
     def token_pixels(self) -> int:
         """Side of the square of pixels that one token of the denoiser stands for."""
         return self._geometry.token_pixels
 
     def capable(self) -> dict[Role, RoleInfo]:
-        weights = {role: sum(map(self._components.nbytes, self._needed({role}))) for role in Role}
+        weights = {role: sum(map(self._components.nbytes, self._needed({role}))) for role in REQUIRED}
         common = self._components.common_bytes
         copied = HOST_BANDWIDTH if self._device.type == "cuda" else inf
         return {
@@ -234,7 +243,7 @@ class DiffusersEngine:
                 together=self._together[role],
                 warm_seconds=WARM_UP_SECONDS + weights[role] / copied,
             )
-            for role in Role
+            for role in REQUIRED
         }
 
     @property
@@ -310,7 +319,7 @@ class DiffusersEngine:
         if job.role not in self._held.held:
             raise EngineError(f"this server does not hold the role {job.role}")
         task = self._task(job, inputs)
-        with _errors_translated(self._device):
+        with errors_translated(self._device):
             state = stage_state(task, self._staging)
             self._adapters.read_ahead(task.params.adapters, self._components.resident)
         return partial(self._computed, job, task, [state])
@@ -322,16 +331,16 @@ class DiffusersEngine:
         """``state`` is taken out of its list: what it has on the device is free before the outputs are published."""
         alone = task.params.guider is not None and GUIDERS[task.params.guider.name].changes_layers
         share, adapters = job.share and self._together[job.role] > 1 and not alone, task.params.adapters
-        with _errors_translated(self._device):
+        with errors_translated(self._device):
             self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
         with (
-            _errors_translated(self._device),
+            errors_translated(self._device),
             self._port.open(control, share=share, adapters=adapters) as port,
         ):
             finish = run_stage(self._pipeline, task, state.pop(), self._staging, port, control, self._dtype)
         self._note_peak()
         control.device_done()
-        with _errors_translated(self._device):
+        with errors_translated(self._device):
             return finish()
 
     def _task(self, job: StageJob, inputs: NamedValues) -> StageTask:
@@ -388,7 +397,7 @@ class DiffusersEngine:
             return
         try:
             nobody = Unwatched()
-            with _errors_translated(self._device), self._port.open(nobody) as port:
+            with errors_translated(self._device), self._port.open(nobody) as port:
                 state = stage_state(warming.task, self._staging)
                 finish = run_stage(pipeline, warming.task, state, self._staging, port, nobody, self._dtype)
                 self._made[role] = finish()
@@ -405,7 +414,7 @@ class DiffusersEngine:
 
 
 @contextmanager
-def _errors_translated(device: torch.device) -> Iterator[None]:
+def errors_translated(device: torch.device) -> Iterator[None]:
     """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
     try:
         yield

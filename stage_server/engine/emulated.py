@@ -33,8 +33,14 @@ from stage_server.engine.base import (
     StageJob,
     Unfinished,
 )
-from stage_server.engine.blank_pictures import blank_png
-from stage_server.engine.emulated_values import EDITS, blank_outputs, check_inputs, workflows
+from stage_server.engine.emulated_values import (
+    EDITS,
+    blank_outputs,
+    check_inputs,
+    emulated_upscaler,
+    picture_bound,
+    workflows,
+)
 from stage_server.engine.profile import GIGABYTE, TensorSpec, load_profile
 from stage_server.engine.rendezvous import Call, Rendezvous, unattended
 from wire.params import ImageParams, ModelInfo
@@ -137,10 +143,11 @@ class EmulatedEngine:
             size_multiple=shape.size_multiple,
             default_steps=shape.default_steps,
             default_guidance=shape.default_guidance,
+            upscaler=emulated_upscaler(self._profile),
         )
 
     def capable(self) -> dict[Role, RoleInfo]:
-        return {role: self._role_info(role) for role in Role}
+        return {role: self._role_info(role) for role in self._profile.roles}
 
     @property
     def warm(self) -> frozenset[Role]:
@@ -188,8 +195,7 @@ class EmulatedEngine:
     def output_bound(self, job: StageJob) -> int:
         params, tensors = job.params, self._tensors(job.role)
         size = sum(tensor.nbytes(self._extents(params)) for tensor in tensors)
-        picture = len(blank_png(params.width, params.height)) if job.role is Role.DECODER else 0
-        return size + picture + HEADER_BYTES * (1 + len(tensors))
+        return size + picture_bound(self._profile, job.role, params) + HEADER_BYTES * (1 + len(tensors))
 
     def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
         return partial(self.run, job, inputs)
@@ -206,6 +212,8 @@ class EmulatedEngine:
                     self._denoise(job, share, inputs, control)
                 case Role.DECODER:
                     self._compute(job, share, self._profile.decode_seconds(job.params), control)
+                case Role.UPSCALER:
+                    self._compute(job, share, self._profile.upscale_seconds(job.params), control)
         control.device_done()
         outputs = blank_outputs(self._profile, job.role, job.params, inputs)
         if job.role is Role.ENCODER and (lengthened := self._sequence_tokens(job)):

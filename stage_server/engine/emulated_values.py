@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from threading import Lock
 
-from stage_server.engine.base import IMAGE_PORT, EngineError, NamedValues, Outputs
+from stage_server.engine.base import IMAGE_PORT, PIXELS, EngineError, NamedValues, Outputs
 from stage_server.engine.blank_pictures import blank_png, inscribed
 from stage_server.engine.profile import Profile
-from wire.params import ImageParams, Workflow
-from wire.types import Role
+from wire.params import ImageParams, Upscaler, Workflow
+from wire.types import REQUIRED, STAGES, Role
 from wire.values import Tensor, Value
 
 PROMPT_DIGEST = "prompt_digest"
@@ -27,10 +27,16 @@ TEXT_INPUTS = ("prompt", "height", "width", "num_inference_steps", "guidance_sca
 def blank_outputs(profile: Profile, role: Role, params: ImageParams, given: NamedValues) -> Outputs:
     """Tensors of the true sizes, or the picture, blank but for its code; ``given`` are the job's inputs."""
     digest = prompt_digest(params.prompt) if role is Role.ENCODER else str(given[PROMPT_DIGEST])
-    if role is Role.DECODER:
-        blank = blank_png(params.width, params.height, picture_code(params.seed, digest))
-        png = inscribed(blank, {"seed": str(params.seed), PROMPT_DIGEST: digest})
-        return {IMAGE_PORT: {"image": png, "format": "png", "width": params.width, "height": params.height}}
+    if role is Role.DECODER and params.upscale:
+        pixels = Tensor("uint8", (params.height, params.width, 3), _zeros.view(_raw_bytes(params)))
+        return {Role.UPSCALER: {PIXELS: pixels, PROMPT_DIGEST: digest}}
+    if STAGES[role].makes_pictures:
+        width, height = _size_made(profile, role, params)
+        png = inscribed(
+            blank_png(width, height, picture_code(params.seed, digest)),
+            {"seed": str(params.seed), PROMPT_DIGEST: digest},
+        )
+        return {IMAGE_PORT: {"image": png, "format": "png", "width": width, "height": height}}
     ports: dict[str, dict[str, Value]] = {}
     for tensor in profile.costs(role).outputs:
         shape = tensor.resolve(profile.model.extents(params))
@@ -40,10 +46,39 @@ def blank_outputs(profile: Profile, role: Role, params: ImageParams, given: Name
     return ports
 
 
+def picture_bound(profile: Profile, role: Role, params: ImageParams) -> int:
+    """Bytes that a picture takes which a job of the role makes; 0 of others."""
+    if not STAGES[role].makes_pictures:
+        return 0
+    passed_on = _raw_bytes(params) if role is Role.DECODER and params.upscale else 0
+    return max(passed_on, len(blank_png(*_size_made(profile, role, params))))
+
+
+def emulated_upscaler(profile: Profile) -> Upscaler | None:
+    """As servers introduce it."""
+    if profile.upscaler is None:
+        return None
+    factor = profile.upscaler.factor
+    return Upscaler("emulated", hashlib.sha256(b"emulated %d" % factor).hexdigest()[:12], factor)
+
+
+def _size_made(profile: Profile, role: Role, params: ImageParams) -> tuple[int, int]:
+    """Width and height of the picture that a job of the role makes."""
+    factor = profile.upscaler.factor if role is Role.UPSCALER and profile.upscaler is not None else 1
+    return params.width * factor, params.height * factor
+
+
+def _raw_bytes(params: ImageParams) -> int:
+    return params.width * params.height * 3
+
+
 def check_inputs(profile: Profile, role: Role, inputs: NamedValues) -> None:
     """An emulation that forgave missing inputs would hide faults of everything around it."""
-    wanted = {tensor.name for before in Role for tensor in profile.costs(before).outputs if Role(tensor.port) is role}
-    wanted |= set() if role is Role.ENCODER else {PROMPT_DIGEST}
+    wanted = {
+        tensor.name for before in REQUIRED for tensor in profile.costs(before).outputs if Role(tensor.port) is role
+    }
+    wanted |= {PIXELS} if role is Role.UPSCALER else set()
+    wanted |= {PROMPT_DIGEST} if STAGES[role].reads else set()
     if missing := wanted - set(inputs):
         raise EngineError(f"the {role} job lacks the inputs {', '.join(sorted(missing))}")
 

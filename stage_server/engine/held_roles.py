@@ -18,7 +18,7 @@ from diffusers import ModularPipeline
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.components import Components, NoRoom
 from stage_server.engine.weight_cache import SPARED_BYTES, free_bytes
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class HeldRoles:
 
     @property
     def warm(self) -> frozenset[Role]:
-        return frozenset(role for role in Role if role not in self.held and self._is_warm(role))
+        return frozenset(role for role in REQUIRED if role not in self.held and self._is_warm(role))
 
     def preload(self, roles: frozenset[Role], turn: DeviceTurn) -> None:
         """See ``Engine.preload``. A change that comes meanwhile waits for one component at most."""

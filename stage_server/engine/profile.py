@@ -6,14 +6,14 @@ import hashlib
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from stage_server.engine.base import LoadError
 from wire.params import ImageParams
 from wire.references import References
-from wire.types import Role
+from wire.types import MAX_UPSCALE, REQUIRED, Role
 from wire.values import DTYPE_BYTES
 
 SCHEMA = 1
@@ -111,6 +111,13 @@ class DecoderCosts(RoleCosts, frozen=True, kw_only=True):
     seconds_per_pixel: float
 
 
+class UpscalerCosts(RoleCosts, frozen=True, kw_only=True):
+    seconds_per_pixel: float
+    """Of the picture that it is given."""
+    factor: Annotated[int, msgspec.Meta(ge=2, le=MAX_UPSCALE)]
+    """By which width and height grow."""
+
+
 class Profile(_Section, frozen=True, kw_only=True):
     schema: int
     source: str
@@ -119,9 +126,17 @@ class Profile(_Section, frozen=True, kw_only=True):
     encoder: EncoderCosts
     dit: DitCosts
     decoder: DecoderCosts
+    upscaler: UpscalerCosts | None = None
 
     def costs(self, role: Role) -> RoleCosts:
-        return {Role.ENCODER: self.encoder, Role.DIT: self.dit, Role.DECODER: self.decoder}[role]
+        """Of one of ``roles``."""
+        found: RoleCosts = getattr(self, role.value)
+        return found
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """That the model has."""
+        return tuple(role for role in Role if getattr(self, role.value) is not None)
 
     def steps(self, params: ImageParams) -> int:
         """Denoising steps that an image takes; image-to-image skips the first ``1 - strength`` of them."""
@@ -143,9 +158,17 @@ class Profile(_Section, frozen=True, kw_only=True):
     def decode_seconds(self, params: ImageParams) -> float:
         return self.decoder.fixed_seconds + self.decoder.seconds_per_pixel * params.height * params.width
 
+    def upscale_seconds(self, params: ImageParams) -> float:
+        """One picture of the size that the decoder made."""
+        costs = self.upscaler
+        if costs is None:
+            raise ValueError("the profile has no section [upscaler]")
+        return costs.fixed_seconds + costs.seconds_per_pixel * params.height * params.width
+
     def digest(self) -> str:
-        """Equal for profiles of one model on different devices: their stages can be mixed."""
-        outputs = [self.costs(role).outputs for role in Role]
+        """Equal for profiles of one model on different devices: their stages can be mixed. An upscaler is no part of
+        the model."""
+        outputs = [self.costs(role).outputs for role in REQUIRED]
         content = msgspec.json.encode([self.model, self.device.precision, outputs])
         return hashlib.sha256(content).hexdigest()[:12]
 
@@ -167,7 +190,7 @@ def _fault(profile: Profile) -> str:
     if profile.schema != SCHEMA:
         return f"schema is {profile.schema}, this version reads {SCHEMA}"
     known = profile.model.extents(ImageParams())
-    for role in Role:
+    for role in profile.roles:
         if not profile.costs(role).batch_marginal:
             return f"{role}.batch_marginal needs at least one [N, m]"
         for tensor in profile.costs(role).outputs:

@@ -15,7 +15,7 @@ from diffusers.modular_pipelines import ModularPipelineBlocks, SequentialPipelin
 from stage_server.engine.base import LoadError
 from wire.params import Workflow
 from wire.references import References
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 GENERATOR = "generator"
 """A hidden edge: reading it advances it, so its state is an output of every block that reads it."""
@@ -96,7 +96,7 @@ class WorkflowSplit:
 
     def crossing(self, source: Role, target: Role) -> tuple[Any, ...]:
         """``OutputParam``s of ``source`` that ``target`` reads and no role in between makes anew."""
-        roles = list(Role)
+        roles = REQUIRED
         between = roles[roles.index(source) + 1 : roles.index(target)]
         remade = {name for role in between for name in self.parts[role].outputs}
         reader = self.parts[target]
@@ -105,7 +105,7 @@ class WorkflowSplit:
 
     @property
     def edges(self) -> tuple[tuple[Role, Role], ...]:
-        roles = list(Role)
+        roles = REQUIRED
         pairs = [(a, b) for i, a in enumerate(roles) for b in roles[i + 1 :]]
         return tuple(pair for pair in pairs if self.crossing(*pair))
 
@@ -260,7 +260,7 @@ def _group(names: list[str]) -> dict[str, Role]:
 
 def _parts(workflow: SequentialPipelineBlocks, groups: Mapping[str, Role]) -> dict[Role, Part]:
     """``get_workflow`` flattens names (``denoise.input``): group by what precedes the first dot."""
-    chosen: dict[Role, dict[str, ModularPipelineBlocks]] = {role: {} for role in Role}
+    chosen: dict[Role, dict[str, ModularPipelineBlocks]] = {role: {} for role in REQUIRED}
     for name, block in workflow.sub_blocks.items():
         chosen[groups[name.partition(".")[0]]][name] = block
     empty = [role for role, blocks in chosen.items() if not blocks]

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines import PipelineState
+from PIL import Image
 
 from stage_server.engine import controls, pictures
-from stage_server.engine.base import IMAGE_PORT, EngineError, JobControl, NamedValues, Outputs, Preview, WrongSize
+from stage_server.engine.base import (
+    IMAGE_PORT,
+    PIXELS,
+    BadJob,
+    EngineError,
+    JobControl,
+    NamedValues,
+    Outputs,
+    Preview,
+    WrongSize,
+)
 from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
@@ -23,8 +35,8 @@ from stage_server.engine.staging import Staging
 from stage_server.engine.steps import Steps
 from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
 from wire.params import ImageParams
-from wire.types import Role
-from wire.values import Value
+from wire.types import REQUIRED, Role
+from wire.values import Tensor, Value
 
 Finish = Callable[[], Outputs]
 """Waits for what has left the device, looks for NaN, writes the picture. Raises ``EngineError``."""
@@ -101,7 +113,7 @@ def run_stage(
     def finish() -> Outputs:
         leaving.landed()
         check.settle()
-        return {IMAGE_PORT: _picture(made[IMAGE_PORT]["images"], task)} if is_picture else _on_wire(made)
+        return _picture(made[IMAGE_PORT]["images"], task) if is_picture else _on_wire(made)
 
     return finish
 
@@ -190,7 +202,7 @@ def _state(task: StageTask, to_device: ToDevice) -> PipelineState:
 
 def _declared(task: StageTask) -> dict[str, Any]:
     """Name → ``OutputParam`` of what earlier roles say that they make for this one."""
-    earlier = list(Role)[: list(Role).index(task.role)]
+    earlier = REQUIRED[: REQUIRED.index(task.role)]
     return {out.name: out for source in earlier for out in task.workflow.crossing(source, task.role)}
 
 
@@ -266,7 +278,7 @@ def _sent(
 ) -> dict[str, dict[str, Any]]:
     """Port → values for each later role that reads any, all of which ``check`` has seen; tensors where they lie."""
     ports: dict[str, dict[str, Any]] = {}
-    later = list(Role)[list(Role).index(task.role) + 1 :]
+    later = REQUIRED[REQUIRED.index(task.role) + 1 :]
     for target in later:
         made = {out.name: state.get(out.name) for out in task.workflow.crossing(task.role, target)}
         if target is later[0]:
@@ -291,7 +303,7 @@ def _as_is(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: list[Role]) -> dict[str, Any]:
+def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: Sequence[Role]) -> dict[str, Any]:
     """What blocks changed of what they were ``given``, without saying so, and a later role reads: a size, say.
 
     It goes to the next role, which passes on what it does not read itself: there may be no other way.
@@ -335,12 +347,32 @@ def _one(state: PipelineState, task: StageTask) -> Any:
     return made[0][0] if is_single_frame else made[0]
 
 
-def _picture(drawn: Any, task: StageTask) -> dict[str, Value]:
+def _picture(drawn: Any, task: StageTask) -> Outputs:
     params = task.params
     if task.workflow.makes_video:
+        if params.upscale:
+            raise BadJob("'upscale' makes pictures larger, and this is a video.")
         frames = drawn.permute(0, 2, 3, 1).contiguous()
-        return {"frames": to_wire("frames", frames, _as_is), "width": frames.shape[2], "height": frames.shape[1]}
+        video = {"frames": to_wire("frames", frames, _as_is), "width": frames.shape[2], "height": frames.shape[1]}
+        return {IMAGE_PORT: video}
     image = pictures.from_channels(drawn.numpy()) if isinstance(drawn, torch.Tensor) else drawn
     picture = pictures.put_back(image, task.images) if task.workflow.masked else image
+    if params.upscale:
+        return {Role.UPSCALER: {PIXELS: _raw(picture)}}
     data = pictures.encode(picture, params.output_format, params.output_compression)
-    return {"image": data, "format": params.output_format, "width": picture.width, "height": picture.height}
+    file: NamedValues = {
+        "image": data,
+        "format": params.output_format,
+        "width": picture.width,
+        "height": picture.height,
+    }
+    return {IMAGE_PORT: file}
+
+
+def _raw(picture: Image.Image) -> Tensor:
+    if picture.mode != "RGB":
+        raise BadJob(
+            f"'upscale' takes pictures of three channels, red, green and blue, and this one has {picture.mode}."
+        )
+    pixels = np.ascontiguousarray(np.asarray(picture))
+    return Tensor("uint8", pixels.shape, pixels.data.cast("B"))

@@ -13,7 +13,7 @@ from stage_server.profiling.measure import Measured, RoleTimes, Size
 from stage_server.profiling.shapes import Shapes, TensorShape
 from wire.params import ModelInfo
 from wire.to_gateway import RoleInfo
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 GIGABYTE = 10**9
 KEYS: Mapping[Role, tuple[str, ...]] = {
@@ -39,12 +39,12 @@ class Subject:
 
 def render(subject: Subject, measured: Measured, shapes: Shapes) -> str:
     """The whole file."""
-    rows = {role: _rows(role, subject, measured, shapes) for role in Role}
-    fitted = {role: fit(*rows[role]) for role in Role}
-    accuracy = {role: errors(*rows[role], fitted[role]) for role in Role}
+    rows = {role: _rows(role, subject, measured, shapes) for role in REQUIRED}
+    fitted = {role: fit(*rows[role]) for role in REQUIRED}
+    accuracy = {role: errors(*rows[role], fitted[role]) for role in REQUIRED}
     sections = [_head(subject, measured, accuracy), _model(subject, measured, shapes), _device(subject)]
     outputs = {Role.ENCODER: shapes.encoder, Role.DIT: shapes.dit, Role.DECODER: ()}
-    for role in Role:
+    for role in REQUIRED:
         coefficients = dict(zip(KEYS[role], fitted[role], strict=True))
         sections.append(_role(role, coefficients, measured.times[role], subject, outputs[role]))
     return "\n\n".join(sections) + "\n"
@@ -62,7 +62,7 @@ def _rows(role: Role, subject: Subject, measured: Measured, shapes: Shapes) -> t
         case Role.DIT:
             tokens = [float(_tokens(subject, size)) for size in seconds]
             return [(1.0, n, n * n) for n in tokens], [*seconds.values()]
-        case Role.DECODER:
+        case Role.DECODER | Role.UPSCALER:
             return [(1.0, float(w * h)) for w, h in seconds], [*seconds.values()]
 
 

@@ -41,24 +41,22 @@ from stage_server.runtime.events import (
     Warn,
 )
 from stage_server.runtime.jobs import Jobs, State
+from stage_server.runtime.leaving import Departure
 from stage_server.runtime.link import Link, LinkTimes
+from stage_server.runtime.post import Post
 from stage_server.runtime.roles import RoleSet, in_order
 from stage_server.runtime.route import Route
+from stage_server.runtime.stalls import Stalls
 from stage_server.runtime.watch import Stuck, Watch
 from wire.errors import Code
 from wire.to_gateway import (
     Goodbye,
     Grant,
-    HandedOver,
     Heartbeat,
     Hello,
     Leaving,
     RolesFailed,
-    RolesReady,
-    StageCancelled,
-    StageDone,
     StageFailed,
-    ToGateway,
 )
 from wire.to_stage import (
     AssignRoles,
@@ -79,18 +77,13 @@ from wire.to_stage import (
     TryPeer,
     Welcome,
 )
-from wire.types import Epoch, Role, ServerId, server_name
-
-STALL_SECONDS = 1.0
-"""A timer that is later than this: the process stood still, or the machine did."""
+from wire.types import Role, ServerId, server_name
 
 STUCK_ADVICE = (
     "The device or its driver hangs, so this process ends, for its supervisor to start it anew; its work goes to "
     "others. If that happens again, look into the system's log for errors of the device; "
     "if such jobs do take as long here, raise --stuck-seconds"
 )
-
-LastWord = StageDone | StageFailed | StageCancelled | HandedOver | RolesReady | RolesFailed
 
 
 class Meters(Protocol):
@@ -131,21 +124,10 @@ class StageCore:
         self._roles = RoleSet(
             frozenset(hello.roles), frozenset(hello.capable), hello.pinned, may_be_empty=bool(hello.device)
         )
-        self._unsent: dict[Epoch, LastWord] = {}
-        """Last words that no gateway was there to hear."""
-        self._said: tuple[Role, ...] = ()
-        """Roles that the gateway believes to be here."""
-        self._leave_by: float | None = None
-        """It takes no new work, and leaves then at the latest: for good, or …"""
-        self._moves_to = ""
-        """… for the gateway at this endpoint."""
-        self._blocked: frozenset[Role] = frozenset()
-        """Roles without work because the store is full; the operator knows."""
+        self._post = Post(self._link)
+        self._departure = Departure(times.drain)
         self._watch = Watch(times.stuck, sum(info.load_seconds for info in hello.capable.values()))
-        self._excused = 0.0
-        """Until then, standing still has been allowed for."""
-        self._not_late_until = 0.0
-        """No timer can be that late before."""
+        self._stalls = Stalls()
         self._is_over = False
 
     def start(self, now: float) -> list[Effect]:
@@ -157,9 +139,12 @@ class StageCore:
 
     def take(self, event: Event, now: float) -> list[Effect]:
         """The same without what ``settle`` says, which is to be asked once all is done that events at hand call for."""
-        self._allow_for_stall(now)
+        # A process that was frozen has heard nothing meanwhile, and its jobs have not gone on.
+        stood_still = self._stalls.seconds(self.next_wakeup, now)
+        if stood_still:
+            self._watch.excuse(stood_still)
         # A change of roles begins as soon as the event has ended the last job in its way.
-        effects = self._posted([*self._on(event, now), *self._advance_roles()])
+        effects = self._post.passed([*self._on(event, now), *self._advance_roles()])
         self._watch.see(event, effects, now)
         return effects
 
@@ -172,7 +157,7 @@ class StageCore:
 
     def next_wakeup(self) -> float:
         due = self._link.next_wakeup()
-        others = (self._jobs.next_deadline(), self._watch.next_due(), self._leave_by, self._orphaned_at())
+        others = (self._jobs.next_deadline(), self._watch.next_due(), self._departure.by, self._orphaned_at())
         return min([due, *[wakeup for wakeup in others if wakeup is not None]])
 
     # --- events ---
@@ -191,7 +176,7 @@ class StageCore:
             case Tried(result):
                 return [Send(result)]
             case Terminate():
-                return self._terminate(now)
+                return self._departure.told_to_end(now)
             case Tick():
                 return self._tick(now)
             case RolesBegun() | RolesRested():
@@ -238,9 +223,9 @@ class StageCore:
             case HeartbeatAck() | Fine() | CellState() | TryPeer() | SetAside():
                 return list(_about_others(message))
             case MoveTo(endpoint=endpoint):
-                return self._move(endpoint, now)
+                return self._departure.move(endpoint, now)
             case Shutdown():
-                return self._terminate(now) if self._leave_by is None or self._moves_to else []
+                return self._departure.shut_down(now)
 
     def _about_jobs(self, message: Cancel | HandOver | Release) -> list[Effect]:
         match message:
@@ -256,14 +241,9 @@ class StageCore:
         # Before last words are sent below: those meant for the former gateway go with its work.
         if self._link.gateway not in ("", message.gateway):
             effects += [Warn("another gateway answers: what the former one asked for is dropped"), *self._abandon()]
-            if self._moves_to:  # on its way, it has come to another one
-                self._moves_to, self._leave_by = "", None
+            self._departure.arrived()
         effects += self._link.welcome(message, now)
-        effects += [Send(word) for word in self._unsent.values()]
-        self._unsent.clear()
-        if self._leave_by is not None:
-            effects.append(Send(Leaving(within=max(0.0, self._leave_by - now))))
-        return effects
+        return [*effects, *self._post.caught_up(), *self._departure.announced(now)]
 
     def _receive(self, run: Run, now: float) -> list[Effect]:
         """Of several members, which gateways before protocol 1.2 may send, each is a job like any other."""
@@ -272,7 +252,7 @@ class StageCore:
         return [effect for job in jobs for effect in self._run(job, now)]
 
     def _run(self, run: Run, now: float) -> list[Effect]:
-        if self._leave_by is not None:
+        if self._departure.is_under_way:
             refusal = "the server is leaving"
         elif run.role not in self._roles.accepting():
             refusal = self._roles.refusal(run.role)
@@ -284,7 +264,7 @@ class StageCore:
         return [Send(StageFailed(epoch=epoch, code=Code.DRAINING, message=refusal, retryable=True))]
 
     def _order_roles(self, message: AssignRoles | Preload) -> list[Effect]:
-        is_leaving = self._leave_by is not None
+        is_leaving = self._departure.is_under_way
         match message:
             case Preload(roles=roles):
                 return [] if is_leaving else self._roles.preload(frozenset(roles))
@@ -294,39 +274,11 @@ class StageCore:
             case AssignRoles():
                 return self._roles.assign(message)
 
-    def _terminate(self, now: float) -> list[Effect]:
-        if self._leave_by is not None and not self._moves_to:
-            return [Exit(1, "told to stop a second time: leaving at once")]
-        self._moves_to = ""
-        return self._begin_to_leave(now)
-
-    def _move(self, endpoint: str, now: float) -> list[Effect]:
-        if self._leave_by is not None:
-            return []
-        self._moves_to = endpoint
-        return self._begin_to_leave(now)
-
-    def _begin_to_leave(self, now: float) -> list[Effect]:
-        self._leave_by = now + self._times.drain
-        return [Send(Leaving(within=self._times.drain))]
-
     def _depart(self, why: str, now: float) -> list[Effect]:
         farewell: list[Effect] = [Send(Goodbye())] if self._link.welcomed else []
-        if not self._moves_to:
+        if self._departure.is_for_good:
             return [*farewell, Exit(0, why)]
-        endpoint, self._moves_to, self._leave_by = self._moves_to, "", None
-        return [*farewell, *self._abandon(), *self._link.part(endpoint, now)]
-
-    def _allow_for_stall(self, now: float) -> None:
-        """A process that was frozen has heard nothing meanwhile, and its jobs have not gone on."""
-        if now <= self._not_late_until:
-            return
-        due = max(self.next_wakeup(), self._excused)
-        self._not_late_until = min(due, now) + STALL_SECONDS
-        late = now - due
-        if late > STALL_SECONDS:
-            self._watch.excuse(late)
-            self._excused = now  # other events may come before the timer's
+        return [*farewell, *self._abandon(), *self._link.part(self._departure.end(), now)]
 
     def _tick(self, now: float) -> list[Effect]:
         stuck = self._watch.stuck(now)
@@ -336,7 +288,7 @@ class StageCore:
         orphaned_at = self._orphaned_at()
         if orphaned_at is not None and now >= orphaned_at:
             effects += [Warn(f"no gateway for {self._times.orphan:g} s: its work is given up"), *self._abandon()]
-        if self._leave_by is not None and now >= self._leave_by:
+        if self._departure.is_overdue(now):
             left = f"{len(self._jobs.epochs())} attempts and {len(self._jobs.handles())} outputs"
             effects += self._depart(f"leaving after {self._times.drain:g} s with {left} left", now)
         return effects
@@ -363,42 +315,17 @@ class StageCore:
             return []
         active = self._jobs.under_way()
         granted = [Send(Grant(limits=self._credits.limits()))] if self._raise_limits(active) else []
-        return [*granted, *self._complain_of_room(active)]
-
-    def _complain_of_room(self, active: Mapping[Role, int]) -> list[Effect]:
-        """Work that does not come for want of room is seen nowhere else."""
-        accepting = () if self._leave_by is not None else in_order(self._roles.accepting())
-        spent = self._credits.spent(accepting, active)
-        if not spent and not self._blocked:
-            return []
-        blocked = frozenset(spent)
-        new, self._blocked = blocked - self._blocked, blocked
-        return [
-            Warn(f"the output store has no room for another output of {role}: no {role} work until some are released")
-            for role in in_order(new)
-        ]
-
-    def _posted(self, effects: list[Effect]) -> list[Effect]:
-        """Messages go only to a gateway that knows us. Last words wait for it, all others would be stale by then."""
-        return [effect for effect in effects if not isinstance(effect, Send) or self._deliverable(effect.message)]
-
-    def _deliverable(self, message: ToGateway) -> bool:
-        if isinstance(message, LastWord) and message.epoch.gateway != self._link.gateway:
-            return isinstance(message, StageCancelled) and self._link.welcomed
-        if isinstance(message, LastWord) and not self._link.welcomed:
-            self._unsent[message.epoch] = message
-        if isinstance(message, RolesReady) and self._link.welcomed:
-            self._said = message.roles
-        return self._link.welcomed or isinstance(message, Hello)
+        accepting = () if self._departure.is_under_way else in_order(self._roles.accepting())
+        return [*granted, *map(Warn, self._credits.complaints(accepting, active))]
 
     def _correct_roles(self, now: float) -> list[Effect]:
         """A gateway that came while roles changed, for another one or unheard, must not believe the former ones."""
-        if self._link.welcomed and self._said != in_order(self._roles.held):
+        if self._link.welcomed and self._post.told_roles != in_order(self._roles.held):
             return self._link.greet_again(now)
         return []
 
     def _leave(self, now: float) -> list[Effect]:
-        if self._leave_by is None or self._jobs.states() or self._jobs.handles() or self._unsent:
+        if not self._departure.is_under_way or self._jobs.states() or self._jobs.handles() or not self._post.is_empty:
             return []
         return self._depart("all work is done and handed over", now)
 
@@ -407,15 +334,12 @@ class StageCore:
     def _introduce(self) -> Hello:
         self._credits.restart()
         self._raise_limits(self._jobs.under_way())
-        self._said = in_order(self._roles.held)
-        finished = tuple(
-            epoch for epoch, word in self._unsent.items() if not isinstance(word, RolesReady | RolesFailed)
-        )
-        running = self._jobs.epochs() + finished
+        self._post.told_roles = in_order(self._roles.held)
+        running = self._jobs.epochs() + self._post.finished()
         holds = self._jobs.handles()
         return msgspec.structs.replace(
             self._base,
-            roles=self._said,
+            roles=self._post.told_roles,
             gateway=self._link.gateway if running or holds else "",
             running=running,
             holds=holds,
@@ -423,21 +347,21 @@ class StageCore:
         )
 
     def _heartbeat(self, sequence: int) -> Heartbeat:
-        return msgspec.structs.replace(self._meters.heartbeat(sequence), blocked=in_order(self._blocked))
+        return msgspec.structs.replace(self._meters.heartbeat(sequence), blocked=in_order(self._credits.blocked))
 
     def _raise_limits(self, active: Mapping[Role, int]) -> bool:
-        if self._leave_by is not None:
+        if self._departure.is_under_way:
             return False
         fetching = self._jobs.under_way(State.FETCHING)
         return self._credits.raise_limits(in_order(self._roles.accepting()), active, fetching, self._meters.room)
 
     def _abandon(self) -> list[Effect]:
-        self._unsent.clear()
+        self._post.drop()
         self._roles.abandon()
         return self._jobs.abandon()
 
     def _orphaned_at(self) -> float | None:
-        if self._link.welcomed or not (self._jobs.epochs() or self._jobs.handles() or self._unsent):
+        if self._link.welcomed or not (self._jobs.epochs() or self._jobs.handles() or not self._post.is_empty):
             return None
         return self._link.lost_since + self._times.orphan
 

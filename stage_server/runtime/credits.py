@@ -26,6 +26,8 @@ class Credits:
         self._prefetched = prefetched
         self._received: Counter[Role] = Counter()
         self._limits: dict[Role, int] = {}
+        self.blocked: frozenset[Role] = frozenset()
+        """Roles without work because the store is full; the operator knows."""
 
     def restart(self) -> None:
         """A ``Hello`` goes out: both sides count from zero again."""
@@ -62,9 +64,18 @@ class Credits:
                 raised = True
         return raised
 
-    def spent(self, roles: Iterable[Role], active: Mapping[Role, int]) -> tuple[Role, ...]:
-        """Of ``roles``, those that may get no more work and have none: after ``raise_limits``, for want of room."""
-        return tuple(role for role in roles if not self._unused(role) and not active.get(role, 0))
+    def complaints(self, roles: Iterable[Role], active: Mapping[Role, int]) -> list[str]:
+        """About those of ``roles`` that may get no more work and have none: after ``raise_limits``, for want of room.
+
+        Each once: work that does not come is seen nowhere else.
+        """
+        spent = [role for role in roles if not self._unused(role) and not active.get(role, 0)]
+        new = [role for role in spent if role not in self.blocked]
+        self.blocked = frozenset(spent)
+        return [
+            f"the output store has no room for another output of {role}: no {role} work until some are released"
+            for role in new
+        ]
 
     def _unused(self, role: Role) -> int:
         return max(0, self._limits.get(role, 0) - self._received[role])

@@ -22,7 +22,7 @@ from scheduler.spec import JobSpec, RequestSpec, RoleCost, ServerSpec
 from wire.params import ModelInfo
 from wire.to_gateway import Heartbeat
 from wire.to_stage import ToStage
-from wire.types import Epoch, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, Epoch, JobId, ModelKey, RequestId, Role, ServerId
 
 KEY = "operators-only-0123"
 
@@ -81,7 +81,7 @@ class Desk:
         name: str,
         *roles: Role,
         pinned: bool = False,
-        capable: tuple[Role, ...] = tuple(Role),
+        capable: tuple[Role, ...] = REQUIRED,
         device: str = "",
     ) -> ServerId:
         spec = ServerSpec(
@@ -96,7 +96,7 @@ class Desk:
             target=Target.of("m", "cpu-1", "float32"),
             device=device,
         )
-        self.tell(ev.ServerJoined(spec, dict.fromkeys(Role, 10)))
+        self.tell(ev.ServerJoined(spec, dict.fromkeys(REQUIRED, 10)))
         return spec.id
 
     def ask(self, name: str = "req_1", deadline: float = 600.0) -> None:

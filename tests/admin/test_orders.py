@@ -10,7 +10,7 @@ import pytest
 from scheduler import actions as act
 from scheduler import events as ev
 from wire.to_stage import Shutdown
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 
 async def order(admin: httpx.AsyncClient, server: str, what: str, **body: object) -> tuple[int, Any]:
@@ -20,7 +20,7 @@ async def order(admin: httpx.AsyncClient, server: str, what: str, **body: object
 
 
 async def test_roles_change_under_way_done_and_rolled_back(desk: Any, admin: httpx.AsyncClient) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     b = desk.join("b", Role.DIT)
     status, told = await order(admin, "b", "roles", roles=["decoder", "encoder"])
     assert (status, told["roles"], told["switching_to"], told["serving"]) == (202, ["dit"], ["encoder", "decoder"], [])
@@ -35,7 +35,7 @@ async def test_roles_change_under_way_done_and_rolled_back(desk: Any, admin: htt
 
 
 async def test_roles_that_are_held_or_on_their_way_are_not_ordered_again(desk: Any, admin: httpx.AsyncClient) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     b = desk.join("b", Role.DIT)
     await order(admin, "b", "roles", roles=["dit"])
     assert desk.scheduler.view.servers[b].switching is None
@@ -46,11 +46,11 @@ async def test_roles_that_are_held_or_on_their_way_are_not_ordered_again(desk: A
 
 
 async def test_only_a_server_that_shares_its_device_may_hold_nothing(desk: Any, admin: httpx.AsyncClient) -> None:
-    desk.join("a", *Role)
-    desk.join("b", *Role)
+    desk.join("a", *REQUIRED)
+    desk.join("b", *REQUIRED)
     assert "must hold a role" in (await order(admin, "b", "roles", roles=[]))[1]["message"]
-    desk.join("c", *Role, device="c/1")
-    desk.join("c.2", *Role, device="c/1")
+    desk.join("c", *REQUIRED, device="c/1")
+    desk.join("c.2", *REQUIRED, device="c/1")
     status, told = await order(admin, "c", "roles", roles=[])
     assert (status, told["switching_to"], told["shares_device_with"]) == (202, [], ["c.2"])
 
@@ -70,7 +70,7 @@ async def test_the_last_holder_keeps_its_role(desk: Any, admin: httpx.AsyncClien
 
 
 async def test_what_the_server_itself_would_refuse(desk: Any, admin: httpx.AsyncClient) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     desk.join("fixed", Role.DIT, pinned=True)
     desk.join("small", Role.DECODER, capable=(Role.ENCODER, Role.DECODER))
     for server, roles, message in (
@@ -83,7 +83,7 @@ async def test_what_the_server_itself_would_refuse(desk: Any, admin: httpx.Async
 
 
 async def test_pinned_servers_are_left_alone_by_plans_and_not_by_orders(desk: Any, admin: httpx.AsyncClient) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     b = desk.join("b", Role.DIT)
     assert (await order(admin, "b", "pin"))[1]["pinned"]
     assert (await order(admin, "b", "pin"))[0] == 200
@@ -93,7 +93,7 @@ async def test_pinned_servers_are_left_alone_by_plans_and_not_by_orders(desk: An
 
 
 async def test_a_drained_server_gets_no_work_and_is_told_to_end(desk: Any, admin: httpx.AsyncClient) -> None:
-    a, b = desk.join("a", *Role), desk.join("b", *Role)
+    a, b = desk.join("a", *REQUIRED), desk.join("b", *REQUIRED)
     status, told = await order(admin, "b", "drain")
     assert (status, told["leaving"], told["serving"], desk.sent) == (202, True, [], [(b, Shutdown())])
     await order(admin, "b", "drain")
@@ -105,7 +105,7 @@ async def test_a_drained_server_gets_no_work_and_is_told_to_end(desk: Any, admin
 
 
 async def test_a_server_that_is_not_there(desk: Any, admin: httpx.AsyncClient) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     for what, body in (("pin", {}), ("drain", {}), ("roles", {"roles": ["dit"]})):
         status, error = await order(admin, "rack/b", what, **body)
         assert (status, error["code"]) == (404, "server_not_found")
@@ -117,6 +117,6 @@ async def test_a_server_that_is_not_there(desk: Any, admin: httpx.AsyncClient) -
     [({}, "roles"), ({"roles": ["painter"]}, "roles.0"), ({"roles": ["dit"], "x": 1}, "x")],
 )
 async def test_bodies_that_make_no_sense(desk: Any, admin: httpx.AsyncClient, body: object, param: str) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     answer = await admin.post("/admin/servers/a/roles", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

@@ -18,7 +18,7 @@ from scheduler.scaling.pools import Pool, ScalingSettings
 from scheduler.scaling.scaler import Autoscaler
 from tests.admin.conftest import KEY, Desk, NoService
 from wire.to_stage import Shutdown
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, ServerId
 
 
 class Pooled:
@@ -47,9 +47,9 @@ class Pooled:
         self.scaler.note(event, asyncio.get_running_loop().time())
 
     def join(self, name: str) -> ServerId:
-        server = self.desk.join(name, *Role)
+        server = self.desk.join(name, *REQUIRED)
         spec = replace(self.desk.scheduler.view.servers[server].spec, pool="gpus")
-        self.tell(ev.ServerJoined(spec, dict.fromkeys(Role, 10)))
+        self.tell(ev.ServerJoined(spec, dict.fromkeys(REQUIRED, 10)))
         return server
 
     async def until(self, said: object) -> dict[str, object]:

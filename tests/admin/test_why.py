@@ -10,14 +10,14 @@ from gateway.service.decisions import REMEMBERED, Decisions
 from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.roles.solver import plan
-from wire.types import RequestId, Role
+from wire.types import REQUIRED, RequestId, Role
 
 
 async def test_the_story_of_a_request(desk: Any, admin: httpx.AsyncClient) -> None:
-    a = desk.join("a", *Role)
+    a = desk.join("a", *REQUIRED)
     desk.ask()
     desk.tell(ev.ServerLost(a, "silent for 10 s"))
-    desk.join("b", *Role)
+    desk.join("b", *REQUIRED)
     desk.ask("req_2")
     told = (await admin.get("/admin/why", params={"request": "req_1"})).json()
     assert (told["request"], told["under_way"]) == ("req_1", True)
@@ -39,7 +39,7 @@ async def test_the_story_of_a_request(desk: Any, admin: httpx.AsyncClient) -> No
 
 
 async def test_a_cancellation_belongs_to_the_request_whose_attempt_it_ends(desk: Any, admin: httpx.AsyncClient) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     desk.ask("req_1")
     desk.tell(ev.RequestCancelled(RequestId("req_1")))
     told = (await admin.get("/admin/why", params={"request": "req_1"})).json()
@@ -48,7 +48,7 @@ async def test_a_cancellation_belongs_to_the_request_whose_attempt_it_ends(desk:
 
 
 async def test_a_refusal_is_remembered(desk: Any, admin: httpx.AsyncClient) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     desk.ask(deadline=0.0)
     (decision,) = (await admin.get("/admin/why", params={"request": "req_1"})).json()["decisions"]
     assert decision["decision"] == "Reject"
@@ -56,8 +56,8 @@ async def test_a_refusal_is_remembered(desk: Any, admin: httpx.AsyncClient) -> N
 
 
 async def test_what_a_server_did_and_why(desk: Any, admin: httpx.AsyncClient) -> None:
-    a = desk.join("a", *Role)
-    desk.join("b", *Role)
+    a = desk.join("a", *REQUIRED)
+    desk.join("b", *REQUIRED)
     desk.tell(ev.ServerLost(a, "its connection ended"))
     told = (await admin.get("/admin/why", params={"server": "a"})).json()["decisions"]
     assert [one["event"]["kind"] for one in told] == ["ServerJoined", "ServerLost"]
@@ -88,7 +88,7 @@ async def verdict(desk: Any, admin: httpx.AsyncClient) -> str:
     desk.now += 2
     desk.tell(ev.Tick())
     (model,) = (await admin.get("/admin/plan")).json()["models"].values()
-    assert model["demand"].keys() == set(Role)
+    assert model["demand"].keys() == set(REQUIRED)
     return str(model["verdict"])
 
 
@@ -99,7 +99,7 @@ async def test_the_plan_says_why_nothing_moves(desk: Any, admin: httpx.AsyncClie
     desk.ask()
     desk.tell(ev.RequestCancelled(RequestId("req_1")))
     assert await verdict(desk, admin) == "too few requests have come to plan by"
-    for number in range(40):
+    for number in range(20):
         desk.ask(f"more_{number}")
         desk.tell(ev.RequestCancelled(RequestId(f"more_{number}")))
     assert await verdict(desk, admin) == "every stage is less than 60% busy: nothing moves"
@@ -108,8 +108,8 @@ async def test_the_plan_says_why_nothing_moves(desk: Any, admin: httpx.AsyncClie
 async def test_where_everything_is_held_everywhere_there_is_nothing_to_plan(
     desk: Any, admin: httpx.AsyncClient
 ) -> None:
-    desk.join("a", *Role)
-    for number in range(40):
+    desk.join("a", *REQUIRED)
+    for number in range(20):
         desk.ask(f"req_{number}")
     assert await verdict(desk, admin) == "every server holds all that it may"
 

@@ -23,7 +23,7 @@ from wire.params import ImageParams, ModelInfo, Workflow
 from wire.to_gateway import Fetched, Hello, Output, RoleInfo, StageDone, Started, Timings, ToGateway
 from wire.to_stage import Member, Release, Run
 from wire.transfer import serve
-from wire.types import Handle, Role
+from wire.types import REQUIRED, Handle, Role
 from wire.version import PROTOCOL
 
 PATIENCE = 10.0
@@ -60,10 +60,10 @@ class Impostor:
                 ),
                 "device_class": "none",
                 "memory_bytes": 1 << 30,
-                "capable": {role: RoleInfo(weight_bytes=1) for role in Role},
-                "roles": tuple(Role),
+                "capable": {role: RoleInfo(weight_bytes=1) for role in REQUIRED},
+                "roles": REQUIRED,
                 "data_endpoint": f"tcp://127.0.0.1:{port}",
-                "limits": dict.fromkeys(Role, 1000),
+                "limits": dict.fromkeys(REQUIRED, 1000),
                 "pinned": True,
             } | hello
         )  # fmt: skip

@@ -13,7 +13,7 @@ from benchmarks.scheduling.tasks import Effort, Figures, Results, run_all
 from benchmarks.scheduling.writing import write_markdown
 from scheduler.cost.profile import load
 from scheduler.sim.suite import bundled_profile
-from wire.types import Role
+from wire.types import REQUIRED
 
 
 class Ones(defaultdict[str, float]):
@@ -59,7 +59,7 @@ def test_runs_in_other_processes_can_be_kept(tmp_path: Path) -> None:
 
 def test_live_profile_is_ten_times_faster(tmp_path: Path) -> None:
     fast, slow = load(live.fast_profile(tmp_path)), bundled_profile("qwen-image-4090-offload")
-    for role in Role:
+    for role in REQUIRED:
         assert fast.roles[role].coefficients == pytest.approx([c / 10 for c in slow.roles[role].coefficients])
         assert fast.roles[role].load_seconds == pytest.approx(slow.roles[role].load_seconds / 10)
     whole = live.scenario(fast, 200)

@@ -16,7 +16,7 @@ from scheduler.policy import Policies
 from scheduler.spec import JobSpec, RequestSpec
 from wire.params import ModelInfo
 from wire.to_gateway import Hello, RoleInfo
-from wire.types import JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, JobId, ModelKey, RequestId, Role, ServerId
 from wire.version import PROTOCOL
 
 MODEL = ModelInfo(name="m", key="m@1", family="f", dtype="float32")
@@ -51,11 +51,11 @@ class Site:
             model=model,
             device_class="c",
             memory_bytes=1 << 30,
-            capable={role: RoleInfo() for role in Role},
-            roles=roles or tuple(Role),
+            capable={role: RoleInfo() for role in REQUIRED},
+            roles=roles or REQUIRED,
             data_endpoint="tcp://127.0.0.1:9",
             device=device,
-            limits=dict.fromkeys(Role, 2),
+            limits=dict.fromkeys(REQUIRED, 2),
         )
         self.tell(translate.joined(server, hello, "g1"))
         if moves:

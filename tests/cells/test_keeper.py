@@ -22,7 +22,7 @@ from wire.control_codec import decode_to_gateway, decode_to_stage, encode
 from wire.params import ModelInfo
 from wire.to_gateway import AskCell, Goodbye, Hello, RoleInfo
 from wire.to_stage import MoveTo, SayHello, ToStage, Welcome
-from wire.types import Role
+from wire.types import REQUIRED
 from wire.version import PROTOCOL
 
 PATIENCE = 30.0
@@ -70,8 +70,8 @@ class Server:
             model=ModelInfo(name="m", key="m@1", family="f", dtype="float32"),
             device_class="c",
             memory_bytes=1 << 30,
-            capable={role: RoleInfo() for role in Role},
-            roles=tuple(Role),
+            capable={role: RoleInfo() for role in REQUIRED},
+            roles=REQUIRED,
             data_endpoint=self._holder.endpoint,
             moves=True,
         )

@@ -9,9 +9,9 @@ from gateway.cells.rules import Holds
 from scheduler import events as ev
 from wire.params import ModelInfo
 from wire.to_stage import CellState, Unit
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
-ALL = {"m@1": tuple(Role)}
+ALL = {"m@1": REQUIRED}
 OTHER = ModelInfo(name="n", key="n@1", family="f", dtype="float32")
 
 
@@ -88,7 +88,7 @@ def test_the_last_holder_of_a_role_is_not_safe_to_give(site) -> None:
 class TestDraining:
     @pytest.fixture(autouse=True)
     def _draining(self, site) -> None:
-        for role in Role:
+        for role in REQUIRED:
             site.join(role.value, role)
         site.cell.is_draining = True
 
@@ -113,7 +113,7 @@ class TestDraining:
         assert movable(site) == 0
 
     def test_in_the_end_it_is_empty(self, site) -> None:
-        for role in Role:
+        for role in REQUIRED:
             go(site, role)
         assert site.cell.is_empty
         assert site.cell.leaving == 3

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.cells.rules import Holds, Move, Steadiness, Why, lets_go, plan, present
 from wire.to_stage import CellState, Unit
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 ALL = "encoder,dit,decoder"
 QUIET = 10
@@ -31,7 +31,7 @@ def holds(text: str, model: str = "m") -> Holds:
 
 
 def told(moves: list[Move]) -> list[tuple[str, str, str]]:
-    texts = [",".join(role for role in Role if any(role == held for _, held in move.holds)) for move in moves]
+    texts = [",".join(role for role in REQUIRED if any(role == held for _, held in move.holds)) for move in moves]
     return [(move.source, move.target, text) for move, text in zip(moves, texts, strict=True)]
 
 
@@ -90,7 +90,7 @@ class TestPlan:
         assert plan([cell("a", ALL, draining=True), cell("b", ALL, draining=True)]) == []
 
     def test_those_on_their_way_count_as_arrived(self) -> None:
-        going = Unit(holds={"m": tuple(Role)}, going_to="b")
+        going = Unit(holds={"m": REQUIRED}, going_to="b")
         source = cell("a", ALL, ALL, ALL)
         source = CellState(name="a", gateway="g", units=(*source.units, going))
         assert plan([source, cell("b", ALL)]) == []
@@ -165,11 +165,11 @@ class Game:
 
 
 def by_model(held: Holds) -> dict[str, tuple[Role, ...]]:
-    return {"m": tuple(role for role in Role if ("m", role) in held)}
+    return {"m": tuple(role for role in REQUIRED if ("m", role) in held)}
 
 
 def is_complete(held: Counter[Holds]) -> bool:
-    return all(any(("m", role) in each for each in +held) for role in Role)
+    return all(any(("m", role) in each for each in +held) for role in REQUIRED)
 
 
 @pytest.mark.parametrize("seed", range(15))

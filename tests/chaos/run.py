@@ -149,8 +149,10 @@ def _count(load: Load, outcome: Outcome) -> None:
 
 def _unkept(site: Site) -> set[str]:
     """Requests whose answers were not kept for their key, as the logs say."""
-    said = re.compile(r"(req_\w+): (?:the answer to its Idempotency-Key is not kept|its lease ran out|nobody knows)")
-    return {name for member in site.gateways for name in said.findall(member.log.read_text(errors="replace"))}
+    kept = r"(req_\w+): (?:the answer to its Idempotency-Key is not kept|its lease ran out)"
+    said = re.compile(kept + r"|x-idempotency (?:unavailable|not-kept) for (req_\w+)")
+    logs = (member.log.read_text(errors="replace") for member in site.gateways)
+    return {name for log in logs for names in said.findall(log) for name in names if name}
 
 
 def _recorded(site: Site) -> dict[str, int]:

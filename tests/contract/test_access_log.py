@@ -47,7 +47,24 @@ async def test_one_that_failed(client, service, caplog) -> None:
 
 async def test_any_other(client, caplog) -> None:
     caplog.set_level(logging.INFO)
-    await client.get("/healthz")
+    await client.get("/v1/models")
     (record,) = lines(caplog)
     assert record.getMessage().endswith(" ms")
     assert "model" not in record.about
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "level"),
+    [
+        ("GET", "/healthz", 200, "DEBUG"),
+        ("HEAD", "/livez", 200, "DEBUG"),
+        ("POST", "/healthz", 405, "INFO"),
+        ("GET", "/admin/scaling", 404, "INFO"),  # no admin key is set here
+        ("GET", "/v1/models", 200, "INFO"),
+    ],
+)
+async def test_polls_are_worth_a_line_only_if_they_fail(client, caplog, method, path, status, level) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = await client.request(method, path)
+    (record,) = lines(caplog)
+    assert (answer.status_code, record.about["status"], record.levelname) == (status, status, level)

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from stage_server.data.store import OutputStore, OutputTooLarge
 from wire.bundle import Bundle
-from wire.types import Handle, Role
+from wire.types import REQUIRED, Handle, Role
 
-ENCODER, DIT, DECODER = Role
-EVERYTHING = dict.fromkeys(Role, 1.0)
+ENCODER, DIT, DECODER = REQUIRED
+EVERYTHING = dict.fromkeys(REQUIRED, 1.0)
 
 
 def bundle(nbytes: int) -> Bundle:
@@ -143,7 +143,7 @@ steps = st.tuples(
 @given(st.lists(steps, max_size=40))
 def test_the_books_balance_and_the_roles_that_empty_the_store_can_run(script):
     store = OutputStore(200, shares=EVERYTHING)
-    store.set_roles(dict.fromkeys(Role, 60))
+    store.set_roles(dict.fromkeys(REQUIRED, 60))
     open_, handles = [], []
     for step, role, n in script:
         if step == "reserve" and (reservation := store.reserve(role, n)):

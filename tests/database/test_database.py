@@ -174,14 +174,34 @@ async def test_after_a_lost_connection_one_tries_and_the_others_are_told_at_once
 
     with monkeypatch.context() as patch:
         patch.setattr(database, "_engines", engines.Engines(*[Unreachable()] * 3, where="the database at db1"))
-        for now in (0.0, 0.0, 0.9, 1.1, 1.1, 1.9, 2.2):
+        for now in (0.0, 0.0, 0.9, 1.1, 1.1, 1.9, 2.2, 60.5):
             clock.now = now
             with pytest.raises(DatabaseError, match="cannot be reached"):
                 await count(database)
-    assert tries == [0.0, 1.1, 2.2]
+    assert tries == [0.0, 1.1, 2.2, 60.5]
+    failure = "the database at db1: it cannot be reached ([Errno 111] Connection refused)"
     assert said() == [
-        "the database at db1: it cannot be reached ([Errno 111] Connection refused); the gateway serves on without it"
+        f"{failure}; the gateway serves on without it",
+        f"{failure}; it was needed 8 times since it failed",
     ]
+    clock.now = 62
+    database._failed_in = database._engines.reader  # the real one is back in its place
+    await count(database)
+    (line,) = said()
+    assert line.endswith(" works again; it was needed 8 times meanwhile")
+
+
+async def test_each_trouble_is_said_once(make, said, clock, monkeypatch):
+    database = make()
+    await database.open()
+    for _ in range(2):
+        with pytest.raises(DatabaseError), database._watched(database._engines.reader):
+            raise OSError("no")
+    with pytest.raises(DatabaseError), database._watched(database._engines.reader):
+        raise TimeoutError
+    lost, slow = said()
+    assert "cannot be reached" in lost
+    assert "did not answer in time" in slow
 
 
 async def test_a_file_that_is_no_database(make, said, tmp_path):

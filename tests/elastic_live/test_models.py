@@ -21,7 +21,7 @@ from gateway.settings import Settings
 from scheduler import actions as act
 from scheduler import events as ev
 from tests.elastic_live.conftest import KEY, PATIENCE, PROFILE
-from wire.types import Role, server_name
+from wire.types import REQUIRED, Role, server_name
 
 MODEL = Path(stage_server.__file__).parent / "models" / "tiny-shapes"
 OPTIONS = ("--threads", "1", "--device", "cpu")
@@ -76,7 +76,7 @@ async def ask(site: Any, model: str, number: int) -> tuple[str, int, str]:
 async def alone(site: Any, other: Path) -> dict[tuple[str, int], str]:
     """What servers of one model each make."""
     for name, model in (("alone", "tiny-shapes"), ("alone as well", str(other))):
-        await site.serve(name, *Role, options=(*OPTIONS, "--model", model))
+        await site.serve(name, *REQUIRED, options=(*OPTIONS, "--model", model))
     made = await asyncio.gather(*(ask(site, model, n) for model in ("tiny-shapes", "other") for n in range(len(SEEDS))))
     for process in site.processes:
         process.terminate()
@@ -91,7 +91,7 @@ async def test_servers_follow_the_load_from_one_model_to_the_other(site: Any, ot
     mine = (*OPTIONS, "--model", "tiny-shapes", "--may-load", f"other={other}")
     theirs = (*OPTIONS, "--model", str(other), "--may-load", "tiny-shapes")
     for name, options in (("a", mine), ("b", mine), ("c", theirs)):
-        await site.serve(name, *Role, options=options)
+        await site.serve(name, *REQUIRED, options=options)
         await site.tape.find(ev.ServerJoined, lambda event, name=name: event.server.name == f"{name}.2")
     began = len(site.tape.items)
 
@@ -116,12 +116,12 @@ async def test_servers_follow_the_load_from_one_model_to_the_other(site: Any, ot
 
 async def test_a_model_that_nobody_holds_is_loaded_for_its_first_request(site: Any, other: Path) -> None:
     options = (*OPTIONS, "--model", "tiny-shapes", "--may-load", f"other={other}")
-    await site.serve("a", *Role, options=options)
+    await site.serve("a", *REQUIRED, options=options)
     await site.tape.find(ev.ServerJoined, lambda event: event.server.name == "a.2")
     model, _, digest = await ask(site, "other", 0)
     assert (model, len(digest)) == ("other", 64)
     (order,) = site.tape.all(act.AssignRoles)
-    assert (server_name(order.server), order.roles) == ("a.2", frozenset(Role))
+    assert (server_name(order.server), order.roles) == ("a.2", frozenset(REQUIRED))
     assert "no server held" in order.reason
 
 

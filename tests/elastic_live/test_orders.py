@@ -14,7 +14,7 @@ import stage_server
 from gateway.settings import Settings
 from scheduler import events as ev
 from tests.elastic_live.conftest import KEY
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 MODEL = Path(stage_server.__file__).parent / "models" / "tiny-shapes"
 OPTIONS = ("--threads", "1", "--device", "cpu")
@@ -44,7 +44,7 @@ async def test_roles_switch_under_load_roll_back_and_come_back(site: Any, tmp_pa
     copy = Path(shutil.copytree(MODEL, tmp_path / "tiny-shapes"))
     cached = (*OPTIONS, "--model", str(copy), "--weight-cache-bytes", str(1 << 28))
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(site.serve("one", *Role, options=(*OPTIONS, "--model", "tiny-shapes")))
+        tasks.create_task(site.serve("one", *REQUIRED, options=(*OPTIONS, "--model", "tiny-shapes")))
         tasks.create_task(site.serve("two", Role.ENCODER, Role.DECODER, options=cached))
     (reference,) = await asyncio.gather(*requests(site, 1))
     under_way = requests(site, 3)

@@ -10,7 +10,7 @@ import pytest
 from gateway.settings import PoolTable, Settings
 from scheduler import events as ev
 from tests.elastic_live.conftest import KEY, PATIENCE
-from wire.types import Role
+from wire.types import REQUIRED
 
 pytestmark = pytest.mark.services
 
@@ -35,7 +35,7 @@ async def _pool(site: Any, **said: object) -> dict[str, Any]:
 
 async def test_the_first_request_after_a_pause_waits_for_a_server_to_start(site: Any) -> None:
     await _pool(site, wanted=1, ready=0)  # so that the model is introduced
-    await site.serve("first", *Role, options=OPTIONS)
+    await site.serve("first", *REQUIRED, options=OPTIONS)
     pool = await _pool(site, wanted=1, ready=1)
     assert list(pool["cold_starts"]) == ["first"]
 
@@ -46,7 +46,7 @@ async def test_the_first_request_after_a_pause_waits_for_a_server_to_start(site:
     await site.tape.find(ev.RequestArrived)
     assert (await _pool(site, starting=1, ready=0))["wanted"] == 1
 
-    await site.serve("second", *Role, options=OPTIONS)
+    await site.serve("second", *REQUIRED, options=OPTIONS)
     answer = await waiting
     assert answer.status_code == 200
     assert float(answer.headers["x-predicted-wait-ms"]) > 5_000  # the start among it

@@ -16,7 +16,7 @@ from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import Tensor, Value
 
 PROMPT = "a large red circle in the center on a white background"
@@ -60,7 +60,7 @@ def over_the_wire(value: Value) -> Value:
 
 def split(model: str | Path, controls: Mapping[str, str] | None = None) -> dict[Role, DiffusersEngine]:
     """Three engines, each of which holds only its role."""
-    engines = {role: DiffusersEngine(str(model), control_nets=controls) for role in Role}
+    engines = {role: DiffusersEngine(str(model), control_nets=controls) for role in REQUIRED}
     for role, engine in engines.items():
         engine.set_roles(frozenset({role}))
     return engines
@@ -82,8 +82,8 @@ Made = tuple[tuple[int, ...], bytes]
 def made_by_split(
     engines: Mapping[Role, DiffusersEngine], params: ImageParams, images: Mapping[str, bytes]
 ) -> PilImage.Image | Tensor:
-    inbox: dict[str, dict[str, Value]] = {role: {} for role in Role} | {"image": {}}
-    for role in Role:
+    inbox: dict[str, dict[str, Value]] = {role: {} for role in REQUIRED} | {"image": {}}
+    for role in REQUIRED:
         seen = images if role is not Role.DECODER or "mask_image" in images else {}
         if role is Role.DIT:
             seen = {name: data for name, data in images.items() if name.startswith("control")}

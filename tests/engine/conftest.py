@@ -16,7 +16,7 @@ from stage_server.engine.base import Preview, StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from tests.engine.both_ways import over_the_wire
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import Image, Tensor, Value
 
 BUNDLED = "tiny-shapes"
@@ -90,8 +90,8 @@ def split_engines(model_folder: Callable[[str], str]) -> Callable[[str], Mapping
 
     def engines(family: str) -> Mapping[Role, DiffusersEngine]:
         if family not in opened:
-            together = dict.fromkeys(Role, 8)
-            opened[family] = {role: DiffusersEngine(model_folder(family), together=together) for role in Role}
+            together = dict.fromkeys(REQUIRED, 8)
+            opened[family] = {role: DiffusersEngine(model_folder(family), together=together) for role in REQUIRED}
             for role, engine in opened[family].items():
                 engine.set_roles(frozenset({role}))
         return opened[family]
@@ -126,8 +126,8 @@ def generate() -> Callable[..., PilImage.Image]:
     def run(
         engines: Mapping[Role, DiffusersEngine], params: ImageParams, images: Mapping[str, bytes] | None = None
     ) -> PilImage.Image:
-        inbox: dict[str, dict[str, Value]] = {role: {} for role in Role} | {"image": {}}
-        for role in Role:
+        inbox: dict[str, dict[str, Value]] = {role: {} for role in REQUIRED} | {"image": {}}
+        for role in REQUIRED:
             uploads = images or {}
             seen = uploads if role is Role.ENCODER or (role is Role.DECODER and "mask_image" in uploads) else {}
             job = StageJob(role, params, seen)

@@ -17,7 +17,7 @@ from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.low_rank import LowRank
 from tests.loras import State, lora, write
 from wire.params import AdapterUse, ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 MODEL = "tiny-shapes"
 LAYER = "layers.0.attention.to_q"
@@ -104,7 +104,7 @@ def test_the_parts_for_text_encoders_are_applied_by_the_servers_that_encode(
     one, other = (read(path, model) for path in files.values())
     assert one.keys() == {"unet", "text_encoder", "text_encoder_2"}
     assert {name: part.keys() for name, part in one.items()} == {name: part.keys() for name, part in other.items()}
-    engines = {role: DiffusersEngine(model, adapters=files, adapter_bytes=ROOM) for role in Role}
+    engines = {role: DiffusersEngine(model, adapters=files, adapter_bytes=ROOM) for role in REQUIRED}
     for role, engine in engines.items():
         engine.set_roles(frozenset({role}))
     (adapter, _) = engines[Role.DIT].describe().adapters

@@ -19,7 +19,7 @@ from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import HostStaging
 from tests.engine.conftest import over_the_wire
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import Value
 
 Engines = Mapping[Role, DiffusersEngine]
@@ -55,9 +55,9 @@ def reading(split: WorkflowSplit, role: Role, name: str) -> WorkflowSplit:
 
 def run(engines: Engines, split: WorkflowSplit, params: ImageParams) -> tuple[dict[Role, Outputs], bytes]:
     """What each role sent, and the picture."""
-    inbox: dict[str, dict[str, Value]] = {role: {} for role in Role} | {"image": {}}
+    inbox: dict[str, dict[str, Value]] = {role: {} for role in REQUIRED} | {"image": {}}
     sent: dict[Role, Outputs] = {}
-    for role in Role:
+    for role in REQUIRED:
         task = StageTask(role, split, params, {}, inbox[role])
         with ForwardPort().open(Unwatched()) as calls:
             here, pipeline = HostStaging(), engines[role]._pipeline

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from stage_server.engine.base import LoadError
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.weights import DamagedFile, read_header
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 DIT = Path("transformer/diffusion_pytorch_model.safetensors")
 VAE = Path("vae/diffusion_pytorch_model.safetensors")
@@ -167,7 +167,7 @@ def start(folder: Path) -> DiffusersEngine:
     """As far as a stage server with every role goes before it says Hello."""
     engine = DiffusersEngine(str(folder))
     engine.capable()
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     return engine
 
 
@@ -183,7 +183,7 @@ def test_a_damaged_model_does_not_start(name: str, copied_model: Path) -> None:
 
 
 def test_an_undamaged_model_starts(copied_model: Path) -> None:
-    assert start(copied_model).roles == frozenset(Role)
+    assert start(copied_model).roles == frozenset(REQUIRED)
 
 
 def test_damage_that_comes_while_serving_names_the_file_too(copied_model: Path) -> None:

@@ -22,7 +22,7 @@ from tests import quantize
 from tests.engine.both_ways import PROMPT, made_by_whole
 from tests.engine.test_bit_for_bit import GUIDED, UNGUIDED
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 DEVICE = "cuda:0"
 
@@ -84,16 +84,16 @@ def test_fetched_inputs_lie_in_pinned_memory() -> None:
 
 def test_three_roles_on_a_device_draw_a_picture_twice_alike(generate: Callable[..., Image.Image]) -> None:
     engine = DiffusersEngine("tiny-shapes", device=DEVICE, dtype="bfloat16")
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     params = ImageParams(prompt="a red circle", width=128, height=128, num_inference_steps=4, seed=3)
-    first, second = (generate(dict.fromkeys(Role, engine), params).tobytes() for _ in range(2))
+    first, second = (generate(dict.fromkeys(REQUIRED, engine), params).tobytes() for _ in range(2))
     assert first == second
     assert engine.peak_bytes() > 0
     engine.close()
 
 
 def test_split_equals_monolith_in_bfloat16(generate: Callable[..., Image.Image]) -> None:
-    engines = {role: DiffusersEngine("tiny-shapes", device=DEVICE, dtype="bfloat16") for role in Role}
+    engines = {role: DiffusersEngine("tiny-shapes", device=DEVICE, dtype="bfloat16") for role in REQUIRED}
     for role, engine in engines.items():
         engine.set_roles(frozenset({role}))
     pipeline = ModularPipeline.from_pretrained(str(BUNDLED / "tiny-shapes"))
@@ -128,23 +128,23 @@ def test_a_role_in_host_memory_comes_without_its_files_and_draws_the_same(
 ) -> None:
     engine = DiffusersEngine("tiny-shapes", device=DEVICE, dtype="bfloat16", weight_cache_bytes=1 << 30)
     params = ImageParams(prompt=PROMPT, width=64, height=64, num_inference_steps=2)
-    engine.set_roles(frozenset(Role))
-    before = generate(dict.fromkeys(Role, engine), params)
+    engine.set_roles(frozenset(REQUIRED))
+    before = generate(dict.fromkeys(REQUIRED, engine), params)
     kept = frozenset({Role.ENCODER, Role.DECODER})
     engine.set_roles(kept)
     assert engine.warm == {Role.DIT}
     assert all(weight.is_pinned() for _, weight in engine._components._cache.get("transformer").tensors)
     turns = Turns()
-    engine.set_roles(frozenset(Role), turns)
+    engine.set_roles(frozenset(REQUIRED), turns)
     assert len(turns.seconds) == 2  # a tiny job, and the swap
-    assert generate(dict.fromkeys(Role, engine), params).tobytes() == before.tobytes()
+    assert generate(dict.fromkeys(REQUIRED, engine), params).tobytes() == before.tobytes()
     engine.close()
 
 
 def test_roles_given_up_leave_the_device() -> None:
     before = torch.cuda.memory_allocated(DEVICE)
     engine = DiffusersEngine("tiny-shapes", device=DEVICE, dtype="bfloat16")
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     held = torch.cuda.memory_allocated(DEVICE) - before
     weights = sum(info.weight_bytes for info in engine.capable().values())
     assert held >= 0.9 * weights

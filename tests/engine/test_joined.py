@@ -16,7 +16,7 @@ from stage_server.engine.base import NamedValues, Outputs, StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.profiling.together import run_together
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 Engines = Mapping[Role, DiffusersEngine]
 
@@ -58,14 +58,14 @@ def pixels(outputs: Outputs) -> np.ndarray:
 
 def drawn_alone(engines: Engines, params: ImageParams) -> Outputs:
     made: list[Outputs] = []
-    for role in Role:
+    for role in REQUIRED:
         made.append(engines[role].run(StageJob(role, params), inputs_of(role, made), Unwatched()))
     return made[-1]
 
 
 def drawn_together(engines: Engines, several: Sequence[ImageParams]) -> list[Outputs]:
     made: list[list[Outputs]] = [[] for _ in several]
-    for role in Role:
+    for role in REQUIRED:
         jobs = [
             (StageJob(role, params, share=True), inputs_of(role, so_far))
             for params, so_far in zip(several, made, strict=True)

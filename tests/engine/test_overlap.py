@@ -16,7 +16,7 @@ from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.staging import HostStaging
 from tests.engine.conftest import over_the_wire
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 Engines = Callable[[str], Mapping[Role, DiffusersEngine]]
 PARAMS = ImageParams(prompt="a star", width=64, height=64, num_inference_steps=1, seed=4)
@@ -69,7 +69,7 @@ class Control(Unwatched):
 
 def inputs_of(role: Role, engines: Mapping[Role, DiffusersEngine]) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
-    for earlier, reader in pairwise(list(Role)[: list(Role).index(role) + 1]):
+    for earlier, reader in pairwise(list(REQUIRED)[: list(REQUIRED).index(role) + 1]):
         made = engines[earlier].run(StageJob(earlier, PARAMS), inputs, Unwatched())
         inputs = {name: over_the_wire(value) for name, value in made[reader].items()}
     return inputs

@@ -17,7 +17,7 @@ from stage_server.profiling import measure, together
 from stage_server.profiling.command import default_sizes
 from stage_server.profiling.fit import errors, fit
 from wire.params import ModelInfo
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 
 def test_exact_times_give_exact_coefficients() -> None:
@@ -60,9 +60,9 @@ def test_the_bundled_model_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert shape.guidance_passes == 2
     assert (shape.pixels_per_token, shape.latent_pixels, shape.size_multiple) == (32, 16, 32)
     assert (profile.device_class, profile.precision) == ("cpu-1", "float32")
-    assert {role: part.weights_bytes > 1e6 for role, part in profile.roles.items()} == dict.fromkeys(Role, True)
+    assert {role: part.weights_bytes > 1e6 for role, part in profile.roles.items()} == dict.fromkeys(REQUIRED, True)
     assert all(part.load_seconds > 0 for part in profile.roles.values())
-    names = {(spec.port, spec.name, spec.shape) for role in Role for spec in profile.roles[role].outputs}
+    names = {(spec.port, spec.name, spec.shape) for role in REQUIRED for spec in profile.roles[role].outputs}
     assert (Role.DIT, "prompt_embeds", ("text_tokens", 128)) in names
     assert (Role.DECODER, "latents", (1, 16, "latent_height", "latent_width")) in names
     assert profile.roles[Role.ENCODER].coefficients[2] > 0  # uploaded pictures were encoded

@@ -29,12 +29,12 @@ from stage_server.settings import Settings
 from stage_server.weight_formats import WeightFormat
 from tests import quantize
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 Folder = Callable[[str], str]
 Generate = Callable[..., Image.Image]
 
-ALL = frozenset(Role)
+ALL = frozenset(REQUIRED)
 INT8 = WeightFormat.INT8
 ON_ANY = (
     WeightFormat.INT8,
@@ -58,7 +58,7 @@ def bundled(name: str) -> Path:
 def drawn(generate: Generate, formats: dict[str, WeightFormat], model: str = "tiny-shapes") -> np.ndarray[Any, Any]:
     engine = DiffusersEngine(model, formats=formats)
     engine.set_roles(ALL)
-    return np.asarray(generate(dict.fromkeys(Role, engine), PARAMS)).astype(int)
+    return np.asarray(generate(dict.fromkeys(REQUIRED, engine), PARAMS)).astype(int)
 
 
 @pytest.fixture(scope="module")

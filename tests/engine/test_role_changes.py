@@ -19,9 +19,9 @@ from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.stubs import ComponentStub
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
-ENCODER, DIT, DECODER = (frozenset({role}) for role in Role)
+ENCODER, DIT, DECODER = (frozenset({role}) for role in REQUIRED)
 PLENTY = 1 << 30
 PARAMS = ImageParams(prompt="a star", width=64, height=64, num_inference_steps=2, guidance_scale=3.0)
 
@@ -120,7 +120,7 @@ def test_a_job_that_is_parked_during_a_change_draws_the_same(
     model_folder: Callable[[str], str], generate: Callable[..., Image.Image]
 ) -> None:
     engine = DiffusersEngine(model_folder("z-image"), weight_cache_bytes=PLENTY)
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     inputs = encoded(engine)["dit"]
     job = StageJob(Role.DIT, PARAMS)
     alone = engine.run(job, inputs, Unwatched())
@@ -136,8 +136,8 @@ def test_a_job_that_is_parked_during_a_change_draws_the_same(
 
 def test_each_role_is_warmed_up_in_a_turn_of_its_own_before_the_swap(model_folder: Callable[[str], str]) -> None:
     engine, turns = DiffusersEngine(model_folder("z-image")), Turns()
-    engine.set_roles(frozenset(Role), turns)
-    assert turns.taken == len(Role) + 1
+    engine.set_roles(frozenset(REQUIRED), turns)
+    assert turns.taken == len(REQUIRED) + 1
 
 
 def test_a_role_read_ahead_is_warm_and_needs_no_files(copied: Path) -> None:

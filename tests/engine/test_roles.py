@@ -17,9 +17,9 @@ from stage_server.engine.base import EngineError, LoadError, StageJob
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.stubs import ComponentStub
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
-ENCODER, DIT, DECODER = (frozenset({role}) for role in Role)
+ENCODER, DIT, DECODER = (frozenset({role}) for role in REQUIRED)
 
 OWN: Mapping[str, Mapping[Role, set[str]]] = {
     "z-image": {Role.ENCODER: {"text_encoder", "vae"}, Role.DIT: {"transformer"}, Role.DECODER: {"vae"}},
@@ -68,7 +68,7 @@ def test_each_role_holds_only_its_own_parameters(
 def test_weights_are_counted_in_the_dtype_they_are_loaded_with() -> None:
     whole = DiffusersEngine("tiny-shapes").capable()
     half = DiffusersEngine("tiny-shapes", dtype="bfloat16").capable()
-    assert all(half[role].weight_bytes * 2 == whole[role].weight_bytes for role in Role)
+    assert all(half[role].weight_bytes * 2 == whole[role].weight_bytes for role in REQUIRED)
 
 
 def test_sharded_weights_are_counted_over_all_shards(copied_model: Path) -> None:
@@ -152,9 +152,9 @@ def test_one_engine_with_every_role_draws_the_same(
     generate: Callable[..., Image.Image],
 ) -> None:
     engine = DiffusersEngine(model_folder("stable-diffusion-xl"))
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     params = ImageParams(prompt="a star", width=64, height=64, num_inference_steps=2, guidance_scale=3.0)
-    whole = generate(dict.fromkeys(Role, engine), params)
+    whole = generate(dict.fromkeys(REQUIRED, engine), params)
     assert whole.tobytes() == generate(split_engines("stable-diffusion-xl"), params).tobytes()
 
 

@@ -22,9 +22,9 @@ from stage_server.engine.weight_cache import (
     host_copy,
 )
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
-ENCODER, DIT, DECODER = (frozenset({role}) for role in Role)
+ENCODER, DIT, DECODER = (frozenset({role}) for role in REQUIRED)
 PLENTY = 1 << 30
 
 
@@ -91,13 +91,13 @@ def test_a_role_comes_back_without_its_files_and_draws_the_same(
     copy = Path(shutil.copytree(model_folder("z-image"), tmp_path / "copy"))
     engine = DiffusersEngine(str(copy), weight_cache_bytes=PLENTY)
     params = ImageParams(prompt="a star", width=64, height=64, num_inference_steps=2, guidance_scale=3.0)
-    engine.set_roles(frozenset(Role))
-    before = generate(dict.fromkeys(Role, engine), params)
+    engine.set_roles(frozenset(REQUIRED))
+    before = generate(dict.fromkeys(REQUIRED, engine), params)
     engine.set_roles(DIT)
     shutil.rmtree(copy)
     engine.set_roles(ENCODER | DECODER)
-    engine.set_roles(frozenset(Role))
-    assert generate(dict.fromkeys(Role, engine), params).tobytes() == before.tobytes()
+    engine.set_roles(frozenset(REQUIRED))
+    assert generate(dict.fromkeys(REQUIRED, engine), params).tobytes() == before.tobytes()
 
 
 def test_a_failed_load_rolls_back_out_of_the_cache(model_folder: Callable[[str], str], tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_a_limit_is_kept_and_closing_frees_all(model_folder: Callable[[str], str
 def test_what_is_kept_leaves_the_device(generate: Callable[..., Image.Image]) -> None:
     engine = DiffusersEngine("tiny-shapes", device="cuda:0", dtype="bfloat16", weight_cache_bytes=PLENTY)
     params = ImageParams(prompt="a red circle", width=64, height=64, num_inference_steps=2)
-    engine.set_roles(frozenset(Role))
-    before = generate(dict.fromkeys(Role, engine), params)
+    engine.set_roles(frozenset(REQUIRED))
+    before = generate(dict.fromkeys(REQUIRED, engine), params)
     held = torch.cuda.memory_allocated()
     engine.set_roles(ENCODER)
     weights = engine.capable()[Role.DIT].weight_bytes
     assert torch.cuda.memory_allocated() < held - 0.9 * weights
     assert engine._components._cache.used > 0.9 * weights
-    engine.set_roles(frozenset(Role))
-    assert generate(dict.fromkeys(Role, engine), params).tobytes() == before.tobytes()
+    engine.set_roles(frozenset(REQUIRED))
+    assert generate(dict.fromkeys(REQUIRED, engine), params).tobytes() == before.tobytes()

@@ -12,7 +12,7 @@ from fleet.programs import check_ports, gateway_program, server, server_program
 from fleet.table import InvalidFleet
 from gateway.settings import Settings as GatewaySettings
 from stage_server.settings import read_settings
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 FLEET = Fleet.model_validate(
     {
@@ -64,7 +64,7 @@ def test_a_server_reads_what_was_described(monkeypatch: pytest.MonkeyPatch) -> N
     assert (settings.data_bind, settings.insecure) == ("tcp://10.0.0.7:*", True)
     assert (settings.model, settings.revision, settings.served_model_name) == ("someone/big", "v1", "Big")
     assert settings.may_load == ("small=tiny-shapes",)
-    assert (settings.role, settings.may_take) == ((Role.DIT,), tuple(Role))
+    assert (settings.role, settings.may_take) == ((Role.DIT,), REQUIRED)
     assert (settings.dtype, settings.store_bytes, settings.compile) == ("bfloat16", 200_000, True)
     assert settings.adapter == ("ink=/a", "film=/b")
     assert (settings.together, settings.drain_timeout) == ({Role.DIT: 4}, 45)

@@ -9,7 +9,7 @@ import pytest
 from gateway.service.interfaces import ImageRequest
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.to_gateway import Hello, RoleInfo
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.version import PROTOCOL
 
 TEXT = ("prompt", "num_inference_steps", "guidance_scale")
@@ -40,10 +40,10 @@ def make_hello(name: str = "a", incarnation: str = "1", **changes: object) -> He
         "model": make_model(),
         "device_class": "cpu-1",
         "memory_bytes": 1 << 30,
-        "capable": {role: RoleInfo() for role in Role},
-        "roles": tuple(Role),
+        "capable": {role: RoleInfo() for role in REQUIRED},
+        "roles": REQUIRED,
         "data_endpoint": "tcp://127.0.0.1:9",
-        "limits": dict.fromkeys(Role, 2),
+        "limits": dict.fromkeys(REQUIRED, 2),
     }
     return Hello(**(fields | changes))
 

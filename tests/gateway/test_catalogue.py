@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.service.catalogue import MAX_MODELS, Catalogue
 from wire.params import Adapter
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 A, B = ServerId("a/1"), ServerId("b/1")
 
@@ -33,16 +33,16 @@ def test_stages_of_different_revisions_do_not_add_up(model):
 
 def test_of_several_revisions_the_complete_one_and_then_the_latest_is_served(model):
     catalogue = Catalogue()
-    catalogue.joined(A, model(revision="1"), tuple(Role))
+    catalogue.joined(A, model(revision="1"), REQUIRED)
     catalogue.joined(B, model(revision="2"), (Role.DIT,))
     assert catalogue.resolve("tiny").key == "tiny@1"
-    catalogue.holds(B, tuple(Role))
+    catalogue.holds(B, REQUIRED)
     assert catalogue.resolve("tiny").key == "tiny@2"
 
 
 def test_models_are_remembered_when_their_servers_are_gone(model):
     catalogue = Catalogue()
-    catalogue.joined(A, model(), tuple(Role))
+    catalogue.joined(A, model(), REQUIRED)
     catalogue.lost(A)
     assert not catalogue.ready()
     assert [info.name for info in catalogue.models()] == ["tiny"]
@@ -52,9 +52,9 @@ def test_models_are_remembered_when_their_servers_are_gone(model):
 
 def test_a_model_that_nobody_serves_is_forgotten_first(model):
     catalogue = Catalogue()
-    catalogue.joined(A, model("served"), tuple(Role))
+    catalogue.joined(A, model("served"), REQUIRED)
     for number in range(MAX_MODELS + 5):
-        catalogue.joined(B, model(f"m{number}"), tuple(Role))
+        catalogue.joined(B, model(f"m{number}"), REQUIRED)
     assert len(catalogue.models()) == MAX_MODELS
     assert catalogue.resolve("served") is not None
     assert catalogue.resolve("m0") is None
@@ -74,8 +74,8 @@ def offered(catalogue):
 
 def test_a_model_has_the_adapters_of_all_its_servers(model):
     catalogue = Catalogue()
-    catalogue.joined(A, model(adapters=(STYLE,)), tuple(Role))
-    catalogue.joined(B, model(adapters=(INK,)), tuple(Role))
+    catalogue.joined(A, model(adapters=(STYLE,)), REQUIRED)
+    catalogue.joined(B, model(adapters=(INK,)), REQUIRED)
     assert offered(catalogue) == (STYLE, INK)
     catalogue.lost(A)
     assert offered(catalogue) == (INK,)
@@ -97,16 +97,16 @@ def test_one_that_no_server_of_a_stage_has_is_not_offered_and_told_to_operators(
 def test_of_different_files_under_one_name_one_that_all_stages_have_is_offered(model):
     catalogue = Catalogue()
     other = Adapter("ink", "ff", (Role.ENCODER, Role.DIT))
-    catalogue.joined(A, model(adapters=(INK,)), tuple(Role))
+    catalogue.joined(A, model(adapters=(INK,)), REQUIRED)
     catalogue.joined(B, model(adapters=(other,)), (Role.DIT,))
     assert offered(catalogue) == (INK,)
-    catalogue.joined(B, model(adapters=(other,)), tuple(Role))
+    catalogue.joined(B, model(adapters=(other,)), REQUIRED)
     assert offered(catalogue) == (other,)
 
 
 def test_a_model_without_servers_keeps_the_adapters_that_it_had_last(model):
     catalogue = Catalogue()
-    catalogue.joined(A, model(adapters=(STYLE,)), tuple(Role))
+    catalogue.joined(A, model(adapters=(STYLE,)), REQUIRED)
     catalogue.lost(A)
     assert offered(catalogue) == (STYLE,)
 

@@ -38,7 +38,7 @@ from wire import to_gateway, to_stage
 from wire.errors import Code, InputLost, Loss
 from wire.params import ImageParams, Workflow
 from wire.to_stage import InputRef
-from wire.types import Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 A, B = ServerId("a/1"), ServerId("b/1")
 R = RequestId("r")
@@ -355,7 +355,7 @@ async def test_servers_coming_and_going_are_told_and_counted(bench, hello):
     bench.dispatcher.report(Lost(A, "gone"))
     await bench.settle()
     assert bench.scheduler.events[-1] == ev.ServerLost(A, "gone")
-    assert bench.dispatcher.status()["tiny"]["missing"] == list(Role)
+    assert bench.dispatcher.status()["tiny"]["missing"] == list(REQUIRED)
     assert "no_room" not in bench.dispatcher.status()["tiny"]
     bench.scheduler.roomless[bench.dispatcher.status()["tiny"]["key"]] = "no server has room"
     assert bench.dispatcher.status()["tiny"]["no_room"] == "no server has room"
@@ -380,15 +380,15 @@ async def test_role_orders_and_releases_become_messages(bench, request_for):
 def whole_problem(speeds):
     """Of one server, for which every role is asked."""
     classes = {"c": ServerClass("c", 1 << 30, speeds)}
-    return Problem(classes, (Server(A, "c", frozenset(speeds)),), dict.fromkeys(Role, 1.0))
+    return Problem(classes, (Server(A, "c", frozenset(speeds)),), dict.fromkeys(REQUIRED, 1.0))
 
 
-@pytest.mark.parametrize("speeds", [{role: RoleNeed(1.0) for role in Role}, {Role.DIT: RoleNeed(1.0)}])
+@pytest.mark.parametrize("speeds", [{role: RoleNeed(1.0) for role in REQUIRED}, {Role.DIT: RoleNeed(1.0)}])
 async def test_role_plans_are_solved_elsewhere_and_come_back(bench, request_for, speeds):
     bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=whole_problem(speeds)))
     task = bench.generate(request_for())
     plan = (await bench.hear_of(ev.PlanReady)).plan
-    assert (plan is not None) == (len(speeds) == len(Role))
+    assert (plan is not None) == (len(speeds) == len(REQUIRED))
     task.cancel()
 
 
@@ -400,7 +400,7 @@ async def test_a_solver_that_cannot_be_loaded_gives_no_plan(bench, request_for, 
         raise error
 
     monkeypatch.setattr("gateway.service.dispatcher.plan", plan)
-    bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=whole_problem({role: RoleNeed(1.0) for role in Role})))
+    bench.on(ev.RequestArrived, act.SolvePlan(**WHY, problem=whole_problem({role: RoleNeed(1.0) for role in REQUIRED})))
     task = bench.generate(request_for())
     assert (await bench.hear_of(ev.PlanReady)).plan is None
     task.cancel()
@@ -488,7 +488,7 @@ async def test_roles_set_aside_are_not_held_until_they_are_back(bench, caplog):
     )
 
 
-@pytest.mark.parametrize(("roles", "gone"), [(frozenset(Role), True), (frozenset({Role.DIT, Role.DECODER}), False)])
+@pytest.mark.parametrize(("roles", "gone"), [(frozenset(REQUIRED), True), (frozenset({Role.DIT, Role.DECODER}), False)])
 async def test_encodings_are_not_kept_where_nobody_can_fetch_them(bench, roles, gone):
     bench.embeddings.store(A, 1000, is_full=False)
     output = to_gateway.Output(port=Role.DIT, handle=Handle("h"), nbytes=10)

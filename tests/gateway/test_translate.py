@@ -18,7 +18,7 @@ from scheduler import events as ev
 from scheduler.cost.work import Target
 from scheduler.spec import Output, RoleCost, Timings
 from wire import to_gateway as wire
-from wire.types import Epoch, Handle, RequestId, Role, ServerId
+from wire.types import REQUIRED, Epoch, Handle, RequestId, Role, ServerId
 
 A = ServerId("a/1")
 E = Epoch("g1", 5)
@@ -72,7 +72,7 @@ def test_an_introduction_becomes_a_server_with_what_it_still_does(hello):
         pinned=True,
         capable={
             role: wire.RoleInfo(weight_bytes=1, activation_bytes=2, load_seconds=3.0, common_bytes={"t5": 1})
-            for role in Role
+            for role in REQUIRED
         },
     )
     joined = translate.joined(A, said, "g1")

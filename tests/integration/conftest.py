@@ -32,7 +32,7 @@ from scheduler.invariants import check
 from tests.databases import prepared
 from tests.servers import free_port
 from wire.params import ImageParams
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 PROFILE = Path(__file__).with_name("slow.toml")
 PATIENCE = 60.0
@@ -305,7 +305,7 @@ def local_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         url = listening(process)
         until(lambda: is_ready(url), "a picture service that is ready", 90)
         children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) == len(Role)
+        assert len(children) == len(REQUIRED)
         yield url
         assert process.finish(signal.SIGINT) == 0, process.text()
         assert [child for child in children if child.is_running()] == []

@@ -16,7 +16,7 @@ from scheduler import events as ev
 from stage_server.engine.checkpoint import BUNDLED
 from tests.integration.conftest import Service, Start
 from wire.errors import Code
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 MODEL = BUNDLED / "tiny-shapes"
 DIT = "transformer/diffusion_pytorch_model.safetensors"
@@ -86,7 +86,7 @@ async def draw(http: httpx.AsyncClient, prompt: str) -> httpx.Response:
 async def test_nan_is_answered_with_what_to_do(tmp_path: Path, service: Service, http: httpx.AsyncClient) -> None:
     folder = copied(tmp_path)
     with_nan_in_a_word(folder)
-    await service.serve("all", *Role, model=str(folder))
+    await service.serve("all", *REQUIRED, model=str(folder))
 
     answer = await draw(http, f"a {WORD}")
 
@@ -108,7 +108,7 @@ async def test_another_server_of_the_role_makes_the_picture(
     with_nan_in_a_word(broken)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(service.serve("broken", Role.ENCODER, model=str(broken)))
-        tasks.create_task(service.serve("whole", *Role, model=str(whole)))
+        tasks.create_task(service.serve("whole", *REQUIRED, model=str(whole)))
 
     answers = await asyncio.gather(*(draw(http, f"a {WORD}") for _ in range(4)))
 

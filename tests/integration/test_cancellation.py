@@ -8,13 +8,13 @@ import pytest
 
 from gateway.service.interfaces import DeadlineExceeded
 from scheduler import events as ev
-from wire.types import Role
+from wire.types import REQUIRED
 
 STEP_SECONDS = 0.05
 
 
 async def test_the_device_is_free_within_a_step(service):
-    await service.serve("one", *Role)
+    await service.serve("one", *REQUIRED)
     picture = service.generate(steps=200)
     await service.tape.find(ev.JobProgressed)
     before = asyncio.get_running_loop().time()
@@ -27,7 +27,7 @@ async def test_the_device_is_free_within_a_step(service):
 
 
 async def test_work_that_waits_or_is_elsewhere_is_cancelled_too(service):
-    await service.serve("one", *Role)
+    await service.serve("one", *REQUIRED)
     pictures = [service.generate(n=2, steps=10) for _ in range(3)]
     await service.tape.find(ev.JobProgressed)
     for picture in pictures:
@@ -39,7 +39,7 @@ async def test_work_that_waits_or_is_elsewhere_is_cancelled_too(service):
 
 
 async def test_the_deadline_ends_the_work_as_well(service):
-    await service.serve("one", *Role)
+    await service.serve("one", *REQUIRED)
     with pytest.raises(DeadlineExceeded):
         await service.generate(steps=60, deadline=1.5)  # admitted: nothing is known of this model yet
     await service.all_stores_empty()

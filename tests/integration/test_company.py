@@ -9,7 +9,7 @@ import pytest
 from gateway.service.interfaces import ImageRequest
 from scheduler import events as ev
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 pytestmark = pytest.mark.services
 
@@ -23,7 +23,7 @@ def ask(service, name, *, seed, steps, exact):
 
 
 async def test_jobs_join_midway_and_exact_ones_are_what_they_are_alone(service):
-    await service.serve("one", *Role, model="tiny-shapes")
+    await service.serve("one", *REQUIRED, model="tiny-shapes")
     alone = (await ask(service, "alone", seed=3, steps=12, exact=True)).images
     long = ask(service, "long", seed=1, steps=200, exact=False)
     await service.tape.find(ev.JobProgressed, lambda event: event.step > 0)
@@ -32,7 +32,7 @@ async def test_jobs_join_midway_and_exact_ones_are_what_they_are_alone(service):
     again = ask(service, "again", seed=3, steps=12, exact=True)
     assert (await again).images == alone
     finished = await long
-    runs = {run.job: run for role in Role for run in service.tape.runs(role)}
+    runs = {run.job: run for role in REQUIRED for run in service.tape.runs(role)}
     let_in = [job for job, run in runs.items() if run.preempt and not run.keep_seconds]
     assert any(job.endswith("/encoder") for job in let_in), "with its denoising to follow"
     assert any(job.startswith("fast") and "/decoder" in job for job in let_in), "while the long one goes on"

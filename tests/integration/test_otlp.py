@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.otlp import Received, SpanOf, collector, values
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 pytestmark = pytest.mark.services
 
@@ -44,7 +44,7 @@ def service(start: Any, listening: Any, until: Any, is_ready: Any, free_port: An
             **otlp,
             OTEL_SERVICE_NAME=f"the-{role}",
         )
-        for role in Role
+        for role in REQUIRED
     ]
     url = listening(gateway)
     until(lambda: is_ready(url), "ready")
@@ -89,7 +89,7 @@ def test_the_callers_trace_goes_on_over_every_process_with_transfers(service: An
     assert root.span.name == "POST /v1/images/generations"
     top = (root.span.name, "generate_content slow")
     there = {(path(each)[2:], each.service) for each in spans}
-    for role in Role:
+    for role in REQUIRED:
         stage = (f"stage {role}",) * 2
         assert ((f"stage {role}",), "gateway") in there
         assert {(stage, f"the-{role}"), ((*stage, "compute"), f"the-{role}")} <= there

@@ -10,14 +10,16 @@ from gateway.service.interfaces import OutOfDeviceMemory
 from scheduler import events as ev
 from tests.stage_server.scarce import ALWAYS, ONCE, ROLE
 from wire.errors import Code
-from wire.types import Role
+from wire.types import REQUIRED
 
 pytestmark = pytest.mark.services
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", list(REQUIRED))
 async def test_only_that_job_fails_or_is_retried_and_the_server_serves_on(service, role):
-    server = await service.serve("all", *Role, model="tiny-shapes", module="tests.stage_server.scarce", **{ROLE: role})
+    server = await service.serve(
+        "all", *REQUIRED, model="tiny-shapes", module="tests.stage_server.scarce", **{ROLE: role}
+    )
     seeds = (1, ALWAYS, ONCE, 2)
     asked = [service.generate(model="tiny-shapes", seed=seed, steps=2, deadline=120) for seed in seeds]
     answers = await asyncio.gather(*asked, return_exceptions=True)

@@ -6,14 +6,14 @@ import asyncio
 import re
 
 from scheduler import events as ev
-from wire.types import Role
+from wire.types import REQUIRED
 
 WAITING = re.compile(r"^: waiting, (\d+) ahead, about ([0-9.]+) s left$", re.MULTILINE)
 
 
 async def test_streams_that_wait_are_told_how_many_go_before_them(service, http):
     """Four streams, one device, which each has alone: the last waits for more than a second behind others."""
-    await service.serve("one", *Role)
+    await service.serve("one", *REQUIRED)
     body = {"prompt": "x", "size": "64x64", "stream": True, "steps": 12}
     answers = await asyncio.gather(
         *(http.post("/v1/images/generations", json=body | {"seed": seed}) for seed in range(4))

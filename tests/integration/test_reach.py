@@ -9,11 +9,11 @@ import pytest
 
 from scheduler import actions as act
 from scheduler import events as ev
-from wire.types import Role
+from wire.types import REQUIRED
 
 pytestmark = pytest.mark.services
 
-E, T, D = Role
+E, T, D = REQUIRED
 
 
 async def join(service, name: str, *options: str) -> None:

@@ -11,7 +11,7 @@ from scheduler import actions as act
 from scheduler import events as ev
 from tests.stage_server.hanging import HUNG_WIDTH
 from wire.errors import Code
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 pytestmark = pytest.mark.services
 
@@ -39,7 +39,7 @@ async def test_the_job_is_retried_elsewhere_and_nothing_else_is_repeated(service
         assert (await picture).images[0].startswith(b"\x89PNG")
     assert await exited(victim) == 1
     assert len(stuck(service)) == 1
-    others = [r for r in Role if r is not role]
+    others = [r for r in REQUIRED if r is not role]
     assert [len(service.tape.runs(r)) for r in others] == [2, 2]
     await service.all_stores_empty()
 

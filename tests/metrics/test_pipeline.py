@@ -20,7 +20,7 @@ from scheduler.roles.solver import Plan
 from scheduler.spec import Input, JobSpec, Made, Output, RequestSpec
 from tests.admin.conftest import Desk
 from wire.to_gateway import Heartbeat
-from wire.types import Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 A, B = ServerId("a/1"), ServerId("b/1")
 E = Epoch("g", 1)
@@ -127,9 +127,9 @@ def test_what_a_scrape_reads_of_servers() -> None:
     seen = scraped(desk)
     assert seen["disagfusion_ready"] == 1
     assert seen['disagfusion_server_info{server="a",model="m",device_class="cpu-1"}'] == 1
-    assert [seen.get(f'disagfusion_server_role{{server="a",stage="{role}"}}') for role in Role] == [1, 1, None]
-    assert [seen[f'disagfusion_servers{{model="m",stage="{role}"}}'] for role in Role] == [1, 1, 0]
-    assert [seen[f'disagfusion_servers_wanted{{model="m",stage="{role}"}}'] for role in Role] == [1, 1, 0]
+    assert [seen.get(f'disagfusion_server_role{{server="a",stage="{role}"}}') for role in REQUIRED] == [1, 1, None]
+    assert [seen[f'disagfusion_servers{{model="m",stage="{role}"}}'] for role in REQUIRED] == [1, 1, 0]
+    assert [seen[f'disagfusion_servers_wanted{{model="m",stage="{role}"}}'] for role in REQUIRED] == [1, 1, 0]
     for name, figure in {
         "busy_seconds_total": 12.5,
         "store_bytes": 7,
@@ -167,8 +167,8 @@ def test_waiting_work() -> None:
     desk.ask("one")
     desk.ask("two")
     seen = scraped(desk)
-    assert [seen[f'disagfusion_queue_length{{model="m",stage="{role}"}}'] for role in Role] == [2, 0, 0]
-    assert all(seen[f'disagfusion_backlog_seconds{{model="m",stage="{role}"}}'] > 0 for role in Role)
+    assert [seen[f'disagfusion_queue_length{{model="m",stage="{role}"}}'] for role in REQUIRED] == [2, 0, 0]
+    assert all(seen[f'disagfusion_backlog_seconds{{model="m",stage="{role}"}}'] > 0 for role in REQUIRED)
 
 
 def test_two_revisions_of_one_name_are_one_series() -> None:
@@ -176,14 +176,14 @@ def test_two_revisions_of_one_name_are_one_series() -> None:
     desk = Desk()
     server = desk.join("a", Role.DIT)
     newer = replace(desk.scheduler.view.servers[server].spec, id=B, name="b", model=ModelKey("m@2"))
-    desk.tell(ev.ServerJoined(newer, dict.fromkeys(Role, 10)))
+    desk.tell(ev.ServerJoined(newer, dict.fromkeys(REQUIRED, 10)))
     assert scraped(desk)['disagfusion_servers{model="m",stage="dit"}'] == 2
 
 
 def test_a_suspect_server() -> None:
     desk = Desk()
-    desk.join("a", *Role)
-    desk.join("b", *Role)
+    desk.join("a", *REQUIRED)
+    desk.join("b", *REQUIRED)
     desk.chosen = replace(desk.chosen, suspects=Suspecting())
     assert [scraped(desk)[f'disagfusion_server_suspect{{server="{name}"}}'] for name in "ab"] == [1, 0]
 
@@ -203,4 +203,4 @@ def test_wanted_servers_are_those_of_the_latest_plan() -> None:
     assigned = {server: frozenset((Role.ENCODER, Duty(ModelKey("other@1"), Role.DIT)))}
     desk.decisions.note(ev.PlanReady(Plan(assigned, 1.0, 1.0, 1.0, problem)), [], 0.0)
     seen = scraped(desk)
-    assert [seen[f'disagfusion_servers_wanted{{model="m",stage="{role}"}}'] for role in Role] == [1, 0, 0]
+    assert [seen[f'disagfusion_servers_wanted{{model="m",stage="{role}"}}'] for role in REQUIRED] == [1, 0, 0]

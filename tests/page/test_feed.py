@@ -22,7 +22,7 @@ from scheduler import actions as act
 from scheduler import events as ev
 from scheduler.spec import Output, Timings
 from tests.admin.conftest import KEY, Desk, NoService
-from wire.types import Epoch, Handle, RequestId, Role, ServerId
+from wire.types import REQUIRED, Epoch, Handle, RequestId, Role, ServerId
 
 STARTED = 1_000_000_000.0
 
@@ -116,7 +116,7 @@ def filled(tables: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_a_request_from_its_arrival_to_its_end(desk: WatchedDesk) -> None:
-    server = desk.join("a", *Role)
+    server = desk.join("a", *REQUIRED)
     copy = Copy()
     with desk.feed.reading() as reader:
         desk.ask()
@@ -144,7 +144,7 @@ async def test_a_request_from_its_arrival_to_its_end(desk: WatchedDesk) -> None:
 
 
 def test_the_attempts_of_a_request_with_their_times(desk: WatchedDesk) -> None:
-    server = desk.join("a", *Role)
+    server = desk.join("a", *REQUIRED)
     desk.ask()
     desk.carry_through(server, seconds=2.0)
     pieces = desk.feed.life("req_1")
@@ -158,7 +158,7 @@ def test_the_attempts_of_a_request_with_their_times(desk: WatchedDesk) -> None:
 
 
 def test_an_attempt_that_paused_has_two_stretches(desk: WatchedDesk) -> None:
-    server = desk.join("a", *Role)
+    server = desk.join("a", *REQUIRED)
     desk.ask()
     epoch = desk.epoch(server, "req_1/encoder")
     for event in (ev.JobStarted(server, epoch), ev.JobPaused(server, epoch, 0), ev.JobStarted(server, epoch)):
@@ -169,7 +169,7 @@ def test_an_attempt_that_paused_has_two_stretches(desk: WatchedDesk) -> None:
 
 
 def test_an_attempt_heard_of_only_at_its_end_is_drawn_from_its_timings(desk: WatchedDesk) -> None:
-    server = desk.join("a", *Role)
+    server = desk.join("a", *REQUIRED)
     desk.ask()
     epoch = desk.epoch(server, "req_1/encoder")
     desk.now += 5
@@ -184,8 +184,8 @@ def test_an_attempt_heard_of_only_at_its_end_is_drawn_from_its_timings(desk: Wat
 
 
 def test_what_a_lost_server_had_ends_there(desk: WatchedDesk) -> None:
-    first = desk.join("a", *Role)
-    desk.join("b", *Role)
+    first = desk.join("a", *REQUIRED)
+    desk.join("b", *REQUIRED)
     desk.ask()
     lost = desk.epoch(first, "req_1/encoder")
     desk.tell(ev.JobStarted(first, lost))
@@ -198,7 +198,7 @@ def test_what_a_lost_server_had_ends_there(desk: WatchedDesk) -> None:
 
 
 def test_requests_turned_away_are_told_with_the_reason(desk: WatchedDesk) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     desk.ask(deadline=0.0)
     tables = tables_of(desk.feed)
     assert tables["requests"]["req_1"]["state"] == "rejected"
@@ -207,7 +207,7 @@ def test_requests_turned_away_are_told_with_the_reason(desk: WatchedDesk) -> Non
 
 
 async def test_role_changes_are_told_in_words(desk: WatchedDesk) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     desk.join("b", Role.DIT)
     await desk.operator.assign("b", [Role.DECODER])
     server = ServerId("b/i1")
@@ -228,7 +228,7 @@ def test_what_was_handed_to_a_stage_from_other_servers_in_the_last_minute(desk: 
         desk.tell(ev.JobDone(first, epoch, (Output(port, Handle(job), 800),)))
     assert desk.epoch(second, "req_1/decoder.0")
     stages = tables_of(desk.feed)["stages"]
-    assert [(stages[f"m@1 {role}"]["handed_jobs"], stages[f"m@1 {role}"]["handed_bytes"]) for role in Role] == [
+    assert [(stages[f"m@1 {role}"]["handed_jobs"], stages[f"m@1 {role}"]["handed_bytes"]) for role in REQUIRED] == [
         (0, 0),
         (0, 0),  # its input was made where it is read
         (1, 800),
@@ -240,7 +240,7 @@ def test_what_was_handed_to_a_stage_from_other_servers_in_the_last_minute(desk: 
 
 
 def test_only_the_last_requests_are_kept(desk: WatchedDesk) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     for number in range(REMEMBERED + 5):
         desk.ask(f"req_{number}", deadline=0.0)
     rows = tables_of(desk.feed)["requests"]
@@ -251,7 +251,7 @@ def test_only_the_last_requests_are_kept(desk: WatchedDesk) -> None:
 
 
 def test_busy_shares_are_of_the_slice_and_of_no_more_than_five_minutes(desk: WatchedDesk) -> None:
-    server = desk.join("a", *Role)
+    server = desk.join("a", *REQUIRED)
     desk.ask()
     desk.feed.look()
     began = desk.now
@@ -269,7 +269,7 @@ def test_busy_shares_are_of_the_slice_and_of_no_more_than_five_minutes(desk: Wat
 
 
 def test_what_is_noted_while_nobody_looks_is_bounded_and_starts_afresh(desk: WatchedDesk) -> None:
-    server = desk.join("a", *Role)
+    server = desk.join("a", *REQUIRED)
     desk.ask("req_early")
     assert desk.feed.life("req_early")
     for number in range(MOST_UNREAD + 1):
@@ -289,7 +289,7 @@ def test_what_is_noted_while_nobody_looks_is_bounded_and_starts_afresh(desk: Wat
 
 async def test_differences_lead_to_the_same_state_as_a_new_look(desk: WatchedDesk) -> None:
     """Whenever a reader comes, and however often it reads."""
-    server = desk.join("a", *Role)
+    server = desk.join("a", *REQUIRED)
     often, rarely, late = Copy(), Copy(), Copy()
     with desk.feed.reading() as first, desk.feed.reading() as second:
         for number in range(12):
@@ -308,7 +308,7 @@ async def test_differences_lead_to_the_same_state_as_a_new_look(desk: WatchedDes
 
 
 async def test_nothing_is_told_where_nothing_changed(desk: WatchedDesk) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     copy = Copy()
     with desk.feed.reading() as reader:
         await read(reader, copy)
@@ -348,11 +348,45 @@ def test_a_difference_is_as_small_as_what_changed() -> None:
     }
 
 
+async def test_whoever_has_read_all_is_told_at_once_and_not_woken(desk: WatchedDesk) -> None:
+    desk.join("a", *Role)
+    said: list[bytes] = []
+    takes = True
+
+    def say(frame: bytes) -> bool:
+        if takes:
+            said.append(frame)
+        return takes
+
+    copy = Copy()
+    with desk.feed.reading(say) as reader:
+        desk.ask("req_1")
+        desk.feed.look()
+        assert not said, "the whole state is still to come"
+        await read(reader, copy)
+        waiting = asyncio.create_task(reader.next())
+        await asyncio.sleep(0)
+        for name in ("req_2", "req_3"):
+            desk.ask(name)
+            desk.feed.look()
+        assert len(said) == 2
+        takes = False
+        for name in ("req_4", "req_5"):
+            desk.ask(name)
+            desk.feed.look()
+            takes = True  # but what was kept goes first
+        assert len(said) == 2
+        for words in (*said, await waiting):
+            copy.take(words)
+        assert filled(copy.tables) == filled(tables_of(desk.feed))
+        assert copy.resets == 1
+
+
 # --- readers that do not read -----------------------------------------------------------------------------------------
 
 
 async def test_a_reader_that_does_not_read_keeps_little_and_begins_anew(desk: WatchedDesk) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     copy, most = Copy(), 0
     with desk.feed.reading() as reader:
         await read(reader, copy)
@@ -371,7 +405,7 @@ async def test_a_reader_that_does_not_read_keeps_little_and_begins_anew(desk: Wa
 
 async def test_a_write_is_never_larger_than_a_reader_may_keep(desk: WatchedDesk) -> None:
     for number in range(400):
-        desk.join(f"server-{number}", *Role)
+        desk.join(f"server-{number}", *REQUIRED)
     sizes = []
     with desk.feed.reading() as reader:
         sizes += [len(await reader.next()) for _ in range(12)]
@@ -382,7 +416,7 @@ async def test_a_write_is_never_larger_than_a_reader_may_keep(desk: WatchedDesk)
 async def test_a_row_never_goes_back_in_time(desk: WatchedDesk) -> None:
     """What changes while the whole state is under way is told before rows that are encoded later."""
     for number in range(200):
-        desk.join(f"server-{number}", *Role)
+        desk.join(f"server-{number}", *REQUIRED)
     copy = Copy()
     with desk.feed.reading() as reader:
         copy.take(await reader.next())
@@ -442,7 +476,7 @@ async def test_without_an_admin_key_there_is_nothing_to_watch(desk: WatchedDesk)
 
 
 async def test_the_life_of_a_request_over_http(desk: WatchedDesk) -> None:
-    server = desk.join("a", *Role)
+    server = desk.join("a", *REQUIRED)
     desk.ask()
     desk.carry_through(server)
     async with client(desk) as admin:
@@ -454,7 +488,7 @@ async def test_the_life_of_a_request_over_http(desk: WatchedDesk) -> None:
 
 
 async def test_the_stream_over_http_ends_when_the_gateway_does(desk: WatchedDesk) -> None:
-    desk.join("a", *Role)
+    desk.join("a", *REQUIRED)
     told: list[bytes] = []
     app = create_app(NoService(), Settings(admin_key=KEY), operator=desk.operator, feed=desk.feed)
     never: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

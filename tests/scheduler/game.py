@@ -14,11 +14,11 @@ from scheduler.core import Scheduler
 from scheduler.cost.work import Target, Work
 from scheduler.policy import Policies
 from scheduler.spec import IMAGE_PORT, JobSpec, Made, Output, RequestSpec, RoleCost, ServerSpec, Timings
-from wire.types import Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 MODEL = ModelKey("model")
-E, D, V = Role
-ALL = frozenset(Role)
+E, D, V = REQUIRED
+ALL = frozenset(REQUIRED)
 A = TypeVar("A", bound=Action)
 
 
@@ -76,7 +76,7 @@ class Game:
             adapters={adapter: frozenset(concerned) for adapter, concerned in (adapters or {}).items()},
             software=software,
         )
-        limits = dict.fromkeys(Role, limit) if isinstance(limit, int) else limit
+        limits = dict.fromkeys(REQUIRED, limit) if isinstance(limit, int) else limit
         return self.post(ev.ServerJoined(spec, limits, running, holds))
 
     def lose(self, name: str) -> list[Action]:

@@ -7,9 +7,9 @@ from scheduler import events as ev
 from scheduler.reach import GATEWAY
 from scheduler.spec import Made, Output
 from tests.scheduler.game import Game, of, releases, runs
-from wire.types import Handle, Role, ServerId
+from wire.types import REQUIRED, Handle, ServerId
 
-E, D, V = Role
+E, D, V = REQUIRED
 
 
 def kept(server: str = "a", name: str = "r") -> Made:

@@ -16,7 +16,7 @@ from scheduler.spec import JobSpec, RequestSpec, RoleCost, ServerSpec
 from tests.scheduler.game import ALL, MODEL, D, E, Game, V, of, runs
 from tests.scheduler.test_roles import SOME_PLAN, Wishes
 from tests.simulation.schedules import Together
-from wire.types import JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, JobId, ModelKey, RequestId, Role, ServerId
 
 OTHER = ModelKey("other")
 GB = 10**9
@@ -37,12 +37,12 @@ def shared(
         model,
         "gpu",
         roles,
-        dict.fromkeys(Role, RoleCost(weight_bytes=size_gb * GB)),
+        dict.fromkeys(REQUIRED, RoleCost(weight_bytes=size_gb * GB)),
         memory_bytes=memory_gb * GB,
         target=Target(model, "gpu", "bfloat16"),
         device=device,
     )
-    return ev.ServerJoined(spec, dict.fromkeys(Role, 100))
+    return ev.ServerJoined(spec, dict.fromkeys(REQUIRED, 100))
 
 
 def sized(
@@ -214,8 +214,8 @@ def test_every_change_that_fits_in_the_end_is_made(seed: int) -> None:
     """Two to four models on one full device. Whoever is told to hold what does not fit beside the others refuses."""
     rng = Random(seed)
     names = [f"s{number}" for number in range(rng.randint(2, 4))]
-    sizes = {name: {role: rng.randint(1, 9) for role in Role} for name in names}
-    subsets = [frozenset(role for index, role in enumerate(Role) if number >> index & 1) for number in range(8)]
+    sizes = {name: {role: rng.randint(1, 9) for role in REQUIRED} for name in names}
+    subsets = [frozenset(role for index, role in enumerate(REQUIRED) if number >> index & 1) for number in range(8)]
     before, after = ({name: rng.choice(subsets) for name in names} for _ in range(2))
     needed = (sum(sizes[name][role] for name in names for role in held[name]) for held in (before, after))
     memory = max(1, *needed)
@@ -239,7 +239,7 @@ def test_every_change_that_fits_in_the_end_is_made(seed: int) -> None:
 
 def joint(name: str, model: ModelKey, roles: frozenset[Role] = ALL, device: str = "gpu") -> ev.ServerJoined:
     joined = shared(name, model, roles, device)
-    several = dict.fromkeys(Role, RoleCost(together=4))
+    several = dict.fromkeys(REQUIRED, RoleCost(together=4))
     return ev.ServerJoined(replace(joined.server, capable=several), joined.limits)
 
 

@@ -13,7 +13,7 @@ from scheduler.elastic.build import elastic_policies
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.spec import JobSpec, RequestSpec, RoleCost, ServerSpec, Timings
 from tests.scheduler.game import ALL, MODEL, D, E, Game, V
-from wire.types import JobId, RequestId, Role, ServerId
+from wire.types import REQUIRED, JobId, RequestId, Role, ServerId
 
 H100 = next(profile for profile in bundled() if profile.model.name == "FLUX.1-dev" and "H100" in profile.device_class)
 GB = 10**9
@@ -52,7 +52,7 @@ class Play(Game):
             target=target,
             adapters=dict.fromkeys(adapters, frozenset({D})),
         )
-        return self.post(ev.ServerJoined(spec, dict.fromkeys(Role, limit)))
+        return self.post(ev.ServerJoined(spec, dict.fromkeys(REQUIRED, limit)))
 
     def want(
         self,

@@ -19,7 +19,7 @@ from scheduler.spec import JobSpec, RequestSpec, RoleCost, ServerSpec
 from tests.scheduler.game import ALL, MODEL, D, E, V, of
 from tests.scheduler_elastic.play import H100
 from tests.scheduler_elastic.test_roles import Moving
-from wire.types import JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, JobId, ModelKey, RequestId, Role, ServerId
 
 OTHER, THIRD = ModelKey("other"), ModelKey("third")
 GB = 10**9
@@ -39,7 +39,7 @@ def member(machine: str, model: ModelKey, roles: frozenset[Role], memory_gb: int
     name = f"{machine}-{model}"
     memory = memory_gb * GB
     spec = ServerSpec(ServerId(name), name, model, "H100", roles, capable, memory, target=target, device=machine)
-    return ev.ServerJoined(spec, dict.fromkeys(Role, 100))
+    return ev.ServerJoined(spec, dict.fromkeys(REQUIRED, 100))
 
 
 class Sharing(Moving):

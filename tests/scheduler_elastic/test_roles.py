@@ -9,12 +9,13 @@ from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.elastic.roles import ElasticRoles
 from scheduler.elastic.settings import ElasticSettings
+from scheduler.roles.demand import FIRST
 from scheduler.roles.gate import PolicySettings
 from scheduler.roles.problem import Infeasible, Problem
 from scheduler.roles.solver import Plan, plan
 from tests.scheduler.game import D, E, V, of
 from tests.scheduler_elastic.play import Play
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 SMALL = 28
 """Gigabytes: encoder and decoder fit together, dit and decoder too, encoder and dit don't."""
@@ -74,7 +75,16 @@ def test_under_load_servers_go_where_the_work_is_and_say_why() -> None:
     assert any(D in move.roles for move in game.moves.values())
     assert all("capacity" in move.reason for move in game.moves.values())
     view = game.scheduler.view
-    assert all(view.serving(server.spec.model, role) for server in view.servers.values() for role in Role)
+    assert all(view.serving(server.spec.model, role) for server in view.servers.values() for role in REQUIRED)
+
+
+def test_twenty_requests_are_enough_to_plan_by_and_fewer_are_not() -> None:
+    game = exclusive()
+    game.load(FIRST / 2 - 1, 2.0)
+    assert not game.moves
+    game.load(4, 2.0)
+    assert game.moves
+    assert FIRST == 20, "slow square waves are missed with more: docs/scheduling.md"
 
 
 def test_the_first_holder_of_a_role_comes_at_once() -> None:

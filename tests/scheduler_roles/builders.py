@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from scheduler.roles.problem import Problem, RoleNeed, RoleSet, Server, ServerClass
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 E, D, V = Role.ENCODER, Role.DIT, Role.DECODER
 GB = 10**9
-ALL: RoleSet = frozenset(Role)
+ALL: RoleSet = frozenset(REQUIRED)
 
 
 def server_class(name: str = "gpu", memory_gb: float = 80, speed: float = 1.0, **fields: float) -> ServerClass:
@@ -23,7 +23,7 @@ def server_class(name: str = "gpu", memory_gb: float = 80, speed: float = 1.0, *
             activation_bytes=int(activations[role] * GB),
             load_seconds=weights[role] / 2,
         )
-        for role in Role
+        for role in REQUIRED
     }
     return ServerClass(name, int(memory_gb * GB), needs)
 

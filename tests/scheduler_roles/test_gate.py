@@ -13,7 +13,7 @@ from scheduler.roles.problem import RoleSet
 from scheduler.roles.reading_ahead import PATIENCE, RoleMove, ServerState
 from scheduler.roles.solver import plan
 from tests.scheduler_roles.builders import ALL, D, E, V, problem, server_class, servers
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 MID = server_class("mid", 29)
 BIG = server_class("big", 80)
@@ -194,7 +194,7 @@ class Fleet:
     def run(self, seconds: float, rate: float, work: Draw, every: float = 1.0) -> None:
         end = self.now + seconds
         sample = [work(self._draw) for _ in range(200)]
-        self._true = {role: rate * sum(w[role] for w in sample) / len(sample) for role in Role}
+        self._true = {role: rate * sum(w[role] for w in sample) / len(sample) for role in REQUIRED}
         while self.now < end:
             self.now += every
             while self._next <= self.now:

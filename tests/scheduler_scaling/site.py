@@ -16,7 +16,7 @@ from scheduler.scaling.records import PoolOrder
 from scheduler.scaling.scaler import Autoscaler
 from scheduler.sim import suite
 from scheduler.spec import JobSpec, RequestSpec, RoleCost, ServerSpec
-from wire.types import JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, JobId, ModelKey, RequestId, Role, ServerId
 
 PROFILE = suite.bundled_profile("flux.1-dev-l20")
 MODEL = ModelKey(f"{PROFILE.model.name}@1")
@@ -40,7 +40,7 @@ class Site:
         self.scaler.note(event, self.now)
         return actions
 
-    def join(self, name: str, pool: str = "gpus", roles: Iterable[Role] = tuple(Role), served_as: str = "") -> ServerId:
+    def join(self, name: str, pool: str = "gpus", roles: Iterable[Role] = REQUIRED, served_as: str = "") -> ServerId:
         capable = {role: RoleCost(part.weights_bytes, part.activation_bytes) for role, part in PROFILE.roles.items()}
         spec = ServerSpec(
             ServerId(f"{name}/1"),
@@ -54,13 +54,13 @@ class Site:
             pool=pool,
             model_name=served_as,
         )
-        self.post(ev.ServerJoined(spec, dict.fromkeys(Role, 100)))
+        self.post(ev.ServerJoined(spec, dict.fromkeys(REQUIRED, 100)))
         return spec.id
 
     def ask(self, deadline: float = 165.0) -> do.Admit | do.Reject:
         self._requests += 1
         name = f"r{self._requests}"
-        encoder, dit, decoder = (JobId(f"{name}/{role}") for role in Role)
+        encoder, dit, decoder = (JobId(f"{name}/{role}") for role in REQUIRED)
         size = {"height": 1024, "width": 1024}
         jobs = (
             JobSpec(encoder, Role.ENCODER, Work(Role.ENCODER, **size)),

@@ -7,14 +7,14 @@ import pytest
 from scheduler.roles.problem import RoleNeed, ServerClass
 from scheduler.scaling.capacity import Capacities
 from scheduler.scaling.outlook import Outlook
-from wire.types import Role
+from wire.types import REQUIRED
 
-E, D, V = Role
+E, D, V = REQUIRED
 SHARES = {E: 1.0, D: 8.0, V: 1.0}
 
 
 def _class(name: str, memory: int, speed: float = 1.0) -> ServerClass:
-    return ServerClass(name, memory, {role: RoleNeed(speed, weights_bytes=10) for role in Role})
+    return ServerClass(name, memory, {role: RoleNeed(speed, weights_bytes=10) for role in REQUIRED})
 
 
 def test_servers_that_hold_everything_add_up() -> None:

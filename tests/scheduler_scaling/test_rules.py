@@ -19,7 +19,7 @@ from scheduler.sim.policies import named
 from scheduler.sim.setup import Kill, PoolSetup, Scenario, ServerSetup
 from scheduler.sim.workload import Arrival, Kind, Workload
 from scheduler.view import View
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 PROFILE = suite.bundled_profile("flux.1-dev-h100")
 KIND = Kind("picture", 512, 512, 4, deadline=300.0)
@@ -89,7 +89,7 @@ def _scenario(seed: int) -> Scenario:
         while (at := at + chance.expovariate(rate)) < end:
             arrivals.append(Arrival(at, KIND))
     least = chance.randint(0, 1)
-    roles = chance.choice((frozenset(Role), frozenset({Role.ENCODER, Role.DECODER})))
+    roles = chance.choice((frozenset(REQUIRED), frozenset({Role.ENCODER, Role.DECODER})))
     pools = (
         Pool("steady", PROFILE.model.name, least, 3, cold_start_seconds=30.0),
         Pool("spot", PROFILE.model.name, 0, 4, roles, cold_start_seconds=30.0, price=0.4),

@@ -8,9 +8,9 @@ from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.scaling.pools import Pool, ScalingSettings
 from tests.scheduler_scaling.site import MODEL, PROFILE, SECONDS, Site, gpus
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, ServerId
 
-E, D, V = Role
+E, D, V = REQUIRED
 
 
 def test_a_pool_has_its_least_from_the_start() -> None:

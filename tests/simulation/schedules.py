@@ -45,12 +45,12 @@ from scheduler.sim.workload import Kind, Phase, Workload
 from scheduler.state import Attempt, Job, Request, Server
 from scheduler.transitions import JobState
 from scheduler.view import View
-from wire.types import RequestId, Role, ServerId
+from wire.types import REQUIRED, RequestId, Role, ServerId
 
 PROFILE = bundled_profile("tiny-shapes-cpu")
 MASK = TensorSpec(Role.DECODER, "mask_overlay", "uint8", (1, "latent_height", "latent_width"))
 """Some models hand something from the encoder straight to the decoder."""
-E, D, V = Role
+E, D, V = REQUIRED
 OTHER = replace(PROFILE, model=replace(PROFILE.model, name="other"))
 SHARED = 0.3
 """Share of the schedules with two models."""

@@ -25,7 +25,7 @@ from scheduler.sim.suite import SUITE, backlog, bundled_profile, fleet, scaled
 from scheduler.sim.workload import Arrival, Kind, Phase, Workload, mix_of
 from scheduler.spec import Timings
 from tests.simulation.schedules import Impatient, Together
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 FLUX = bundled_profile("flux.1-dev-h100")
 QUIET = Network(control=0.0, latency=0.0, bandwidth=1e30, jitter=0.0, detection=0.0)
@@ -71,7 +71,7 @@ def test_a_request_alone_takes_the_sum_of_its_stages() -> None:
 def test_tensors_take_their_time_between_servers_and_none_within_one() -> None:
     slow = replace(QUIET, bandwidth=1e7)
     here = quiet(Arrival(1.0, PICTURE), network=slow)
-    split = replace(here, servers=tuple(ServerSetup(role.value, FLUX, frozenset({role})) for role in Role))
+    split = replace(here, servers=tuple(ServerSetup(role.value, FLUX, frozenset({role})) for role in REQUIRED))
     sizes = [sum(FLUX.output_bytes(role, 1024, 1024).values()) for role in (Role.ENCODER, Role.DIT)]
     difference = simulate(split, Policies()).latencies()[0] - simulate(here, Policies()).latencies()[0]
     assert difference == pytest.approx(sum(sizes) / 1e7, rel=1e-6)
@@ -326,7 +326,7 @@ def test_work_comes_back_with_the_connection() -> None:
     result = simulate(scenario, Policies(), watchers=[diary])
     asides = [(at, action.roles) for at, action in diary.actions if isinstance(action, do.SetAside)]
     assert [(roles, at < 3.0, 20.0 < at < 50.0) for at, roles in asides] == [
-        (frozenset(Role), True, False),
+        (frozenset(REQUIRED), True, False),
         (frozenset(), False, True),
     ]
     assert result.count(End.FINISHED) == 1

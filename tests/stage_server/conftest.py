@@ -40,7 +40,7 @@ from wire.control_codec import decode_to_gateway, encode
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import Ask, Hello, RoleInfo, StageCancelled, StageDone, ToGateway
 from wire.to_stage import Cancel, Fine, InputRef, Member, Run, ToStage, Welcome
-from wire.types import Epoch, Handle, Role
+from wire.types import REQUIRED, Epoch, Handle, Role
 from wire.values import Tensor
 from wire.version import PROTOCOL
 
@@ -186,7 +186,7 @@ class GatedEngine:
         return ModelInfo(name="gated", key="gated@1", family="gated", dtype="float32")
 
     def capable(self) -> dict[Role, RoleInfo]:
-        return {role: RoleInfo(weight_bytes=1, together=self.together) for role in Role}
+        return {role: RoleInfo(weight_bytes=1, together=self.together) for role in REQUIRED}
 
     def preload(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
         assert self.disk.wait(TIMEOUT), "nobody let the disk go on"
@@ -241,7 +241,7 @@ class Bench:
         self,
         gateway: FakeGateway,
         store_bytes: int = 100_000,
-        roles: tuple[Role, ...] = tuple(Role),
+        roles: tuple[Role, ...] = REQUIRED,
         together: int = 1,
         prefetched: int = 1,
     ) -> None:
@@ -252,7 +252,7 @@ class Bench:
         self.store = OutputStore(store_bytes, on_room=self._room_freed)
         self.holder = Holder("tcp://127.0.0.1:*", self.store.get)
         self.consumer = Consumer(local=self.store.get)
-        largest = dict.fromkeys(Role, self.engine.output_bytes + 200)
+        largest = dict.fromkeys(REQUIRED, self.engine.output_bytes + 200)
         self.store.set_roles({role: largest[role] for role in roles})
         hello = Hello(
             protocol=PROTOCOL,

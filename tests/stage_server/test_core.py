@@ -89,7 +89,7 @@ from wire.to_stage import (
     TryPeer,
     Welcome,
 )
-from wire.types import Epoch, Handle, Role, ServerId
+from wire.types import REQUIRED, Epoch, Handle, Role, ServerId
 
 HELLO = Hello(
     protocol=(1, 0),
@@ -98,7 +98,7 @@ HELLO = Hello(
     model=ModelInfo(name="m", key="m@1", family="f", dtype="float32"),
     device_class="c",
     memory_bytes=1,
-    capable={role: RoleInfo() for role in Role},
+    capable={role: RoleInfo() for role in REQUIRED},
     roles=(Role.ENCODER, Role.DIT),
     data_endpoint="tcp://127.0.0.1:1",
 )
@@ -377,7 +377,7 @@ class TestCredits:
         assert grant.limits == {Role.ENCODER: 2, Role.DIT: 3}
 
     def test_as_many_as_compute_together_and_one_whose_inputs_come_in_meanwhile(self) -> None:
-        world = World(capable={role: RoleInfo(together=4 if role is Role.DIT else 1) for role in Role})
+        world = World(capable={role: RoleInfo(together=4 if role is Role.DIT else 1) for role in REQUIRED})
         world.welcome()
         (hello,) = [effect.message for effect in World().on(Connected()) if isinstance(effect, Send)]
         assert hello.limits == {Role.ENCODER: 2, Role.DIT: 2}
@@ -567,7 +567,7 @@ class Chaos:
                     self.cancelled.add(epoch)
 
     def ask(self) -> None:
-        run = self.world.run(self.random.choice(tuple(Role)), gateway=self.gateway, members=self.random.randint(1, 3))
+        run = self.world.run(self.random.choice(REQUIRED), gateway=self.gateway, members=self.random.randint(1, 3))
         self.asked.update(member.epoch for member in run.members)
         self.take(self.world.hear(run))
 

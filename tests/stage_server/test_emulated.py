@@ -25,7 +25,7 @@ from stage_server.settings import find_profile
 from tests.chaos.pictures import Said, read
 from wire.bundle import pack
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 from wire.values import Tensor
 
 PROFILES = Path(__file__).parents[2] / "scheduler" / "profiles"
@@ -64,7 +64,7 @@ class Steps(Unwatched):
 @pytest.fixture
 def engine() -> EmulatedEngine:
     made = EmulatedEngine(FLUX, time_scale=0.02)
-    made.set_roles(frozenset(Role))
+    made.set_roles(frozenset(REQUIRED))
     return made
 
 
@@ -79,7 +79,7 @@ def test_the_pictures_of_an_edit_take_the_time_that_the_scheduler_predicts(tmp_p
     text = FLUX.read_text().replace("[model]", f"[model]\nreferences = {rule}")
     (tmp_path / "edits.toml").write_text(text.replace("seconds_per_text_token = 0.0", "seconds_per_text_token = 1e-5"))
     engine = EmulatedEngine(tmp_path / "edits.toml", time_scale=1e-9)
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     waited: list[float] = []
     profile = engine._profile
     model = CostModel([])
@@ -115,7 +115,7 @@ def test_every_bundled_profile_can_be_emulated(path: Path) -> None:
     info = engine.describe()
     assert info.default_steps > 0
     assert {workflow.name for workflow in info.workflows} == {"text2image", "image2image"}
-    assert set(engine.capable()) == set(Role)
+    assert set(engine.capable()) == set(REQUIRED)
 
 
 def test_tensors_and_pictures_have_their_true_sizes(engine: EmulatedEngine) -> None:
@@ -166,7 +166,7 @@ def test_costs_follow_size_guidance_strength_and_company() -> None:
 def test_jobs_that_compute_together_take_a_share_more_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stage_server.engine.emulated.perf_counter", lambda: 0.0)
     engine = EmulatedEngine(FLUX, time_scale=0.05, together={Role.DIT: 4})
-    engine.set_roles(frozenset(Role))
+    engine.set_roles(frozenset(REQUIRED))
     jobs = [(StageJob(Role.DIT, msgspec.structs.replace(LARGE, seed=n), share=True), encoded(engine)) for n in range(3)]
     waited: list[float] = []
     engine._closed.wait = waited.append  # type: ignore[method-assign, assignment]
@@ -262,8 +262,8 @@ class Turns:
 def test_roles_go_only_once_the_others_are_there_if_both_fit(engine: EmulatedEngine) -> None:
     turns, dit = Turns(engine), frozenset({Role.DIT})
     engine.set_roles(dit, turns)
-    assert (turns.held, engine.roles) == ([frozenset(Role)], dit)
-    assert engine.warm == frozenset(Role) - dit
+    assert (turns.held, engine.roles) == ([frozenset(REQUIRED)], dit)
+    assert engine.warm == frozenset(REQUIRED) - dit
     small = EmulatedEngine(PROFILES / "qwen-image-4090-offload.toml", time_scale=1e-6)
     turns = Turns(small)
     small.set_roles(dit, turns)

@@ -42,7 +42,7 @@ from wire.to_stage import (
     SayHello,
     Welcome,
 )
-from wire.types import Epoch, Handle, Role
+from wire.types import REQUIRED, Epoch, Handle, Role
 
 MakeBench = Callable[..., Any]
 
@@ -58,8 +58,8 @@ def empty(bench: Any) -> bool:
 async def test_introduces_itself_and_keeps_its_heart_beating(gateway: Any, make_bench: MakeBench) -> None:
     make_bench()
     hello = await gateway.welcome(heartbeat=0.02)
-    assert hello.limits == dict.fromkeys(Role, 2)
-    assert hello.roles == tuple(Role)
+    assert hello.limits == dict.fromkeys(REQUIRED, 2)
+    assert hello.roles == REQUIRED
     assert hello.running == hello.holds == ()
     for sequence in (1, 2, 3):
         beat = await gateway.expect(Heartbeat)
@@ -185,7 +185,7 @@ async def test_cancelling_a_job_whose_outputs_leave_leaves_nothing(gateway: Any,
 async def test_without_prefetch_one_job_follows_another(gateway: Any, make_bench: MakeBench) -> None:
     bench = make_bench(prefetched=0)
     hello = await gateway.welcome()
-    assert hello.limits == dict.fromkeys(Role, 1)
+    assert hello.limits == dict.fromkeys(REQUIRED, 1)
     bench.engine.open(1, 1)
     first = await gateway.run(Role.DIT, params=job(1, steps=1))
     await gateway.expect(Grant, lambda grant: grant.limits[Role.DIT] == 2)
@@ -592,7 +592,7 @@ async def test_goes_to_another_gateway_with_a_word_of_goodbye(gateway: Any, make
         await gateway.expect(Leaving)
         await gateway.expect(Goodbye)
         hello = await other.welcome()
-        assert (hello.gateway, hello.roles) == ("", tuple(Role))
+        assert (hello.gateway, hello.roles) == ("", REQUIRED)
         assert not bench.task.done()
     finally:
         await bench.close()

@@ -10,7 +10,7 @@ from stage_server.profiling.settings import ignored_variables
 from stage_server.runtime.control import BadEndpoint
 from stage_server.settings import InvalidSettings, Settings, read_settings
 from stage_server.startup import assembled
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 GATEWAY = ("--gateway", "tcp://127.0.0.1:5600", "--connect-timeout", "0.1")
 EMULATED = ("--engine", "emulated", "--profile", "tiny-shapes-cpu", "--time-scale", "0.001")
@@ -21,7 +21,7 @@ def read(*options: str) -> Settings:
 
 
 def test_roles_are_a_set_however_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = tuple(Role)
+    everything = REQUIRED
     assert read("--role", "decoder,dit", "--role", "encoder").role == everything
     monkeypatch.setenv("DISAGFUSION_STAGE_ROLE", "dit,encoder,decoder")
     assert read().role == everything

@@ -31,7 +31,7 @@ from stage_server.runtime.route import Route
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import Ask, Goodbye, Heartbeat, Hello, Leaving, RoleInfo, StageFailed
 from wire.to_stage import AssignRoles, Member, MoveTo, Refused, Run, Shutdown, Welcome
-from wire.types import Epoch, Role
+from wire.types import REQUIRED, Epoch, Role
 
 GATEWAYS = ("tcp://a:1", "tcp://b:1", "tcp://c:1")
 HELLO = Hello(
@@ -41,8 +41,8 @@ HELLO = Hello(
     model=ModelInfo(name="m", key="m@1", family="f", dtype="float32"),
     device_class="c",
     memory_bytes=1,
-    capable={role: RoleInfo() for role in Role},
-    roles=tuple(Role),
+    capable={role: RoleInfo() for role in REQUIRED},
+    roles=REQUIRED,
     data_endpoint="tcp://127.0.0.1:1",
 )
 TIMES = CoreTimes(link=LinkTimes(first_backoff=1, last_backoff=4, last_round=2, dialling=2, greeting=5), drain=30)

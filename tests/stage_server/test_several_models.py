@@ -11,7 +11,7 @@ from typing import Any
 from stage_server.data.prober import try_peer
 from wire.to_gateway import Goodbye, Heartbeat, Hello, Leaving, RolesFailed, RolesReady, StageDone
 from wire.to_stage import AssignRoles, Refused, Release, TryPeer, Welcome
-from wire.types import Role, ServerId
+from wire.types import REQUIRED, Role, ServerId
 
 Start = Callable[..., subprocess.Popen[str]]
 SEVERAL = ("--role", "encoder,dit,decoder", "--name", "gpu", "--may-load", "other=tiny-shapes-cpu")
@@ -56,8 +56,8 @@ async def test_each_model_has_a_server_and_all_share_the_device(gateway: Any, st
     both = Both(gateway)
     await both.greet()
     first, second = both.hellos["gpu"], both.hellos["gpu.2"]
-    assert (first.model.name, first.roles) == ("tiny-shapes", tuple(Role))
-    assert (second.model.name, second.roles, set(second.capable)) == ("other", (), set(Role))
+    assert (first.model.name, first.roles) == ("tiny-shapes", REQUIRED)
+    assert (second.model.name, second.roles, set(second.capable)) == ("other", (), set(REQUIRED))
     assert first.device == second.device == f"gpu/{first.incarnation}"
     assert first.data_endpoint == second.data_endpoint
     assert all(info.load_seconds > 0 for info in second.capable.values())

@@ -29,7 +29,7 @@ from wire.errors import Code
 from wire.params import ImageParams
 from wire.to_gateway import Goodbye, Grant, Leaving, RoleInfo, RolesFailed, StageCancelled, StageFailed
 from wire.to_stage import AssignRoles, Cancel, HeartbeatAck, Member, Run
-from wire.types import Epoch, Role
+from wire.types import REQUIRED, Epoch, Role
 
 PATIENCE = 100.0
 TIMES = CoreTimes(link=LinkTimes(first_backoff=1, last_backoff=4), stuck=PATIENCE)
@@ -221,7 +221,7 @@ class TestLoading:
     def begun(self, **hello: Any) -> Watched:
         world = Watched(**hello)
         epoch = Epoch("g1", 77)
-        assert LoadRoles(frozenset(Role)) in world.hear(AssignRoles(epoch=epoch, roles=tuple(Role)))
+        assert LoadRoles(frozenset(REQUIRED)) in world.hear(AssignRoles(epoch=epoch, roles=REQUIRED))
         assert not ended(world.quiet(100 * PATIENCE)), "it waits for the device"
         world.on(RolesBegun())
         return world
@@ -238,7 +238,7 @@ class TestLoading:
         assert ended(effects)[0].code == 1
 
     def test_gets_the_time_that_it_is_known_to_take(self) -> None:
-        world = self.begun(capable={role: RoleInfo(load_seconds=20.0) for role in Role})
+        world = self.begun(capable={role: RoleInfo(load_seconds=20.0) for role in REQUIRED})
         assert not ended(world.quiet(1199))
         world.on(RolesRested())
         assert not ended(world.quiet(100 * PATIENCE))

@@ -16,7 +16,7 @@ from scheduler.roles.reading_ahead import ServerState
 from scheduler.roles.solver import Plan
 from scheduler.state import Request, Server
 from scheduler.view import View
-from wire.types import ModelKey, Role, ServerId
+from wire.types import REQUIRED, ModelKey, Role, ServerId
 
 Moves = Sequence[tuple[ServerId, RoleSet, str]]
 SAMPLE_SECONDS = 0.5
@@ -59,7 +59,7 @@ class Utilisation:
                 self._busy[role] += 1
 
     def take(self) -> dict[Role, float]:
-        found = {role: self._busy[role] / self._seen[role] for role in Role if self._seen[role]}
+        found = {role: self._busy[role] / self._seen[role] for role in REQUIRED if self._seen[role]}
         self._seen.clear()
         self._busy.clear()
         return found
@@ -103,10 +103,10 @@ class Reactive:
             return None
         self._looked_at = now
         busy = self._utilisation.take()
-        queues = {role: view.waiting(self._fleet.model, role) for role in Role}
+        queues = {role: view.waiting(self._fleet.model, role) for role in REQUIRED}
         takers = [
             r
-            for r in Role
+            for r in REQUIRED
             if self._is_free(r, now) and (busy.get(r, 1.0) > self.out_busy or queues[r] > self.out_queue)
         ]
         if not takers:
@@ -116,7 +116,7 @@ class Reactive:
         if giver is None:
             return None
         self._wanted = (giver, frozenset({taker}), f"{taker}: {busy.get(taker, 1.0):.0%} busy, {queues[taker]} waiting")
-        return self._fleet.problem(view, dict.fromkeys(Role, 1.0), exclusive=True), self._wanted[2]
+        return self._fleet.problem(view, dict.fromkeys(REQUIRED, 1.0), exclusive=True), self._wanted[2]
 
     def accept(self, plan: Plan, view: View, now: float) -> Moves:  # noqa: ARG002
         """The plan is not asked: the thresholds have decided."""
@@ -136,7 +136,7 @@ class Reactive:
         """An idle server, if there is one, of the stage that can best do without."""
         stages = [
             role
-            for role in Role
+            for role in REQUIRED
             if role is not taker
             and self._is_free(role, now)
             and not queues[role]
@@ -172,15 +172,15 @@ class Predicted:
         self._since = now if self._since is None else self._since
         fade = exp((self._at - now) / self.memory_seconds)
         self._at = now
-        for role in Role:
+        for role in REQUIRED:
             self._rates[role] = self._rates[role] * fade + work.get(role, 0.0) / self.memory_seconds  # type: ignore[assignment]
 
     def now(self, view: View, model: ModelKey, busy: Mapping[Role, float], now: float) -> dict[Role, float]:  # noqa: ARG002
         if self._since is None:
-            return dict.fromkeys(Role, 0.0)
+            return dict.fromkeys(REQUIRED, 0.0)
         covered = 1 - exp((self._since - now - 1.0) / self.memory_seconds)
         fade = exp((self._at - now) / self.memory_seconds)
-        return {role: self._rates[role] * fade / covered for role in Role}
+        return {role: self._rates[role] * fade / covered for role in REQUIRED}
 
 
 class Measured:
@@ -197,7 +197,7 @@ class Measured:
 
     def now(self, view: View, model: ModelKey, busy: Mapping[Role, float], now: float) -> dict[Role, float]:
         demand = {}
-        for role in Role:
+        for role in REQUIRED:
             used = busy.get(role, 0.0) * len(view.serving(model, role))
             self._busy[role] = self._busy.get(role, used) * (1 - self.smoothing) + used * self.smoothing
             queue = view.queues.get((model, role))

@@ -18,6 +18,7 @@ export const form = {
   guidance: signal(""),
   strength: signal(""),
   seed: signal(""),
+  upscale: signal(""),
   n: signal("1"),
   partials: signal(String(MAX_PARTIALS)),
 };
@@ -67,6 +68,7 @@ export const request = computed(() => {
     guidance_scale: reads("guidance_scale") ? number(form.guidance.value) : undefined,
     strength: reads("strength") ? number(form.strength.value) : undefined,
     seed: seed(),
+    upscale: (form.upscale.value && abilities.value?.upscale) || undefined,
     n: Number(form.n.value) > 1 ? Number(form.n.value) : undefined,
   };
   for (const name of Object.keys(fields)) if (fields[name] === undefined) delete fields[name];
@@ -102,6 +104,7 @@ export function useAgain(fields, seedUsed) {
     form.guidance.value = String(fields.guidance_scale ?? "");
     form.strength.value = String(fields.strength ?? "");
     form.seed.value = seedUsed;
+    form.upscale.value = String(fields.upscale ?? "");
     form.n.value = "1";
   });
 }

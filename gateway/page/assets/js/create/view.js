@@ -111,6 +111,13 @@ function Numbers() {
       <input id="seed" inputmode="numeric" autocomplete="off" placeholder="random" value=${form.seed.value}
         onInput=${setter(form.seed)} />
     <//>
+    ${can.upscale && html`
+      <${Field} id="upscale" label="Upscale">
+        <select id="upscale" value=${form.upscale.value} onChange=${setter(form.upscale)}>
+          <option value="">no</option>
+          <option value=${can.upscale}>${can.upscale} times the size</option>
+        </select>
+      <//>`}
     <${NumberField} name="n" label="Pictures" min="1" max=${can.max_n} required />
     <${NumberField} name="partials" label="Partial pictures" min="0" max="3" required />`;
 }

@@ -1,11 +1,11 @@
-// The figure: encoder, transformer and decoder of each model, with their queues and what is handed from one to the next.
+// The figure: the stages of each model, with their queues and what is handed from one to the next.
 import { html } from "../lib.js";
 import { bytes } from "../ui.js";
 import { tables } from "./feed.js";
 
 const MOST_DOTS = 24;
 
-export const ROLES = { encoder: "Encoder", dit: "Transformer", decoder: "Decoder" };
+export const ROLES = { encoder: "Encoder", dit: "Transformer", decoder: "Decoder", upscaler: "Upscaler" };
 
 export const plainModel = (key) => key.split("@")[0];
 

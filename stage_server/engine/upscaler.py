@@ -1,0 +1,153 @@
+"""A model that makes finished pictures larger: Swin2SR, as transformers has it.
+
+Beside the diffusion model and apart from it: it reads pixels and makes pixels, and knows no prompt, seed or latents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
+
+from stage_server.engine.base import LoadError
+from stage_server.engine.weights import check_file, element_counts, loaded_bytes, read_json
+from wire.params import Upscaler
+from wire.types import MAX_UPSCALE
+
+Pixels = npt.NDArray[np.uint8]
+"""Height, width, three channels."""
+
+_HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_FILES = ("config.json", "preprocessor_config.json", "*.safetensors")
+_DIGEST_CHARACTERS = 16
+_CHUNK = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class PictureUpscaler:
+    """One on one device. Its weights are there from ``load`` to ``unload``."""
+
+    def __init__(
+        self, source: str, device: torch.device, dtype: torch.dtype, *, local_files_only: bool = False
+    ) -> None:
+        """Reads configuration files and the headers of weights. Raises ``LoadError``."""
+        self._folder = _located(source, offline=local_files_only or is_offline_mode())
+        self._device = device
+        self._dtype = dtype
+        self._model: Any = None
+        weights = sorted(self._folder.glob("*.safetensors"))
+        if not weights:
+            raise LoadError(f"{self._folder} has no .safetensors file; other formats can run code when they are read")
+        for file in weights:
+            check_file(file)
+        config = self._config()
+        self._processor: Any = self._opened_processor(config)
+        self.nbytes = sum(loaded_bytes(element_counts(file), dtype.itemsize) for file in weights)
+        self.info = Upscaler(_name(source), _digest(self._folder, weights), config.upscale)
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._model is not None
+
+    def load(self) -> None:
+        """Raises ``LoadError``."""
+        try:
+            model, about = Swin2SRForImageSuperResolution.from_pretrained(
+                self._folder, dtype=self._dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise LoadError(f"the upscaler {self._folder} cannot be loaded: {error}") from error
+        if missing := sorted(about["missing_keys"]):
+            raise LoadError(
+                f"the upscaler {self._folder} lacks {len(missing)} of its weights, such as {missing[0]}: they would be "
+                "random; download it again"
+            )
+        self._model = model.to(self._device).eval()
+
+    def unload(self) -> None:
+        self._model = None
+
+    def read(self, pixels: Pixels) -> torch.Tensor:
+        """As the model takes it, on the device."""
+        values = self._processor(pixels, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        prepared: torch.Tensor = values.to(self._device, self._dtype)
+        return prepared
+
+    def enlarged(self, prepared: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """The same picture with ``height`` × ``width`` pixels times the factor: (channels, height, width), from 0 to 1.
+
+        ``prepared`` is what ``read`` made; the rim that it added is cut off again.
+        """
+        factor = self.info.factor
+        with torch.no_grad():
+            made = self._model(pixel_values=prepared).reconstruction
+        picture: torch.Tensor = made[0, :, : height * factor, : width * factor].float()
+        return picture
+
+    def _config(self) -> Swin2SRConfig:
+        found = read_json(self._folder / "config.json")
+        kind = found.get("model_type")
+        if kind != "swin2sr":
+            raise LoadError(f"{self._folder} is a model of the type {kind!r}; an upscaler is of the type 'swin2sr'")
+        config = Swin2SRConfig.from_pretrained(self._folder, local_files_only=True)
+        channels = (config.num_channels, config.num_channels_out)
+        if not 2 <= config.upscale <= MAX_UPSCALE or channels != (3, 3) or config.upsampler == "pixelshuffle_aux":
+            raise LoadError(
+                f"{self._folder} cannot be an upscaler here: it makes {channels[1]} channels of {channels[0]}, "
+                f"{config.upscale} times as large, by {config.upsampler}; 3 of 3, from 2 to {MAX_UPSCALE} times, and "
+                "any upsampler but pixelshuffle_aux can"
+            )
+        return config
+
+    def _opened_processor(self, config: Swin2SRConfig) -> Any:
+        if (self._folder / "preprocessor_config.json").is_file():
+            return Swin2SRImageProcessorPil.from_pretrained(self._folder, local_files_only=True)
+        return Swin2SRImageProcessorPil(size_divisor=config.window_size)
+
+
+def _located(source: str, *, offline: bool) -> Path:
+    """The folder; what is on the hub is downloaded. Raises ``LoadError``."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    found = _HUB.fullmatch(source)
+    if found is None or source.startswith((".", "/", "~")):
+        raise LoadError(
+            f"no upscaler at {source!r}: neither a folder nor a hub id; write --upscaler FOLDER or "
+            "--upscaler ORG/REPOSITORY[@REVISION]"
+        )
+    try:
+        return Path(
+            snapshot_download(
+                found["repo"], revision=found["revision"], allow_patterns=list(_FILES), local_files_only=offline
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise LoadError(f"the upscaler {source} cannot be fetched: {error}") from error
+
+
+def _name(source: str) -> str:
+    return source.rstrip("/").rpartition("/")[2].partition("@")[0][:100] or "upscaler"
+
+
+def _digest(folder: Path, weights: list[Path]) -> str:
+    """Of all that decides what becomes of a picture."""
+    digest = hashlib.sha256()
+    for path in (folder / "config.json", folder / "preprocessor_config.json", *weights):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0")
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+    return digest.hexdigest()[:_DIGEST_CHARACTERS]

@@ -1,0 +1,125 @@
+"""A fourth stage, which only some requests pass through: emulated engines, real processes, real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+
+import pytest
+
+from scheduler import actions as act
+from scheduler import events as ev
+from wire.references import png_size
+from wire.types import Role
+
+E, T, D, U = Role
+
+PROFILE = Path(__file__).with_name("slow.toml")
+UPSCALER = """
+[upscaler]
+fixed_seconds = 0.4
+seconds_per_pixel = 0.0
+factor = 2
+weights_gb = 0.001
+activation_gb = 0.001
+load_seconds = 0.01
+batch_marginal = [[0, 1.0]]
+"""
+BODY = {"prompt": "a star", "size": "64x48", "num_inference_steps": 2, "seed": 7}
+
+
+@pytest.fixture
+def serve(service, tmp_path):
+    """A server of the model that also has an upscaler, whether it holds that role or not."""
+    profile = tmp_path / "upscaled.toml"
+    profile.write_text(PROFILE.read_text() + UPSCALER)
+
+    async def start(name, *roles):
+        return await service.serve(name, *roles, options=("--profile", str(profile)))
+
+    return start
+
+
+def asked(http, **more):
+    return asyncio.create_task(http.post("/v1/images/generations", json=BODY | more))
+
+
+def counts(service):
+    return {role: len(service.tape.runs(role)) for role in Role}
+
+
+def picture_size(answer):
+    assert answer.status_code == 200, answer.text
+    return png_size(base64.b64decode(answer.json()["data"][0]["b64_json"]))
+
+
+async def started(service, role):
+    run = await service.tape.find(act.Run, lambda action: action.role is role)
+    return await service.tape.find(ev.JobStarted, lambda event: event.epoch == run.epoch)
+
+
+async def test_a_picture_that_asks_for_it_goes_through_the_fourth_stage(service, http, serve):
+    """Servers of one model with and without an upscaler work together."""
+    await asyncio.gather(service.serve("model", E, T, D), serve("larger", U))
+
+    plain = await asked(http)
+    assert (plain.json()["size"], picture_size(plain), counts(service)) == ("64x48", (64, 48), {E: 1, T: 1, D: 1, U: 0})
+    assert service.gateway.dispatcher.status()["slow"]["roles"] == {E: 1, T: 1, D: 1, U: 1}
+
+    answer, again = await asked(http, upscale=2), await asked(http, upscale=2)
+    assert (answer.json()["size"], picture_size(answer)) == ("128x96", (128, 96))
+    assert counts(service) == {E: 3, T: 3, D: 3, U: 2}
+    assert "upscaler.0.compute" in answer.headers["server-timing"]
+    assert answer.json()["data"] == again.json()["data"]
+    await service.all_stores_empty()
+
+
+async def test_without_the_stage_the_answer_says_which_is_missing(service, http):
+    await service.serve("model", E, T, D)
+    answer = await asked(http, upscale=2)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("upscale", "unsupported_parameter")
+    assert "has no stage 'upscaler' here" in error["message"]
+    assert "--role upscaler --upscaler" in error["message"]
+    assert service.tape.runs(E) == []
+
+
+@pytest.mark.services
+async def test_another_server_takes_over_and_nothing_else_is_repeated(service, http, serve):
+    await asyncio.gather(service.serve("model", E, T, D), serve("first", U), serve("second", U))
+    answer = asked(http, upscale=2)
+    victim = await started(service, U)
+    service.server_of(victim.server).kill()
+    assert picture_size(await answer) == (128, 96)
+    assert counts(service) == {E: 1, T: 1, D: 1, U: 2}
+    await service.all_stores_empty()
+
+
+@pytest.mark.services
+async def test_pixels_that_died_with_their_server_are_decoded_again_and_not_denoised(service, http, serve):
+    await asyncio.gather(service.serve("model", E, T), service.serve("decoder", D), serve("only", U))
+    answer = asked(http, upscale=2)
+    await started(service, U)
+    for name in ("only", "decoder"):
+        service.servers[name].kill()
+        await service.tape.find(ev.ServerLost, lambda event, name=name: event.server.startswith(name))
+    await asyncio.gather(service.serve("decoder", D), serve("only", U))
+    assert picture_size(await answer) == (128, 96)
+    assert counts(service) == {E: 1, T: 1, D: 2, U: 2}
+    await service.all_stores_empty()
+
+
+@pytest.mark.services
+async def test_without_a_replacement_the_deadline_brings_a_clean_503(service, http, serve):
+    await asyncio.gather(service.serve("model", E, T, D), serve("only", U))
+    answer = asyncio.create_task(
+        http.post("/v1/images/generations", json=BODY | {"upscale": 2}, headers={"x-request-timeout": "4"})
+    )
+    await started(service, U)
+    service.servers["only"].kill()
+    response = await answer
+    assert response.status_code == 503, response.text
+    assert "upscaler" in response.json()["error"]["message"]
+    await service.all_stores_empty()

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from stage_server.engine.base import LoadError  # noqa: E402
+from stage_server.engine.controls import component  # noqa: E402
 from stage_server.engine.diffusers_engine import DiffusersEngine  # noqa: E402
 from stage_server.engine.split import WorkflowSplit, sort_workflows  # noqa: E402
 from tests.engine.both_ways import (  # noqa: E402
@@ -38,7 +39,8 @@ from tests.engine.both_ways import (  # noqa: E402
     whole,
 )
 from tests.engine.families import FAMILIES, build, model_class  # noqa: E402
-from wire.params import ImageParams, ModelInfo, Workflow  # noqa: E402
+from tests.engine.tiny.controls import UNION, build_controls  # noqa: E402
+from wire.params import ControlUse, ImageParams, ModelInfo, Workflow  # noqa: E402
 from wire.types import Role  # noqa: E402
 
 BEGIN, END = "<!-- table of families: python -m tests.engine.table -->", "<!-- end of the table -->"
@@ -93,6 +95,9 @@ def params(info: ModelInfo, workflow: Workflow, **guidance: Any) -> ImageParams:
         asked["num_frames"] = FRAMES
     if "max_sequence_length" in workflow.inputs:
         asked["max_sequence_length"] = 64
+    if "control_image" in workflow.inputs:
+        is_union = workflow.name.startswith("controlnet_union")
+        asked["controls"] = (ControlUse(UNION, 0.8, mode=0) if is_union else ControlUse("canny", 0.8),)
     return ImageParams(
         workflow=workflow.name,
         prompt=PROMPT,
@@ -111,6 +116,8 @@ def is_equal(
     """Whether three engines draw what the whole pipeline draws. An engine's failure is raised."""
     asked = params(engines[Role.DIT].describe(), workflow, **guidance)
     images = uploads(workflow)
+    for use in asked.controls:
+        pipeline.update_components(controlnet=getattr(engines[Role.DIT]._pipeline, component(use.name)))
     ours = content(made_by_split(engines, asked, {name: as_png(image) for name, image in images.items()}))
     theirs = made_by_whole(pipeline, asked, images)
     if "mask_image" in images:
@@ -150,7 +157,7 @@ def _try(family: str, row: Row) -> None:
     with tempfile.TemporaryDirectory() as folder:
         build(family, Path(folder))
         try:
-            engines = split(folder)
+            engines = split(folder, build_controls(family, Path(folder) / "controls"))
         except LoadError as error:
             cause = str(error).replace(Path(folder).name, family).partition(". ")[0]
             row.verdicts.update(dict.fromkeys(declared(row.pipeline)[0], (REFUSED, cause)))

@@ -37,6 +37,7 @@ REPEATABLE = {
     "relay": "tcp://HOST:PORT",
     "adapter": "NAME=SOURCE",
     "control": "NAME=SOURCE",
+    "ip_adapter": "NAME=SOURCE",
     "may_load": "[NAME=]MODEL",
 }
 """Options → what their values are called in ``--help``."""
@@ -158,6 +159,14 @@ class Settings(EngineSettings):
         description="ControlNet that requests may name, loaded with the dit; all servers of a model need the same: "
         "NAME=FOLDER or NAME=HUB_ID[@REVISION][:FOLDER]; repeatable",
     )
+    ip_adapter: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="IP-Adapter that requests may name; all servers of a model need the same: "
+        "NAME=FILE, NAME=FOLDER or NAME=HUB_ID[@REVISION][:FILE]; repeatable",
+    )
+    image_encoder: str = Field(
+        "", description="folder or HUB_ID[@REVISION][:FOLDER] of what reads the pictures of IP-Adapters"
+    )
     may_load: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         max_length=MOST_MODELS - 1,
@@ -226,7 +235,7 @@ class Settings(EngineSettings):
             return given
         return tuple(dict.fromkeys(name.strip() for part in parts for name in str(part).split(",") if name.strip()))
 
-    @field_validator("adapter", "control", "may_load", mode="before")
+    @field_validator("adapter", "control", "ip_adapter", "may_load", mode="before")
     @classmethod
     def _apart(cls, given: object) -> object:
         """An environment variable holds all of them, separated by commas."""
@@ -299,8 +308,8 @@ class Settings(EngineSettings):
             raise ValueError(
                 "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
             )
-        if self.control:
-            raise ValueError("--control belongs to --engine diffusers: an emulation has no weights")
+        if self.control or self.ip_adapter:
+            raise ValueError("--control and --ip-adapter belong to --engine diffusers: an emulation has no weights")
         if self.upscaler:
             raise ValueError(
                 "--upscaler belongs to --engine diffusers: an emulation has one where its profile has a section "
@@ -333,6 +342,8 @@ class Settings(EngineSettings):
             "adapter": (),
             "adapters_folder": "",
             "control": (),
+            "ip_adapter": (),
+            "image_encoder": "",
             "upscaler": "",
             "served_model_name": name,
             "quantize": {},

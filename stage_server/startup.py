@@ -25,6 +25,7 @@ from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.data_sockets import DataSockets
 from stage_server.engine.base import Engine, EngineError, LoadError, StageJob
+from stage_server.engine.control_source import SteeringSources, named_controls
 from stage_server.engine.emulated import EmulatedEngine
 from stage_server.runtime.ask import ANSWER_SECONDS, ask_gateways
 from stage_server.runtime.baton import Baton
@@ -198,14 +199,14 @@ def make_engine(settings: Settings) -> Engine:
         path = find_profile(settings.profile, _profile_folders())
         return EmulatedEngine(path, settings.time_scale, settings.model, settings.weight_cache_bytes, settings.together)
     from stage_server.engine.adapter_source import named_sources  # here, as ``make_real_engine`` imports
-    from stage_server.engine.control_source import named_controls
 
     together = settings.together
     if settings.compile and "together" not in settings.model_fields_set:
         together = {}  # every new number of members would be compiled anew, for minutes
     adapters = named_sources(settings.adapter, settings.adapters_folder)
-    controls = named_controls(settings.control)
-    engine = make_real_engine(settings, together, adapters, settings.adapter_bytes, controls)
+    controls, ip_adapters = named_controls(settings.control), named_controls(settings.ip_adapter, "--ip-adapter")
+    steering = SteeringSources(controls, ip_adapters, settings.image_encoder)
+    engine = make_real_engine(settings, together, adapters, settings.adapter_bytes, steering)
     return _with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
 
 
@@ -234,7 +235,7 @@ def make_real_engine(
     together: Mapping[Role, int],
     adapters: Mapping[str, str] | None = None,
     adapter_bytes: int = 0,
-    control_nets: Mapping[str, str] | None = None,
+    steering: SteeringSources | None = None,
     *,
     loads: bool = True,
 ) -> DiffusersEngine:
@@ -263,7 +264,7 @@ def make_real_engine(
         together=together,
         adapters=adapters,
         adapter_bytes=adapter_bytes,
-        control_nets=control_nets,
+        steering=steering,
         formats=settings.quantize,
         vae_tile=settings.vae_tile,
         loads=loads,

@@ -30,8 +30,7 @@ def fault(uses: Sequence[ControlUse], info: ModelInfo) -> tuple[int, str, str] |
     return None
 
 
-def workflow_of(uses: Sequence[ControlUse], plain: str) -> str:
-    """Which of the model's workflows ``plain`` becomes."""
-    if not uses:
-        return plain
-    return f"controlnet_union_{plain}" if uses[0].mode is not None else f"controlnet_{plain}"
+def workflow_of(uses: Sequence[ControlUse], plain: str, *, adapted: bool = False) -> str:
+    """Which of the model's workflows ``plain`` becomes. ``adapted``: by an IP-Adapter."""
+    kind = "" if not uses else "controlnet_union_" if uses[0].mode is not None else "controlnet_"
+    return f"{'ip_adapter_' if adapted else ''}{kind}{plain}"

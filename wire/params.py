@@ -91,6 +91,13 @@ class Upscaler(msgspec.Struct, frozen=True):
         return f"upscaler {self.name}@{self.digest}"
 
 
+class IPAdapterUse(msgspec.Struct, frozen=True):
+    """A picture as a prompt: ``ip_adapter_image``, and what reads it."""
+
+    name: AdapterName
+    scale: Annotated[float, msgspec.Meta(ge=0, le=MAX_CONTROL_SCALE)] = 1.0
+
+
 class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Parameters of one image, as every stage of its graph sees them. ``None`` means the model's own default.
 
@@ -128,6 +135,7 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     guider: GuiderUse | None = None
     """For the dit alone: which takes the place of the model's own."""
     controls: Annotated[tuple[ControlUse, ...], msgspec.Meta(max_length=MAX_CONTROLS)] = ()
+    ip_adapter: IPAdapterUse | None = None
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -189,6 +197,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     guided_layers: Count = 0
     """Of the denoiser, among which guiders may be told to choose."""
     controls: Annotated[tuple[Control, ...], msgspec.Meta(max_length=MAX_CONTROLS_OFFERED)] = ()
+    ip_adapters: Annotated[tuple[AdapterName, ...], msgspec.Meta(max_length=MAX_CONTROLS_OFFERED)] = ()
+    """As clients name them."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

@@ -32,6 +32,7 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
         "default_guidance": model.default_guidance,
         "quality_steps": model.quality_steps,
         "controls": [_control(control) for control in model.controls],
+        "ip_adapters": list(model.ip_adapters),
         "guiders": list(model.guiders),
         "guider_layers": model.guided_layers,
         "generate": _task(generate),

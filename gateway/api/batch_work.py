@@ -110,7 +110,7 @@ class LineWork:
         else:
             body = parse(GenerationBody, bytes(raw))
             _check(body)
-            if body.control:
+            if body.control or body.ip_adapter is not None:
                 return await self._controlled(request, body, share, seconds)
             generation, uploads = plan(body, resolve(self._api, body.model, request.caller), settings), {}
         return replace(generation, as_url=False), uploads

@@ -31,7 +31,7 @@ async def prepare_controlled(
     async def load() -> Pictures:
         try:
             async with asyncio.timeout(seconds):
-                return await api.loader.controls(sources, caller.tenant, share)
+                return await api.loader.steering(sources, caller.tenant, share)
         except TimeoutError:
             raise DeadlineExceeded(f"The pictures were not ready within {seconds:g} s.") from None
 

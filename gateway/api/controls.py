@@ -1,4 +1,4 @@
-"""The ControlNets of a request: as a body has them, and as the model has them."""
+"""The ControlNets and the IP-Adapter of a request: as a body has them, and as the model has them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from gateway.api.errors import ApiError
 from wire.controls import fault
-from wire.params import MAX_CONTROL_SCALE, MAX_CONTROLS, ControlUse, ModelInfo
+from wire.params import MAX_CONTROL_SCALE, MAX_CONTROLS, ControlUse, IPAdapterUse, ModelInfo
 
-FIELD = "control"
+FIELD, IP_ADAPTER = "control", "ip_adapter"
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
@@ -51,12 +51,17 @@ def _as_url(given: Any) -> Any:
 
 def listed(given: Any) -> Any:
     """One alone as a list of one; a JSON text, which a form has, is read."""
-    if isinstance(given, str):
-        try:
-            given = msgspec.json.decode(given)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise ValueError(f"expected a JSON text ({error})") from None
+    given = _decoded(given)
     return given if given is None or isinstance(given, list) else [given]
+
+
+def _decoded(given: Any) -> Any:
+    if not isinstance(given, str):
+        return given
+    try:
+        return msgspec.json.decode(given)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(f"expected a JSON text ({error})") from None
 
 
 _LINK = {"type": "string", "pattern": "^(https?://|data:)", "description": "https:// or data: with base64"}
@@ -94,6 +99,42 @@ _SCHEMA: dict[str, Any] = {
 ControlEntries = Annotated[
     list[ControlEntry] | None, Field(max_length=MAX_CONTROLS), BeforeValidator(listed), WithJsonSchema(_SCHEMA)
 ]
+
+
+class IPAdapterEntry(BaseModel):
+    """What reads a picture as a prompt. Its name is the operator's."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    image: Annotated[ControlPicture | None, BeforeValidator(lambda given: _as_url(given))] = None
+    scale: Annotated[float, Field(ge=0.0, le=MAX_CONTROL_SCALE, allow_inf_nan=False)] = 1.0
+
+
+_ADAPTER_SCHEMA: dict[str, Any] = {
+    "anyOf": [{**_ONE, "properties": {name: _ONE["properties"][name] for name in ("name", "image", "scale")}},
+              {"type": "null"}],
+    "description": "A picture as a prompt, and the IP-Adapter that reads it. GET /v1/models lists the names.",
+}  # fmt: skip
+
+AskedIPAdapter = Annotated[
+    IPAdapterEntry | None, BeforeValidator(lambda given: _decoded(given)), WithJsonSchema(_ADAPTER_SCHEMA)
+]
+
+
+def adapter_asked(entry: IPAdapterEntry | None, model: ModelInfo) -> IPAdapterUse | None:
+    """Raises ``ApiError`` for one that the model does not have."""
+    if entry is None:
+        return None
+    if entry.name not in model.ip_adapters:
+        known = f"it has {', '.join(model.ip_adapters)}" if model.ip_adapters else "it has none"
+        param = f"{IP_ADAPTER}.name"
+        raise ApiError(
+            f"Invalid '{param}': the model '{model.name}' has no IP-Adapter '{entry.name}'; {known}.",
+            code="invalid_value",
+            param=param,
+        )
+    return IPAdapterUse(entry.name, entry.scale)
 
 
 def asked(entries: Sequence[ControlEntry] | None, model: ModelInfo) -> tuple[ControlUse, ...]:

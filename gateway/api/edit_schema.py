@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
@@ -24,7 +24,7 @@ MAX_URL = 20_971_520
 NO_TEXT = ("", "None", "null")
 """What clients send as the text of nothing."""
 
-CONTROL_PART = re.compile(r"control_image(\[\d{0,2}\])?")
+CONTROL_PART = re.compile(r"(control_image(\[\d{0,2}\])?|ip_adapter_image)")
 PICTURE_PART = re.compile(r"image(\[\d{0,2}\])?")
 LINK_PART = re.compile(r"(image_url|reference_images)(\[\d{0,2}\])?")
 
@@ -68,8 +68,8 @@ class Edit:
     body: EditBody
     pictures: tuple[Source, ...]
     mask: Source | None
-    controls: tuple[Source, ...] = ()
-    """A picture for each of the body's ControlNets."""
+    steering: Mapping[str, Source] = field(default_factory=dict)
+    """Input name of the blocks → a picture for each of the body's ControlNets, and for its IP-Adapter."""
 
     def __post_init__(self) -> None:
         if not self.pictures:
@@ -134,6 +134,7 @@ def _put(
 _NESTED: Mapping[str, TypeAdapter[Any]] = {
     guiders.FIELD: TypeAdapter(guiders.AskedGuider),
     controls.FIELD: TypeAdapter(controls.ControlEntries),
+    controls.IP_ADAPTER: TypeAdapter(controls.AskedIPAdapter),
 }
 """Fields that a form has as JSON texts."""
 
@@ -147,28 +148,36 @@ def _from_json_text(name: str, adapter: TypeAdapter[Any], text: str) -> Any:
         raise from_pydantic(problems) from None
 
 
-def control_sources(body: GenerationBody, files: Sequence[FormFile] = ()) -> tuple[Source, ...]:
-    """The picture of each of the body's ControlNets; ``files`` are, in order, for those that name none. Raises
-    ``ApiError``."""
-    left = list(files)
-    found: list[Source] = []
-    for index, entry in enumerate(body.control or ()):
-        param = f"{controls.FIELD}.{index}.image"
-        if entry.image is None and not left:
+def control_sources(body: GenerationBody, files: Sequence[FormFile] = ()) -> dict[str, Source]:
+    """Input name of the blocks → the picture that steers, and ``ip_adapter_image``. ``files`` are, in order, for those
+    that name none, the ControlNets first. Raises ``ApiError``."""
+    wanted = [
+        (f"control_image_{index}" if index else "control_image", f"{controls.FIELD}.{index}.image", entry.image)
+        for index, entry in enumerate(body.control or ())
+    ]
+    if body.ip_adapter is not None:
+        wanted.append(("ip_adapter_image", f"{controls.IP_ADAPTER}.image", body.ip_adapter.image))
+    left, found = list(files), dict[str, Source]()
+    for name, param, image in wanted:
+        if image is None and not left:
             raise ApiError(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
-        if entry.image is None:
-            found.append(left.pop(0))
-        elif entry.image.file_id is not None:
-            found.append(FileId(entry.image.file_id))
-        else:
-            found += _text_link(param, entry.image.image_url or "")
-    if left or len(found) != len(body.control or ()):
+        found[name] = left.pop(0) if image is None else _steering(image, param)
+    if left:
         raise ApiError(
-            f"There are {len(files)} files 'control_image'; send one for each 'control' that names no 'image'.",
+            f"There are {len(files)} files 'control_image' or 'ip_adapter_image'; send one for each 'control' and "
+            "'ip_adapter' that names no 'image'.",
             code="invalid_value",
-            param="control_image",
+            param=left[0].name.partition("[")[0],
         )
-    return tuple(found)
+    return found
+
+
+def _steering(image: controls.ControlPicture, param: str) -> Source:
+    if image.file_id is not None:
+        return FileId(image.file_id)
+    for source in _text_link(param, image.image_url or ""):
+        return source
+    raise ApiError(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
 
 
 def _text_link(name: str, value: str) -> Iterable[Source]:

@@ -88,12 +88,15 @@ def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generati
 
 
 def controlled(body: GenerationBody, model: ModelInfo, workflow: str) -> str:
-    """What ``workflow`` is called with the body's ControlNets, if it has any. Raises ``ApiError``."""
-    name = workflow_of(controls.asked(body.control, model), workflow)
+    """What ``workflow`` is called with the body's ControlNets and IP-Adapter, if it has any. Raises ``ApiError``."""
+    adapter = controls.adapter_asked(body.ip_adapter, model)
+    name = workflow_of(controls.asked(body.control, model), workflow, adapted=adapter is not None)
     if name != workflow and model.workflow(name) is None:
         known = ", ".join(each.name for each in model.workflows)
         raise ApiError(
-            f"The model '{model.name}' does no {name}; it does {known}.", code="unsupported_value", param=controls.FIELD
+            f"The model '{model.name}' does no {name}; it does {known}.",
+            code="unsupported_value",
+            param=controls.FIELD if body.control else controls.IP_ADAPTER,
         )
     return name
 
@@ -179,6 +182,7 @@ def compose(
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
         guider=guider,
         controls=controls.asked(body.control, model),
+        ip_adapter=controls.adapter_asked(body.ip_adapter, model),
     )
     return Generation(
         model=model.name,

@@ -38,7 +38,7 @@ async def generate_images(request: Request) -> Response:
     body = await read_json(request, GenerationBody, api.settings)
 
     async def answer(request: Request) -> Response:
-        if not body.control:
+        if not body.control and body.ip_adapter is None:
             return await serve(request, api, caller.tenant, plan(body, resolve(api, body.model, caller), api.settings))
         with api.room.share() as share:
             seconds = deadline_seconds(request.headers, api.settings)

@@ -237,5 +237,6 @@ def _key(job: StageJob, model: ModelInfo, inputs: tuple[str, ...], uploads: Mapp
     sampled = ["seed", "height", "width", "strength"] if uploads else []
     values = {name: getattr(params, name) for name in sorted({*read, *sampled})}
     adapters = [(use.name, use.digest, use.scale) for use in params.adapters]
-    parts = (tenant, model.key, params.workflow, (scale or 0.0) > 1.0, values, adapters, dict(uploads))
+    reader = "" if params.ip_adapter is None else params.ip_adapter.name
+    parts = (reader, tenant, model.key, params.workflow, (scale or 0.0) > 1.0, values, adapters, dict(uploads))
     return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()

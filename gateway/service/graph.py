@@ -24,6 +24,7 @@ _work = lru_cache(maxsize=4096)(Work)
 """Most requests ask for what others have asked for, and what is the same object is found without being compared."""
 
 PICTURE, MASK, CONTROL = "image", "mask_image", "control_image"
+PROMPTING = "ip_adapter_image"
 """Names of uploads; further pictures are ``image_1``, ``image_2``, …, and ``control_image_1``, …"""
 
 
@@ -87,7 +88,7 @@ def _jobs(
     if shared is not None:
         yield shared
     for index, params in enumerate(request.images):
-        sent = [request.uploads.get(name) for name in uploads if name != MASK]
+        sent = [request.uploads.get(name) for name in uploads if name not in (MASK, PROMPTING)]
         pictures = picture_work(workflow, sent, (params.width, params.height))
         encoder = shared or _encoder(request, params, index, uploads, pictures)
         if encoder is not shared:

@@ -1,9 +1,10 @@
-"""How operators name ControlNets, and where those lie."""
+"""How operators name ControlNets and IP-Adapters, and where those lie."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -14,25 +15,35 @@ _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?
 _FORM = "write NAME=FOLDER or NAME=ORG/REPOSITORY[@REVISION][:SUBFOLDER]"
 
 
-def named_controls(given: Iterable[str]) -> dict[str, str]:
-    """Name → source, from ``--control`` options. Raises ``LoadError``."""
+@dataclass(frozen=True, slots=True)
+class SteeringSources:
+    """Name → folder, file or hub id."""
+
+    controls: Mapping[str, str] = field(default_factory=dict)
+    ip_adapters: Mapping[str, str] = field(default_factory=dict)
+    image_encoder: str = ""
+    """Folder or hub id; empty: that of the model."""
+
+
+def named_controls(given: Iterable[str], option: str = "--control") -> dict[str, str]:
+    """Name → source, from the options that name them. Raises ``LoadError``."""
     sources: dict[str, str] = {}
     for text in given:
         name, equals, source = text.partition("=")
         if not equals or not source:
-            raise LoadError(f"--control {text!r}: {_FORM}")
+            raise LoadError(f"{option} {text!r}: {_FORM}")
         try:
             msgspec.convert(name, AdapterName)
         except msgspec.ValidationError as error:
             raise LoadError(
-                f"control {name!r}: a name has up to 100 letters, digits, dots, dashes and underscores, and begins "
+                f"{option} {name!r}: a name has up to 100 letters, digits, dots, dashes and underscores, and begins "
                 "with a letter or digit"
             ) from error
         if name in sources:
-            raise LoadError(f"two controls are named {name}: {sources[name]} and {source}")
+            raise LoadError(f"{option} names {name} twice: {sources[name]} and {source}")
         sources[name] = source
     if len(sources) > MAX_CONTROLS_OFFERED:
-        raise LoadError(f"{len(sources)} controls are given; a server allows {MAX_CONTROLS_OFFERED} at most")
+        raise LoadError(f"{option} is given {len(sources)} times; a server allows {MAX_CONTROLS_OFFERED} at most")
     return sources
 
 

@@ -82,7 +82,7 @@ def declare(
     for name, source in sorted(sources.items()):
         if not known:
             raise LoadError(f"control {name}: no workflow of {type(blocks).__name__} takes a ControlNet")
-        files = _files(name, source, local_files_only)
+        files = files_of(name, source, local_files_only)
         config = files.config()
         kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
         if kind not in known:
@@ -102,8 +102,8 @@ def declare(
     return Controls(kinds, modes)
 
 
-def _files(name: str, source: str, local_files_only: bool) -> ComponentFiles:
-    """Of a folder or a repository; its class is not known yet."""
+def files_of(name: str, source: str, local_files_only: bool) -> ComponentFiles:
+    """Of a folder or a repository; its class is not known yet. Raises ``LoadError``."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return ComponentFiles(ControlNetModel, str(folder), "", None, local_files_only)

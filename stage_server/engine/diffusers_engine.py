@@ -19,7 +19,7 @@ from diffusers import ModularPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines import PipelineState
 
-from stage_server.engine import controls, pictures
+from stage_server.engine import pictures
 from stage_server.engine.adapter_file import AdapterReader
 from stage_server.engine.adapters import Adapters
 from stage_server.engine.base import (
@@ -40,6 +40,7 @@ from stage_server.engine.base import (
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.common import CommonComponents, common_keys
 from stage_server.engine.components import Components, LoadOptions
+from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
@@ -52,6 +53,7 @@ from stage_server.engine.software import computed_by
 from stage_server.engine.split import CONTROLNET, DENOISERS, split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
+from stage_server.engine.steering import Steering
 from stage_server.engine.tensors import TORCH_DTYPES
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
 from stage_server.engine.warm_up import warm_up
@@ -108,7 +110,7 @@ class DiffusersEngine:
         together: Mapping[Role, int] | None = None,
         adapters: Mapping[str, str] | None = None,
         adapter_bytes: int = 0,
-        control_nets: Mapping[str, str] | None = None,
+        steering: SteeringSources | None = None,
         formats: Formats | None = None,
         vae_tile: int | None = None,
         loads: bool = True,
@@ -118,10 +120,10 @@ class DiffusersEngine:
         ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory are for weights of roles that were held or
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
-        of the device at most. ``control_nets`` (name → folder or hub id) are loaded with the dit.
-        ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of the tiles in which the
-        VAE takes larger pictures. Without ``loads`` it only answers questions, also for formats
-        that cannot be here. Raises ``LoadError``, with a text for the operator.
+        of the device at most. ``steering``: ControlNets and IP-Adapters. ``formats``: component → how its weights are
+        quantised; ``vae_tile``: pixels of a side of the tiles in which the VAE takes larger pictures. Without ``loads``
+        it only answers questions, also for formats that cannot be here. Raises ``LoadError``, with a text for the
+        operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
@@ -143,21 +145,22 @@ class DiffusersEngine:
             loads,
         )
         with _opening(model):
-            self._open(Checkpoint.find(model, revision, local_files_only), options, control_nets or {})
+            self._open(Checkpoint.find(model, revision, local_files_only), options, steering or SteeringSources())
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
         self._allow(adapters or {}, options, adapter_bytes)
 
-    def _open(self, checkpoint: Checkpoint, options: LoadOptions, control_nets: Mapping[str, str]) -> None:
+    def _open(self, checkpoint: Checkpoint, options: LoadOptions, sources: SteeringSources) -> None:
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
         quiet_loops(blocks)
         local = checkpoint.local_files_only
-        self._controls = controls.declare(self._pipeline, blocks, control_nets, local_files_only=local)
+        steering = Steering.of(self._pipeline, blocks, sources, options, local_files_only=local)
+        self._controls, self._ip_adapters = steering.controls, steering.ip_adapters
         self._components = Components(self._pipeline, checkpoint, options)
         scheduler = self._components.files.get("scheduler")
         available = self._components.declared | self._controls.available
         self._workflows = with_inpainting(
-            self._controls.usable(split_workflows(blocks, available)), scheduler.type_hint if scheduler else None
+            steering.usable(split_workflows(blocks, available)), scheduler.type_hint if scheduler else None
         )
         family = blocks.model_name or type(blocks).__name__
         if family not in TESTED_FAMILIES:
@@ -170,7 +173,14 @@ class DiffusersEngine:
         self._components.load_guiders()
         self._geometry = read_geometry(self._pipeline, family, self._components)
         self._info = read_info(
-            self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
+            self._pipeline,
+            family,
+            checkpoint,
+            self._components,
+            self._workflows,
+            self._geometry,
+            self._dtype,
+            self._ip_adapters,
         )
         nbytes = self._components.nbytes
         offered = self._controls.offered(
@@ -293,6 +303,8 @@ class DiffusersEngine:
             self._held.change(roles, turn)
         finally:
             self._adapters.keep_only(self._components.resident)
+            if "unet" not in self._components.resident:
+                self._ip_adapters.clear()
 
     def output_bound(self, job: StageJob) -> int:
         """Raises ``BadJob`` for what ``run`` would refuse."""
@@ -347,7 +359,7 @@ class DiffusersEngine:
         params = self._checked(job)
         size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
-        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume)
+        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume, self._ip_adapters)
 
     def _checked(self, job: StageJob) -> ImageParams:
         params = complete(job.params, self._info)
@@ -374,7 +386,7 @@ class DiffusersEngine:
     @property
     def _spared(self) -> int:
         """Bytes of the device for jobs and adapters."""
-        return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes
+        return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes + self._ip_adapters.most_bytes
 
     def _room(self) -> int:
         """Bytes that further weights may take beside those that are resident."""

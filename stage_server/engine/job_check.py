@@ -64,14 +64,14 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     pictures = sum(map(is_reference, images))
     if pictures > workflow.max_images:
         raise BadJob(f"{workflow.name} with {info.name} takes {workflow.max_images} of the {pictures} pictures at most")
-    _check_controls(params, images, role, info, workflow)
-    needed = {"image", "mask_image"} & set(workflow.inputs)
+    _check_steering(params, images, role, info, workflow)
+    needed = {"image", "mask_image", "ip_adapter_image"} & set(workflow.inputs)
     puts_back = role is Role.DECODER and "mask_image" in needed
     if (role is Role.ENCODER or puts_back) and needed - images.keys():
         raise BadJob(f"{workflow.name} needs {' and '.join(sorted(needed - images.keys()))}")
 
 
-def _check_controls(
+def _check_steering(
     params: ImageParams, images: Mapping[str, bytes], role: Role, info: ModelInfo, workflow: Workflow
 ) -> None:
     reader = Role.ENCODER if "control_image" in workflow.encoder_inputs else Role.DIT
@@ -79,6 +79,11 @@ def _check_controls(
     if "control_image" in workflow.inputs and is_missing:
         raise BadJob(f"{workflow.name} needs ControlNets, and a picture for each")
     controls.check(params.controls, images, info)
+    if params.ip_adapter is not None and params.ip_adapter.name not in info.ip_adapters:
+        known = ", ".join(info.ip_adapters) or "none"
+        raise BadJob(f"{info.name} has no IP-Adapter {params.ip_adapter.name!r}; it has {known}")
+    if ("ip_adapter_image" in workflow.inputs) != (params.ip_adapter is not None):
+        raise BadJob(f"{workflow.name} needs an IP-Adapter, and no other task takes one")
 
 
 def check_strength(params: ImageParams, default: float | None) -> None:

@@ -13,6 +13,7 @@ from stage_server.engine import guiders
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components
 from stage_server.engine.geometry import Geometry
+from stage_server.engine.ip_adapters import IPAdapters
 from stage_server.engine.pictures import encoders
 from stage_server.engine.references import max_images, references
 from stage_server.engine.split import DENOISERS, WorkflowSplit
@@ -37,6 +38,7 @@ def read_info(
     workflows: Mapping[str, WorkflowSplit],
     geometry: Geometry,
     dtype: str,
+    ip_adapters: IPAdapters,
 ) -> ModelInfo:
     """The model as clients and other stages see it. ``serving.json`` of the folder wins over the blocks' defaults.
 
@@ -49,7 +51,7 @@ def read_info(
         unusual += (formats,)
     if components.vae_tile is not None:
         unusual += (f"VAE in tiles of {components.vae_tile}",)
-    revisions = {name: files.digest() for name, files in sorted(components.files.items())}
+    revisions = {name: files.digest() for name, files in sorted(components.files.items())} | ip_adapters.revisions
     defaults = checkpoint.serving_defaults()
     defaults.pop("quantize", None)  # whoever says it with the option instead has the same weights
     ignored = _ignored(pipeline, components)
@@ -75,6 +77,7 @@ def read_info(
         attention=attention,
         compiled=compiled,
         formats=formats,
+        ip_adapters=ip_adapters.names,
         guiders=guiders.offered(pipeline, denoiser, stack, unchanged=compiled),
         guided_layers=stack.count if stack is not None else 0,
     )

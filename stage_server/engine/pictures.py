@@ -40,8 +40,9 @@ def open_uploads(uploads: Mapping[str, bytes], names: Container[str]) -> dict[st
     if "image" in names and references:
         several = [open_upload(name, uploads[name]) for name in references]
         opened["image"] = several if len(several) > 1 else several[0]
-    if "mask_image" in names and "mask_image" in uploads:
-        opened["mask_image"] = open_upload("mask_image", uploads["mask_image"])
+    for name in ("mask_image", "ip_adapter_image"):
+        if name in names and name in uploads:
+            opened[name] = open_upload(name, uploads[name])
     return opened
 
 

@@ -33,7 +33,7 @@ FOREIGN: Mapping[Role, frozenset[str]] = {
 }
 """Components whose configuration some blocks of the role read, and whose weights belong to other roles."""
 
-_TRIGGERS = {"prompt", "image", "mask_image", "control_image", "control_mode"}
+_TRIGGERS = {"prompt", "image", "mask_image", "control_image", "control_mode", "ip_adapter_image"}
 _PUBLIC_NAMES = {"image_conditioned_inpainting": "inpainting", "img2img": "image2image"}
 """Workflows that other families call otherwise."""
 _PARAMS = {
@@ -51,6 +51,7 @@ _PARAMS = {
     "image": "image",
     "mask_image": "mask_image",
     "control_image": "control_image",
+    "ip_adapter_image": "ip_adapter_image",
 }
 """Block input → the field of ``ImageParams``, or the image, that feeds it."""
 
@@ -137,6 +138,11 @@ class WorkflowSplit:
     def controlled(self) -> bool:
         """A ControlNet takes part."""
         return any("control_image" in part.reads for part in self.parts.values())
+
+    @property
+    def adapted(self) -> bool:
+        """An IP-Adapter takes part."""
+        return "ip_adapter_image" in self.parts[Role.ENCODER].reads
 
     @property
     def takes_modes(self) -> bool:

@@ -27,6 +27,7 @@ from stage_server.engine.base import (
     WrongSize,
 )
 from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.ip_adapters import IPAdapters
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
@@ -55,6 +56,7 @@ class StageTask:
     """Width and height that the request itself names, in pixels; 0 where the model chooses."""
     resume: NamedValues | None = None
     """What another engine left of it."""
+    ip_adapters: IPAdapters | None = None
 
     @property
     def part(self) -> Part:
@@ -92,6 +94,8 @@ def run_stage(
     guider = task.params.guider if task.role is Role.DIT else None
     view = job_view(pipeline, task.params.guidance_scale, port, guider)
     controls.place(view, task.params.controls)
+    if task.ip_adapters is not None:
+        task.ip_adapters.place(view, task.params.ip_adapter, task.role, port)
     given = dict(state.values)
     port.decoded = lambda decoded: check.look("picture", decoded)
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None

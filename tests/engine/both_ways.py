@@ -14,6 +14,7 @@ from PIL import Image as PilImage
 
 from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.checkpoint import Checkpoint
+from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
@@ -58,9 +59,9 @@ def over_the_wire(value: Value) -> Value:
     return value
 
 
-def split(model: str | Path, controls: Mapping[str, str] | None = None) -> dict[Role, DiffusersEngine]:
+def split(model: str | Path, steering: SteeringSources | None = None) -> dict[Role, DiffusersEngine]:
     """Three engines, each of which holds only its role."""
-    engines = {role: DiffusersEngine(str(model), control_nets=controls) for role in REQUIRED}
+    engines = {role: DiffusersEngine(str(model), steering=steering) for role in REQUIRED}
     for role, engine in engines.items():
         engine.set_roles(frozenset({role}))
     return engines

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from stage_server.engine.base import LoadError  # noqa: E402
+from stage_server.engine.control_source import SteeringSources  # noqa: E402
 from stage_server.engine.controls import component  # noqa: E402
 from stage_server.engine.diffusers_engine import DiffusersEngine  # noqa: E402
 from stage_server.engine.split import WorkflowSplit, sort_workflows  # noqa: E402
@@ -157,7 +158,7 @@ def _try(family: str, row: Row) -> None:
     with tempfile.TemporaryDirectory() as folder:
         build(family, Path(folder))
         try:
-            engines = split(folder, build_controls(family, Path(folder) / "controls"))
+            engines = split(folder, SteeringSources(build_controls(family, Path(folder) / "controls")))
         except LoadError as error:
             cause = str(error).replace(Path(folder).name, family).partition(". ")[0]
             row.verdicts.update(dict.fromkeys(declared(row.pipeline)[0], (REFUSED, cause)))

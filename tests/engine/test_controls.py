@@ -14,7 +14,7 @@ from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from PIL import Image
 
 from stage_server.engine.base import BadJob, LoadError, StageJob
-from stage_server.engine.control_source import named_controls, place_of
+from stage_server.engine.control_source import SteeringSources, named_controls, place_of
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
 from tests.engine.families import build
@@ -64,7 +64,7 @@ def _bench(family: str, folder: Path) -> Bench:
     model, sources = build(family, folder / "model"), build_controls(family, folder)
     kinds = KINDS if family == SDXL else dict.fromkeys(sources, diffusers.QwenImageControlNetModel)
     nets = {name: kinds[name].from_pretrained(source) for name, source in sources.items()}
-    return Bench(split(model, sources), whole(model), nets, family, sources)
+    return Bench(split(model, SteeringSources(sources)), whole(model), nets, family, sources)
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +177,13 @@ def test_a_picture_that_nobody_reads_is_refused(sdxl: Bench) -> None:
 def test_sources_that_cannot_be_used_are_named(sdxl: Bench, qwen: Bench, tmp_path: Path) -> None:
     folder = str(sdxl.engines[Role.DIT]._components._checkpoint.source)
     with pytest.raises(LoadError, match=r"canny .* is a QwenImageControlNetModel; this model takes ControlNetModel or"):
-        DiffusersEngine(folder, control_nets={"canny": qwen.sources["canny"]})
+        DiffusersEngine(folder, steering=SteeringSources({"canny": qwen.sources["canny"]}))
     with pytest.raises(LoadError, match=r"has no config\.json"):
-        DiffusersEngine(folder, control_nets={"canny": str(tmp_path)})
+        DiffusersEngine(folder, steering=SteeringSources({"canny": str(tmp_path)}))
     with pytest.raises(LoadError, match="neither a folder nor a hub id; write NAME=FOLDER or"):
-        DiffusersEngine(folder, control_nets={"canny": "nowhere"})
+        DiffusersEngine(folder, steering=SteeringSources({"canny": "nowhere"}))
     with pytest.raises(LoadError, match="no workflow of ZImageAutoBlocks takes a ControlNet"):
-        DiffusersEngine("tiny-shapes", control_nets={"canny": sdxl.sources["canny"]})
+        DiffusersEngine("tiny-shapes", steering=SteeringSources({"canny": sdxl.sources["canny"]}))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_sources_that_cannot_be_used_are_named(sdxl: Bench, qwen: Bench, tmp_pat
         (["canny"], "--control 'canny': write NAME=FOLDER"),
         (["canny="], "--control 'canny=': write NAME=FOLDER"),
         (["ca nny=a/b"], "a name has up to 100 letters"),
-        (["canny=a/b", "canny=c/d"], "two controls are named canny"),
+        (["canny=a/b", "canny=c/d"], "--control names canny twice"),
     ],
 )
 def test_options_that_say_nothing_are_refused(given: list[str], words: str) -> None:

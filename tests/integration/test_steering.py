@@ -77,7 +77,7 @@ def test_pictures_steer_and_guiders_guide(sdk: openai.OpenAI, tmp_path: Path) ->
         draw(sdk, control=control(LEFT, end=0.4)),
         draw(sdk, control=control(LEFT, name="union", mode=1)),
         draw(sdk, guider={"name": "pag", "start": 0, "stop": 1}),
-        draw(sdk, control=control(LEFT), guider="apg"),
+        draw(sdk, control=control(LEFT), guider={"name": "apg", "eta": 0.0}),
     ]
     assert len({plain, steered, *others}) == 2 + len(others)
     assert draw(sdk, control={"name": "canny", "image": {"file_id": uploaded.id}}) == steered

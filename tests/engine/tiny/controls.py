@@ -1,4 +1,4 @@
-"""Tiny ControlNets with random weights, for the families that declare tasks with one."""
+"""Tiny ControlNets and IP-Adapters with random weights, for the families that declare tasks with one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
+from safetensors.torch import save_file
 
 from tests.engine.tiny import pictures
+from tests.engine.tiny.parts import WIDTH
 
 UNION = "union"
 """The one that knows several kinds of pictures."""
@@ -70,3 +73,38 @@ def build_controls(family: str, folder: Path) -> dict[str, str]:
             net.save_pretrained(folder / name)
         found[name] = str(folder / name)
     return found
+
+
+def build_ip_adapters(folder: Path) -> tuple[dict[str, str], str]:
+    """For SDXL: name → file, one that reads the embedding of a picture, and one that reads what is hidden in its
+    encoder; and the folder of the encoder."""
+    unet = pictures.stable_diffusion_xl()[1]["unet"]
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        layers = {}
+        attentions = [module for name, module in unet.named_modules() if name.endswith("attn2")]
+        for index, attention in enumerate(attentions):
+            for part in ("to_k", "to_v"):
+                shape = getattr(attention, part).weight.shape
+                layers[f"ip_adapter.{2 * index + 1}.{part}_ip.weight"] = torch.randn(shape) * 0.3
+        encoder = transformers.CLIPVisionModelWithProjection(
+            transformers.CLIPVisionConfig(
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=224,
+                patch_size=56,
+                projection_dim=24,
+            )
+        ).eval()
+        encoder.save_pretrained(folder / "image_encoder")
+        width = 2 * WIDTH
+        plain = {
+            "image_proj.proj.weight": torch.randn(4 * width, 24) * 0.3,
+            "image_proj.proj.bias": torch.randn(4 * width),
+            "image_proj.norm.weight": torch.ones(width),
+            "image_proj.norm.bias": torch.zeros(width),
+        }
+    save_file({**plain, **layers}, folder / "style.safetensors")
+    return {"style": str(folder / "style.safetensors")}, str(folder / "image_encoder")

@@ -78,7 +78,7 @@ _PICTURE = {
     ]
 }
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-_ONE = {
+_ONE: dict[str, Any] = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "minLength": 1, "maxLength": 100},

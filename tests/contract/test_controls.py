@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.conftest import EDIT_WORKFLOWS, MODELS
 from tests.contract.test_edits import PNG, data_url, png
-from wire.params import Control, ControlUse, Workflow
+from wire.params import Control, ControlUse, IPAdapterUse, Workflow
 
 URL, EDITS = "/v1/images/generations", "/v1/images/edits"
 PICTURE, MASK = data_url(PNG), data_url(png(mode="RGBA"))
@@ -26,8 +26,12 @@ def _controlled(plain: Workflow) -> tuple[Workflow, ...]:
 def controlled(service) -> None:
     text = MODELS[0].workflows[0]
     tasks = (*_controlled(text), *_controlled(EDIT_WORKFLOWS[0]))
+    tasks += tuple(
+        Workflow(f"ip_adapter_{each.name}", (*each.inputs, "ip_adapter_image"))
+        for each in (text, EDIT_WORKFLOWS[0], *_controlled(text))
+    )
     service.served = tuple(
-        msgspec.structs.replace(model, controls=CONTROLS, workflows=(*model.workflows, *tasks))
+        msgspec.structs.replace(model, controls=CONTROLS, ip_adapters=("style",), workflows=(*model.workflows, *tasks))
         if model.name in ("tiny", "editor")
         else model
         for model in MODELS
@@ -133,3 +137,48 @@ async def test_a_form_with_too_many_files_says_what_they_are_for(client):
 async def test_models_tell_which_they_have(client):
     told = (await client.get("/v1/models/tiny")).json()["abilities"]
     assert told["controls"] == [{"name": "canny"}, {"name": "depth"}, {"name": "union", "modes": 3}]
+
+
+STYLE = {"name": "style", "image": PICTURE, "scale": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("fields", "workflow", "names"),
+    [
+        ({}, "ip_adapter_text2image", ["ip_adapter_image"]),
+        ({"control": CANNY}, "ip_adapter_controlnet_text2image", ["control_image", "ip_adapter_image"]),
+    ],
+)
+async def test_a_picture_may_prompt(client, service, fields, workflow, names):
+    response = await client.post(URL, json={"prompt": "x", "ip_adapter": STYLE, **fields})
+    assert response.status_code == 200, response.text
+    (request,) = service.requests
+    assert request.images[0].workflow == workflow
+    assert request.images[0].ip_adapter == IPAdapterUse("style", 0.6)
+    assert sorted(request.uploads) == names
+
+
+async def test_a_form_has_files_for_all_that_steer(client, service):
+    data = {"model": "editor", "prompt": "x", "ip_adapter": json.dumps({"name": "style"})}
+    files = [("image", ("a.png", PNG)), ("ip_adapter_image", ("b.png", PNG))]
+    form = await client.post(EDITS, data=data, files=files)
+    assert form.status_code == 200, form.text
+    assert sorted(service.requests[0].uploads) == ["image", "ip_adapter_image"]
+    assert service.requests[0].images[0].workflow == "ip_adapter_image2image"
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "param", "words"),
+    [
+        ({**STYLE, "name": "face"}, "invalid_value", "ip_adapter.name", "has no IP-Adapter 'face'; it has style."),
+        ({"name": "style"}, "missing_required_parameter", "ip_adapter.image", "Missing"),
+        ({**STYLE, "scale": -1}, "decimal_below_min_value", "ip_adapter.scale", "at least 0"),
+        ({**STYLE, "mode": 1}, "unknown_parameter", "ip_adapter.mode", "Unknown"),
+    ],
+)
+async def test_a_prompting_picture_that_cannot_be_is_refused(client, service, entry, code, param, words):
+    response = await client.post(URL, json={"prompt": "x", "ip_adapter": entry})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, code, param), error
+    assert words in error["message"]
+    assert service.requests == []

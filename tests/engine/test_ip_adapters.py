@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from diffusers import ControlNetModel, ModularPipeline
 from PIL import Image
 from safetensors.torch import save_file
@@ -18,7 +17,7 @@ from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
 from tests.engine.families import build
-from tests.engine.tiny.controls import build_controls, build_ip_adapters
+from tests.engine.tiny.controls import build_controls, build_ip_adapters, load_ip_adapter
 from wire.params import ControlUse, ImageParams, IPAdapterUse
 from wire.types import Role
 
@@ -43,11 +42,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     controls = {"canny": build_controls(FAMILY, folder)["canny"]}
     sources = SteeringSources(controls, ip_adapters, encoder)
     pipeline = whole(model)
-    pipeline.update_components(
-        image_encoder=transformers.CLIPVisionModelWithProjection.from_pretrained(encoder),
-        feature_extractor=transformers.CLIPImageProcessor(size=224, crop_size=224),
-        controlnet=ControlNetModel.from_pretrained(controls["canny"]),
-    )
+    pipeline.update_components(controlnet=ControlNetModel.from_pretrained(controls["canny"]))
     return Bench(split(model, sources), pipeline, model, sources)
 
 
@@ -83,8 +78,7 @@ TASKS = [f"ip_adapter_{control}{task}" for control in ("", "controlnet_")
 def test_each_task_is_that_of_the_whole_pipeline_and_others_are_as_before(bench: Bench) -> None:
     plain = drawn(bench, asked("text2image", None))
     assert plain == made_by_whole(bench.pipeline, asked("text2image", None), {}).tobytes()
-    source = Path(bench.sources.ip_adapters["style"])
-    bench.pipeline.load_ip_adapter(str(source.parent), subfolder="", weight_name=source.name)
+    load_ip_adapter(bench.pipeline, bench.sources, "style", 0.6)
     scales = set()
     for scale in (0.6, 1.0):
         bench.pipeline.set_ip_adapter_scale(scale)

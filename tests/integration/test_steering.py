@@ -23,10 +23,11 @@ BUILD = f"""
 import sys
 from pathlib import Path
 from tests.engine.families import build
-from tests.engine.tiny.controls import build_controls
+from tests.engine.tiny.controls import build_controls, build_ip_adapters
 folder = Path(sys.argv[1])
 build({FAMILY!r}, folder / "steered")
 build_controls({FAMILY!r}, folder)
+build_ip_adapters(folder)
 """
 """In a process of its own: torch is heavy, and drawing random weights is not ours."""
 
@@ -41,7 +42,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PictureService
     subprocess.run([sys.executable, "-c", BUILD, str(folder)], check=True, capture_output=True, cwd=ROOT)
     (model / "serving.json").write_text(f'{{"default_size": [{SIDE}, {SIDE}], "default_steps": 3}}')
     controls = [part for name in ("canny", "union") for part in ("--control", f"{name}={folder / name}")]
-    program = ("-m", "stage_server", *controls)
+    adapter = (
+        "--ip-adapter",
+        f"style={folder / 'style.safetensors'}",
+        "--image-encoder",
+        str(folder / "image_encoder"),
+    )
+    program = ("-m", "stage_server", *controls, *adapter)
     stages = {role: Stage(role, model, program) for role in ("encoder", "dit", "decoder")}
     with picture_service(folder, stages, {}) as running:
         yield running
@@ -77,6 +84,8 @@ def test_pictures_steer_and_guiders_guide(sdk: openai.OpenAI, tmp_path: Path) ->
         draw(sdk, control=control(LEFT, end=0.4)),
         draw(sdk, control=control(LEFT, name="union", mode=1)),
         draw(sdk, guider={"name": "pag", "start": 0, "stop": 1}),
+        draw(sdk, ip_adapter=control(LEFT, name="style")),
+        draw(sdk, ip_adapter=control(LEFT, name="style"), control=control(LEFT)),
         draw(sdk, control=control(LEFT), guider={"name": "apg", "eta": 0.0}),
     ]
     assert len({plain, steered, *others}) == 2 + len(others)

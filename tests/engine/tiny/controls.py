@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from stage_server.engine.control_source import SteeringSources
 from tests.engine.tiny import pictures
 from tests.engine.tiny.parts import WIDTH
 
@@ -108,3 +109,22 @@ def build_ip_adapters(folder: Path) -> tuple[dict[str, str], str]:
         }
     save_file({**plain, **layers}, folder / "style.safetensors")
     return {"style": str(folder / "style.safetensors")}, str(folder / "image_encoder")
+
+
+def build_steering(family: str, folder: Path) -> SteeringSources:
+    """All that there is for the family."""
+    controls = build_controls(family, folder)
+    if family != "stable-diffusion-xl":
+        return SteeringSources(controls)
+    return SteeringSources(controls, *build_ip_adapters(folder))
+
+
+def load_ip_adapter(pipeline: Any, sources: SteeringSources, name: str, scale: float) -> None:
+    """As diffusers' documentation does it. From then on no task runs without."""
+    pipeline.update_components(
+        image_encoder=transformers.CLIPVisionModelWithProjection.from_pretrained(sources.image_encoder),
+        feature_extractor=transformers.CLIPImageProcessor(size=224, crop_size=224),
+    )
+    source = Path(sources.ip_adapters[name])
+    pipeline.load_ip_adapter(str(source.parent), subfolder="", weight_name=source.name)
+    pipeline.set_ip_adapter_scale(scale)

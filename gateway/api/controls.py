@@ -137,6 +137,16 @@ def adapter_asked(entry: IPAdapterEntry | None, model: ModelInfo) -> IPAdapterUs
     return IPAdapterUse(entry.name, entry.scale)
 
 
+def guided(use: IPAdapterUse | None, guidance_scale: float | None) -> IPAdapterUse | None:
+    """diffusers' blocks fail without guidance. ``guidance_scale``: the request's or the model's own. Raises
+    ``ApiError``."""
+    if use is not None and (guidance_scale or 0.0) <= 1.0:
+        raise ApiError(
+            f"Invalid '{IP_ADAPTER}': it needs a 'guidance_scale' above 1.", code="invalid_value", param=IP_ADAPTER
+        )
+    return use
+
+
 def asked(entries: Sequence[ControlEntry] | None, model: ModelInfo) -> tuple[ControlUse, ...]:
     """Raises ``ApiError`` for what the model does not have."""
     uses = tuple(ControlUse(each.name, each.scale, each.start, each.end, each.mode) for each in entries or ())

@@ -182,7 +182,7 @@ def compose(
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
         guider=guider,
         controls=controls.asked(body.control, model),
-        ip_adapter=controls.adapter_asked(body.ip_adapter, model),
+        ip_adapter=controls.guided(controls.adapter_asked(body.ip_adapter, model), guidance),
     )
     return Generation(
         model=model.name,

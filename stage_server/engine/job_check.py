@@ -82,6 +82,8 @@ def _check_steering(
     if params.ip_adapter is not None and params.ip_adapter.name not in info.ip_adapters:
         known = ", ".join(info.ip_adapters) or "none"
         raise BadJob(f"{info.name} has no IP-Adapter {params.ip_adapter.name!r}; it has {known}")
+    if params.ip_adapter is not None and (params.guidance_scale or 0.0) <= 1.0:
+        raise BadJob(f"an IP-Adapter needs a guidance_scale above 1, not {params.guidance_scale}")
     if ("ip_adapter_image" in workflow.inputs) != (params.ip_adapter is not None):
         raise BadJob(f"{workflow.name} needs an IP-Adapter, and no other task takes one")
 

@@ -150,7 +150,7 @@ STYLE = {"name": "style", "image": PICTURE, "scale": 0.6}
     ],
 )
 async def test_a_picture_may_prompt(client, service, fields, workflow, names):
-    response = await client.post(URL, json={"prompt": "x", "ip_adapter": STYLE, **fields})
+    response = await client.post(URL, json={"prompt": "x", "guidance_scale": 3, "ip_adapter": STYLE, **fields})
     assert response.status_code == 200, response.text
     (request,) = service.requests
     assert request.images[0].workflow == workflow
@@ -159,7 +159,7 @@ async def test_a_picture_may_prompt(client, service, fields, workflow, names):
 
 
 async def test_a_form_has_files_for_all_that_steer(client, service):
-    data = {"model": "editor", "prompt": "x", "ip_adapter": json.dumps({"name": "style"})}
+    data = {"model": "editor", "prompt": "x", "guidance_scale": "3", "ip_adapter": json.dumps({"name": "style"})}
     files = [("image", ("a.png", PNG)), ("ip_adapter_image", ("b.png", PNG))]
     form = await client.post(EDITS, data=data, files=files)
     assert form.status_code == 200, form.text
@@ -173,6 +173,7 @@ async def test_a_form_has_files_for_all_that_steer(client, service):
         ({**STYLE, "name": "face"}, "invalid_value", "ip_adapter.name", "has no IP-Adapter 'face'; it has style."),
         ({"name": "style"}, "missing_required_parameter", "ip_adapter.image", "Missing"),
         ({**STYLE, "scale": -1}, "decimal_below_min_value", "ip_adapter.scale", "at least 0"),
+        (STYLE, "invalid_value", "ip_adapter", "needs a 'guidance_scale' above 1"),
         ({**STYLE, "mode": 1}, "unknown_parameter", "ip_adapter.mode", "Unknown"),
     ],
 )

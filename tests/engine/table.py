@@ -51,7 +51,7 @@ IP_SCALE = 0.6
 FRAMES = 9
 """Of a video: three of the latents of most families, two of others."""
 
-_NAMED_AT_MOST = 3
+_NAMED_AT_MOST = 9
 """Tasks with one reason."""
 
 

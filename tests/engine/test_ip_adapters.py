@@ -112,6 +112,11 @@ def test_what_cannot_be_is_refused(bench: Bench) -> None:
         (asked("ip_adapter_text2image", IPAdapterUse("face")), picture_sent, "has no IP-Adapter 'face'; it has style"),
         (asked("ip_adapter_text2image", None), picture_sent, "needs an IP-Adapter"),
         (asked("text2image", IPAdapterUse("style")), {}, "no other task takes one"),
+        (
+            asked("ip_adapter_text2image", IPAdapterUse("style"), guidance_scale=1.0),
+            picture_sent,
+            "needs a guidance_scale above 1, not 1.0",
+        ),
         (asked("ip_adapter_text2image", IPAdapterUse("style")), {}, "needs ip_adapter_image"),
     ]
     for params, images, words in cases:

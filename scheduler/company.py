@@ -15,7 +15,7 @@ from scheduler.policy import Policies
 from scheduler.state import Job, Server
 from scheduler.transitions import JobState
 from scheduler.view import Station, View
-from wire.types import JobId, ModelKey, Role, ServerId
+from wire.types import ROLES, JobId, ModelKey, Role, ServerId
 
 SAMPLE = 8
 """Groups that are compared for a job."""
@@ -50,7 +50,7 @@ class Company:
         lets_in = server.id in self.denoising[model]
         if not lets_in and not server.sharing():
             return []  # as it is most of the time
-        stations = [(model, role) for role in Role if role in server.serving and self._view.waiting(model, role)]
+        stations = [(model, role) for role in ROLES if role in server.serving and self._view.waiting(model, role)]
         return [station for station in stations if lets_in or server.id in self.with_room[station]]
 
     def find(self, job: Job, station: Station, now: float) -> tuple[Server, bool] | None:
@@ -68,6 +68,8 @@ class Company:
     def most(self, job: Job, server: Server) -> int:
         """How many of its kind may be together there, itself included."""
         if job.request.spec.exact or job.spec.optional:
+            return 1
+        if job.spec.work.step_cache:  # what each leaves out is its own: no call of one is a call of another
             return 1
         if job.avoid or job.losses:  # what made NaN once, or ended a server, is to spoil nobody else's
             return 1

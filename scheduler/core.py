@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from scheduler import events as ev
 from scheduler.actions import Action
-from scheduler.attempts import MAX_UNREACHED, Attempts
+from scheduler.attempts import MAX_UNREACHED, AttemptEvent, Attempts
 from scheduler.fleet import Fleet
 from scheduler.handover import HandOvers
 from scheduler.ledger import Ledger
@@ -94,19 +94,10 @@ class Scheduler:
         return self._timers.next_at()
 
     def _dispatch(self, event: ev.Event, now: float) -> None:
-        match event:  # what comes most often comes first
-            case (
-                ev.JobFetched()
-                | ev.JobStarted()
-                | ev.JobDone()
-                | ev.JobProgressed()
-                | ev.JobPaused()
-                | ev.JobPreviewed()
-                | ev.JobFailed()
-                | ev.JobHandedOver()
-                | ev.JobCancelled()
-            ):
-                self._attempts.handle(event, now)
+        if isinstance(event, AttemptEvent):  # most of them; a match would look at one class after the other
+            self._attempts.handle(event, now)
+            return
+        match event:
             case ev.LimitsRaised():
                 self._fleet.handle(event, now)
             case ev.RequestArrived(request=spec):

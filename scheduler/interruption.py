@@ -12,7 +12,7 @@ from itertools import islice
 from scheduler.policy import Policies
 from scheduler.state import Job, Server
 from scheduler.view import Station, View
-from wire.types import JobId, Role
+from wire.types import ROLES, JobId
 
 SAMPLE = 8
 """Servers that are asked whether they let an intermediate picture in."""
@@ -44,7 +44,7 @@ class Interruptions:
         policy, model = self._policies.preemption, server.spec.model
         if policy is None or server.running() is None:
             return
-        for role in [role for role in Role if role in server.serving and self._view.waiting(model, role)]:
+        for role in [role for role in ROLES if role in server.serving and self._view.waiting(model, role)]:
             job = self._view.queues[(model, role)].best(now, server.spec.adapters)
             if job is None:
                 continue

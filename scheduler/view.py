@@ -11,7 +11,7 @@ from scheduler.cost.work import Target
 from scheduler.queue import StageQueue
 from scheduler.reach import Reach
 from scheduler.state import Job, Request, Server
-from wire.types import REQUIRED, STAGES, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import REQUIRED, ROLES, STAGES, JobId, ModelKey, RequestId, Role, ServerId
 
 SAMPLE = 64
 """Servers that stand for all: an estimate must not take the longer the more there are."""
@@ -121,7 +121,7 @@ class View:
         model = request.spec.model
         left = [job for job in request.jobs.values() if not job.taken and job.holder is None]
         total = 0.0
-        for role in Role:
+        for role in ROLES:
             own = sum(self.reference_seconds(job) for job in left if job.spec.role is role)
             if STAGES[role].is_optional and not own:
                 continue

@@ -143,17 +143,11 @@ def _ready_file(path: Path) -> Callable[[], None]:
 
 
 def _of_each_model(settings: Settings) -> tuple[Settings, ...]:
-    """Host memory for weights is divided evenly, since each engine counts its own."""
-    models = settings.of_each_model()
-    if len(models) == 1:
+    """Host memory for weights is divided evenly where it is emulated; engines that compute have it together."""
+    models, limit = settings.of_each_model(), settings.weight_cache_bytes
+    if limit is None or settings.engine != "emulated":
         return models
-    limit = settings.weight_cache_bytes
-    if limit is None and settings.engine == "diffusers":
-        from stage_server.engine.weight_cache import default_limit  # here, as torch comes with it
-
-        limit = default_limit()
-    each = None if limit is None else limit // len(models)
-    return tuple(model.model_copy(update={"weight_cache_bytes": each}) for model in models)
+    return tuple(model.model_copy(update={"weight_cache_bytes": limit // len(models)}) for model in models)
 
 
 def _acquaint(engines: Sequence[Engine], models: Sequence[Settings]) -> None:
@@ -200,13 +194,10 @@ def make_engine(settings: Settings) -> Engine:
         return EmulatedEngine(path, settings.time_scale, settings.model, settings.weight_cache_bytes, settings.together)
     from stage_server.engine.adapter_source import named_sources  # here, as ``make_real_engine`` imports
 
-    together = settings.together
-    if settings.compile and "together" not in settings.model_fields_set:
-        together = {}  # every new number of members would be compiled anew, for minutes
     adapters = named_sources(settings.adapter, settings.adapters_folder)
     controls, ip_adapters = named_controls(settings.control), named_controls(settings.ip_adapter, "--ip-adapter")
     steering = SteeringSources(controls, ip_adapters, settings.image_encoder)
-    engine = make_real_engine(settings, together, adapters, settings.adapter_bytes, steering)
+    engine = make_real_engine(settings, settings.together, adapters, settings.adapter_bytes, steering)
     return _with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
 
 
@@ -215,7 +206,7 @@ def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
     from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
     from stage_server.engine.upscaling import UpscalingEngine
 
-    return UpscalingEngine(engine, PictureUpscaler(source, engine.device, engine.dtype))
+    return UpscalingEngine(engine, PictureUpscaler(source, engine.device))
 
 
 @contextmanager
@@ -244,6 +235,7 @@ def make_real_engine(
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
+    from stage_server.engine.compiled import Compiler
     from stage_server.engine.diffusers_engine import DiffusersEngine
 
     if settings.log_level != "debug":
@@ -258,7 +250,7 @@ def make_real_engine(
         device=device,
         dtype=dtype,
         revision=settings.revision,
-        compile=settings.compile,
+        compiler=Compiler() if settings.compile else None,
         attention_backend=settings.attention_backend,
         weight_cache_bytes=settings.weight_cache_bytes,
         together=together,
@@ -266,6 +258,7 @@ def make_real_engine(
         adapter_bytes=adapter_bytes,
         steering=steering,
         formats=settings.quantize,
+        step_caches=settings.step_cache,
         vae_tile=settings.vae_tile,
         loads=loads,
     )
@@ -317,7 +310,7 @@ def load_roles(
     held: frozenset[Role] = frozenset()
     for role in roles:
         if role not in capable:
-            raise LoadError(f"the model cannot be split into a {role}; its roles are {', '.join(capable)}")
+            raise LoadError(f"the model has no role {role} here; its roles are {', '.join(capable)}")
         held |= {role}
         try:
             store.set_roles({role: largest[role] for role in held})

@@ -119,6 +119,8 @@ class Run(Message, frozen=True, kw_only=True):
     """It may compute together with other attempts of its role that may: its result need not be that of a run alone."""
     predicted_seconds: Seconds = 0.0
     """On the device, as the gateway expects; 0: unknown. Many times that without a sign of life: it is stuck."""
+    fast: bool = False
+    """Its result need not be that of a run alone to the bit, whether it shares or not: compiled code may compute it."""
 
 
 class Cancel(Message, frozen=True, kw_only=True):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 from opentelemetry.trace import INVALID_SPAN, ProxyTracer, ProxyTracerProvider, Span, SpanContext, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _FIELD = "traceparent"
+_NAMED = OTEL_PYTHON_TRACER_PROVIDER in os.environ
+"""Then OpenTelemetry makes that provider when it is first asked for."""
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -24,9 +28,16 @@ def pointless(tracer: Tracer, parent: Context | None = None) -> bool:
     Making it all the same would take longer than much of what it measures.
     """
     # By type: these are abstract classes, of which isinstance asks in Python.
-    if type(tracer) is not ProxyTracer or type(trace.get_tracer_provider()) is not ProxyTracerProvider:
+    if type(tracer) is not ProxyTracer or not _nobody_records():
         return False
     return not trace.get_current_span(parent).get_span_context().is_valid
+
+
+def _nobody_records() -> bool:
+    # As trace.get_tracer_provider() would say, which looks into the environment each time.
+    if trace._TRACER_PROVIDER is None and not _NAMED:  # nothing public tells it
+        return True
+    return type(trace.get_tracer_provider()) is ProxyTracerProvider
 
 
 def inject(context: Context | None = None) -> str:

@@ -31,6 +31,10 @@ class Role(StrEnum):
     UPSCALER = "upscaler"
 
 
+ROLES = tuple(Role)
+"""To go through: an enumeration makes its members' order anew each time."""
+
+
 class StageKind(NamedTuple):
     """How a role stands in the pipeline: whatever is no number, and differs between one stage and the next."""
 

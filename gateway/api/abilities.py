@@ -33,6 +33,7 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
         "quality_steps": model.quality_steps,
         "controls": [_control(control) for control in model.controls],
         "ip_adapters": list(model.ip_adapters),
+        "step_caches": model.step_caches,
         "guiders": list(model.guiders),
         "guider_layers": model.guided_layers,
         "generate": _task(generate),

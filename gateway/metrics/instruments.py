@@ -5,6 +5,7 @@ Labels are bounded: model names are those of models that were served, all others
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,17 @@ class Family:
         if child is None:
             child = self._children[labels] = self._metric.labels(*labels)
         return child
+
+
+class Quick(Histogram):
+    """Finds its bucket without looking at those before it: a request is observed fifteen times."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        if exemplar is not None:
+            super().observe(amount, exemplar)
+            return
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
 
 class Instruments:
@@ -136,7 +148,7 @@ class Instruments:
         return self._family(Gauge(name, text, labels, registry=self.registry), name, labels)
 
     def _histogram(self, name: str, text: str, labels: Sequence[str], buckets: Sequence[float] = SECONDS) -> Any:
-        return self._family(Histogram(name, text, labels, registry=self.registry, buckets=buckets), name, labels)
+        return self._family(Quick(name, text, labels, registry=self.registry, buckets=buckets), name, labels)
 
     def _family(self, metric: Counter | Gauge | Histogram, name: str, labels: Sequence[str]) -> Any:
         self.labels[name] = labels

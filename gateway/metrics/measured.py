@@ -48,14 +48,12 @@ class Measured(Wrapped):
         self._to.pictures(model).inc(len(finished.images))
         if finished.predicted_seconds > 0:
             self._to.prediction(model).observe(seconds / finished.predicted_seconds, exemplar())
+        of_phase = self._to.stage_seconds
         for stage in finished.stages:
-            for phase, took in (
-                ("queue", stage.queue_seconds),
-                ("fetch", stage.fetch_seconds),
-                ("compute", stage.compute_seconds),
-                ("publish", stage.publish_seconds),
-            ):
-                self._to.stage_seconds(model, stage.role, phase).observe(took)
+            of_phase(model, stage.role, "queue").observe(stage.queue_seconds)
+            of_phase(model, stage.role, "fetch").observe(stage.fetch_seconds)
+            of_phase(model, stage.role, "compute").observe(stage.compute_seconds)
+            of_phase(model, stage.role, "publish").observe(stage.publish_seconds)
 
 
 def outcome_of(error: type[Exception]) -> str:

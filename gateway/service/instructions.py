@@ -101,4 +101,5 @@ class Instructions:
             keep_seconds=action.keep_seconds,
             share=action.share,
             predicted_seconds=min(action.predicted_seconds, MAX_SECONDS),
+            fast=not record.graph.spec.exact,
         )

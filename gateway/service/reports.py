@@ -18,6 +18,9 @@ from wire.types import Epoch, ServerId
 
 log = logging.getLogger(__name__)
 
+_FOR_THE_SCHEDULER = (to_gateway.Fetched, to_gateway.Grant)
+"""Of which it alone makes something: most of them."""
+
 
 class Reports:
     """``release``: of encodings that are kept no longer."""
@@ -40,9 +43,9 @@ class Reports:
 
     def heard(self, server: ServerId, message: to_gateway.ToGateway, now: float) -> ev.Event | None:
         """What the scheduler is told of it, if anything."""
+        if isinstance(message, _FOR_THE_SCHEDULER):
+            return translate.event(server, message)
         match message:
-            case to_gateway.Grant() | to_gateway.Fetched():
-                pass  # of which the scheduler alone makes something
             case to_gateway.Started(epoch=epoch) | to_gateway.Paused(epoch=epoch):
                 is_paused = isinstance(message, to_gateway.Paused)
                 (self._attempts.paused if is_paused else self._attempts.started)(server, epoch, now)

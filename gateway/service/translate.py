@@ -63,9 +63,9 @@ def _adapters(model: ModelInfo) -> dict[str, frozenset[Role]]:
 
 def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:
     """None for messages that are about the connection, not about work."""
+    if isinstance(message, Attempt):  # most of them
+        return _of_attempt(server, message)
     match message:
-        case wire.Fetched() | wire.Started() | wire.StageDone() | wire.Progress():  # most of them
-            return _of_attempt(server, message)
         case wire.Grant(limits=limits):
             return ev.LimitsRaised(server, limits)
         case wire.Leaving():
@@ -83,8 +83,6 @@ def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:
             return ev.PeerUnreached(server, ServerId(peer), detail)
         case wire.Hello() | wire.Ask() | wire.AskCell() | wire.Goodbye():
             return None
-        case _:
-            return _of_attempt(server, message)
 
 
 Attempt = (

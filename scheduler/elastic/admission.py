@@ -27,7 +27,7 @@ from scheduler.state import Attempt, Job, Request
 from scheduler.transitions import JobState
 from scheduler.view import View
 from wire.record import record
-from wire.types import ModelKey, RequestId, Role
+from wire.types import ROLES, ModelKey, RequestId, Role
 
 FIRST_SIGMA = 0.15
 """Assumed standard deviation of log(actual / predicted) before anything is known."""
@@ -249,7 +249,7 @@ class PredictedCompletion(Observer):
             by_role.setdefault(job.spec.role, []).append(job)
         return [
             _Stage(role, tuple(some), self._rank(some[0], view, now), sum(map(view.reference_seconds, some)))
-            for role in Role
+            for role in ROLES
             if (some := by_role.get(role))
         ]
 

@@ -16,7 +16,7 @@ from scheduler.state import Attempt, Job, Server
 from scheduler.transitions import COMMITTED
 from scheduler.view import View
 from wire.record import record
-from wire.types import Role
+from wire.types import ROLES
 
 LOOKED_AT = 16
 """Holders of the role of which the soonest free is what the job could wait for instead."""
@@ -117,7 +117,7 @@ def _keeps_deadlines(job: Job, joined: _Joined, otherwise: float, view: View, no
 
 def _afterwards(job: Job, view: View) -> float:
     """Seconds that the request needs at least once this job is done."""
-    longest = dict.fromkeys(list(Role)[list(Role).index(job.spec.role) + 1 :], 0.0)
+    longest = dict.fromkeys(ROLES[ROLES.index(job.spec.role) + 1 :], 0.0)
     for other in job.request.jobs.values():
         role = other.spec.role
         if role in longest and other.holder is None and not other.taken and not other.spec.optional:

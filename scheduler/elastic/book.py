@@ -15,7 +15,7 @@ from scheduler.elastic.order import StageOrder
 from scheduler.policy import Observer
 from scheduler.state import Attempt, Job, Request
 from scheduler.view import Station, View
-from wire.types import JobId, ModelKey, Role
+from wire.types import ROLES, JobId, ModelKey, Role
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Book(Observer):
         for job in request.jobs.values():
             self._remove(job)
         model, tenant = request.spec.model, request.spec.tenant
-        for role in Role:
+        for role in ROLES:
             stocks = self._stocks.get((model, role), {})
             if tenant in stocks and not stocks[tenant].total:
                 del stocks[tenant]

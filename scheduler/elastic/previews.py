@@ -15,7 +15,7 @@ from typing import NamedTuple
 from scheduler.policy import Observer
 from scheduler.state import Job, Request
 from scheduler.view import View
-from wire.types import ModelKey, Role
+from wire.types import ROLES, ModelKey, Role
 
 BUSIEST = 0.9
 """Share of their time, previews included, for which these devices may be asked while all previews are kept."""
@@ -50,7 +50,7 @@ class WhileThereIsTime(Observer):
         specs = [job.spec for job in request.jobs.values() if job.holder is None]
         previews = [preview for spec in specs for preview in spec.previews]
         for asked, some in ((self._promised, specs), (self._asked, specs + previews)):
-            seconds = dict.fromkeys(Role, 0.0)
+            seconds = dict.fromkeys(ROLES, 0.0)
             for spec in some:
                 seconds[spec.role] += view.cost.seconds(spec.work, target)
             asked.setdefault(model, _Asked(now)).add(seconds, now)
@@ -59,6 +59,8 @@ class WhileThereIsTime(Observer):
         model = preview.request.spec.model
         if model not in self._asked:
             return True
+        if not view.serving(model, Role.DECODER):
+            return False
         shares = {role: _shares(role, model, view) for role in Role if view.serving(model, role)}
         deciding, asked = shares[Role.DECODER], self._asked[model].load(now)
         if asked.of(deciding) < BUSIEST:

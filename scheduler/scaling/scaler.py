@@ -28,6 +28,9 @@ AT_LEAST = 1.0
 """Seconds that one which is late is still expected to take."""
 
 
+_NOTED = frozenset((ev.RequestArrived, ev.ServerJoined, ev.ServerLost, ev.ServerLeaving, ev.LossAnnounced))
+
+
 class Autoscaler:
     def __init__(self, pools: Iterable[Pool], view: View, settings: ScalingSettings | None = None):
         """``view``: the scheduler's. Raises ``ValueError`` where two pools have one name."""
@@ -50,9 +53,9 @@ class Autoscaler:
     # --- events -------------------------------------------------------------------------------------------------------
 
     def note(self, event: ev.Event, now: float) -> None:
+        if type(event) not in _NOTED:
+            return  # as with most of them
         match event:
-            case ev.JobFetched() | ev.JobStarted() | ev.JobDone() | ev.LimitsRaised():
-                pass  # most of them
             case ev.RequestArrived(request=spec):
                 self._arrived(spec, now)
             case ev.ServerJoined(server=spec):

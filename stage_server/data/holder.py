@@ -118,6 +118,7 @@ class Holder:
         router.maxmsgsize = MAX_FIELDS_BYTES
         router.router_mandatory = True
         router.sndhwm = SEND_QUEUE
+        router.backlog = self._max_connections  # whoever waits for its kernel to dial again waits for a second
         router.handshake_ivl = HANDSHAKE_MS
         router.copy_threshold = COPY_BELOW
         if keys is not None:

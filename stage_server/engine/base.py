@@ -166,6 +166,8 @@ class StageJob:
     """It may compute together with others that may; its result is then not that of a run alone to the bit."""
     resume: NamedValues | None = None
     """Of ``Unfinished``: go on from there."""
+    fast: bool = False
+    """Its result need not be that of a run alone to the bit, whether it shares or not."""
 
 
 MakeBuffer = Callable[[int], "npt.NDArray[np.uint8]"]

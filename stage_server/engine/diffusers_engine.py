@@ -22,6 +22,7 @@ from diffusers.modular_pipelines import PipelineState
 from stage_server.engine import pictures
 from stage_server.engine.adapter_file import AdapterReader
 from stage_server.engine.adapters import Adapters
+from stage_server.engine.attention import AUTO, Shape, fastest
 from stage_server.engine.base import (
     HOST_BANDWIDTH,
     DeviceTurn,
@@ -39,13 +40,14 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.common import CommonComponents, common_keys
+from stage_server.engine.compiled import Compiler, refuse_missing_compiler
 from stage_server.engine.components import Components, LoadOptions
 from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
-from stage_server.engine.model_info import read_geometry, read_info
+from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
 from stage_server.engine.port import ForwardPort, is_out_of_memory
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
@@ -56,7 +58,8 @@ from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.steering import Steering
 from stage_server.engine.tensors import TORCH_DTYPES
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
-from stage_server.engine.warm_up import warm_up
+from stage_server.engine.warm_up import WarmUp, cached, warm_up
+from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
 from wire.errors import UnsupportedValue
 from wire.guiders import GUIDERS
@@ -103,7 +106,7 @@ class DiffusersEngine:
         device: str = "cpu",
         dtype: str = "float32",
         revision: str | None = None,
-        compile: bool = False,  # noqa: A002  # as the flag and torch call it
+        compiler: Compiler | None = None,
         attention_backend: str | None = None,
         local_files_only: bool = False,
         weight_cache_bytes: int | None = 0,
@@ -113,6 +116,7 @@ class DiffusersEngine:
         steering: SteeringSources | None = None,
         formats: Formats | None = None,
         vae_tile: int | None = None,
+        step_caches: Mapping[str, StepCache | None] | None = None,
         loads: bool = True,
     ) -> None:
         """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
@@ -121,29 +125,33 @@ class DiffusersEngine:
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
         of the device at most. ``steering``: ControlNets and IP-Adapters. ``formats``: component → how its weights are
-        quantised; ``vae_tile``: pixels of a side of the tiles in which the VAE takes larger pictures. Without ``loads``
-        it only answers questions, also for formats that cannot be here. Raises ``LoadError``, with a text for the
-        operator.
+        quantised; ``vae_tile``: pixels of a side of the tiles in which the VAE takes larger pictures; ``step_caches``:
+        by level, before those of the model. Without ``loads`` it only answers questions, also for formats that cannot
+        be here. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
         self._device = _device(device)
         self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
         self._peak_bytes = 0
-        self._port = ForwardPort(self._adapted)
+        self.compiler = compiler
+        self._port = ForwardPort(self._adapted) if compiler is None else ForwardPort(self._adapted, compiler.instead)
         self._made: dict[Role, Outputs] = {}
         """What warm-ups made, for those of later roles; in host memory."""
         self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(
             self._device,
             _torch_dtype(dtype),
-            compile,
+            compiler,
             attention_backend,
             weight_cache_bytes,
             formats or {},
+            step_caches or {},
             vae_tile,
             loads,
         )
+        if compiler is not None and loads:
+            refuse_missing_compiler(self._device)
         with _opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options, steering or SteeringSources())
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
@@ -172,6 +180,8 @@ class DiffusersEngine:
             )
         self._components.load_guiders()
         self._geometry = read_geometry(self._pipeline, family, self._components)
+        if options.attention_backend == AUTO and options.loads:
+            self._choose_attention(checkpoint, options)
         self._info = read_info(
             self._pipeline,
             family,
@@ -188,6 +198,12 @@ class DiffusersEngine:
         )
         self._info = msgspec.structs.replace(self._info, controls=offered)
         self._held = HeldRoles(self._pipeline, self._components, self._needed, self._warm_up, self._room)
+
+    def _choose_attention(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
+        width, height = default_size(self._pipeline, checkpoint, self._geometry)
+        tokens = width * height // self._geometry.token_pixels**2
+        shape = Shape.of(denoiser_config(self._components), tokens)
+        self._components.attention_backend = fastest(shape, options.device, options.dtype)
 
     def _allow(self, sources: Mapping[str, str], options: LoadOptions, limit: int) -> None:
         reader = AdapterReader(type(self._pipeline), self._components)
@@ -230,11 +246,6 @@ class DiffusersEngine:
     @property
     def device(self) -> torch.device:
         return self._device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of weights."""
-        return _torch_dtype(self._dtype)
 
     @property
     def token_pixels(self) -> int:
@@ -283,14 +294,18 @@ class DiffusersEngine:
 
     @staticmethod
     def acquaint(engines: Sequence[DiffusersEngine]) -> None:
-        """Engines of one process and device hold once what their models have in common. Before anything is loaded."""
+        """Engines of one process and device hold once what their models have in common, on the device and in host
+        memory, of which they have what the first of them was given. Before anything is loaded.
+        """
         common, parts = CommonComponents(), [engine._components for engine in engines]
         for components, keys in zip(parts, common_keys([each.shareable() for each in parts]), strict=True):
-            components.share(keys, common)
+            components.share(keys, common, parts[0].cache)
 
     def close(self) -> None:
         self._held.clear()
         self._made.clear()
+        if self.compiler is not None:
+            self.compiler.close()
 
     def preload(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
         self._held.preload(roles, turn)
@@ -347,7 +362,7 @@ class DiffusersEngine:
             self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
         with (
             errors_translated(self._device),
-            self._port.open(control, share=share, adapters=adapters) as port,
+            self._port.open(control, share=share, adapters=adapters, fast=job.fast and not alone) as port,
         ):
             finish = run_stage(self._pipeline, task, state.pop(), self._staging, port, control, self._dtype)
         self._note_peak()
@@ -359,7 +374,9 @@ class DiffusersEngine:
         params = self._checked(job)
         size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
-        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume, self._ip_adapters)
+        cache = self._components.step_caches.get(params.step_cache)
+        own = cache, self._ip_adapters
+        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume, *own)
 
     def _checked(self, job: StageJob) -> ImageParams:
         params = complete(job.params, self._info)
@@ -408,16 +425,30 @@ class DiffusersEngine:
             _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
             return
         try:
-            nobody = Unwatched()
-            with errors_translated(self._device), self._port.open(nobody) as port:
-                state = stage_state(warming.task, self._staging)
-                finish = run_stage(pipeline, warming.task, state, self._staging, port, nobody, self._dtype)
-                self._made[role] = finish()
+            self._made[role] = self._tried(warming.task, pipeline)
         except EngineError as error:
             is_sure = warming.is_real or self._info.family in TESTED_FAMILIES
             if is_sure or isinstance(error, OutOfMemory | NonFinite):
                 raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
             _log.warning("%s: the %s is not warmed up, it refused stand-ins: %s", self._info.name, role, error)
+            return
+        if role is Role.DIT:
+            self._warm_up_caches(warming, pipeline)
+
+    def _warm_up_caches(self, warming: WarmUp, pipeline: ModularPipeline) -> None:
+        for level, task in cached(warming, self._components.step_caches):
+            try:
+                self._tried(task, pipeline)
+            except EngineError as error:
+                raise LoadError(
+                    f"step cache {level}={task.cache} cannot be used with {self._info.name}: {error}"
+                ) from error
+
+    def _tried(self, task: StageTask, pipeline: ModularPipeline) -> Outputs:
+        nobody = Unwatched()
+        with errors_translated(self._device), self._port.open(nobody) as port:
+            state = stage_state(task, self._staging)
+            return run_stage(pipeline, task, state, self._staging, port, nobody, self._dtype)()
 
     def _note_peak(self) -> None:
         if self._device.type == "cuda":
@@ -469,3 +500,4 @@ def _quiet_diffusers() -> None:
     logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
     logging.getLogger("diffusers.modular_pipelines").setLevel(logging.ERROR)  # warnings quote prompts that are cut
     logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)
+    logging.getLogger("diffusers.hooks").setLevel(logging.ERROR)  # that they are experimental, for every job

@@ -45,7 +45,7 @@ class Steering:
         controls = declare(pipeline, blocks, sources.controls, local_files_only=local_files_only)
         if sources.ip_adapters:
             _declare_encoder(pipeline, blocks, sources, local_files_only)
-            if options.compile or "unet" in options.formats:
+            if options.compiler is not None or "unet" in options.formats:
                 raise LoadError("IP-Adapters need a denoiser that is neither compiled nor quantised")
         return cls(controls, IPAdapters(sources.ip_adapters))
 

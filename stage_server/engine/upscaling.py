@@ -28,7 +28,7 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.diffusers_engine import DiffusersEngine, errors_translated
 from stage_server.engine.finite import FiniteCheck
-from stage_server.engine.upscaler import PictureUpscaler, Pixels
+from stage_server.engine.upscaler import DTYPE, PictureUpscaler, Pixels
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
 from wire.types import Role
@@ -46,7 +46,6 @@ class UpscalingEngine:
         self.inner = inner
         self._upscaler = upscaler
         self._device = inner.device
-        self._dtype = inner.describe().dtype
         self.beside: Callable[[], int] = lambda: 0
         inner.beside = lambda: self._own_bytes + self.beside()
 
@@ -154,7 +153,7 @@ class UpscalingEngine:
     ) -> Outputs:
         """``prepared`` is taken out of its list, so that it is not kept until the picture is written."""
         control.check()
-        check = FiniteCheck(Role.UPSCALER, self._dtype)
+        check = FiniteCheck(Role.UPSCALER, str(DTYPE).removeprefix("torch."))
         with errors_translated(self._device):
             made = self._upscaler.enlarged(prepared.pop(), height, width)
             check.look("picture", made)

@@ -240,7 +240,8 @@ class Worker:
                 raise self._refused
             self.check()
             images = self._take_images(self._member.images)
-            job = StageJob(self._run.role, self._member.params, images, share=self._ticket.share is not None)
+            share, fast = self._ticket.share is not None, self._run.fast
+            job = StageJob(self._run.role, self._member.params, images, share=share, fast=fast)
             reservation = self._reserve(self._plant.engine.output_bound(job))
             try:
                 inputs = self._take(self._member.inputs)

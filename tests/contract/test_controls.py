@@ -183,3 +183,12 @@ async def test_a_prompting_picture_that_cannot_be_is_refused(client, service, en
     assert (response.status_code, error["code"], error["param"]) == (400, code, param), error
     assert words in error["message"]
     assert service.requests == []
+
+
+@pytest.mark.parametrize("fields", [{"control": CANNY}, {"ip_adapter": STYLE}])
+async def test_a_step_cache_does_not_go_with_it(client, service, fields):
+    service.served = tuple(msgspec.structs.replace(model, step_caches={"fast": "some"}) for model in service.served)
+    body = {"prompt": "x", "guidance_scale": 3, "step_cache": "fast", **fields}
+    error = (await client.post(URL, json=body)).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "step_cache")
+    assert service.requests == []

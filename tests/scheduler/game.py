@@ -95,6 +95,7 @@ class Game:
         masks: bool = False,
         previews: int = 0,
         exact: bool = True,
+        step_cache: str = "",
         adapters: Mapping[Role, Iterable[str]] | None = None,
         made: Made | None = None,
     ) -> list[Action]:
@@ -110,7 +111,7 @@ class Game:
             shown = tuple(
                 JobSpec(JobId(f"{name}/v{i}.preview.{k}"), V, decoding, shared, optional=True) for k in range(previews)
             )
-            denoising = Work(D, height=64, width=64, steps=steps)
+            denoising = Work(D, height=64, width=64, steps=steps, step_cache=step_cache)
             mine = needed.get(D, frozenset())
             dit = JobSpec(JobId(f"{name}/d{i}"), D, denoising, (encoder.id,), previews=shown, adapters=mine)
             jobs += [dit, JobSpec(JobId(f"{name}/v{i}"), V, decoding, (*shared, dit.id))]

@@ -58,7 +58,7 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "complaint"),
     [
         ((), "--role: is missing"),
-        (("--role", "painter"), "--role: 'painter' is no role; encoder, dit, decoder are"),
+        (("--role", "painter"), "--role: 'painter' is no role; encoder, dit, decoder, upscaler are"),
         (("--role", "dit", "--gateway", "localhost"), "--gateway: 'localhost' is no address; write tcp://HOST:PORT"),
         (
             ("--role", "dit", "--data-bind", "nonsense"),
@@ -68,6 +68,7 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         (("--role", "dit", "--time-scale", "0"), "--time-scale: "),
         (("--role", "dit", "--engine", "diffusers"), "belong to --engine emulated"),
         (("--role", "dit", "--profile", ""), "add --profile FILE"),
+        (("--role", "dit", "--upscaler", "x"), "an emulation has one where its profile has a section"),
         (("--role", "dit", "--curve-gateway-key", "x"), "encryption needs all of"),
         (("--role", "dit", "--may-take", "encoder,decoder"), "--role dit is not among those of --may-take encoder,dec"),
         (("--role", "dit", "--may-load", "other=sd3-l20", "--pin"), "leave one of them out"),
@@ -100,6 +101,22 @@ def test_what_cannot_be_meant(options: tuple[str, ...], complaint: str) -> None:
 def test_what_cannot_be_done(options: tuple[str, ...], error: type[Exception], complaint: str) -> None:
     settings = read("--role", "dit", *options)
     with pytest.raises(error, match=complaint), assembled(settings):
+        pass
+
+
+def test_an_upscaler_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ["--gateway", "tcp://127.0.0.1:5600", "--role", "upscaler", "--model", "tiny-shapes"]
+    with pytest.raises(InvalidSettings, match="--role upscaler needs to know which: add --upscaler FOLDER_OR_HUB_ID"):
+        read_settings(real)
+    own, other = read_settings([*real, "--upscaler", "x", "--may-load", "y"]).of_each_model()
+    assert (own.upscaler, other.upscaler) == ("x", "")
+
+
+def test_an_emulation_without_an_upscaler_says_what_it_has() -> None:
+    with (
+        pytest.raises(LoadError, match=r"no role upscaler here; its roles are encoder, dit, decoder"),
+        assembled(read("--role", "upscaler")),
+    ):
         pass
 
 

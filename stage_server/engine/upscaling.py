@@ -82,6 +82,10 @@ class UpscalingEngine:
         return self.inner.software
 
     @property
+    def shares_guidance(self) -> bool:
+        return self.inner.shares_guidance
+
+    @property
     def memory_bytes(self) -> int:
         return self.inner.memory_bytes
 

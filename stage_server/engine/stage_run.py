@@ -14,7 +14,7 @@ from diffusers import ModularPipeline
 from diffusers.modular_pipelines import PipelineState
 from PIL import Image
 
-from stage_server.engine import pictures
+from stage_server.engine import controls, pictures
 from stage_server.engine.base import (
     IMAGE_PORT,
     PIXELS,
@@ -23,10 +23,13 @@ from stage_server.engine.base import (
     JobControl,
     NamedValues,
     Outputs,
+    Partner,
     Preview,
     WrongSize,
 )
 from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.halves import halved
+from stage_server.engine.ip_adapters import IPAdapters
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
@@ -57,8 +60,11 @@ class StageTask:
     """Width and height that the request itself names, in pixels; 0 where the model chooses."""
     resume: NamedValues | None = None
     """What another engine left of it."""
+    partner: Partner | None = None
+    """Who computes the other half of each guided step."""
     cache: StepCache | None = None
     """Of its steps; None: each is computed."""
+    ip_adapters: IPAdapters | None = None
 
     @property
     def part(self) -> Part:
@@ -95,14 +101,20 @@ def run_stage(
     check = FiniteCheck(task.role, dtype)
     guider = task.params.guider if task.role is Role.DIT else None
     view = job_view(pipeline, task.params.guidance_scale, port, guider)
+    controls.place(view, task.params.controls)
+    if task.ip_adapters is not None:
+        task.ip_adapters.place(view, task.params.ip_adapter, task.role, port)
     given = dict(state.values)
     port.decoded = lambda decoded: check.look("picture", decoded)
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
     with (
         torch.no_grad(),
+        halved(view, _denoisers(pipeline), task.partner, port, control, staging, is_whole=task.cache is not None),
         _stepping(pipeline, view, task, state, given, staging, port, control),
     ):  # no_grad is per thread
         task.part.blocks(view, state)
+    if task.partner is not None and not task.partner.leads:
+        return dict
     if count is not None:
         control.prompt_read(*count.result())
     leaving = staging.leaving()
@@ -119,6 +131,10 @@ def run_stage(
         return _picture(made[IMAGE_PORT]["images"], task) if is_picture else _on_wire(made)
 
     return finish
+
+
+def _denoisers(pipeline: ModularPipeline) -> list[Any]:
+    return [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)]
 
 
 @contextmanager
@@ -145,7 +161,7 @@ def _stepping(
 
     loop = _Loop(state)
     steps = Steps(view.scheduler, port, staging, loop, getattr(view, "guider", None))
-    denoisers = [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)]
+    denoisers = _denoisers(pipeline)
     if task.resume is not None:
         steps.resume(task.resume, denoisers)
     if task.cache is not None:
@@ -274,7 +290,7 @@ def _parameters(task: StageTask) -> dict[str, Any]:
     if GENERATOR in task.part.reads:
         values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
     uploads = pictures.open_uploads(task.images, task.part.reads)
-    return {**values, **task.workflow.constants, **uploads}
+    return {**values, **task.workflow.constants, **uploads, **controls.inputs(params.controls, task.images)}
 
 
 def _guidance_schedule(task: StageTask) -> list[float] | None:

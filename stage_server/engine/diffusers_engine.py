@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
 from typing import Any
@@ -42,24 +42,25 @@ from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.common import CommonComponents, common_keys
 from stage_server.engine.compiled import Compiler, refuse_missing_compiler
 from stage_server.engine.components import Components, LoadOptions
+from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
-from stage_server.engine.port import ForwardPort, is_out_of_memory
+from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
-from stage_server.engine.split import split_workflows
+from stage_server.engine.split import CONTROLNET, DENOISERS, split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
-from stage_server.engine.tensors import TORCH_DTYPES
+from stage_server.engine.steering import Steering
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
+from stage_server.engine.translated import errors_translated, known_device, opening, torch_dtype
 from stage_server.engine.warm_up import WarmUp, cached, warm_up
 from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
-from wire.errors import UnsupportedValue
 from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
@@ -67,19 +68,6 @@ from wire.types import REQUIRED, Role
 from wire.values import DTYPE_BYTES
 
 _log = logging.getLogger(__name__)
-
-_BLOCK_ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    NameError,
-    AssertionError,
-    ArithmeticError,
-    OSError,
-    UnsupportedValue,
-)
 
 ACTIVATION_SHARE = 0.1
 """Of the device's memory, left free beside the weights: what a job needs is only known once it has run."""
@@ -111,6 +99,7 @@ class DiffusersEngine:
         together: Mapping[Role, int] | None = None,
         adapters: Mapping[str, str] | None = None,
         adapter_bytes: int = 0,
+        steering: SteeringSources | None = None,
         formats: Formats | None = None,
         vae_tile: int | None = None,
         step_caches: Mapping[str, StepCache | None] | None = None,
@@ -121,14 +110,14 @@ class DiffusersEngine:
         ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory are for weights of roles that were held or
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
-        of the device at most. ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of
-        the tiles in which the VAE takes larger pictures; ``step_caches``: by level, before those of the model. Without
-        ``loads`` it only answers questions, also for formats that cannot be here. Raises ``LoadError``, with a text for
-        the operator.
+        of the device at most. ``steering``: ControlNets and IP-Adapters. ``formats``: component → how its weights are
+        quantised; ``vae_tile``: pixels of a side of the tiles in which the VAE takes larger pictures; ``step_caches``:
+        by level, before those of the model. Without ``loads`` it only answers questions, also for formats that cannot
+        be here. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
-        self._device = _device(device)
+        self._device = known_device(device)
         self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
         self._peak_bytes = 0
         self.compiler = compiler
@@ -138,7 +127,7 @@ class DiffusersEngine:
         self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(
             self._device,
-            _torch_dtype(dtype),
+            torch_dtype(dtype),
             compiler,
             attention_backend,
             weight_cache_bytes,
@@ -149,19 +138,23 @@ class DiffusersEngine:
         )
         if compiler is not None and loads:
             refuse_missing_compiler(self._device)
-        with _opening(model):
-            self._open(Checkpoint.find(model, revision, local_files_only), options)
+        with opening(model):
+            self._open(Checkpoint.find(model, revision, local_files_only), options, steering or SteeringSources())
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
         self._allow(adapters or {}, options, adapter_bytes)
 
-    def _open(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
+    def _open(self, checkpoint: Checkpoint, options: LoadOptions, sources: SteeringSources) -> None:
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
         quiet_loops(blocks)
+        local = checkpoint.local_files_only
+        steering = Steering.of(self._pipeline, blocks, sources, options, local_files_only=local)
+        self._controls, self._ip_adapters = steering.controls, steering.ip_adapters
         self._components = Components(self._pipeline, checkpoint, options)
         scheduler = self._components.files.get("scheduler")
+        available = self._components.declared | self._controls.available
         self._workflows = with_inpainting(
-            split_workflows(blocks, self._components.declared), scheduler.type_hint if scheduler else None
+            steering.usable(split_workflows(blocks, available)), scheduler.type_hint if scheduler else None
         )
         family = blocks.model_name or type(blocks).__name__
         if family not in TESTED_FAMILIES:
@@ -176,8 +169,20 @@ class DiffusersEngine:
         if options.attention_backend == AUTO and options.loads:
             self._choose_attention(checkpoint, options)
         self._info = read_info(
-            self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
+            self._pipeline,
+            family,
+            checkpoint,
+            self._components,
+            self._workflows,
+            self._geometry,
+            self._dtype,
+            self._ip_adapters,
         )
+        nbytes = self._components.nbytes
+        offered = self._controls.offered(
+            nbytes, sum(nbytes(name) for name in DENOISERS if name in self._components.files)
+        )
+        self._info = msgspec.structs.replace(self._info, controls=offered)
         self._held = HeldRoles(self._pipeline, self._components, self._needed, self._warm_up, self._room)
 
     def _choose_attention(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
@@ -305,6 +310,8 @@ class DiffusersEngine:
             self._held.change(roles, turn)
         finally:
             self._adapters.keep_only(self._components.resident)
+            if "unet" not in self._components.resident:
+                self._ip_adapters.clear()
 
     def output_bound(self, job: StageJob) -> int:
         """Raises ``BadJob`` for what ``run`` would refuse."""
@@ -360,9 +367,8 @@ class DiffusersEngine:
         size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
         cache = self._components.step_caches.get(params.step_cache)
-        return StageTask(
-            job.role, workflow, params, job.images, inputs, size_asked, job.resume, partner=job.partner, cache=cache
-        )
+        own = job.partner, cache, self._ip_adapters
+        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume, *own)
 
     def _checked(self, job: StageJob) -> ImageParams:
         params = complete(job.params, self._info)
@@ -381,12 +387,15 @@ class DiffusersEngine:
     def _needed(self, roles: Iterable[Role]) -> frozenset[str]:
         """Components that the roles' blocks use, in any workflow."""
         names = (self._workflows[name].parts[role].components for name in self._workflows for role in roles)
-        return frozenset().union(*names) & frozenset(self._components.files)
+        found = frozenset().union(*names)
+        if CONTROLNET in found:
+            found |= self._controls.components
+        return found & frozenset(self._components.files)
 
     @property
     def _spared(self) -> int:
         """Bytes of the device for jobs and adapters."""
-        return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes
+        return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes + self._ip_adapters.most_bytes
 
     def _room(self) -> int:
         """Bytes that further weights may take beside those that are resident."""
@@ -402,7 +411,7 @@ class DiffusersEngine:
 
         Where a stand-in has a form of which nobody can be sure, its failure says nothing about the role.
         """
-        dtype = _torch_dtype(self._dtype)
+        dtype = torch_dtype(self._dtype)
         warming = warm_up(role, self._workflows, self._geometry, self._info, dtype, self._made)
         if warming is None:
             _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
@@ -437,45 +446,6 @@ class DiffusersEngine:
         if self._device.type == "cuda":
             self._peak_bytes = torch.cuda.max_memory_allocated(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
-
-
-@contextmanager
-def errors_translated(device: torch.device) -> Iterator[None]:
-    """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
-    try:
-        yield
-    except (*_BLOCK_ERRORS, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
-        raise EngineError(f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _opening(model: str) -> Iterator[None]:
-    """What reading configurations raises that nobody foresaw → ``LoadError``: they are the operator's to put right."""
-    try:
-        yield
-    except OSError as error:
-        raise LoadError(f"{error.filename or model} cannot be read: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise LoadError(f"the configuration of {model} cannot be used: {type(error).__name__}: {error}") from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LoadError(f"device {name!r} is unknown; for example cpu or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LoadError(f"device {name!r} is not there: torch finds no CUDA device")
-    return device
-
-
-def _torch_dtype(name: str) -> torch.dtype:
-    dtype = TORCH_DTYPES.get(name)
-    if dtype is None or not dtype.is_floating_point:
-        raise LoadError(f"dtype {name!r} cannot hold weights; float32, bfloat16 or float16 can")
-    return dtype
 
 
 def _quiet_diffusers() -> None:

@@ -273,6 +273,8 @@ class Settings(BaseSettings):
     """A server keeps new roles at least that long."""
     preemption: bool = True
     """Let a much shorter job interrupt a long one between two denoising steps."""
+    share_guidance: bool = True
+    """Let a server that has nothing to do compute half of each guided denoising step of another's, until it has."""
     max_batch: int = Field(8, ge=1, le=128)
     """Most jobs of equal shape that compute together on one device, where it allows as many and where it pays. Only
     those of requests that may be fast (``batching``); 1 turns it off."""

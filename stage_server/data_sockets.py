@@ -37,6 +37,8 @@ class DataSockets:
                 aliases=aliases,
             )
             opened.callback(holder.close)
+            self.look_again = holder.look_again
+            """To be called when there is something more for ``lookup`` to find that somebody may wait for."""
             self.endpoint = _advertised(settings, holder.endpoint)
             loop = LoopThread("relayed")
             opened.callback(loop.close)

@@ -76,7 +76,7 @@ def host_of(bind: str) -> str:
 def _named(given: object, form: str, what: str) -> dict[str, str] | None:
     """Of a text such as ``transformer=int8,vae=none``, or of a table; None of anything else. Raises ``ValueError``."""
     if isinstance(given, str):
-        pairs = [part.strip().partition("=") for part in given.split(",") if part.strip()]
+        pairs = [tuple(map(str.strip, part.partition("="))) for part in given.split(",") if part.strip()]
         if unclear := ["".join(pair) for pair in pairs if not all(pair)]:
             raise ValueError(f"{unclear[0]!r} is no {form}")
         if len({name for name, _, _ in pairs}) < len(pairs):

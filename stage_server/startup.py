@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stage_server.addresses import check_data_address
+from stage_server.data.mailbox import Mailbox
 from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.data_sockets import DataSockets
@@ -76,8 +77,10 @@ def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) ->
     asks = [ask, *(msgspec.structs.replace(ask, name=f"{ask.name}.{k}") for k in range(2, len(models) + 1))]
     identities = [f"{each.name}/{each.incarnation}" for each in asks]
     device = identities[0] if len(models) > 1 else ""
-    lookup = _lookup(stores)
+    mailbox = Mailbox()
+    lookup = _lookup(stores, mailbox)
     data = DataSockets(settings, lookup, BufferPool(engines[0].host_buffer or pageable), identities)
+    mailbox.on_put = data.look_again
     baton = Baton()
     times = CoreTimes(
         link=LinkTimes(give_up=settings.connect_timeout), drain=settings.drain_timeout, stuck=settings.stuck_seconds
@@ -86,7 +89,8 @@ def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) ->
         servers: list[StageServer] = []
         measured: dict[Role, RoleInfo] = {}
         for each, one, engine, store, room in zip(models, asks, engines, stores, rooms, strict=True):
-            equipment = replace(_equipment(each, engine, store, room, data, baton), on_told=on_told)
+            equipment = _equipment(each, engine, store, room, data, baton)
+            equipment = replace(equipment, mailbox=mailbox, on_told=on_told)
             capable = load_roles(engine, store, equipment.largest, each.role, measured)
             measured = measured or capable
             hello = introduction(each, one, engine, engine.describe(), capable, data.endpoint)
@@ -177,12 +181,11 @@ def _resident_bytes(engines: Sequence[Engine]) -> int:
     return sum(engine.resident_bytes for engine in engines)
 
 
-def _lookup(stores: Sequence[OutputStore]) -> Callable[[Handle], Bundle | None]:
-    if len(stores) == 1:
-        return stores[0].get
+def _lookup(stores: Sequence[OutputStore], mailbox: Mailbox) -> Callable[[Handle], Bundle | None]:
+    lookups = [*(store.get for store in stores), mailbox.get]
 
     def found(handle: Handle) -> Bundle | None:
-        return next((bundle for store in stores if (bundle := store.get(handle)) is not None), None)
+        return next((bundle for lookup in lookups if (bundle := lookup(handle)) is not None), None)
 
     return found
 
@@ -365,6 +368,7 @@ def introduction(
         warm=tuple(role for role in Role if role in engine.warm),
         public_key=ask.public_key,
         software=engine.software,
+        shares_guidance=engine.shares_guidance,
         joins=True,
         moves=True,
         pool=settings.pool,

@@ -25,8 +25,7 @@ from scheduler.view import View
 LOOK_SECONDS = 0.5
 """Stage servers report progress as often."""
 MOST_WRITES = 50
-"""Per second, to all readers: beyond 25 of them, looks are rarer. A hundred writes took 0.2 % of a processor, most of what
-the feed costs."""
+"""Per second, to all readers: beyond 25 of them, looks are rarer."""
 KEEP_ALIVE_SECONDS = 15.0
 """Of silence until a comment; proxies give connections up that say nothing for a minute."""
 MOST_UNREAD = 4000

@@ -23,8 +23,8 @@ from stage_server.engine.base import LoadError
 from stage_server.engine.joining import Arguments
 from stage_server.engine.step_cache import own_tree
 
-MOST_SHAPES = 64
-"""Of one module; calls of further ones are computed as they are written."""
+MOST_SHAPES = 1024
+"""Of one module, each length of a prompt being one; calls of further ones are computed as they are written."""
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 _ROUGH = 0.05

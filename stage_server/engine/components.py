@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from diffusers.guiders.guider_utils import BaseGuidance
 
 from stage_server.engine.attention import set_backend
 from stage_server.engine.base import DeviceTurn, LoadError
+from stage_server.engine.causes import cause, refuse_gaps
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.common import CommonComponents, Holder, kind_of
 from stage_server.engine.compiled import Compiler
@@ -34,14 +34,6 @@ from stage_server.step_caches import StepCache, merged
 from stage_server.weight_formats import Formats, WeightFormat
 
 _log = logging.getLogger(__name__)
-
-ONE_REVISION = "download configuration and weights again, from one revision of the model"
-
-_LONGEST_CAUSE = 600
-"""Characters of what a library says; some list every weight."""
-
-_MISSING_PACKAGE = re.compile(r"requires the (\S+) library")
-"""As transformers words it, and diffusers quotes it."""
 
 
 class NoRoom(LoadError):
@@ -332,7 +324,7 @@ class Components:
         except LoadError as error:
             raise LoadError(f"{cannot}: {error}") from error
         except Exception as error:  # libraries raise what they like about a broken file, safetensors a bare Exception
-            raise LoadError(f"{cannot}: {_cause(error, self.files[name])}") from error
+            raise LoadError(f"{cannot}: {cause(error, self.files[name])}") from error
 
     def _read(self, name: str, files: ComponentFiles) -> Any:
         """``from_pretrained`` itself: ``load_components`` turns a failure into a warning and leaves None, and
@@ -346,7 +338,7 @@ class Components:
         if not issubclass(files.type_hint, ConfigMixin):
             options["ignore_mismatched_sizes"] = True  # transformers only logs which they are; they are refused below
         module, report = files.type_hint.from_pretrained(files.repo, output_loading_info=True, **options)
-        _refuse_gaps(report, type(module).__name__)
+        refuse_gaps(report, type(module).__name__)
         spec.revision = files.revision
         module._diffusers_load_id = spec.load_id  # as ``ComponentSpec.load`` notes it
         if name == "vae" and self._options.vae_tile is not None:
@@ -374,37 +366,6 @@ class Components:
                 setattr(
                     self._pipeline, name, ComponentStub(name, files.type_hint, self.configs[name], self._options.dtype)
                 )
-
-
-def _refuse_gaps(report: Mapping[str, Any], kind: str) -> None:
-    """``report``: the library's own, which knows tied weights and those that a class may do without."""
-    missing, mismatched = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
-    if mismatched:
-        key, stored, expected = mismatched[0]
-        raise LoadError(
-            f"{len(mismatched)} weights do not fit config.json: {key} is {list(stored)} in the file, and "
-            f"{list(expected)} in a {kind} of this configuration; {ONE_REVISION}"
-        )
-    if missing:
-        raise LoadError(
-            f"{len(missing)} weights of a {kind} of this configuration are not in its files, {missing[0]} for one; "
-            f"{ONE_REVISION}"
-        )
-
-
-def _cause(error: Exception, files: ComponentFiles) -> str:
-    try:
-        files.verify()  # what was downloaded only now
-    except LoadError as damage:
-        return str(damage)
-    package = _MISSING_PACKAGE.search(str(error))
-    if package is not None:
-        name = package[1].lower()
-        return f"it needs the package {name}, which is not installed here; pip install {name}"
-    said, *_advice = " ".join(str(error).split()).partition(
-        " If you want to instead overwrite"
-    )  # to load it regardless
-    return f"{type(error).__name__}: {said[:_LONGEST_CAUSE].rstrip('.')}; {ONE_REVISION}"
 
 
 def _has_source(spec: Any) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
 from typing import Any
@@ -48,7 +48,7 @@ from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
-from stage_server.engine.port import ForwardPort, is_out_of_memory
+from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
@@ -56,12 +56,11 @@ from stage_server.engine.split import CONTROLNET, DENOISERS, split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.steering import Steering
-from stage_server.engine.tensors import TORCH_DTYPES
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
+from stage_server.engine.translated import errors_translated, known_device, opening, torch_dtype
 from stage_server.engine.warm_up import WarmUp, cached, warm_up
 from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
-from wire.errors import UnsupportedValue
 from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
@@ -69,19 +68,6 @@ from wire.types import REQUIRED, Role
 from wire.values import DTYPE_BYTES
 
 _log = logging.getLogger(__name__)
-
-_BLOCK_ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    NameError,
-    AssertionError,
-    ArithmeticError,
-    OSError,
-    UnsupportedValue,
-)
 
 ACTIVATION_SHARE = 0.1
 """Of the device's memory, left free beside the weights: what a job needs is only known once it has run."""
@@ -131,7 +117,7 @@ class DiffusersEngine:
         """
         _quiet_diffusers()
         self._dtype = dtype
-        self._device = _device(device)
+        self._device = known_device(device)
         self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
         self._peak_bytes = 0
         self.compiler = compiler
@@ -141,7 +127,7 @@ class DiffusersEngine:
         self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(
             self._device,
-            _torch_dtype(dtype),
+            torch_dtype(dtype),
             compiler,
             attention_backend,
             weight_cache_bytes,
@@ -152,7 +138,7 @@ class DiffusersEngine:
         )
         if compiler is not None and loads:
             refuse_missing_compiler(self._device)
-        with _opening(model):
+        with opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options, steering or SteeringSources())
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
         self._allow(adapters or {}, options, adapter_bytes)
@@ -284,6 +270,12 @@ class DiffusersEngine:
         return computed_by(self._device, versions(self._components.formats))
 
     @property
+    def shares_guidance(self) -> bool:
+        """Where its guider is one that the port sees through: it calls the denoiser, and changes nothing in it."""
+        has_guider = isinstance(getattr(self._pipeline, "guider", None), BaseGuidance)
+        return bool(self.software) and has_guider and self._may_join(Role.DIT)
+
+    @property
     def memory_bytes(self) -> int:
         if self._device.type == "cuda":
             return int(torch.cuda.get_device_properties(self._device).total_memory)
@@ -375,7 +367,7 @@ class DiffusersEngine:
         size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
         cache = self._components.step_caches.get(params.step_cache)
-        own = cache, self._ip_adapters
+        own = job.partner, cache, self._ip_adapters
         return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume, *own)
 
     def _checked(self, job: StageJob) -> ImageParams:
@@ -419,7 +411,7 @@ class DiffusersEngine:
 
         Where a stand-in has a form of which nobody can be sure, its failure says nothing about the role.
         """
-        dtype = _torch_dtype(self._dtype)
+        dtype = torch_dtype(self._dtype)
         warming = warm_up(role, self._workflows, self._geometry, self._info, dtype, self._made)
         if warming is None:
             _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
@@ -454,45 +446,6 @@ class DiffusersEngine:
         if self._device.type == "cuda":
             self._peak_bytes = torch.cuda.max_memory_allocated(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
-
-
-@contextmanager
-def errors_translated(device: torch.device) -> Iterator[None]:
-    """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
-    try:
-        yield
-    except (*_BLOCK_ERRORS, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
-        raise EngineError(f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _opening(model: str) -> Iterator[None]:
-    """What reading configurations raises that nobody foresaw → ``LoadError``: they are the operator's to put right."""
-    try:
-        yield
-    except OSError as error:
-        raise LoadError(f"{error.filename or model} cannot be read: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise LoadError(f"the configuration of {model} cannot be used: {type(error).__name__}: {error}") from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LoadError(f"device {name!r} is unknown; for example cpu or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LoadError(f"device {name!r} is not there: torch finds no CUDA device")
-    return device
-
-
-def _torch_dtype(name: str) -> torch.dtype:
-    dtype = TORCH_DTYPES.get(name)
-    if dtype is None or not dtype.is_floating_point:
-        raise LoadError(f"dtype {name!r} cannot hold weights; float32, bfloat16 or float16 can")
-    return dtype
 
 
 def _quiet_diffusers() -> None:

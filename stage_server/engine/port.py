@@ -25,6 +25,7 @@ import torch
 
 from stage_server.engine.base import JobControl
 from stage_server.engine.blank import blank
+from stage_server.engine.halves import Halves
 from stage_server.engine.joining import (
     COMMON,
     Arguments,
@@ -241,6 +242,8 @@ class JobPort:
         """Shown what the VAE decodes, before it is rounded to 8 bits a channel."""
         self.passed_over: frozenset[Any] = frozenset()
         """Modules that compute nothing for now: the steps for which they are called were done elsewhere."""
+        self.halves: Halves | None = None
+        """Of a job that shares its guided steps with another server."""
         self.instead: Callable[[Any], Any] = lambda module: module
         """Module → what computes its next call."""
         self.around: tuple[Any, Callable[[Any], AbstractContextManager[object]]] | None = None
@@ -251,13 +254,18 @@ class JobPort:
         self._control.check()
         if module in self.passed_over:
             return blank(args, kwargs)
+        compute = partial(self._computed, module, method, args, kwargs)
+        result = compute() if self.halves is None else self.halves.call(module, compute)
+        if method == "decode":
+            self.decoded(result[0])  # of a tuple, or of a DecoderOutput
+        return result
+
+    def _computed(self, module: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arguments, called = Arguments(args, kwargs), self.instead(module)
         forward = Forward(module, called, method, arguments, self._adapters, self._control.check, self._fast)
         with self._changed(module):
             result, company = self._compute(forward)
         self._control.computed(company)
-        if method == "decode":
-            self.decoded(result[0])  # of a tuple, or of a DecoderOutput
         return result
 
     def _changed(self, module: Any) -> AbstractContextManager[object]:
@@ -266,9 +274,12 @@ class JobPort:
         return self.around[1](module)
 
     def step_done(self, step: int, steps: int) -> None:
-        """Report; if a more urgent job wants the device, let it have it. Raises ``JobCancelled`` or ``HandOver``."""
+        """Report; if a more urgent job wants the device, let it have it. Raises ``JobCancelled``, ``HandOver`` or
+        ``PartnerLeft``."""
         self._control.step_done(step, steps)
         if step < steps and self._control.wanted():
+            if self.halves is not None:
+                self.halves.part()  # which would wait in vain
             with self._away() as back:
                 self._control.pause(step, back)
 

@@ -23,10 +23,12 @@ from stage_server.engine.base import (
     JobControl,
     NamedValues,
     Outputs,
+    Partner,
     Preview,
     WrongSize,
 )
 from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.halves import halved
 from stage_server.engine.ip_adapters import IPAdapters
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
@@ -58,6 +60,8 @@ class StageTask:
     """Width and height that the request itself names, in pixels; 0 where the model chooses."""
     resume: NamedValues | None = None
     """What another engine left of it."""
+    partner: Partner | None = None
+    """Who computes the other half of each guided step."""
     cache: StepCache | None = None
     """Of its steps; None: each is computed."""
     ip_adapters: IPAdapters | None = None
@@ -105,9 +109,12 @@ def run_stage(
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
     with (
         torch.no_grad(),
+        halved(view, _denoisers(pipeline), task.partner, port, control, staging, is_whole=task.cache is not None),
         _stepping(pipeline, view, task, state, given, staging, port, control),
     ):  # no_grad is per thread
         task.part.blocks(view, state)
+    if task.partner is not None and not task.partner.leads:
+        return dict
     if count is not None:
         control.prompt_read(*count.result())
     leaving = staging.leaving()
@@ -124,6 +131,10 @@ def run_stage(
         return _picture(made[IMAGE_PORT]["images"], task) if is_picture else _on_wire(made)
 
     return finish
+
+
+def _denoisers(pipeline: ModularPipeline) -> list[Any]:
+    return [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)]
 
 
 @contextmanager
@@ -150,7 +161,7 @@ def _stepping(
 
     loop = _Loop(state)
     steps = Steps(view.scheduler, port, staging, loop, getattr(view, "guider", None))
-    denoisers = [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)]
+    denoisers = _denoisers(pipeline)
     if task.resume is not None:
         steps.resume(task.resume, denoisers)
     if task.cache is not None:

@@ -26,8 +26,9 @@ from stage_server.engine.base import (
     Prepared,
     StageJob,
 )
-from stage_server.engine.diffusers_engine import DiffusersEngine, errors_translated
+from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.translated import errors_translated
 from stage_server.engine.upscaler import DTYPE, PictureUpscaler, Pixels
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
@@ -78,6 +79,10 @@ class UpscalingEngine:
     @property
     def software(self) -> str:
         return self.inner.software
+
+    @property
+    def shares_guidance(self) -> bool:
+        return self.inner.shares_guidance
 
     @property
     def memory_bytes(self) -> int:

@@ -57,6 +57,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the nodes, where the package is not installed
     monkeypatch.setenv("DISAGFUSION_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else 15, which on a busy machine starts nothing within patience
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE_BYTES},

@@ -119,6 +119,7 @@ by themselves:
   python -m benchmarks.company        what jobs that compute together gain
   python -m benchmarks.decode_lag     what decoding clients' pictures makes the gateway's event loop wait
   python -m benchmarks.page_streams   what people who watch the page cost the gateway
+  python -m benchmarks.guidance       what a server without work gains that shares another's guided steps; an hour
   python -m benchmarks.previews       what intermediate pictures cost the finished ones; an hour
   python -m benchmarks.role_moves     what jobs wait while a server changes its roles
   python -m benchmarks.role_switch    what a change of roles takes on the real engine

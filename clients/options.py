@@ -8,7 +8,7 @@ from pathlib import Path
 from clients.address import ENVIRONMENT, add_url_option
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-TEXTS = ("model", "size", "negative_prompt", "quality")
+TEXTS = ("model", "size", "negative_prompt", "quality", "step_cache")
 NUMBERS = {"seed": int, "guidance_scale": float, "n": int}
 PREVIEWS = 2
 """Of each picture, where somebody watches."""
@@ -25,6 +25,7 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     made.add_argument("--size", help="WIDTHxHEIGHT in pixels")
     made.add_argument("--negative-prompt")
     made.add_argument("--quality")
+    made.add_argument("--step-cache", metavar="LEVEL", help="steps reuse what earlier ones computed, as far as it says")
     made.add_argument("--steps", "--num-inference-steps", dest="num_inference_steps", metavar="N", type=int)
     for name, kind in NUMBERS.items():
         made.add_argument(f"--{name.replace('_', '-')}", type=kind)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema, field_val
 
 from fleet.options import GATEWAY, STAGE, check, schema_of
 from fleet.table import Table, check_names, nearest
+from wire.bounded import MAX_RELAYS
 from wire.types import REQUIRED, Role
 
 Options = Mapping[str, JsonValue]
@@ -76,6 +77,12 @@ class Keys(Table):
     rate_limit_url: Reference | None = None
     hub_token: Reference | None = None
     """Of the Hugging Face hub, for stage servers: HF_TOKEN."""
+    relay_key: Reference | None = None
+    """Of the fleet's relays, for them and for stage servers: whoever has it may be reached through them."""
+    curve_gateways: Reference | None = None
+    """CURVE key pair of the gateways, the public key before the secret one: with it all sockets are encrypted."""
+    curve_servers: Reference | None = None
+    """CURVE key pair that the stage servers share."""
 
     def single(self) -> Iterator[tuple[str, Reference]]:
         """Those that are given, but ``api_keys``."""
@@ -217,6 +224,17 @@ class Gateway(Table):
         return check(GATEWAY, given)
 
 
+class Relay(Table):
+    """Through which those fetch from stage servers who cannot connect to them."""
+
+    port: Port = 5700
+    """That everybody connects to."""
+    max_streams: int = Field(default=512, ge=1, le=65536)
+    """Connections of one process to another that may lead through it at once."""
+    drain_seconds: float = Field(default=10.0, gt=0, le=3600)
+    """That transfers under way have when it is to end."""
+
+
 class Fleet(Table):
     name: Name = "disagfusion"
     allow_plaintext: bool = False
@@ -225,6 +243,8 @@ class Fleet(Table):
     models: Mapping[ModelName, Model] = Field(min_length=1)
     pools: Mapping[Name, Pool] = Field(min_length=1)
     gateways: Mapping[Name, Gateway] = Field(default={"gateway": Gateway()}, min_length=1)
+    relays: Mapping[Name, Relay] = Field(default={}, max_length=MAX_RELAYS)
+    """Every stage server joins all of them."""
 
     @model_validator(mode="after")
     def _names_what_exists(self) -> Self:
@@ -236,9 +256,24 @@ class Fleet(Table):
                 check_names(pool.gateways, self.gateways)
             except ValueError as error:
                 raise ValueError(f"pools.{name}.gateways: {error}") from None
-        for gateway in self.gateways:
-            if gateway in self.pools or gateway.rpartition("-")[0] in self.pools:
-                raise ValueError(f"gateways.{gateway}: processes of a pool have such a name: write another")
+        for table, names in (("gateways", self.gateways), ("relays", self.relays)):
+            for name in names:
+                if name in self.pools or name.rpartition("-")[0] in self.pools:
+                    raise ValueError(f"{table}.{name}: processes of a pool have such a name: write another")
+        if both := self.gateways.keys() & self.relays.keys():
+            raise ValueError(f"relays.{min(both)}: a gateway has this name: write another")
+        return self
+
+    @model_validator(mode="after")
+    def _is_encrypted_on_both_sides(self) -> Self:
+        if (self.keys.curve_gateways is None) != (self.keys.curve_servers is None):
+            raise ValueError("keys: encryption needs curve_gateways and curve_servers, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _relays_are_guarded(self) -> Self:
+        if self.keys.relay_key is not None and not self.relays:
+            raise ValueError("keys.relay_key: there are no relays; write [relays.NAME], or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -271,6 +306,10 @@ class Fleet(Table):
                         f"models.{model}: no pool may serve its {lacking[0]}; requests need encoder, dit and decoder"
                     )
         return self
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.keys.curve_gateways is not None
 
     @property
     def predicted(self) -> list[str]:

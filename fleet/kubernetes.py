@@ -9,18 +9,23 @@ from fleet.description import Fleet, Pool
 from fleet.options import shutdown_seconds
 from fleet.programs import gateway_settings, server, server_flags
 from fleet.table import InvalidFleet
-from wire.types import Role
+from wire.types import REQUIRED
+
+NOT_OF_GATEWAYS = ("hub_token", "relay_key", "curve_gateways", "curve_servers")
+CURVE = ("curve_public_key", "curve_secret_key", "curve_allowed_keys")
 
 
 def helm_values(fleet: Fleet) -> dict[str, object]:
     """Raises ``InvalidFleet`` for what Kubernetes has no word for."""
-    keys = [name for name, _ in fleet.keys.single() if name != "hub_token"]
+    keys = [name for name, _ in fleet.keys.single() if name not in NOT_OF_GATEWAYS]
     return {
         "allowPlaintext": fleet.allow_plaintext,
         "keys": {
             "secret": f"{fleet.name}-keys",
-            "gateway": [*keys, *(["api_keys"] if fleet.keys.api_keys else [])],
+            "gateway": [*keys, *(["api_keys"] if fleet.keys.api_keys else []), *(CURVE if fleet.is_encrypted else ())],
             "hubToken": fleet.keys.hub_token is not None,
+            "relay": fleet.keys.relay_key is not None,
+            "curve": fleet.is_encrypted,
         },
         # What the chart's own values have beside is no part of this fleet: null takes it away.
         "gateways": {
@@ -34,8 +39,12 @@ def helm_values(fleet: Fleet) -> dict[str, object]:
                 for name, gateway in fleet.gateways.items()
             },
         },
+        "relays": {
+            name: {"maxStreams": relay.max_streams, "drainSeconds": round(relay.drain_seconds)}
+            for name, relay in fleet.relays.items()
+        },
         "pools": {
-            **{role.value: None for role in Role},
+            **{role.value: None for role in REQUIRED},
             **{name: values for pool in fleet.pools for name, values in _workloads(fleet, pool)},
         },
     }

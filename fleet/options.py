@@ -65,7 +65,7 @@ GATEWAY = Kind(
         },
         **dict.fromkeys(
             ("curve_public_key", "curve_secret_key", "curve_allowed_keys"),
-            "not of fleets yet: see docs/fleet.md",
+            "'curve_gateways' and 'curve_servers' of the table 'keys'",
         ),
     },
     {},
@@ -75,7 +75,7 @@ STAGE = Kind(
     _Stage,
     {
         **dict.fromkeys(
-            ("gateway", "name", "pool", "data_bind", "data_advertise", "served_model_name", "ready_file"),
+            ("gateway", "name", "pool", "data_bind", "data_advertise", "served_model_name", "ready_file", "relay"),
             SET_BY_THE_FLEET,
         ),
         **dict.fromkeys(("model", "engine", "profile", "revision"), "a field of the model's own table"),
@@ -83,9 +83,10 @@ STAGE = Kind(
         "may_load": "'models' of the pool",
         "drain_timeout": "'drain_seconds' of the pool",
         "insecure": "the fleet's own 'allow_plaintext'",
+        "relay_key": "the table 'keys'",
         **dict.fromkeys(
-            ("curve_public_key", "curve_secret_key", "curve_gateway_key", "relay", "relay_key"),
-            "not of fleets yet: see docs/fleet.md",
+            ("curve_public_key", "curve_secret_key", "curve_gateway_key"),
+            "'curve_gateways' and 'curve_servers' of the table 'keys'",
         ),
     },
     {"role": "encoder,dit,decoder", "gateway": "tcp://gateway:1"},

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from fleet.description import Fleet, stage_options
@@ -22,37 +23,47 @@ LONGER_THAN_A_SHUTDOWN = 15.0
 """The same for a gateway, which says goodbye to servers and databases."""
 
 
+class Kind(StrEnum):
+    GATEWAY = "gateway"
+    RELAY = "relay"
+    SERVER = "server"
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One process of a fleet: a gateway, or server ``index`` (from 1) of a pool."""
+    """One process of a fleet: a gateway, a relay, or server ``index`` (from 1) of a pool."""
 
+    kind: Kind
     name: str
-    pool: str | None = None
+    pool: str = ""
     index: int = 0
-
-    @property
-    def is_gateway(self) -> bool:
-        return self.pool is None
 
 
 def server(pool: str, index: int) -> Member:
-    return Member(f"{pool}-{index}", pool, index)
+    return Member(Kind.SERVER, f"{pool}-{index}", pool, index)
 
 
 def gateways(fleet: Fleet) -> Iterator[Member]:
     for name in fleet.gateways:
-        yield Member(name)
+        yield Member(Kind.GATEWAY, name)
+
+
+def relays(fleet: Fleet) -> Iterator[Member]:
+    for name in fleet.relays:
+        yield Member(Kind.RELAY, name)
 
 
 def check_ports(fleet: Fleet) -> None:
-    """For gateways on one machine. Raises ``InvalidFleet``."""
+    """For gateways and relays on one machine. Raises ``InvalidFleet``."""
     taken: dict[int, str] = {}
-    for name, gateway in fleet.gateways.items():
-        for kind in ("port", "control_port", "data_port"):
-            where, port = f"gateways.{name}.{kind}", getattr(gateway, kind)
-            if port in taken:
-                raise InvalidFleet(f"{where}: {port} is {taken[port]} already, and they run on one machine")
-            taken[port] = where
+    kinds = ("port", "control_port", "data_port")
+    ports = [
+        (f"gateways.{name}.{kind}", getattr(each, kind)) for name, each in fleet.gateways.items() for kind in kinds
+    ]
+    for where, port in (*ports, *((f"relays.{name}.port", relay.port) for name, relay in fleet.relays.items())):
+        if port in taken:
+            raise InvalidFleet(f"{where}: {port} is {taken[port]} already, and they run on one machine")
+        taken[port] = where
 
 
 def gateway_settings(fleet: Fleet, name: str) -> dict[str, str]:
@@ -101,9 +112,23 @@ def gateway_program(
     )
 
 
+def relay_program(fleet: Fleet, name: str, host: str, environment: Mapping[str, str], secrets: Secrets) -> Program:
+    """``host``: where everybody reaches it."""
+    relay = fleet.relays[name]
+    where = ["--bind", f"tcp://{host}:{relay.port}"]
+    plain = ["--insecure"] if fleet.allow_plaintext and not secrets.of_relays else []
+    bounds = ["--max-streams", str(relay.max_streams), "--drain-timeout", f"{relay.drain_seconds:g}"]
+    return Program(
+        name,
+        [sys.executable, "-m", "stage_server", "relay", *where, *plain, *bounds],
+        {**without_settings(environment), **secrets.of_relays},
+        stop_seconds=relay.drain_seconds + LONGER_THAN_A_DRAIN,
+    )
+
+
 def server_flags(fleet: Fleet, member: Member) -> list[str]:
     """Of its command line: what it serves and how, but not where."""
-    pool = fleet.pools[member.pool or ""]
+    pool = fleet.pools[member.pool]
     first, *others = pool.models
     model = fleet.models[first]
     emulated = model.engine == "emulated"
@@ -121,14 +146,16 @@ def server_program(
     fleet: Fleet, member: Member, gateway_host: str, host: str, environment: Mapping[str, str], secrets: Secrets
 ) -> Program:
     """``host``: where others reach this machine."""
-    pool = fleet.pools[member.pool or ""]
+    pool = fleet.pools[member.pool]
     ports = [fleet.gateways[gateway].control_port for gateway in fleet.gateways_of(pool)]
     gateway = ",".join(f"tcp://{gateway_host}:{port}" for port in ports)
     data = f"tcp://{host}:*"
-    plain = [] if is_loopback(data) else ["--insecure"]
+    through = [f"tcp://{gateway_host}:{relay.port}" for relay in fleet.relays.values()]
+    relay = ["--relay", ",".join(through)] if through else []
+    plain = [] if fleet.is_encrypted or all(map(is_loopback, (data, *through))) else ["--insecure"]
     drain = ["--drain-timeout", f"{pool.drain_seconds:g}"]
-    named = ["--name", member.name, "--pool", member.pool or ""]
-    where = [*named, "--gateway", gateway, "--data-bind", data, *plain, *drain]
+    named = ["--name", member.name, "--pool", member.pool]
+    where = [*named, "--gateway", gateway, "--data-bind", data, *relay, *plain, *drain]
     return Program(
         member.name,
         [sys.executable, "-m", "stage_server", *server_flags(fleet, member), *where],

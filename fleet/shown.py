@@ -14,6 +14,8 @@ def table(fleet: Fleet, told: Mapping[str, Any]) -> str:
     for gateway in told["gateways"]:
         port = fleet.gateways[gateway["name"]].port
         lines += _rows([gateway], f"the gateway, port {port}")
+    for relay in told["relays"]:
+        lines += _rows([relay], f"a relay, port {fleet.relays[relay['name']].port}")
     for pool in told["pools"]:
         about = [f"{pool['wanted']} wanted of {pool['min']} to {pool['max']}", pool["device_class"]]
         about += [f"{name}={value}" for name, value in pool["labels"].items()]

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from fleet.description import Fleet
 from fleet.launcher import Launcher, LaunchFailed, Standing
-from fleet.programs import Member, gateways, server
+from fleet.programs import Member, gateways, relays, server
 from fleet.table import nearest
 from wire.children import CannotStart, Condition
 
@@ -30,22 +30,26 @@ class Supervisor:
         self._turn = asyncio.Lock()  # one change at a time: a number that drains may be wanted again
 
     async def up(self) -> None:
-        """Start every gateway and the least servers of every pool; keep what runs already. Raises ``LaunchFailed``."""
+        """Start relays, gateways and the least servers of every pool; keep what runs already.
+
+        Raises ``LaunchFailed``.
+        """
         async with self._turn:
             running = {standing.name for standing in await self._launcher.list()}
-            for gateway in gateways(self.fleet):
-                if gateway.name not in running:
-                    await self._launcher.start(gateway)
+            for each in (*relays(self.fleet), *gateways(self.fleet)):
+                if each.name not in running:
+                    await self._launcher.start(each)
             for pool, wanted in self._wanted.items():
                 wanted.update(member.index for member in self._of(pool) if member.name in running)
                 await self._start_wanted(pool)
 
     async def watch(self) -> NoReturn:
-        """Say what happens. Raises ``CannotStart`` when that is a gateway which its operator has to help."""
+        """Say what happens. Raises ``CannotStart`` when that is a gateway or a relay which its operator has to help."""
+        fixed = {each.name: each.kind for each in (*relays(self.fleet), *gateways(self.fleet))}
         async for standing in self._launcher.watch():
             if standing.condition is Condition.REFUSED:
-                if standing.name in self.fleet.gateways:
-                    raise CannotStart(f"the gateway {standing.name!r} cannot be started; its message is above")
+                if kind := fixed.get(standing.name):
+                    raise CannotStart(f"the {kind} {standing.name!r} cannot be started; its message is above")
                 log.error("%s cannot be started; its message is above. Scale its pool to try again", standing.name)
             elif standing.starts > 1 and standing.condition is Condition.RUNNING:
                 log.warning("%s runs again, at %s", standing.name, standing.where)
@@ -83,7 +87,8 @@ class Supervisor:
             await self._start_wanted(pool, again=False)
 
     async def down(self) -> None:
-        """Gateways first: they take no more requests, and finish what they can while there are servers for it."""
+        """Gateways first: they take no more requests, and finish what they can while there are servers for it, and
+        relays."""
         async with self._turn:
             for ending in self._ending.values():
                 ending.cancel()  # what it drains is ended below
@@ -91,6 +96,7 @@ class Supervisor:
             running = {standing.name for standing in await self._launcher.list()}
             await self._stop([each for each in gateways(self.fleet) if each.name in running])
             await self._stop([each for each in self._servers() if each.name in running], drain=False)
+            await self._stop([each for each in relays(self.fleet) if each.name in running], drain=False)
 
     async def status(self) -> Mapping[str, object]:
         """As JSON."""
@@ -98,6 +104,7 @@ class Supervisor:
         return {
             "name": self.fleet.name,
             "gateways": [_told(each, standings) for each in gateways(self.fleet)],
+            "relays": [_told(each, standings) for each in relays(self.fleet)],
             "pools": [
                 {
                     "name": name,

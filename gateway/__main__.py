@@ -41,10 +41,14 @@ from gateway.stages.sockets import BindError
 from wire.children import CannotStart
 from wire.errors import USER_MISTAKE
 from wire.logs import log_to_stderr
+from wire.open_files import allow_files
 from wire.telemetry import BadExporter, MetricsExport, configure, metrics_export
 
 GRACE_SECONDS = 5
 """For connections to close when the gateway ends, and with ``--local`` for requests under way."""
+
+OTHER_FILES = 1024
+"""Descriptors beside one for each stage server: clients, pictures on their way, the database."""
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 # compared with, not bound
 """Every address of this machine → one of them that can be called."""
@@ -93,6 +97,7 @@ def _settings(given: dict[str, object], *, local: bool, config: str | None = Non
 
 
 async def _serve(settings: Settings, made_key: str, export: MetricsExport | None, *, local: bool) -> None:
+    allow_files(settings.max_stage_servers + OTHER_FILES, "DISAGFUSION_MAX_STAGE_SERVERS")
     listener = _listen(settings, settings.port, "--port")
     gateway = Gateway(settings)
     stages = LocalStages(gateway.pool.endpoint) if local else None

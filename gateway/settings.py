@@ -250,11 +250,13 @@ class Settings(BaseSettings):
     """The gateway's CURVE key pair, as Z85; with it every connection of both sockets is encrypted."""
     curve_secret_key: SecretStr = SecretStr("")
     curve_allowed_keys: dict[str, str] = {}
-    """Name of a stage server → its public key. With CURVE keys nobody else may connect."""
+    """Name of a stage server → its public key. With CURVE keys nobody else may connect. A name that ends with * is that
+    of all which begin so and have no key of their own: they share one."""
     heartbeat_seconds: Seconds = 2.0
     liveness_seconds: Seconds = 10.0
     """Silence after which a stage server counts as lost."""
-    max_stage_servers: Count = 1024
+    max_stage_servers: Count = 2048
+    """More are refused. Twice a cell of 1,000: of two cells, either has room for the servers of the other."""
     uploads_max_bytes: Count = 1 << 30
     """Of all requests under way: bodies as they arrive, and pictures until their requests are over."""
 
@@ -271,6 +273,8 @@ class Settings(BaseSettings):
     """A server keeps new roles at least that long."""
     preemption: bool = True
     """Let a much shorter job interrupt a long one between two denoising steps."""
+    share_guidance: bool = True
+    """Let a server that has nothing to do compute half of each guided denoising step of another's, until it has."""
     max_batch: int = Field(8, ge=1, le=128)
     """Most jobs of equal shape that compute together on one device, where it allows as many and where it pays. Only
     those of requests that may be fast (``batching``); 1 turns it off."""

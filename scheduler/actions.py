@@ -51,6 +51,24 @@ class Run(Action):
     """On the device, alone."""
     resume: Input | None = None
     """What another server handed over."""
+    partner: ServerId = ServerId("")
+    """Who computes half of its guided steps, and gets a ``Help``; empty: nobody."""
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Help(Action):
+    """Compute half of the guided steps of an attempt on another server. Nothing comes of it here."""
+
+    server: ServerId
+    epoch: Epoch
+    partner: ServerId
+    """Whose attempt it is, …"""
+    leader: Epoch
+    """… and the attempt."""
+    job: JobId
+    inputs: tuple[Input, ...]
+    deadline: float
+    predicted_seconds: float
 
 
 @record(frozen=True, slots=True, kw_only=True)

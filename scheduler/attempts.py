@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler import events as ev
+from scheduler.halves import Halves
 from scheduler.handover import HandOvers
 from scheduler.ledger import Ledger
 from scheduler.matcher import Matcher
@@ -63,6 +64,7 @@ class Attempts:
         matcher: Matcher,
         trials: Trials,
         handovers: HandOvers,
+        halves: Halves,
     ):
         self._view = view
         self._outbox = outbox
@@ -71,6 +73,7 @@ class Attempts:
         self._matcher = matcher
         self._trials = trials
         self._handovers = handovers
+        self._halves = halves
 
     def handle(self, event: AttemptEvent, now: float) -> None:
         server = self._view.servers.get(event.server)
@@ -78,7 +81,8 @@ class Attempts:
             return  # it was declared lost: it must say Hello again, which cleans up
         attempt = server.attempts.get(event.epoch)
         if attempt is None:
-            self._stranger(server, event)
+            if not self._halves.heard(server, event, event.epoch, now):
+                self._stranger(server, event)
             return
         if attempt.job.attempt is attempt and attempt.job.state in COMMITTED:
             self._report(attempt, event, now)
@@ -88,8 +92,8 @@ class Attempts:
 
     def _stranger(self, server: Server, event: AttemptEvent) -> None:
         """Of an older epoch: it must leave nothing behind."""
-        if isinstance(event, LEAVING):
-            self._outbox.release(server.id, _left(event), "of a former epoch")
+        if isinstance(event, LEAVING) and (handles := _left(event)):
+            self._outbox.release(server.id, handles, "of a former epoch")
         if not isinstance(event, LAST_WORDS):
             self._outbox.cancel(server.id, (event.epoch,), "of a former epoch")
 
@@ -193,6 +197,8 @@ class Attempts:
         self._ledger.done(attempt, event.outputs, now)
 
     def _observe(self, attempt: Attempt, seconds: float, company: float, steps: int = 0) -> None:
+        if attempt.was_helped:
+            return
         seen = attempt.job.spec.work
         if (company, steps or seen.steps) != (seen.batch, seen.steps):
             seen = replace(seen, batch=company, steps=steps or seen.steps)

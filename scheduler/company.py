@@ -69,6 +69,8 @@ class Company:
         """How many of its kind may be together there, itself included."""
         if job.request.spec.exact or job.spec.optional:
             return 1
+        if job.spec.work.step_cache:  # what each leaves out is its own: no call of one is a call of another
+            return 1
         if job.avoid or job.losses:  # what made NaN once, or ended a server, is to spoil nobody else's
             return 1
         return min(server.together(job.spec.role), self._policies.batching.most(job, server, self._view))

@@ -12,6 +12,7 @@ from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.attempts import MAX_UNREACHED, AttemptEvent, Attempts
 from scheduler.fleet import Fleet
+from scheduler.halves import Halves
 from scheduler.handover import HandOvers
 from scheduler.ledger import Ledger
 from scheduler.matcher import Matcher
@@ -38,13 +39,21 @@ class Scheduler:
         self._epochs = 0
         self._outbox = Outbox()
         self._timers = Timers()
-        self._matcher = Matcher(self.view, self._outbox, self.policies, self._timers, self._next_epoch)
+        self._halves = Halves(self.view, self._outbox, self.policies, self._next_epoch)
+        self._matcher = Matcher(self.view, self._outbox, self.policies, self._timers, self._next_epoch, self._halves)
         self._ledger = Ledger(self.view, self._outbox, self._matcher, self.policies)
         self._matcher.consult(self._ledger.inputs, self._ledger.settle)
         handovers = HandOvers(self.view, self._outbox, self.policies)
         self._trials = Trials(self.view, self._outbox, self._ledger, self._matcher, self._timers)
         self._attempts = Attempts(
-            self.view, self._outbox, self.policies, self._ledger, self._matcher, self._trials, handovers
+            self.view,
+            self._outbox,
+            self.policies,
+            self._ledger,
+            self._matcher,
+            self._trials,
+            handovers,
+            self._halves,
         )
         self._fleet = Fleet(
             self.view,
@@ -76,6 +85,7 @@ class Scheduler:
             if not told:
                 self._alarms(now)
             self._dispatch(event, now)
+            self._halves.settle(now)
             told.append(self._outbox.drain())
         self._matcher.pump(now)
         told[-1] += self._outbox.drain()

@@ -32,4 +32,6 @@ class HandOvers:
 def _is_open(attempt: Attempt) -> bool:
     job = attempt.job
     is_dit = job.spec.role is Role.DIT and not job.spec.optional
+    if job.spec.work.step_cache and job.request.spec.exact:
+        return False  # what its steps remember stays behind, and the rest of them would be others
     return is_dit and not attempt.is_leaving and job.attempt is attempt and job.state in COMMITTED

@@ -10,7 +10,7 @@ from scheduler.state import Attempt, Job, Server
 from scheduler.transitions import COMMITTED, JobState
 from scheduler.trials import is_in_vain
 from scheduler.view import View
-from wire.types import ServerId
+from wire.types import Role, ServerId
 
 
 class Violation(AssertionError):
@@ -93,8 +93,30 @@ def _about_server(view: View, server: Server) -> Iterator[str]:
             yield f"{name} serves {role} but is not listed"
     if server.sharers != (view.devices[server.spec.device] if server.spec.device else []):
         yield f"{name} does not know who shares its device"
+    yield from _about_help(view, server)
     yield from _about_what_was_handed_over(server)
     yield from _about_what_is_set_aside(server)
+
+
+def _about_help(view: View, server: Server) -> Iterator[str]:
+    """Who helps does nothing else, and what it helps is under way, elsewhere, and knows."""
+    for attempt in server.attempts.values():
+        if attempt.help is not None and attempt.help.server.help is not attempt.help:
+            yield f"server {server.id} is helped with {_name(attempt.job)} by {attempt.help.server.id}, which is not so"
+    if server.help is None:
+        return
+    attempt = server.help.attempt
+    told = f"server {server.id} helps with {_name(attempt.job)}"
+    if not server.is_idle:
+        yield f"{told}, and has jobs of its own"
+    if server.is_leaving or server.switching is not None or Role.DIT not in server.serving:
+        yield f"{told}, and gives the role up"
+    if attempt.help is not server.help or attempt.job.attempt is not attempt:
+        yield f"{told}, which does not know of it"
+    if attempt.job.state not in COMMITTED or attempt.job.state is JobState.PAUSED or attempt.server is server:
+        yield f"{told}, which computes nowhere else"
+    if not server.spec.computes_as(attempt.server.spec) or view.servers.get(attempt.server.id) is not attempt.server:
+        yield f"{told}, which is on {attempt.server.id}"
 
 
 def _about_what_was_handed_over(server: Server) -> Iterator[str]:

@@ -20,6 +20,7 @@ from math import inf
 
 from scheduler import chain
 from scheduler.company import Company
+from scheduler.halves import Halves
 from scheduler.interruption import Interruptions
 from scheduler.outbox import Outbox
 from scheduler.policy import Policies
@@ -52,12 +53,14 @@ class Matcher:
         policies: Policies,
         timers: Timers,
         next_epoch: Callable[[], Epoch],
+        halves: Halves,
     ):
         self._view = view
         self._outbox = outbox
         self._policies = policies
         self._timers = timers
         self._next_epoch = next_epoch
+        self._halves = halves
         self._inputs: Callable[[Job], tuple[Input, ...]] = lambda _job: ()
         self._settle: Callable[[Job, Server, float], None] = lambda _job, _server, _now: None
         self._open: defaultdict[Station, dict[tuple[bool, str], dict[ServerId, Server]]] = defaultdict(dict)
@@ -196,6 +199,12 @@ class Matcher:
                 return found
         return []
 
+    def _idle(self, station: Station) -> Iterator[Server]:
+        """Some that have nothing to do, or had not before what is just being sent."""
+        for (busy, _), some in self._open[station].items():
+            if not busy:
+                yield from islice(some.values(), SAMPLE)
+
     def _willing(self, job: Job, servers: Mapping[ServerId, Server], now: float) -> Iterator[Server]:
         return (server for server in servers.values() if self._may_get(job, server, now))
 
@@ -272,6 +281,7 @@ class Matcher:
         role = best.spec.role
         queue = self._view.queues[(server.spec.model, role)]
         waiting, waited = len(queue), now - best.request.arrived_at
+        self._halves.give_back(server, now)
         attempt = self._attempt(best, server, now, alone=preempt)
         server.sent[role] = server.sent.get(role, 0) + 1
         for observer in self._policies.observers:
@@ -280,7 +290,11 @@ class Matcher:
         company = f", together with {others}" if others else ""
         reason = f"best of {waiting} waiting {role} jobs, {waited:.3f} s after arrival{company}"
         keep = self._chain(attempt) if chain else 0.0
-        self._outbox.run(attempt, self._inputs(best), reason, preempt=preempt, keep_seconds=keep)
+        if not preempt:
+            self._halves.find(attempt, self._idle((server.spec.model, role)), now)
+        inputs = self._inputs(best)
+        self._outbox.run(attempt, inputs, reason, preempt=preempt, keep_seconds=keep)
+        self._halves.send(attempt, inputs)
         self._place(server, now)
 
     def _attempt(self, job: Job, server: Server, now: float, *, alone: bool) -> Attempt:

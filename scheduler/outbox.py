@@ -9,7 +9,7 @@ from scheduler import actions
 from scheduler.actions import Action
 from scheduler.roles.problem import Problem
 from scheduler.spec import Input
-from scheduler.state import Attempt
+from scheduler.state import Attempt, Help
 from wire.types import Epoch, Handle, JobId, RequestId, Role, ServerId
 
 if TYPE_CHECKING:
@@ -67,6 +67,26 @@ class Outbox:
                 share=attempt.share,
                 predicted_seconds=attempt.predicted_seconds,
                 resume=None if job.handed_over is None else job.handed_over.source,
+                partner=ServerId("") if attempt.help is None else attempt.help.server.id,
+            )
+        )
+
+    def help(self, help_: Help, inputs: tuple[Input, ...]) -> None:
+        """The attempt was sent just before."""
+        attempt, job = help_.attempt, help_.attempt.job
+        alone = attempt.predicted_seconds
+        self._add(
+            actions.Help(
+                cause=self.cause,
+                reason=f"it has nothing to do, and {alone:.1f} s become {help_.share * alone:.1f} s",
+                server=help_.server.id,
+                epoch=help_.epoch,
+                partner=attempt.server.id,
+                leader=attempt.epoch,
+                job=job.spec.id,
+                inputs=inputs,
+                deadline=job.request.spec.deadline,
+                predicted_seconds=alone,
             )
         )
 

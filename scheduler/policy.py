@@ -122,6 +122,12 @@ class Migration(Protocol):
         """Why this dit attempt had better go on elsewhere, from its next step; empty if it had not."""
 
 
+class Guidance(Protocol):
+    def helper(self, attempt: Attempt, able: Iterable[Server], view: View) -> tuple[Server, float] | None:
+        """Which of these, which have nothing to do, computes half of the attempt's guided steps, and the share of its
+        time that it then takes; None where that does not pay."""
+
+
 class RolePolicy(Protocol):
     """Called every ``period_seconds``; the solver in between runs off the event loop."""
 
@@ -264,6 +270,7 @@ class Policies:
     batching: Batching = field(default_factory=OneByOne)
     preemption: Preemption | None = None
     migration: Migration | None = None
+    guidance: Guidance | None = None
     previews: Previews | None = None
     """None: all of them go behind everything that was promised."""
     roles: RolePolicy | None = None

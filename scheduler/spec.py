@@ -146,6 +146,8 @@ class ServerSpec:
     """Servers that name the same one are one process, each for another of its models; empty: it shares with nobody."""
     pool: str = ""
     """That it was started for; empty: for none."""
+    shares_guidance: bool = False
+    """It can compute half of another's guided steps, and have half of its own computed."""
     model_name: str = ""
     """What clients call the model; empty: as the key, without its digest."""
 

@@ -52,6 +52,10 @@ class Attempt:
     """… and times the company that it had."""
     is_leaving: bool = False
     """Its server was told to hand it over."""
+    help: Help | None = None
+    """Who computes half of its guided steps."""
+    was_helped: bool = False
+    """At any time: what it took says nothing of what such a job takes."""
 
     def __post_init__(self) -> None:
         self._left, self._at = self.predicted_seconds, self.committed_at
@@ -70,6 +74,11 @@ class Attempt:
         self._left = (steps - step) * step_seconds / stretch(mean, self.marginal)
         self._done = self._weighed = 0.0
         return mean
+
+    def stretch(self, factor: float, now: float) -> None:
+        """What is left of it takes so many times as long as before."""
+        self._settle(now)
+        self._left *= factor
 
     def left(self, now: float) -> float:
         """Predicted seconds that it would still need the device alone, 0 if overdue."""
@@ -91,6 +100,18 @@ class Attempt:
             self._done += done
             self._weighed += done * self.company
         self._at = now
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Help:
+    """A server computes half of each guided step of another's attempt."""
+
+    epoch: Epoch
+    """By which the server knows it."""
+    attempt: Attempt
+    server: Server
+    share: float
+    """Of the time that the attempt needs alone, as predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +264,10 @@ class Server:
     is_leaving: bool = False
     leaves_at: float | None = None
     """Whatever is left then."""
+    help: Help | None = None
+    """What it does for an attempt of another server. It is idle all the same."""
+    helps_from: float = 0.0
+    """It could not help lately, and is not asked before."""
     chained: Attempt | None = None
     """The last one for which a job was paused here: its request goes on here before that resumes."""
 

@@ -22,6 +22,11 @@ from wire.types import REQUIRED, Role, ServerId
 
 SOME = 3
 """Peers that try a newcomer, and that it tries: probes stay linear in the number of servers."""
+NEWCOMERS = 64
+"""Servers that are tried because they are new, at most, in each ``NEWCOMERS_EVERY`` seconds; the others wait. A
+thousand come at once when their gateway is lost: to let them in is more urgent, and whoever fails with one is tried at
+once."""
+NEWCOMERS_EVERY = 1.0
 PATIENCE = 10.0
 """Seconds after which the answer to a trial is not waited for any longer."""
 FIRST_RETRY = 5.0
@@ -38,20 +43,35 @@ class Trials:
         self._ledger = ledger
         self._matcher = matcher
         self._timers = timers
-        self._asked: dict[Pair, float] = {}
-        """When, lately."""
-        self._pending: dict[Pair, None] = {}
-        """Of those, the ones without an answer, in the order in which they were asked. There are thousands when a
-        thousand servers join at once, too many to go through at every answer."""
+        self._pending: dict[Pair, float] = {}
+        """Those without an answer, in the order in which they were asked, and when. There may be hundreds, too many to
+        go through at every answer."""
+        self._doubted: dict[Pair, float] = {}
+        """Those that were asked lately because a fetch had failed, and when. That a newcomer was reached is no reason
+        to wait if a fetch fails right afterwards: requests would use up all their attempts within a second."""
         self._may_be_aside = False
         """Some server is, or was when it was last concluded what follows."""
         self._owed: dict[Pair, float] = {}
         """Suspected so soon after their last trial that they wait for the next, and until when."""
+        self._newcomers: dict[ServerId, None] = {}
+        """They wait for their turn, the first one first."""
+        self._turns_at, self._turns = 0.0, 0
+        """When the last newcomers had their turn, and how many have had it since."""
 
     # --- occasions ----------------------------------------------------------------------------------------------------
 
     def met(self, server: Server, now: float) -> None:
         """It joined, or has new roles."""
+        if now >= self._turns_at + NEWCOMERS_EVERY and not self._newcomers:
+            self._turns_at, self._turns = now, 0
+        if self._turns < NEWCOMERS:
+            self._turns += 1
+            self._ask_newcomer(server, now)
+        else:
+            self._newcomers[server.id] = None
+            self._schedule()
+
+    def _ask_newcomer(self, server: Server, now: float) -> None:
         self._ask([(GATEWAY, server.id), *self._around(GATEWAY, server, SOME)], "it is new", now)
 
     def suspect(self, fetcher: ServerId, holder: ServerId, now: float) -> None:
@@ -59,7 +79,7 @@ class Trials:
         server = self._view.servers.get(holder)
         if server is not None and (fetcher, holder) not in self._view.reach.failing:
             pairs = [(fetcher, holder), (GATEWAY, holder), *self._around(fetcher, server, SOME - 1)]
-            self._ask(pairs, "a fetch failed", now)
+            self._ask(self._in_doubt(pairs, now), "a fetch failed", now)
 
     def fetched(self, job: Job, fetcher: ServerId, now: float) -> None:
         """Its inputs have arrived there."""
@@ -75,7 +95,7 @@ class Trials:
             others = [pair for pair in failing if holder == pair[1] or fetcher == pair[0]]
             for pair in others:
                 failing[pair].delay, failing[pair].is_settled = FIRST_RETRY, False
-            self._ask(others, "somebody else got through", now, again=True)
+            self._ask(others, "somebody else got through", now)
         self._conclude(now)
 
     def handle(self, event: TrialEvent, now: float) -> None:
@@ -95,16 +115,17 @@ class Trials:
 
     def forget(self, server: ServerId, now: float) -> None:
         """It is gone."""
-        self._asked = {pair: at for pair, at in self._asked.items() if server not in pair}
-        self._pending = {pair: None for pair in self._pending if server not in pair}
+        self._doubted = {pair: at for pair, at in self._doubted.items() if server not in pair}
+        self._pending = {pair: at for pair, at in self._pending.items() if server not in pair}
         self._owed = {pair: at for pair, at in self._owed.items() if server not in pair}
+        self._newcomers.pop(server, None)
         failing = self._view.reach.failing
         for pair in [pair for pair in failing if server in pair]:
             del failing[pair]
         self._conclude(now)
 
     def alarm(self, now: float) -> None:
-        late = {pair for pair in self._pending if self._asked[pair] + PATIENCE <= now}
+        late = {pair for pair, at in self._pending.items() if at + PATIENCE <= now}
         for pair in late:
             del self._pending[pair]
         due = [pair for pair, failure in self._view.reach.failing.items() if failure.retry_at <= now]
@@ -112,10 +133,17 @@ class Trials:
             failure = self._view.reach.failing[pair]
             failure.delay = min(2 * failure.delay, LAST_RETRY) if pair in late else failure.delay
             failure.retry_at = now + max(failure.delay, PATIENCE)  # unless an answer comes first
-        self._asked = {pair: at for pair, at in self._asked.items() if pair in self._pending or at + FIRST_RETRY > now}
+        self._doubted = {pair: at for pair, at in self._doubted.items() if at + FIRST_RETRY > now}
         self._conclude(now)  # before the next trials are under way: nothing is concluded meanwhile
-        self._ask(due, "it could not be reached", now, again=True)
-        self._ask([pair for pair, at in self._owed.items() if at <= now], "a fetch failed", now, again=True)
+        self._ask(due, "it could not be reached", now)
+        owed = [pair for pair, at in self._owed.items() if at <= now]
+        self._doubted.update(dict.fromkeys(owed, now))
+        self._ask(owed, "a fetch failed", now)
+        if self._newcomers and now >= self._turns_at + NEWCOMERS_EVERY:
+            self._turns_at, self._turns = now, 0
+            for server in list(islice(self._newcomers, NEWCOMERS)):
+                del self._newcomers[server]
+                self.met(self._view.servers[server], now)
 
     # --- trials -------------------------------------------------------------------------------------------------------
 
@@ -128,24 +156,30 @@ class Trials:
         held = (source.id for source in sources(reader, servers) if source is not holder and not source.aside)
         yield from ((reader.id, other) for other in islice(held, some))
 
-    def _ask(self, pairs: Iterable[Pair], why: str, now: float, *, again: bool = False) -> None:
+    def _in_doubt(self, pairs: Iterable[Pair], now: float) -> Iterator[Pair]:
+        """Those that were not asked for the same reason just now; the others are owed."""
+        for pair in pairs:
+            free_at = self._doubted.get(pair, now - FIRST_RETRY) + FIRST_RETRY
+            if now < free_at:
+                self._owed.setdefault(pair, free_at)
+            else:
+                self._doubted[pair] = now
+                yield pair
+
+    def _ask(self, pairs: Iterable[Pair], why: str, now: float) -> None:
         for pair in pairs:
             if pair in self._pending:
                 continue
-            free_at = self._asked.get(pair, now - FIRST_RETRY) + FIRST_RETRY
-            if not again and now < free_at:
-                self._owed.setdefault(pair, free_at)
-                continue
             self._owed.pop(pair, None)
-            self._asked[pair] = now
-            self._pending[pair] = None
+            self._pending[pair] = now
             self._outbox.try_peer(*pair, why)
         self._schedule()
 
     def _schedule(self) -> None:
         times = [failure.retry_at for failure in self._view.reach.failing.values()]
-        times += [self._asked[pair] + PATIENCE for pair in islice(self._pending, 1)]
+        times += [at + PATIENCE for at in islice(self._pending.values(), 1)]
         times += self._owed.values()
+        times += [self._turns_at + NEWCOMERS_EVERY] if self._newcomers else []
         if times:
             self._timers.set(Alarm.REACH, "", min(times))
         else:

@@ -37,6 +37,8 @@ class DataSockets:
                 aliases=aliases,
             )
             opened.callback(holder.close)
+            self.look_again = holder.look_again
+            """To be called when there is something more for ``lookup`` to find that somebody may wait for."""
             self.endpoint = _advertised(settings, holder.endpoint)
             loop = LoopThread("relayed")
             opened.callback(loop.close)
@@ -68,9 +70,13 @@ def _advertised(settings: Settings, bound: str) -> str:
     if settings.data_advertise:
         host, _, port = settings.data_advertise.rpartition(":")
         return settings.data_advertise if port not in ("*", "0") else f"{host}:{bound.rpartition(':')[2]}"
+    if bound.startswith(_WILDCARDS) and settings.relay:
+        return _from_here(bound)  # on this machine it works, and whoever is elsewhere comes through the relay
     if bound.startswith(_WILDCARDS):
-        raise InvalidSettings(f"--data-bind {settings.data_bind} is every address of this machine: name the one that "
-                              "others reach with --data-advertise tcp://HOST:*")  # fmt: skip
+        raise InvalidSettings(
+            f"--data-bind {settings.data_bind} is every address of this machine: name the one that others reach with "
+            "--data-advertise tcp://HOST:*, or a --relay tcp://HOST:PORT where they reach none"
+        )
     return bound
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stage_server.step_caches import CacheHook, StepCache, parse_levels
 from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import MAX_RELAYS
 from wire.security import CurveKeys, is_loopback, valid_key
@@ -70,6 +71,18 @@ def host_of(bind: str) -> str:
     return "0.0.0.0" if host == "*" else host  # noqa: S104 # what * means there
 
 
+def _named(given: object, form: str, what: str) -> dict[str, str] | None:
+    """Of a text such as ``transformer=int8,vae=none``, or of a table; None of anything else. Raises ``ValueError``."""
+    if isinstance(given, str):
+        pairs = [tuple(map(str.strip, part.partition("="))) for part in given.split(",") if part.strip()]
+        if unclear := ["".join(pair) for pair in pairs if not all(pair)]:
+            raise ValueError(f"{unclear[0]!r} is no {form}")
+        if len({name for name, _, _ in pairs}) < len(pairs):
+            raise ValueError(f"{given!r} names {what} twice")
+        return {name: value for name, _, value in pairs}
+    return {str(name): str(value) for name, value in given.items()} if isinstance(given, dict) else None
+
+
 class InvalidSettings(Exception):
     """A setting cannot be used; the text is for the operator and names it."""
 
@@ -83,8 +96,12 @@ class EngineSettings(BaseSettings):
     device: str = Field("auto", description="cuda:0, cpu, …; auto takes the first GPU if there is one")
     dtype: str = Field("auto", description="bfloat16, float16 or float32; auto: bfloat16 on a GPU, else float32")
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
-    compile: bool = Field(False, description="compile the transformer with torch.compile")
-    attention_backend: str | None = Field(None, description="diffusers' name of an attention backend")
+    compile: bool = Field(
+        False, description="compile the transformer with torch.compile, in the background, for fast requests"
+    )
+    attention_backend: str | None = Field(
+        None, description="diffusers' name of an attention backend; auto: what is fastest here"
+    )
     quantize: Annotated[dict[str, WeightFormat], NoDecode] = Field(
         {},
         description="formats of weights, COMPONENT=FORMAT,… such as transformer=int8,text_encoder=nf4; formats: "
@@ -95,6 +112,12 @@ class EngineSettings(BaseSettings):
         ge=64,
         description="side of the tiles, in pixels, in which larger pictures pass through the VAE, one picture at a "
         "time; takes less memory and changes pictures slightly",
+    )
+    step_cache: Annotated[dict[str, StepCache | None], NoDecode] = Field(
+        {},
+        description="levels that requests may name, at which steps reuse what earlier ones computed: LEVEL=CACHE,… "
+        f"such as medium=first-block:threshold=0.1; caches: {', '.join(CacheHook)} (none takes one of the model's "
+        "serving.json back)",
     )
     threads: int | None = Field(None, ge=1, description="processor threads that torch may use")
     weight_cache_bytes: int | None = Field(
@@ -109,14 +132,14 @@ class EngineSettings(BaseSettings):
     @field_validator("quantize", mode="before")
     @classmethod
     def _by_component(cls, given: object) -> object:
-        if isinstance(given, str):
-            pairs = [part.strip().partition("=") for part in given.split(",") if part.strip()]
-            if unclear := [part for part, equals, form in pairs if not (part and equals and form)]:
-                raise ValueError(f"{unclear[0]!r} is no COMPONENT=FORMAT, such as transformer=int8")
-            if len({part for part, _, _ in pairs}) < len(pairs):
-                raise ValueError(f"{given!r} names a component twice")
-            given = {part: form for part, _, form in pairs}
-        return parsed({str(part): str(form) for part, form in given.items()}) if isinstance(given, dict) else given
+        named = _named(given, "COMPONENT=FORMAT, such as transformer=int8", "a component")
+        return given if named is None else parsed(named)
+
+    @field_validator("step_cache", mode="before")
+    @classmethod
+    def _by_level(cls, given: object) -> object:
+        named = _named(given, "LEVEL=CACHE, such as medium=first-block:threshold=0.1", "a level")
+        return given if named is None else parse_levels(named)
 
 
 class Settings(EngineSettings):
@@ -300,6 +323,8 @@ class Settings(EngineSettings):
             )
         if self.quantize:
             raise ValueError("--quantize belongs to --engine diffusers: an emulation has no weights")
+        if self.step_cache:
+            raise ValueError("--step-cache belongs to --engine diffusers: an emulation has no steps to leave out")
 
     @model_validator(mode="after")
     def _goes_through_relays_encrypted(self) -> Self:
@@ -314,7 +339,8 @@ class Settings(EngineSettings):
         return self
 
     def of_each_model(self) -> tuple[Settings, ...]:
-        """``--model``, and without roles each ``--may-load``; LoRAs, formats and the revision are the first one's."""
+        """``--model``, and without roles each ``--may-load``; LoRAs, formats, step caches and the revision are the
+        first one's."""
         return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
 
     def _of_other(self, name: str, source: str) -> Settings:
@@ -327,6 +353,7 @@ class Settings(EngineSettings):
             "upscaler": "",
             "served_model_name": name,
             "quantize": {},
+            "step_cache": {},
         }
         return self.model_copy(update={**own, **which})
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stage_server.addresses import check_data_address
+from stage_server.data.mailbox import Mailbox
 from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.data_sockets import DataSockets
@@ -75,8 +76,10 @@ def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) ->
     asks = [ask, *(msgspec.structs.replace(ask, name=f"{ask.name}.{k}") for k in range(2, len(models) + 1))]
     identities = [f"{each.name}/{each.incarnation}" for each in asks]
     device = identities[0] if len(models) > 1 else ""
-    lookup = _lookup(stores)
+    mailbox = Mailbox()
+    lookup = _lookup(stores, mailbox)
     data = DataSockets(settings, lookup, BufferPool(engines[0].host_buffer or pageable), identities)
+    mailbox.on_put = data.look_again
     baton = Baton()
     times = CoreTimes(
         link=LinkTimes(give_up=settings.connect_timeout), drain=settings.drain_timeout, stuck=settings.stuck_seconds
@@ -85,7 +88,8 @@ def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) ->
         servers: list[StageServer] = []
         measured: dict[Role, RoleInfo] = {}
         for each, one, engine, store, room in zip(models, asks, engines, stores, rooms, strict=True):
-            equipment = replace(_equipment(each, engine, store, room, data, baton), on_told=on_told)
+            equipment = _equipment(each, engine, store, room, data, baton)
+            equipment = replace(equipment, mailbox=mailbox, on_told=on_told)
             capable = load_roles(engine, store, equipment.largest, each.role, measured)
             measured = measured or capable
             hello = introduction(each, one, engine, engine.describe(), capable, data.endpoint)
@@ -142,17 +146,11 @@ def _ready_file(path: Path) -> Callable[[], None]:
 
 
 def _of_each_model(settings: Settings) -> tuple[Settings, ...]:
-    """Host memory for weights is divided evenly, since each engine counts its own."""
-    models = settings.of_each_model()
-    if len(models) == 1:
+    """Host memory for weights is divided evenly where it is emulated; engines that compute have it together."""
+    models, limit = settings.of_each_model(), settings.weight_cache_bytes
+    if limit is None or settings.engine != "emulated":
         return models
-    limit = settings.weight_cache_bytes
-    if limit is None and settings.engine == "diffusers":
-        from stage_server.engine.weight_cache import default_limit  # here, as torch comes with it
-
-        limit = default_limit()
-    each = None if limit is None else limit // len(models)
-    return tuple(model.model_copy(update={"weight_cache_bytes": each}) for model in models)
+    return tuple(model.model_copy(update={"weight_cache_bytes": limit // len(models)}) for model in models)
 
 
 def _acquaint(engines: Sequence[Engine], models: Sequence[Settings]) -> None:
@@ -182,12 +180,11 @@ def _resident_bytes(engines: Sequence[Engine]) -> int:
     return sum(engine.resident_bytes for engine in engines)
 
 
-def _lookup(stores: Sequence[OutputStore]) -> Callable[[Handle], Bundle | None]:
-    if len(stores) == 1:
-        return stores[0].get
+def _lookup(stores: Sequence[OutputStore], mailbox: Mailbox) -> Callable[[Handle], Bundle | None]:
+    lookups = [*(store.get for store in stores), mailbox.get]
 
     def found(handle: Handle) -> Bundle | None:
-        return next((bundle for store in stores if (bundle := store.get(handle)) is not None), None)
+        return next((bundle for lookup in lookups if (bundle := lookup(handle)) is not None), None)
 
     return found
 
@@ -199,11 +196,8 @@ def make_engine(settings: Settings) -> Engine:
         return EmulatedEngine(path, settings.time_scale, settings.model, settings.weight_cache_bytes, settings.together)
     from stage_server.engine.adapter_source import named_sources  # here, as ``make_real_engine`` imports
 
-    together = settings.together
-    if settings.compile and "together" not in settings.model_fields_set:
-        together = {}  # every new number of members would be compiled anew, for minutes
     adapters = named_sources(settings.adapter, settings.adapters_folder)
-    engine = make_real_engine(settings, together, adapters, settings.adapter_bytes)
+    engine = make_real_engine(settings, settings.together, adapters, settings.adapter_bytes)
     return _with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
 
 
@@ -212,7 +206,7 @@ def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
     from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
     from stage_server.engine.upscaling import UpscalingEngine
 
-    return UpscalingEngine(engine, PictureUpscaler(source, engine.device, engine.dtype))
+    return UpscalingEngine(engine, PictureUpscaler(source, engine.device))
 
 
 @contextmanager
@@ -240,6 +234,7 @@ def make_real_engine(
     # Imported here: torch takes seconds to import, and whoever only asks for --help or emulates needs none of it.
     import torch
 
+    from stage_server.engine.compiled import Compiler
     from stage_server.engine.diffusers_engine import DiffusersEngine
 
     if settings.log_level != "debug":
@@ -254,13 +249,14 @@ def make_real_engine(
         device=device,
         dtype=dtype,
         revision=settings.revision,
-        compile=settings.compile,
+        compiler=Compiler() if settings.compile else None,
         attention_backend=settings.attention_backend,
         weight_cache_bytes=settings.weight_cache_bytes,
         together=together,
         adapters=adapters,
         adapter_bytes=adapter_bytes,
         formats=settings.quantize,
+        step_caches=settings.step_cache,
         vae_tile=settings.vae_tile,
         loads=loads,
     )
@@ -312,7 +308,7 @@ def load_roles(
     held: frozenset[Role] = frozenset()
     for role in roles:
         if role not in capable:
-            raise LoadError(f"the model cannot be split into a {role}; its roles are {', '.join(capable)}")
+            raise LoadError(f"the model has no role {role} here; its roles are {', '.join(capable)}")
         held |= {role}
         try:
             store.set_roles({role: largest[role] for role in held})
@@ -367,6 +363,7 @@ def introduction(
         warm=tuple(role for role in Role if role in engine.warm),
         public_key=ask.public_key,
         software=engine.software,
+        shares_guidance=engine.shares_guidance,
         joins=True,
         moves=True,
         pool=settings.pool,

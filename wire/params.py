@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import Count, Guidance, Name, Positive
+from wire.bounded import Count, Detail, Guidance, Name, Positive
 from wire.guiders import GuiderUse
 from wire.references import References
 from wire.types import MAX_UPSCALE, Role
@@ -17,9 +17,12 @@ MAX_ADAPTERS_OFFERED = 1024
 """By one server."""
 MAX_ADAPTER_SCALE = 10.0
 """Either way."""
+MAX_STEP_CACHES = 16
+"""Levels of one model."""
 
 AdapterName = Annotated[str, msgspec.Meta(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Digest = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[0-9a-f]+$")]
+StepCacheLevel = Annotated[str, msgspec.Meta(max_length=32, pattern=r"^[a-z0-9-]*$")]
 AdapterScale = Annotated[float, msgspec.Meta(ge=-MAX_ADAPTER_SCALE, le=MAX_ADAPTER_SCALE)]
 
 
@@ -98,6 +101,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     decoder leaves pixels for it instead of a file. 0: none does. The gateway tells the decoder and the upscaler."""
     guider: GuiderUse | None = None
     """For the dit alone: which takes the place of the model's own."""
+    step_cache: StepCacheLevel = ""
+    """One of ``ModelInfo.step_caches``; empty: every step is computed."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -147,7 +152,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     attention: Name = ""
     """Attention backend of the denoiser; empty: the library's own choice. Part of the key, as it may change bytes."""
     compiled: bool = False
-    """Whether the denoiser is compiled. Part of the key likewise."""
+    """Whether this server computes fast requests with compiled code."""
     adapters: Annotated[tuple[Adapter, ...], msgspec.Meta(max_length=MAX_ADAPTERS_OFFERED)] = ()
     """In a ``Hello``: those that this server allows."""
     formats: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
@@ -158,6 +163,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """That requests may name."""
     guided_layers: Count = 0
     """Of the denoiser, among which guiders may be told to choose."""
+    step_caches: Annotated[dict[StepCacheLevel, Detail], msgspec.Meta(max_length=MAX_STEP_CACHES)] = {}
+    """Level → how its steps reuse what earlier ones computed, for people. Part of the key likewise."""
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

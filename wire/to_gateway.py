@@ -81,6 +81,8 @@ class Hello(Message, frozen=True, kw_only=True):
     """That it was started for; empty: for none."""
     relays: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_RELAYS)] = ()
     """Where those reach its data socket who cannot connect to ``data_endpoint``: ``relay://HOST:PORT/NAME``."""
+    shares_guidance: bool = False
+    """It can compute half of another server's guided steps, or have half of its own computed: ``Member.half``."""
 
 
 class Ask(Message, frozen=True, kw_only=True):

@@ -86,6 +86,21 @@ class InputRef(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The holder's name/incarnation where there are ``relays``, so that it can be recognised."""
 
 
+class Half(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Of a dit attempt whose guided steps two servers share: who has the other half of each.
+
+    What either computed in the n-th shared step, from 1 on, lies with it under its handle and ``.n``.
+    """
+
+    handle: Handle
+    """Of this server's halves."""
+    partner: InputRef
+    """The other one, and the handle of its halves."""
+    leads: bool = False
+    """This one's outputs count, and it goes on alone where the other is silent. The other one has no outputs, and
+    ends when it is alone."""
+
+
 class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What is asked for."""
 
@@ -100,6 +115,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Id of the request, as the gateway's log and its client know it."""
     resume: InputRef | None = None
     """What another server handed over: go on from there instead of beginning."""
+    half: Half | None = None
+    """Of servers that say ``Hello.shares_guidance``."""
 
 
 class Run(Message, frozen=True, kw_only=True):
@@ -119,6 +136,8 @@ class Run(Message, frozen=True, kw_only=True):
     """It may compute together with other attempts of its role that may: its result need not be that of a run alone."""
     predicted_seconds: Seconds = 0.0
     """On the device, as the gateway expects; 0: unknown. Many times that without a sign of life: it is stuck."""
+    fast: bool = False
+    """Its result need not be that of a run alone to the bit, whether it shares or not: compiled code may compute it."""
 
 
 class Cancel(Message, frozen=True, kw_only=True):

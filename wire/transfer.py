@@ -58,6 +58,9 @@ MAX_FIELDS_BYTES = 4096
 MAX_ANSWER_BYTES = max(MAX_CHUNK_BYTES, LIMITS.header_bytes)
 """``ZMQ_MAXMSGSIZE`` of consumers."""
 
+MAX_WAIT_MS = 10_000
+"""For which a holder keeps a ``Get`` for what is not there yet, at most."""
+
 Frames = Sequence[Buffer]
 Lookup = Callable[[Handle], Bundle | None]
 """What a holder serves; called on its socket's thread, so it must not block."""
@@ -77,6 +80,8 @@ class Get(_Fields, frozen=True, kw_only=True):
     """Bytes of the chunks that may come unasked; 0: none may."""
     ahead: int = 0
     """How many of them."""
+    wait_ms: int = 0
+    """It may not be there yet: for so long the answer waits for it. Holders before protocol 1.5 answer at once."""
 
 
 class Pull(_Fields, frozen=True, kw_only=True):
@@ -150,8 +155,20 @@ def recognised(answer: Answer) -> str:
     return "" if answer.expected else f"another server answers there: {answer.name!r}"
 
 
-def serve(frames: Frames, lookup: Lookup, identity: str = "", aliases: Collection[str] = ()) -> Iterator[list[Buffer]]:
+def _keep_none(_: Get) -> bool:
+    return False
+
+
+def serve(
+    frames: Frames,
+    lookup: Lookup,
+    identity: str = "",
+    aliases: Collection[str] = (),
+    keep: Callable[[Get], bool] = _keep_none,
+) -> Iterator[list[Buffer]]:
     """The messages that answer one request; ``identity`` is who does, name/incarnation, and so are its ``aliases``.
+
+    A request that waits for what is not there yet is given to ``keep``, and not answered if that takes it.
 
     Raises ``WireError``, before the first of them, where the request cannot be read, so nobody can be answered.
     """
@@ -163,6 +180,8 @@ def serve(frames: Frames, lookup: Lookup, identity: str = "", aliases: Collectio
         expected = request.server == identity or request.server in aliases
         return iter([[_encoder.encode(Here(transfer=request.transfer, name=name, expected=expected))]])
     bundle = lookup(request.handle)
+    if bundle is None and isinstance(request, Get) and request.wait_ms > 0 and keep(request):
+        return iter(())
     if bundle is None:
         return iter([[_encoder.encode(Missing(transfer=request.transfer))]])
     match request:
@@ -241,13 +260,16 @@ class Fetch:
         limits: Limits = LIMITS,
         chunk_bytes: int = CHUNK_BYTES,
         window: int = WINDOW,
+        wait_ms: int = 0,
     ) -> None:
+        """``wait_ms``: it may not be there yet, and the holder is to wait for it so long."""
         self.handle = handle
         self.transfer = transfer
         self.state = State.ASKED
         self.nbytes = 0
         """Size of the payload, from ``OFFERED`` on."""
         self._limits = limits
+        self._wait_ms = min(wait_ms, MAX_WAIT_MS)
         self._chunk_bytes = chunk_bytes
         self._window = window
         self._header = b""
@@ -261,7 +283,14 @@ class Fetch:
     def request(self) -> list[Buffer]:
         """The first message."""
         chunk, ahead = self._chunk_bytes, self._window
-        get = Get(transfer=self.transfer, handle=self.handle, protocol=PROTOCOL, chunk=chunk, ahead=ahead)
+        get = Get(
+            transfer=self.transfer,
+            handle=self.handle,
+            protocol=PROTOCOL,
+            chunk=chunk,
+            ahead=ahead,
+            wait_ms=self._wait_ms,
+        )
         return [_encoder.encode(get)]
 
     def feed(self, answer: Answer, body: Buffer) -> list[list[Buffer]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wire.errors import ProtocolMismatch
 
-PROTOCOL = (1, 4)
+PROTOCOL = (1, 5)
 """Major, minor. Another minor is compatible: unknown fields are skipped, missing ones have defaults."""
 
 

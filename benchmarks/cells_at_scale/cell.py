@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from gateway.cells.keeper import ASK_SECONDS, DRAINING_SECONDS, SILENCE_SECONDS
-from gateway.cells.own import RETURNED_SECONDS, OwnCell
+from gateway.cells.own import RETURNED_SECONDS, Departures, OwnCell
 from gateway.cells.rules import Move, Steadiness
 from gateway.service import translate
 from gateway.stages.liveness import Effect, Joined, Lost, PoolRules, Roster, Send
@@ -138,14 +138,18 @@ class Cell:
     def _act(self) -> None:
         now = self._world.now
         others = [told for told, heard in self._told.values() if now - heard < SILENCE_SECONDS]
-        for move in self._steadiness.now_of(self.said(), others, now):
-            if self.own.is_draining or self.own.safe(move.holds):
-                self.carry_out(move)
+        moves = list(self._steadiness.now_of(self.said(), others, now))
+        if not moves:
+            return
+        departures = self.own.departures()
+        for move in moves:
+            if self.own.is_draining or departures.safe(move.holds):
+                self.carry_out(move, departures)
                 self._steadiness.acted(move, now)
 
-    def carry_out(self, move: Move) -> None:
+    def carry_out(self, move: Move, departures: Departures) -> None:
         was_complete = self.is_complete
-        chosen = self.own.choose(move.holds, move.target)
+        chosen = departures.choose(move.holds, move.target)
         if chosen is None:
             return
         self._changes += 1

@@ -1,4 +1,5 @@
-"""Models of full size on one GPU: stage times as cost profiles, batches, prefetch against none, peak memory.
+"""Models of full size on one GPU: stage times as cost profiles, batches, prefetch against none, peak memory, and what
+makes steps faster.
 
 make bench-gpu PYTHON=python3 OUT=out/bench-gpu
 python -m benchmarks.gpu [--models z-image,flux] [--seconds 420] [--output out/bench-gpu]
@@ -22,6 +23,7 @@ from time import monotonic
 
 import torch
 
+from benchmarks.gpu.faster import LEVELS
 from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.parts import FULL, TINY, Subject
 from benchmarks.gpu.records import Records
@@ -31,7 +33,15 @@ from stage_server.settings import EngineSettings
 from stage_server.startup import make_real_engine
 from wire.types import REQUIRED
 
-NEEDS = {"stages": 120.0, "batches": 70.0, "overlap": 30.0, "moves": 40.0}
+NEEDS = {
+    "stages": 120.0,
+    "batches": 70.0,
+    "overlap": 30.0,
+    "moves": 40.0,
+    "step_caches": 30.0,
+    "attention": 30.0,
+    "compiled": 90.0,
+}
 """Seconds of the larger model on an H100, estimated: with less left a part is not begun."""
 HOST_BYTES = 1 << 40
 """No bound: what roles give up stays in host memory, since it can be made again but not read again."""
@@ -51,13 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for key in args.models:
             model = MODELS[key](args.tiny)
             folder = write_folder(model, Path(name) / model.name)
-            engine = make_real_engine(
-                EngineSettings(model=str(folder), device=args.device, weight_cache_bytes=HOST_BYTES),
-                dict.fromkeys(REQUIRED, max(FULL.batches)),
+            settings = EngineSettings(
+                model=str(folder),
+                device=args.device,
+                weight_cache_bytes=HOST_BYTES,
+                step_cache=LEVELS,
+                compile=not args.tiny,
             )
-            _measure(
-                Subject(engine, model.name, TINY if args.tiny else FULL, args.repeats), records, args.output, deadline
-            )
+            engine = make_real_engine(settings, dict.fromkeys(REQUIRED, max(FULL.batches)))
+            extent = TINY if args.tiny else FULL
+            subject = Subject(engine, model.name, extent, args.repeats, engine.compiler)
+            _measure(subject, records, args.output, deadline)
             engine.close()
             gc.collect()
     print(records.write_tables())

@@ -13,9 +13,11 @@ from time import perf_counter
 import msgspec
 import torch
 
+from benchmarks.gpu import faster
 from benchmarks.gpu.overlap import in_sequence
 from benchmarks.gpu.records import Records
 from stage_server.engine.base import NamedValues, StageJob
+from stage_server.engine.compiled import Compiler
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.profiling.command import describe
 from stage_server.profiling.document import render
@@ -67,6 +69,7 @@ class Subject:
     name: str
     extent: Extent
     repeats: int
+    compiler: Compiler | None = None
     measured: Measured | None = field(default=None)
 
     def stages(self, records: Records, folder: Path) -> None:
@@ -139,6 +142,29 @@ class Subject:
                 warm_up, swap = watch.turns
                 records.add("moves", self.name, role=role, seconds=seconds, warm_up_seconds=warm_up, stop_seconds=swap)
                 self.engine.set_roles(everything - {role})
+
+    def step_caches(self, records: Records, folder: Path) -> None:  # noqa: ARG002
+        for size, params, inputs in self._denoising():
+            tell = faster.told(records, "step_caches", self.name, size)
+            faster.step_caches(self.engine, params, inputs, self.repeats, tell)
+
+    def compiled(self, records: Records, folder: Path) -> None:  # noqa: ARG002
+        if self.compiler is None:
+            records.add("compiled", self.name, skipped="tiny models are not compiled")
+            return
+        for size, params, inputs in self._denoising():
+            tell = faster.told(records, "compiled", self.name, size)
+            faster.compiled(self.engine, self.compiler, params, inputs, self.repeats, tell)
+
+    def attention(self, records: Records, folder: Path) -> None:  # noqa: ARG002
+        for size, params, inputs in self._denoising():
+            tell = faster.told(records, "attention", self.name, size)
+            faster.attention(self.engine, params, inputs, self.repeats, tell)
+
+    def _denoising(self) -> Iterator[tuple[str, ImageParams, NamedValues]]:
+        self.engine.set_roles(frozenset(REQUIRED))
+        for _, size, params, inputs in self._jobs((Role.DIT,)):
+            yield _shown(size), params, inputs
 
     def _jobs(self, roles: Sequence[Role]) -> Iterator[tuple[Role, Size, ImageParams, NamedValues]]:
         """At the smallest size and that of the middle, as far as stages were measured there."""

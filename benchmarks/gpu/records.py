@@ -9,6 +9,11 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
+_WAYS: Sequence[tuple[str, Callable[[Record], str]]] = (
+    ("way", lambda r: str(r["way"])),
+    ("ms", lambda r: f"{r['seconds'] * 1e3:.1f}"),
+)
+
 _TABLES: Mapping[str, tuple[str, Sequence[tuple[str, Callable[[Record], str]]]]] = {
     "stages": (
         "Stages, one job; of dit jobs one forward pass",
@@ -41,6 +46,9 @@ _TABLES: Mapping[str, tuple[str, Sequence[tuple[str, Callable[[Record], str]]]]]
             ("publish", lambda r: f"{r['publish'] / r['jobs'] * 1e3:.1f}"),
         ),
     ),
+    "step_caches": ("Steps that reuse what earlier ones computed", _WAYS),
+    "attention": ("Attention backends", _WAYS),
+    "compiled": ("torch.compile; compiling: until fast jobs are served by it", _WAYS),
 }
 
 

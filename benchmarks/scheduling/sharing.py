@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
+from benchmarks.highest import highest as highest_rate
 from benchmarks.scheduling.results import Goal, Report, Row, table
 from benchmarks.scheduling.statistics import Estimate, estimate, ratio
 from benchmarks.scheduling.tasks import Effort, Figures, Results, Task
@@ -22,10 +22,8 @@ from wire.types import Role
 TOGETHER = 8
 SLO = 3.0
 """Times as long as the request takes when it is alone."""
-GRID = 1.05
-"""Between two rates that are tried."""
-FIRST, STRIDE = 0.7, 6
-"""Where the search begins, and how far it looks first."""
+FIRST = 0.7
+"""Where the search for the highest rate begins."""
 BELOW = ("30 %", "50 %", "70 %")
 """Of what the denoisers can serve one by one."""
 WITHOUT_LIMIT = 10**6
@@ -53,7 +51,8 @@ def tasks(effort: Effort) -> list[Task]:
 def highest(case: str, seed: int, quick: bool) -> Figures:
     """The highest load at which p99 keeps the SLO: shared, and one by one."""
     found = {
-        way: _highest(lambda load, t=together: _p99(case, load, t, seed, quick)) for way, together in _WAYS.items()
+        way: highest_rate(lambda load, t=together: _p99(case, load, t, seed, quick) <= SLO, FIRST)
+        for way, together in _WAYS.items()
     }
     return {**found, "ratio": found["shared"] / found["alone"]}
 
@@ -64,19 +63,6 @@ def below(case: str, load: str, seed: int, quick: bool) -> Figures:
 
 
 _WAYS = {"shared": TOGETHER, "alone": 1}
-
-
-def _highest(p99: Callable[[float], float]) -> float:
-    """On a geometric grid, by bisection: the highest rate at which the SLO is kept, if it is at all lower ones."""
-    kept, broken = -STRIDE, STRIDE
-    while p99(FIRST * GRID**kept) > SLO:
-        kept, broken = kept - STRIDE, kept
-    while p99(FIRST * GRID**broken) <= SLO:
-        kept, broken = broken, broken + STRIDE
-    while broken - kept > 1:
-        middle = (kept + broken) // 2
-        kept, broken = (middle, broken) if p99(FIRST * GRID**middle) <= SLO else (kept, middle)
-    return float(FIRST * GRID**kept)
 
 
 def _p99(case: str, load: float, together: int, seed: int, quick: bool) -> float:

@@ -13,7 +13,7 @@ from fleet.description import Fleet
 from fleet.keys import Secrets
 from fleet.launcher import Standing
 from fleet.local.gpus import Gpus
-from fleet.programs import Member, gateway_program, server_program
+from fleet.programs import Kind, Member, gateway_program, relay_program, server_program
 from wire.children import STOP_SECONDS, CannotStart, Child, Program
 
 HOST = "127.0.0.1"
@@ -62,9 +62,11 @@ class LocalLauncher:
             yield await self._changes.get()
 
     def _program(self, member: Member) -> Program:
-        if member.pool is None:
+        if member.kind is Kind.GATEWAY:
             state = self._state / "gateways" / member.name
             return gateway_program(self._fleet, member.name, HOST, os.environ, self._secrets, state)
+        if member.kind is Kind.RELAY:
+            return relay_program(self._fleet, member.name, HOST, os.environ, self._secrets)
         program = server_program(self._fleet, member, HOST, HOST, os.environ, self._secrets)
         pool = self._fleet.pools[member.pool]
         if self._fleet.models[pool.models[0]].engine == "emulated" or not pool.resources.num_gpus:

@@ -26,7 +26,7 @@ def run_here(fleet: Fleet, secrets: Secrets, folder: Path) -> None:
     """Returns when it has drained. Raises ``UpAlready``, ``LaunchFailed``, or ``CannotStart`` for a gateway that cannot
     be started, once all else has ended."""
     with sole(folder):
-        log_of_all = _Lines(max(len(f"{name}-00") for name in (*fleet.pools, *fleet.gateways)))
+        log_of_all = _Lines(max(len(f"{name}-00") for name in (*fleet.pools, *fleet.gateways, *fleet.relays)))
         launcher = LocalLauncher(fleet, secrets, Gpus(visible_gpus()), folder, log_of_all.write)
         supervisor = Supervisor(fleet, launcher, followed(fleet, secrets))
         asyncio.run(Running(supervisor, Follower(supervisor, secrets, HOST)).run(folder))

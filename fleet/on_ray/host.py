@@ -16,7 +16,7 @@ import ray
 from fleet.description import Fleet
 from fleet.keys import Secrets
 from fleet.options import state_folder
-from fleet.programs import Member, gateway_program, server_program
+from fleet.programs import Kind, Member, gateway_program, relay_program, server_program
 from wire.children import STOP_SECONDS, CannotStart, Child, Condition, Program
 
 log = logging.getLogger(__name__)
@@ -86,9 +86,11 @@ class Host:
 
 def _program(assignment: Assignment, node: str) -> Program:
     fleet, member, secrets = assignment.fleet, assignment.member, assignment.secrets
-    if member.is_gateway:
+    if member.kind is Kind.GATEWAY:
         state = state_folder() / "fleets" / fleet.name / "gateways" / member.name
         return gateway_program(fleet, member.name, node, os.environ, secrets, state)
+    if member.kind is Kind.RELAY:
+        return relay_program(fleet, member.name, node, os.environ, secrets)
     return server_program(fleet, member, assignment.gateway_host, node, os.environ, secrets)
 
 

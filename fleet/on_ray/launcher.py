@@ -17,12 +17,12 @@ from fleet.description import Fleet, Pool
 from fleet.keys import Secrets
 from fleet.launcher import Standing
 from fleet.on_ray.host import Assignment, Host, Told
-from fleet.programs import Member, gateways, server
+from fleet.programs import Kind, Member, gateways, relays, server
 from wire.children import Condition
 
 NAMESPACE = "disagfusion"
 ON_THE_HEAD = {"node:__internal_head__": 0.001}
-"""Ray's resource of the head node alone: gateways stay where others look for them."""
+"""Ray's resource of the head node alone: gateways and relays stay where others look for them."""
 
 ANSWER_SECONDS = 5.0
 """An actor that does not answer for so long has no node yet."""
@@ -40,7 +40,8 @@ class RayLauncher:
         """Process → life of its actor → starts in it."""
 
     async def start(self, member: Member) -> None:
-        options = {"num_cpus": 0, "resources": ON_THE_HEAD} if member.is_gateway else self._placed(member)
+        is_server = member.kind is Kind.SERVER
+        options = self._placed(member) if is_server else {"num_cpus": 0, "resources": ON_THE_HEAD}
         assignment = Assignment(self._fleet, member, self._gateway_host, self._secrets)
         ray.remote(Host).options(
             name=self._named(member.name),
@@ -60,7 +61,7 @@ class RayLauncher:
                 await host.stop.remote(drain)
         ray.kill(host, no_restart=True)
         self._lives.pop(member.name, None)
-        if not member.is_gateway:
+        if member.kind is Kind.SERVER:
             self._give_back(member)
 
     async def list(self) -> Sequence[Standing]:
@@ -105,7 +106,7 @@ class RayLauncher:
     def _members(self) -> Sequence[Member]:
         pools = self._fleet.pools.items()
         servers = [server(name, index) for name, pool in pools for index in range(1, pool.most + 1)]
-        return [*gateways(self._fleet), *servers]
+        return [*relays(self._fleet), *gateways(self._fleet), *servers]
 
     def _named(self, name: str) -> str:
         return f"{self._fleet.name}/{name}"
@@ -115,7 +116,7 @@ class RayLauncher:
     def _placed(self, member: Member) -> dict[str, Any]:
         """The servers that a pool always has are placed together; each further one by itself, so that its room is
         free again when it goes."""
-        pool = self._fleet.pools[member.pool or ""]
+        pool = self._fleet.pools[member.pool]
         together = member.index <= pool.min
         group = self._group(self._group_name(member), pool, pool.min if together else 1)
         resources = pool.resources
@@ -143,14 +144,14 @@ class RayLauncher:
             )
 
     def _give_back(self, member: Member) -> None:
-        pool = self._fleet.pools[member.pool or ""]
-        neighbours = [server(member.pool or "", index) for index in range(1, pool.min + 1)]
+        pool = self._fleet.pools[member.pool]
+        neighbours = [server(member.pool, index) for index in range(1, pool.min + 1)]
         if member.index > pool.min or all(self._host(each.name) is None for each in neighbours):
             remove_placement_group(get_placement_group(self._group_name(member)))
 
     def _group_name(self, member: Member) -> str:
-        together = member.index <= self._fleet.pools[member.pool or ""].min
-        return self._named(f"{member.pool}" if together else member.name)
+        together = member.index <= self._fleet.pools[member.pool].min
+        return self._named(member.pool if together else member.name)
 
 
 async def _answer(reference: Any) -> Told | None:

@@ -51,10 +51,12 @@ class FleetActor:
 
     async def _begin(self) -> None:
         """Once in a life, whoever asks first."""
-        if not (is_loopback(f"tcp://{self._node}:1") or self._supervisor.fleet.allow_plaintext):
+        fleet = self._supervisor.fleet
+        if not (is_loopback(f"tcp://{self._node}:1") or fleet.allow_plaintext or fleet.is_encrypted):
             raise LaunchFailed(
                 f"the cluster's machines reach each other at addresses such as {self._node}, where sockets would be "
-                "unencrypted: write allow_plaintext = true if that network is private"
+                "unencrypted: give keys.curve_gateways and keys.curve_servers, or write allow_plaintext = true if that "
+                "network is private"
             )
         if self._begun is None:
             self._begun = asyncio.create_task(self._supervisor.up(), name="up")

@@ -31,6 +31,7 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
         "default_steps": model.default_steps or None,
         "default_guidance": model.default_guidance,
         "quality_steps": model.quality_steps,
+        "step_caches": model.step_caches,
         "guiders": list(model.guiders),
         "guider_layers": model.guided_layers,
         "generate": _task(generate),

@@ -67,7 +67,10 @@ def headers(finished: Finished, generation: Generation, *, with_stages: bool) ->
 def early_headers(generation: Generation) -> dict[str, str]:
     """What is known before the work begins."""
     seeds = ",".join(str(image.seed) for image in generation.images)
-    return {"x-seed": str(generation.seed), "x-seeds": seeds, "x-batching": "exact" if generation.exact else "fast"}
+    told = {"x-seed": str(generation.seed), "x-seeds": seeds, "x-batching": "exact" if generation.exact else "fast"}
+    if level := generation.images[0].step_cache:
+        told["x-step-cache"] = level
+    return told
 
 
 def _server_timing(stage: StageReport) -> str:

@@ -66,6 +66,7 @@ EXPOSED_HEADERS = (
     "retry-after-ms",
     "server-timing",
     "x-batching",
+    "x-step-cache",
     "x-idempotency",
     "x-original-request-id",
     "x-predicted-wait-ms",

@@ -23,6 +23,8 @@ QUALITIES = ("low", "medium", "high", "xhigh", "max")
 """What a response may call its quality; clients validate it."""
 OLD_QUALITIES = {"standard": "medium", "hd": "high"}
 """OpenAI's names for the qualities of its older models."""
+NO_STEP_CACHE = "none"
+"""The level at which every step is computed."""
 URL_MODELS = ("dall-e-2", "dall-e-3")
 """Clients that name these expect urls unless they ask otherwise."""
 
@@ -162,6 +164,7 @@ def compose(
         output_format=body.output_format or "png",
         output_compression=100 if body.output_compression is None else body.output_compression,
         previews=body.partial_images or 0,
+        step_cache=step_cache_asked(body, model, guider),
         upscale=upscale,
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
         guider=guider,
@@ -185,6 +188,27 @@ def compose(
         guidance=guidance,
         token_side=model.size_multiple,
     )
+
+
+def step_cache_asked(body: GenerationBody, model: ModelInfo, guider: GuiderUse | None) -> str:
+    """A level of the model's; empty: none. Raises ``ApiError``."""
+    level = body.step_cache or NO_STEP_CACHE
+    if level == NO_STEP_CACHE:
+        return ""
+    if level not in model.step_caches:
+        levels = ", ".join((NO_STEP_CACHE, *model.step_caches))
+        raise ApiError(
+            f"The model '{model.name}' has no 'step_cache' {level!r}; it has: {levels}.",
+            code="unsupported_value",
+            param="step_cache",
+        )
+    if guider is not None and _is_alone(guider):
+        raise ApiError(
+            f"'step_cache' and the guider '{guider.name}' exclude each other: it changes layers that are left out.",
+            code="invalid_value",
+            param="step_cache",
+        )
+    return level
 
 
 def _is_alone(guider: GuiderUse | None) -> bool:

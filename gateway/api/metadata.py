@@ -39,6 +39,7 @@ def describe(generation: Generation, image: int, *, with_prompt: bool) -> str:
         "Postprocess upscale by": params.upscale or None,
         "Model": generation.model,
         "Denoising strength": params.strength and f"{params.strength:g}",
+        "Step cache": params.step_cache or None,
     }
     line = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     if not with_prompt:

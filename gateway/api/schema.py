@@ -73,6 +73,7 @@ class GenerationBody(BaseModel):
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     seed: Annotated[int, Field(ge=RANDOM_SEED, le=MAX_SEED, description="-1: random.")] | None = None
     batching: Literal["exact", "fast"] | None = None
+    step_cache: Annotated[str, Field(max_length=32, description="'none', or a level that the model has.")] | None = None
     num_inference_steps: Steps | None = None
     steps: Steps | None = None
     step: Steps | None = None

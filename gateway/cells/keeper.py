@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from gateway.cells.own import OwnCell, Process
+from gateway.cells.own import Departures, OwnCell
 from gateway.cells.rules import Move, Steadiness, Why
 from gateway.service.interfaces import NoCapacity, ServiceError
 from gateway.stages.sockets import Dealer, Sockets
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Levers:
-    order: Callable[[Callable[[], ev.Event | None]], Awaitable[None]]
+    order: Callable[[Callable[[], tuple[ev.Event, ...]]], Awaitable[None]]
     """See ``Dispatcher.order``."""
     send: Callable[[ServerId, ToStage], None]
     turn_away: Callable[[ModelKey, ServiceError], None]
@@ -127,20 +127,28 @@ class Keeper:
 
     async def _act(self) -> None:
         now = asyncio.get_running_loop().time()
-        for move in self._steadiness.now_of(self._own.state(), self.others(), now):
+        moves = list(self._steadiness.now_of(self._own.state(), self.others(), now))
+        for move in moves:
             if move.why is Why.GATHER and self.served_elsewhere():
                 for model in {model for model, _ in move.holds}:
                     self._levers.turn_away(ModelKey(model), NoCapacity(TURNED_AWAY, retry_after_seconds=1.0))
-            if self._own.is_draining or self._own.safe(move.holds):
-                await self._levers.order(lambda move=move: self._send(move))  # type: ignore[misc]
+        if moves:
+            # In one turn: with each alone the whole cell would be looked through as often as servers go.
+            await self._levers.order(lambda: tuple(self._send_all(moves, now)))
+
+    def _send_all(self, moves: Sequence[Move], now: float) -> Iterator[ev.Event]:
+        departures = self._own.departures()
+        for move in moves:
+            if self._own.is_draining or departures.safe(move.holds):
+                yield from self._send(move, departures)
                 self._steadiness.acted(move, now)
 
-    def _send(self, move: Move) -> ev.Event | None:
+    def _send(self, move: Move, departures: Departures) -> Iterator[ev.Event]:
         endpoint = next(peer.endpoint for peer in self._peers if peer.state and peer.state.name == move.target)
-        process: Process | None = self._own.choose(move.holds, move.target)
+        process = departures.choose(move.holds, move.target)
         if process is None:
-            return None
+            return
         log.info("%s goes to %s at %s: %s", process[0].id, move.target, endpoint, move.why)
         for server in process:
             self._levers.send(server.id, MoveTo(endpoint=endpoint))
-        return ev.ServerLeaving(process[0].id)
+        yield ev.ServerLeaving(process[0].id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gateway.cells.rules import Holds, lets_go
@@ -66,15 +66,13 @@ class OwnCell:
     def ready(self) -> bool:
         return self._ready()
 
-    def choose(self, holds: Holds, target: str) -> Process | None:
-        """A process that may go to ``target`` now, the least busy first; it is to be told, and to count as leaving."""
-        offers = [process for process in self._free() if _holds(process) == holds]
-        if not offers:
-            return None
-        chosen = min(offers, key=lambda process: sum(len(server.attempts) for server in process))
-        self._going[chosen[0].id] = holds, target
-        self._told[chosen[0].id] = self._clock()
-        return chosen
+    def departures(self) -> Departures:
+        """As things stand: to be used up before anything else happens."""
+        return Departures(self._free(), self._staying(), self._goes)
+
+    def _goes(self, process: Process, holds: Holds, target: str) -> None:
+        self._going[process[0].id] = holds, target
+        self._told[process[0].id] = self._clock()
 
     @property
     def leaving(self) -> int:
@@ -96,7 +94,7 @@ class OwnCell:
 
     def _free(self) -> Iterator[Process]:
         """Those that can all go at once: idle or not, they finish what they have."""
-        held = Counter(_holds(process) for process in self._processes() if not process[0].is_leaving)
+        held = self._staying()
         needed = self._needed() if self.is_draining else None
         for process in self._processes():
             holds = _holds(process)
@@ -124,9 +122,8 @@ class OwnCell:
             if job.state is not JobState.DONE
         }
 
-    def safe(self, holds: Holds) -> bool:
-        """The cell is none the worse without one such process, as things stand and not as they are planned."""
-        return lets_go(Counter(_holds(process) for process in self._processes() if not process[0].is_leaving), holds)
+    def _staying(self) -> Counter[Holds]:
+        return Counter(_holds(process) for process in self._processes() if not process[0].is_leaving)
 
     def _processes(self) -> Iterator[Process]:
         seen: set[ServerId] = set()
@@ -135,6 +132,41 @@ class OwnCell:
             if process[0].id not in seen:
                 seen.add(process[0].id)
                 yield process
+
+
+class Departures:
+    """The processes that may leave a cell, each once.
+
+    One look at the cell is enough for all of them: whoever goes first takes nothing from what the next may do, as
+    ``OwnCell._free`` says who can *all* go.
+    """
+
+    def __init__(
+        self, free: Iterable[Process], staying: Counter[Holds], goes: Callable[[Process, Holds, str], None]
+    ) -> None:
+        self._free: dict[Holds, deque[Process]] = {}
+        for process in sorted(free, key=_busy):
+            self._free.setdefault(_holds(process), deque()).append(process)
+        self._staying = staying
+        self._goes = goes
+
+    def choose(self, holds: Holds, target: str) -> Process | None:
+        """One that may go to ``target`` now, the least busy first; it is to be told, and to count as leaving."""
+        offers = self._free.get(holds)
+        if not offers:
+            return None
+        chosen = offers.popleft()
+        self._staying[holds] -= 1
+        self._goes(chosen, holds, target)
+        return chosen
+
+    def safe(self, holds: Holds) -> bool:
+        """The cell is none the worse without one such process, as things stand and not as they are planned."""
+        return lets_go(self._staying, holds)
+
+
+def _busy(process: Process) -> int:
+    return sum(len(server.attempts) for server in process)
 
 
 def _holds(process: Iterable[Server]) -> Holds:

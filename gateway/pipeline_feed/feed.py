@@ -24,8 +24,8 @@ from scheduler.view import View
 
 LOOK_SECONDS = 0.5
 """Stage servers report progress as often."""
-MOST_WRITES = 100
-"""Per second, to all readers: beyond 50 of them, looks are rarer."""
+MOST_WRITES = 50
+"""Per second, to all readers: beyond 25 of them, looks are rarer."""
 KEEP_ALIVE_SECONDS = 15.0
 """Of silence until a comment; proxies give connections up that say nothing for a minute."""
 MOST_UNREAD = 4000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -15,7 +15,7 @@ MAX_MODELS = 256
 """Remembered; those that nobody serves any more are forgotten first."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Member:
     key: ModelKey
     roles: frozenset[Role]
@@ -33,6 +33,10 @@ class Catalogue:
         self._models: dict[ModelKey, ModelInfo] = {}
         """Registered last comes last."""
         self._members: dict[ServerId, _Member] = {}
+        self._sizes: Counter[ModelKey] = Counter()
+        """Members of each model, never 0: with a thousand servers nobody looks through all of them when one joins."""
+        self._holders: dict[ModelKey, Counter[Role]] = {}
+        """Of each model with members, those of each role that are of use."""
         self._told: dict[ModelKey, ModelInfo] = {}
         """As clients see it, until something changes."""
         self._listed: tuple[ModelInfo, ...] | None = None
@@ -46,23 +50,23 @@ class Catalogue:
         key = ModelKey(info.key)
         self._models.pop(key, None)
         self._models[key] = info
-        self._members[server] = _Member(key, frozenset(roles), adapters=info.adapters, upscaler=info.upscaler)
+        self._note(server, _Member(key, frozenset(roles), adapters=info.adapters, upscaler=info.upscaler))
         self._forget_surplus()
         self._changed()
 
     def holds(self, server: ServerId, roles: Iterable[Role]) -> None:
-        self._members[server].roles = frozenset(roles)
+        self._note(server, replace(self._members[server], roles=frozenset(roles)))
         self._changed()
 
     def set_aside(self, server: ServerId, roles: Iterable[Role], why: str) -> None:
         """These do not count as held by it, none from now on if there are none."""
         member = self._members.get(server)
         if member is not None:
-            member.aside, member.why = frozenset(roles), why
+            self._note(server, replace(member, aside=frozenset(roles), why=why))
             self._changed()
 
     def lost(self, server: ServerId) -> None:
-        del self._members[server]
+        self._discount(self._members.pop(server))
         self._changed()
 
     def models(self) -> tuple[ModelInfo, ...]:
@@ -87,8 +91,7 @@ class Catalogue:
 
     def unlike(self, info: ModelInfo) -> tuple[str, ...]:
         """How it differs from each model of its name that somebody serves under another key: no stage mixes them."""
-        served = {member.key for member in self._members.values()}
-        others = (self._models[key] for key in self._models if key in served and key != info.key)
+        others = (self._models[key] for key in self._models if key in self._sizes and key != info.key)
         return tuple(_difference(info, other) for other in others if other.name == info.name)
 
     def missing(self, key: ModelKey) -> list[Role]:
@@ -109,9 +112,8 @@ class Catalogue:
         """With those that every stage which they change has; as the last server introduced it while there is none."""
         key = ModelKey(info.key)
         if key not in self._told:
-            is_served = any(member.key == key for member in self._members.values())
             offered = {"adapters": self._offered(key), "upscaler": self._upscaler(key)}
-            self._told[key] = msgspec.structs.replace(info, **offered) if is_served else info
+            self._told[key] = msgspec.structs.replace(info, **offered) if key in self._sizes else info
         return self._told[key]
 
     def _upscaler(self, key: ModelKey) -> Upscaler | None:
@@ -152,8 +154,20 @@ class Catalogue:
         return [*REQUIRED, *([Role.UPSCALER] if has_upscaler else [])]
 
     def _held(self, key: ModelKey) -> Counter[Role]:
-        members = (member for member in self._members.values() if member.key == key)
-        return Counter(role for member in members for role in member.roles - member.aside)
+        return self._holders.get(key, Counter())
+
+    def _note(self, server: ServerId, member: _Member) -> None:
+        if server in self._members:
+            self._discount(self._members[server])
+        self._members[server] = member
+        self._sizes[member.key] += 1
+        self._holders.setdefault(member.key, Counter()).update(member.roles - member.aside)
+
+    def _discount(self, member: _Member) -> None:
+        self._sizes[member.key] -= 1
+        self._holders[member.key].subtract(member.roles - member.aside)
+        if not self._sizes[member.key]:
+            del self._sizes[member.key], self._holders[member.key]
 
     def _changed(self) -> None:
         self._told.clear()
@@ -161,17 +175,17 @@ class Catalogue:
         self._listed = self._is_ready = None
 
     def _forget_surplus(self) -> None:
-        served = {member.key for member in self._members.values()}
-        unserved = [key for key in self._models if key not in served]
-        for key in unserved[: max(0, len(self._models) - MAX_MODELS)]:
-            del self._models[key]
+        surplus = len(self._models) - MAX_MODELS
+        if surplus > 0:
+            for key in [key for key in self._models if key not in self._sizes][:surplus]:
+                del self._models[key]
 
 
 _TOLD = {
     "formats": "formats of weights",
     "dtype": "dtype",
     "attention": "attention backend",
-    "compiled": "compilation",
+    "step_caches": "step caches",
     "revisions": "revisions of components",
 }
 """What a key stands for, as far as it is told apart from it; what is looked for first comes first."""

@@ -34,7 +34,7 @@ class Decision:
 
     def mentions(self, request: RequestId, epochs: frozenset[Epoch]) -> bool:
         match self.action:
-            case act.Run(job=job):
+            case act.Run(job=job) | act.Help(job=job):
                 return _request_of(job) == request
             case act.Cancel(epochs=cancelled):
                 return not epochs.isdisjoint(cancelled)

@@ -71,11 +71,14 @@ class Decider(Protocol):
     def no_room(self, model: ModelKey, now: float) -> str: ...
 
 
+Judge = Callable[[], ev.Event | tuple[ev.Event, ...] | None]
+
+
 @record(frozen=True, slots=True)
 class _Order:
     """Of an operator."""
 
-    judge: Callable[[], ev.Event | None]
+    judge: Judge
     outcome: asyncio.Future[None]
 
 
@@ -169,8 +172,8 @@ class Dispatcher:
         """From the stage pool."""
         self._inbox.put(report)
 
-    async def order(self, judge: Callable[[], ev.Event | None]) -> None:
-        """Carry out an operator's order: the event that ``judge`` makes in the very turn in which it takes effect.
+    async def order(self, judge: Judge) -> None:
+        """Carry out an operator's order: the events that ``judge`` makes in the very turn in which they take effect.
 
         None for an order that is fulfilled already. Raises the ``ServiceError`` with which ``judge`` refuses.
         """
@@ -251,12 +254,12 @@ class Dispatcher:
         if order.outcome.done():
             return  # the operator did not wait for it
         try:
-            event = order.judge()
+            told = order.judge()
         except ServiceError as refusal:
             order.outcome.set_exception(refusal)
             return
-        if event is not None:
-            self._tell((event,), now)
+        if told is not None:
+            self._tell(told if isinstance(told, tuple) else (told,), now)
         order.outcome.set_result(None)
 
     def _about_server(self, report: Joined | Lost) -> ev.Event:

@@ -205,6 +205,7 @@ def _denoising(params: ImageParams, model: ModelInfo, pictures: PictureWork) -> 
         cfg=(guidance or 0.0) > 1.0,
         reference_pixels=pictures.sequence_pixels,
         picture_tokens=pictures.prompt_tokens,
+        step_cache=params.step_cache,
         more_passes=more_passes(params.guider),
     )
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
+
+import msgspec
 
 from gateway.service.attempts import Attempts, Record
 from gateway.service.embeddings import Embeddings, real
@@ -12,8 +16,8 @@ from scheduler.spec import Input
 from wire import to_stage
 from wire.bounded import MAX_SECONDS
 from wire.to_gateway import Hello
-from wire.to_stage import InputRef, ToStage, TryPeer
-from wire.types import JobId, Role, ServerId
+from wire.to_stage import Half, InputRef, ToStage, TryPeer
+from wire.types import Epoch, Handle, JobId, Role, ServerId
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +40,15 @@ class Instructions:
         self._record = record
         self._attempts = attempts
         self._embeddings = embeddings
+        self._secret = secrets.token_bytes(32)
 
     def carry_out(self, action: act.Action, now: float) -> None:
         """Actions that are messages to stage servers."""
         match action:
             case act.Run(server=server):
                 self._send(server, self._run(action, now))
+            case act.Help(server=server):
+                self._send(server, self._help(action, now))
             case act.Cancel(server=server, epochs=epochs):
                 self._send(server, to_stage.Cancel(epochs=epochs))
             case act.HandOver(server=server, epochs=epochs):
@@ -76,6 +83,36 @@ class Instructions:
         hello = self._servers[holder]
         return TryPeer(server=holder, endpoint=hello.data_endpoint, public_key=hello.public_key, relays=hello.relays)
 
+    def _half(self, leader: Epoch, partner: ServerId, *, leads: bool) -> Half:
+        """The halves of the attempt ``leader``, as one of the two sees them; nobody else knows the handles."""
+        name = f"{leader.gateway}/{leader.counter}".encode()
+        of_leader, of_other = (
+            Handle(blake2b(name, key=self._secret, person=person, digest_size=16).hexdigest())
+            for person in (b"leader", b"other")
+        )
+        mine, theirs = (of_leader, of_other) if leads else (of_other, of_leader)
+        return Half(handle=mine, partner=self.reference(Input(theirs, partner, 0)), leads=leads)
+
+    def _help(self, action: act.Help, now: float) -> to_stage.Run:
+        """Nobody's attempt in the records: what comes of it is part of the one that it helps."""
+        graph = self._record(action.job).graph
+        job = graph.jobs[action.job]
+        member = to_stage.Member(
+            epoch=action.epoch,
+            params=msgspec.structs.replace(job.params, previews=0),
+            inputs=tuple(self.reference(source) for source in action.inputs),
+            images=dict(job.uploads),
+            request=graph.spec.id,
+            half=self._half(action.leader, action.partner, leads=False),
+        )
+        return to_stage.Run(
+            role=Role.DIT,
+            members=(member,),
+            remaining_seconds=max(0.0, action.deadline - now),
+            fast=not graph.spec.exact,
+            predicted_seconds=min(action.predicted_seconds, MAX_SECONDS),
+        )
+
     def _run(self, action: act.Run, now: float) -> to_stage.Run:
         record = self._record(action.job)
         job = record.graph.jobs[action.job]
@@ -91,6 +128,7 @@ class Instructions:
             images=dict(job.uploads),
             request=record.graph.spec.id,
             resume=resume,
+            half=self._half(action.epoch, action.partner, leads=True) if action.partner else None,
         )
         return to_stage.Run(
             role=action.role,
@@ -101,4 +139,5 @@ class Instructions:
             keep_seconds=action.keep_seconds,
             share=action.share,
             predicted_seconds=min(action.predicted_seconds, MAX_SECONDS),
+            fast=not record.graph.spec.exact,
         )

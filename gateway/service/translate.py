@@ -51,6 +51,7 @@ def server_spec(server: ServerId, hello: wire.Hello) -> ServerSpec:
         device=hello.device,
         pool=hello.pool,
         model_name=hello.model.name,
+        shares_guidance=hello.shares_guidance,
         adapters=_adapters(hello.model),
     )
 

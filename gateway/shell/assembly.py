@@ -284,6 +284,7 @@ def elastic_settings(settings: Settings) -> ElasticSettings:
         max_requests=settings.max_waiting_requests,
         max_batch=settings.max_batch,
         preemption=settings.preemption,
+        share_guidance=settings.share_guidance,
         elastic_roles=settings.elastic_roles,
         roles=PolicySettings(
             interval_seconds=settings.role_interval_seconds,

@@ -18,7 +18,7 @@ from wire.version import PROTOCOL, check_protocol
 
 BY_STRANGERS = (Hello, Ask, AskCell)
 
-MAX_REMEMBERED = 1024
+MAX_REMEMBERED = 4096
 """Former lives of servers, and strangers who were told to introduce themselves."""
 
 SAY_HELLO_EVERY = 1.0
@@ -94,9 +94,15 @@ class PoolRules:
     """Incarnation."""
     heartbeat_seconds: float
     liveness_seconds: float
-    max_servers: int = 1024
+    max_servers: int = 2048
     keys: Mapping[str, str] | None = None
-    """With encryption: name → public key of those who may join."""
+    """With encryption: name → public key of those who may join. ``gpu-*`` are all whose names begin so."""
+
+    def admits(self, user: str, name: str) -> bool:
+        """Whether the key that is registered for ``user`` may be used by a process of this ``name``."""
+        if self.keys is None or user == name:
+            return True
+        return user.endswith("*") and name.startswith(user[:-1]) and name not in self.keys
 
 
 @dataclass(slots=True)
@@ -186,7 +192,7 @@ class Roster:
         peer = self._peers.get(server)
         if peer is None:
             return self.stranger(server, now)
-        if self._rules.keys is not None and user != _owner(peer.hello):
+        if not self._rules.admits(user, _owner(peer.hello)):
             return [Warn(f"a message in the name of {server!r} came with the key of {user!r}: dropped")]
         peer.heard = now
         self._peers.move_to_end(server)
@@ -293,7 +299,8 @@ class Roster:
         owner = _owner(hello)
         if owner != hello.name and (not hello.name.startswith(f"{owner}.") or hello.name in (self._rules.keys or {})):
             return "name", f"{hello.name!r} is no name for a server of the process {owner!r}"
-        if self._rules.keys is not None and (user != owner or self._rules.keys.get(user) != hello.public_key):
+        keys = self._rules.keys
+        if keys is not None and not (self._rules.admits(user, owner) and keys.get(user) == hello.public_key):
             return "key", f"the key shown is registered for {user!r}, not for {hello.name!r}"
         if len(self._peers) >= self._rules.max_servers and hello.name not in self._names:
             return "full", f"the gateway serves {self._rules.max_servers} stage servers at most"

@@ -20,6 +20,11 @@ HANDSHAKE_MS = 5_000
 SEND_QUEUE = 1000
 """Messages that wait for one peer; a peer that lets more wait does not read."""
 
+BACKLOG = 4096
+"""Connections that wait to be accepted, as far as ``net.core.somaxconn`` allows: all the servers of a lost gateway
+connect in one moment. The kernels of those for which there is no room try again after a second, then after three.
+ZeroMQ's own number is 100."""
+
 IN_A_ROW = 32
 """Messages of one socket that are taken before others have their turn."""
 
@@ -268,6 +273,7 @@ class Sockets:
         socket = self._socket(zmq.ROUTER, max_bytes)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        socket.setsockopt(zmq.BACKLOG, BACKLOG)
         if self._keys is not None:
             socket.setsockopt(zmq.CURVE_SERVER, 1)
             socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())

@@ -10,6 +10,7 @@ from scheduler.cost.features import Row, anchors, row, sequence_tokens
 from scheduler.cost.fit import StageFit
 from scheduler.cost.profile import ModelShape, RoleProfile
 from scheduler.cost.residuals import ResidualTracker
+from scheduler.cost.step_cache import CachedShare
 from scheduler.cost.work import Work
 from wire.types import Role
 
@@ -44,6 +45,7 @@ class StageCost:
         self.fit = StageFit(prior.stage.coefficients, anchors(role, prior.shape), prior.level_weight)
         self.batching = BatchMarginal(prior.stage.batch_marginal)
         self.residuals = ResidualTracker(prior.sigma)
+        self.cached = CachedShare()
         self._cache: dict[Work, float] = {}
         self._passes: dict[Row, float] = {}
         self._band: tuple[float, float] | None = None
@@ -56,7 +58,10 @@ class StageCost:
         if known is None:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
-            known = self._cache[work] = self.pass_seconds(work) * work.passes * self._batch_factor(work)
+            known = (
+                self.pass_seconds(work) * work.passes * self._batch_factor(work) * self.cached.share(work.step_cache)
+            )
+            self._cache[work] = known
         return known
 
     def pass_seconds(self, work: Work) -> float:
@@ -76,6 +81,11 @@ class StageCost:
         """
         usual, features, tokens = seconds / speed, row(work, self.prior.shape), self._tokens(work)
         single, factor = self._row_seconds(features) * work.passes, self.batching.factor(tokens, work.batch)
+        if work.step_cache:  # it tells nothing of servers and of jobs that compute every step
+            self.cached.observe(work.step_cache, work.steps, usual / (single * factor))
+            self._cache.clear()
+            self.version += 1
+            return None
         log_ratio = log(usual / (single * factor))
         if self.fit.observations >= LEARNING:
             self.residuals.add(log_ratio)

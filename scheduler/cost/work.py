@@ -43,6 +43,8 @@ class Work:
     """That uploaded pictures add to the prompt, of encoder and dit jobs."""
     reference_pixels: int = 0
     """Pixels of uploaded pictures whose latents lengthen the sequence, of dit jobs only."""
+    step_cache: str = ""
+    """Level at which steps reuse what earlier ones computed, of dit jobs only; empty: all are computed."""
     batch: float = 1
     """Jobs of its kind that compute together, itself among them, in the mean over the job."""
     more_passes: float = 0.0

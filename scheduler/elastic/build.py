@@ -12,6 +12,7 @@ from scheduler.elastic.admission import PredictedCompletion
 from scheduler.elastic.batching import LeastDelay
 from scheduler.elastic.book import Book
 from scheduler.elastic.fairness import Fairness
+from scheduler.elastic.guidance import SharedGuidance
 from scheduler.elastic.migration import StepMigration
 from scheduler.elastic.order import StageOrder
 from scheduler.elastic.placement import Backpressure
@@ -60,6 +61,7 @@ def elastic(settings: ElasticSettings | None = None, profiles: Iterable[Profile]
         batching=LeastDelay(settings, fairness),
         preemption=ShortestRemaining(settings) if settings.preemption else None,
         migration=StepMigration(settings, suspects) if settings.migration else None,
+        guidance=SharedGuidance(settings, suspects) if settings.share_guidance else None,
         previews=previews,
         roles=roles,
         coming=coming,

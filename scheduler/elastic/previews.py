@@ -59,6 +59,8 @@ class WhileThereIsTime(Observer):
         model = preview.request.spec.model
         if model not in self._asked:
             return True
+        if not view.serving(model, Role.DECODER):
+            return False
         shares = {role: _shares(role, model, view) for role in Role if view.serving(model, role)}
         deciding, asked = shares[Role.DECODER], self._asked[model].load(now)
         if asked.of(deciding) < BUSIEST:

@@ -33,6 +33,8 @@ LEAST: dict[str, float] = {
     "max_preemptions": 1,
     "keep_seconds": 0,
     "handover_seconds": 0,
+    "swap_seconds": 0,
+    "share_gain_seconds": 0,
     "backlog_horizon_seconds": 1,
 }
 """Of the knobs that are numbers, the smallest value that makes sense."""
@@ -84,6 +86,13 @@ class ElasticSettings:
     """Denoising goes on on another server, from the step reached, where that is predicted to be a gain."""
     handover_seconds: float = 0.2
     """What that costs: the end of a step, a transfer and the start there. A job shorter than that stays."""
+    # --- guidance on two servers
+    share_guidance: bool = True
+    """A server that has nothing to do computes half of each guided step of another's, until it gets a job."""
+    swap_seconds: float = 0.01
+    """What it costs per step: each sends the other what it computed."""
+    share_gain_seconds: float = 0.2
+    """The least gain that is worth it."""
     # --- roles
     elastic_roles: bool = True
     roles: PolicySettings = field(default_factory=PolicySettings)

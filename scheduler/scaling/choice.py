@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log
+from math import inf, log
 
 from scheduler.scaling.fleet import Fleet
 from scheduler.scaling.outlook import Outlook
@@ -15,6 +15,8 @@ from wire.types import ServerId
 
 CALM = 0.8
 """Share of the allowed wait that must be kept without the server that is given up: less, and it would soon be back."""
+LATE = 2.0
+"""Times what is looked ahead, after a jump, for which work is taken to wait since servers came late."""
 WHOLE = 1.0
 """Seconds that may be waited at least: below, nothing could be judged."""
 
@@ -107,26 +109,37 @@ class Choice:
     def _shrink(self, outlook: Outlook) -> None:
         """Down to the most that was needed since a server that starts now would have been asked for.
 
-        A server that is kept in vain for as long as a start takes has cost what starting it again would.
+        A server that is kept in vain for as long as a start takes has cost what starting it again would. After a jump
+        that is another matter: what was needed before it tells nothing, and work that waits since then, as servers came
+        late, will not wait again once it is done. In a load that rises and falls it may.
         """
         calm = replace(outlook, allowed=CALM * outlook.allowed)
         until = self._lead + self._settings.dwell_seconds
         grown = Counter(self._extra)
+        self._give_up(calm, until)
+        needed = Counter(self._extra)
+        since_jump = self._now - self._jumped_at()
+        if since_jump < LATE * until:
+            self._give_up(replace(calm, backlog=0.0), until)
+        for state in self._at.states:
+            name = state.pool.name
+            dwell = min(max(self._settings.dwell_seconds, self._starts[name]), since_jump)
+            count = self._at.count(state)
+            present = count + grown[name]
+            enough = state.enough(self._count(state), present, dwell, self._now)
+            self._extra[name] = min(max(enough, count + needed[name]), present) - count
+        if self._extra != grown:
+            self._verdict += f"; the peak expected within {until:.0f} s fits with fewer"
+
+    def _give_up(self, outlook: Outlook, until: float) -> None:
+        """As many as the others do without, the dearest first."""
         for state in sorted(self._at.states, key=lambda state: (-state.pool.price, state.pool.name)):
             name = state.pool.name
             while self._count(state) > state.pool.min:
                 self._extra[name] -= 1
-                if not self._carried(calm, 0.0, until, self._settings.shrink_errors):
+                if not self._carried(outlook, 0.0, until, self._settings.shrink_errors):
                     self._extra[name] += 1
                     break
-        for state in self._at.states:
-            name = state.pool.name
-            dwell = max(self._settings.dwell_seconds, self._starts[name])
-            present = self._at.count(state) + grown[name]
-            enough = state.enough(self._count(state), present, dwell, self._now)
-            self._extra[name] += min(enough, present) - self._count(state)
-        if self._extra != grown:
-            self._verdict += f"; the peak expected within {until:.0f} s fits with fewer"
 
     # --- what they go by ----------------------------------------------------------------------------------------------
 
@@ -138,6 +151,9 @@ class Choice:
         if not fleet.total(self._extra):
             return False  # some role would have no holder
         return outlook.carried(fleet.capacity(self._extra, self._starts), since, until, errors)
+
+    def _jumped_at(self) -> float:
+        return self._at.model.forecast.jumped_at if self._at.model is not None else -inf
 
     def _outlook(self) -> Outlook:
         model, settings = self._at.model, self._settings

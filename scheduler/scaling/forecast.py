@@ -8,7 +8,7 @@ size of requests. A run of bins that chance does not explain is a jump, and the 
 from __future__ import annotations
 
 from collections import deque
-from math import log, sqrt
+from math import inf, log, sqrt
 
 BIN_SECONDS = 5.0
 LEVEL_DRIFT = 0.002
@@ -47,6 +47,8 @@ class Forecast:
         """Since the first request, and the work that came while little was known."""
         self._size = self._square = 0.0
         """Mean of the work of a request, and of its square."""
+        self.jumped_at = -inf
+        """When it last began anew: what was needed before says nothing of what is needed since."""
 
     def arrived(self, work: float, now: float) -> None:
         """A request needs ``work`` in all."""
@@ -141,6 +143,7 @@ class Forecast:
         came = sum(rate for rate, _ in list(self._recent)[-bins:])
         self._level = (came + FEWEST * self._level) / (bins + FEWEST)
         self._trend = 0.0
+        self.jumped_at = self._bin_at
         self._var = [self._noise(bins * BIN_SECONDS), 0.0, 0.0]
         self._recent.clear()
 

@@ -10,6 +10,7 @@ arrivals, and the noise on each job's cost, are the same whatever the policies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -38,7 +39,7 @@ from scheduler.sim.setup import (
 from scheduler.sim.workload import Arrival, Kind, Phase
 from scheduler.sim.world import Cost, Loss
 from scheduler.spec import IMAGE_PORT, Input
-from wire.types import READERS, STAGES, Handle, JobId, ModelKey, RequestId, Role, ServerId
+from wire.types import READERS, STAGES, Epoch, Handle, JobId, ModelKey, RequestId, Role, ServerId
 
 PICTURE_BYTES_PER_PIXEL = 1.5
 RAW_BYTES_PER_PIXEL = 3
@@ -144,7 +145,7 @@ class Simulation:
 
     def _do(self, action: Action) -> None:
         match action:
-            case do.Run() | do.Cancel() | do.HandOver() | do.Release() | do.AssignRoles() | do.Preload():
+            case do.Run() | do.Help() | do.Cancel() | do.HandOver() | do.Release() | do.AssignRoles() | do.Preload():
                 self.clock.after(self.scenario.network.control, self._deliver, action.server, action)
             case do.FetchResult(job=job, source=source):
                 self.clock.after(self.transfer_seconds(source.nbytes), self._fetched, job, source)
@@ -298,7 +299,14 @@ class Simulation:
             work = Work(job.role, height=64, width=64)
         factor = Random(f"{self._seed}/{job.job}").lognormvariate(0.0, self.scenario.noise)
         seconds = factor * self._truth.seconds(work, setup.target)
-        return Cost(work, seconds, self._truth.batch_marginal(work, setup.target))
+        halved = factor * self._truth.seconds(replace(work, cfg=False, more_passes=0.0), setup.target)
+        swaps = work.steps * self.scenario.network.latency
+        return Cost(work, seconds, self._truth.batch_marginal(work, setup.target), min(seconds, halved + swaps))
+
+    def help(self, leader: tuple[ServerId, Epoch], *, comes: bool) -> None:
+        server, epoch = leader
+        if server in self.servers:
+            self.servers[server].helped(epoch, comes=comes)
 
     def previews(self, job: JobId) -> int:
         return self._previews.get(job, 0)

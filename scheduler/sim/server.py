@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from scheduler import events as ev
-from scheduler.actions import Action, AssignRoles, Cancel, HandOver, Preload, Release, Run
+from scheduler.actions import Action, AssignRoles, Cancel, HandOver, Help, Preload, Release, Run
 from scheduler.sim.device import Device, Task
 from scheduler.sim.role_changes import RoleChanges
 from scheduler.sim.setup import ServerSetup
@@ -54,6 +54,7 @@ class SimServer:
             setup.target,
             reads_ahead=True,
             software=setup.software,
+            shares_guidance=setup.shares_guidance,
             device=f"{setup.device}/{life}" if setup.device else "",
             pool=setup.pool,
         )
@@ -83,6 +84,11 @@ class SimServer:
 
     def die(self) -> None:
         self.alive = False
+        self._part_all()
+
+    def _part_all(self) -> None:
+        for job in self._jobs.values():
+            self._part(job)
 
     @property
     def held(self) -> frozenset[Role]:
@@ -95,11 +101,16 @@ class SimServer:
 
     def freeze(self) -> None:
         self._stall = self._stall or _Stall()
+        self._part_all()
+        for job in self._jobs.values():  # whoever helps does not wait
+            job.step_seconds = job.whole_seconds
 
     def thaw(self) -> None:
         stall, self._stall = self._stall, None
         for call, args in stall.calls if stall is not None else ():
             self._guarded(call, *args)
+        for job in [job for job in self._jobs.values() if job.leader is not None]:
+            self._stop(job)
 
     def slow_down(self, factor: float) -> None:
         self.device.slow_down(factor)
@@ -126,12 +137,11 @@ class SimServer:
         match action:
             case Run():
                 self._begin(action)
-            case Cancel(epochs=epochs):
+            case Help():
+                self._help(action)
+            case Cancel(epochs=epochs) | HandOver(epochs=epochs):
                 for epoch in epochs:
-                    self._cancel(epoch)
-            case HandOver(epochs=epochs):
-                for epoch in epochs:
-                    self._hand_over(epoch)
+                    (self._cancel if isinstance(action, Cancel) else self._hand_over)(epoch)
             case Release(handles=handles):
                 self.store.release(handles)
                 self._find_room()
@@ -163,6 +173,8 @@ class SimServer:
         job = Job(
             steps=steps,
             step_seconds=cost.seconds / steps,
+            whole_seconds=cost.seconds / steps,
+            halved_seconds=cost.halved / steps,
             urgent=run.preempt,
             kind=replace(cost.work, steps=1) if run.share else None,
             together=self.setup.together,
@@ -183,6 +195,34 @@ class SimServer:
         delay = self._world.transfer_seconds(sum(source.nbytes for source in remote)) if remote else 0.0
         self.later(delay, self._fetched, job, remote)
 
+    def _help(self, order: Help) -> None:
+        """Until it is told to stop, which is when the other one's attempt has ended: steps enough."""
+        run = Run(
+            cause=order.cause,
+            reason=order.reason,
+            server=self.id,
+            role=Role.DIT,
+            job=order.job,
+            epoch=order.epoch,
+            inputs=order.inputs,
+            deadline=order.deadline,
+        )
+        self._begin(run)
+        job = self._jobs.get(order.epoch)
+        if job is not None:
+            job.leader = order.partner, order.leader
+            job.steps, job.step_seconds, job.shows = 100 * job.steps, job.halved_seconds, ()
+
+    def helped(self, epoch: Epoch, *, comes: bool) -> None:
+        job = self._jobs.get(epoch)
+        if job is not None and job.stage is not Stage.OVER:
+            self.device.repace(job, job.halved_seconds if comes else job.whole_seconds)
+
+    def _part(self, task: Task) -> None:
+        """What it helps is alone again."""
+        if isinstance(task, Job) and task.leader is not None:
+            self._world.help(task.leader, comes=False)
+
     def _fetched(self, job: Job, remote: tuple[Input, ...]) -> None:
         if job.stage is Stage.OVER:
             return
@@ -200,6 +240,8 @@ class SimServer:
     def _take_room(self, job: Job) -> None:
         role = job.run.role
         job.sizes = self._world.output_bytes(job.run.job, job.work, self.setup)
+        if job.leader is not None:
+            job.sizes = {}
         nbytes = sum(job.sizes.values())
         if not self.store.reserve(role, nbytes, self._roles.held):
             job.stage = Stage.ROOMLESS
@@ -265,6 +307,7 @@ class SimServer:
 
     def _over(self, job: Job) -> None:
         """Forget the job, but for its last word."""
+        self._part(job)
         job.stage = Stage.OVER
         del self._jobs[job.epoch]
         self.store.unreserve(job.reserved)
@@ -296,10 +339,14 @@ class SimServer:
     def started(self, task: Task) -> None:
         if isinstance(task, Job):
             self._world.send(ev.JobStarted(self.id, task.epoch))
+            if task.leader is not None:
+                self._world.help(task.leader, comes=True)
 
     def paused(self, task: Task) -> None:
         if isinstance(task, Job):
             self._world.send(ev.JobPaused(self.id, task.epoch, task.step))
+            self._part(task)
+            self.helped(task.epoch, comes=False)
 
     def progressed(self, task: Task, step_seconds: float) -> None:
         if isinstance(task, Job):

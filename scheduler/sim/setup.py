@@ -70,6 +70,8 @@ class ServerSetup:
     device: str = ""
     """Name of the machine that it has together with servers of other models; empty: one of its own."""
     software: str = "simulated"
+    shares_guidance: bool = False
+    """It computes half of others' guided steps while it has nothing to do, and they half of its own."""
     together: int = 1
     """Jobs of one role that may compute at once."""
     pool: str = ""

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from scheduler.actions import AssignRoles, Run
 from scheduler.cost.work import Work
 from scheduler.sim.device import Task
-from wire.types import Epoch, Handle
+from wire.types import Epoch, Handle, ServerId
 
 
 class Stage(Enum):
@@ -35,6 +35,12 @@ class Job(Task):
     """Steps that were done elsewhere."""
     hands_over: bool = False
     """It is stopping so that another server goes on."""
+    whole_seconds: float = 0.0
+    """A step takes, alone …"""
+    halved_seconds: float = 0.0
+    """… and where another server computes half of it."""
+    leader: tuple[ServerId, Epoch] | None = None
+    """Whose guided steps it computes half of, and nothing else."""
     here_at: float = 0.0
     ready_at: float = 0.0
 

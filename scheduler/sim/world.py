@@ -12,7 +12,7 @@ from scheduler.cost.work import Work
 from scheduler.sim.clock import Clock
 from scheduler.sim.setup import ServerSetup
 from scheduler.spec import Input
-from wire.types import Handle, JobId, Role, ServerId
+from wire.types import Epoch, Handle, JobId, Role, ServerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Cost:
     """On the device, alone."""
     marginal: float
     """What a further job of its kind adds where they compute together, in jobs."""
+    halved: float = 0.0
+    """Where another server computes half of each guided step."""
 
 
 class World(Protocol):
@@ -44,6 +46,9 @@ class World(Protocol):
 
     def send(self, event: ev.Event) -> None:
         """To the gateway."""
+
+    def help(self, leader: tuple[ServerId, Epoch], *, comes: bool) -> None:
+        """Half of its guided steps is computed elsewhere from now on, or no more."""
 
     def cost(self, job: Run, setup: ServerSetup) -> Cost:
         """The truth."""

@@ -104,9 +104,10 @@ class Consumer:
         self._thread = threading.Thread(target=self._loop, name="data-consumer", daemon=True)
         self._thread.start()
 
-    def fetch(self, ref: InputRef, deadline_seconds: float) -> Future[Bundle]:
+    def fetch(self, ref: InputRef, deadline_seconds: float, wait_ms: int = 0) -> Future[Bundle]:
         """The bundle behind ``ref``, within ``deadline_seconds`` from now. Cancelling the future ends the transfer.
 
+        ``wait_ms``: it may not be there yet, and its holder is to wait for it so long before it says that it is not.
         The future fails with ``InputLost`` and nothing else. Raises ``TooManyFetches``.
         """
         future: Future[Bundle] = Future()
@@ -114,7 +115,7 @@ class Consumer:
         if bundle is not None:
             future.set_result(bundle)
             return future
-        fetch = Fetch(ref.handle, next(self._numbers), limits=self._limits)
+        fetch = Fetch(ref.handle, next(self._numbers), limits=self._limits, wait_ms=wait_ms)
         transfer = Transfer(ref, fetch, future, time.monotonic() + deadline_seconds)
         with self._lock:
             self._admit(future)

@@ -11,7 +11,10 @@ import logging
 import socket
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from time import monotonic
 
 import zmq
 from zmq.utils import z85
@@ -21,7 +24,8 @@ from stage_server.data.multipart import receive, send
 from wire.control_codec import Buffer
 from wire.errors import WireError
 from wire.security import Allow, CurveKeys, check_bind
-from wire.transfer import MAX_FIELDS_BYTES, Lookup, serve
+from wire.transfer import MAX_FIELDS_BYTES, MAX_WAIT_MS, Get, Lookup, serve
+from wire.types import Handle
 
 COPY_BELOW = 64 << 10
 """Bytes; handing over a reference costs more than copying so little."""
@@ -31,6 +35,9 @@ SEND_QUEUE = 256
 
 BURST = 16
 """Requests that are answered in a row, before the holder looks for anything else."""
+
+MAX_KEPT = 64
+"""Requests that wait for what is not there yet; for more it is missing."""
 
 MAX_CONNECTIONS = 512
 HANDSHAKE_MS = 5_000
@@ -53,6 +60,16 @@ class HolderStatistics:
     """Answers to consumers that were gone or did not read."""
     denied: int = 0
     """Connections that the allow-list or their number turned away."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """A request whose answer waits."""
+
+    peer: bytes
+    frames: list[bytes]
+    handle: Handle
+    until: float
 
 
 class Holder:
@@ -95,6 +112,10 @@ class Holder:
         self._zap = self._context.socket(zmq.ROUTER)
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._stop, self._stopped = socket.socketpair()
+        self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
+        self._woken.setblocking(False)
+        self._kept: list[_Kept] = []
         self._configure(keys)
         try:
             self.endpoint = self._bind(bind, keys, allow_plaintext)
@@ -103,6 +124,11 @@ class Holder:
             raise
         self._thread = threading.Thread(target=self._loop, name="data-holder", daemon=True)
         self._thread.start()
+
+    def look_again(self) -> None:
+        """What somebody waits for may be there now. From any thread."""
+        with suppress(BlockingIOError, OSError):  # full: it is awake anyway; closed: nobody is served any more
+            self._wake.send(b"\0")
 
     def close(self) -> None:
         """Stop serving; answers under way are dropped. Closing twice is harmless."""
@@ -118,6 +144,7 @@ class Holder:
         router.maxmsgsize = MAX_FIELDS_BYTES
         router.router_mandatory = True
         router.sndhwm = SEND_QUEUE
+        router.backlog = self._max_connections  # whoever waits for its kernel to dial again waits for a second
         router.handshake_ivl = HANDSHAKE_MS
         router.copy_threshold = COPY_BELOW
         if keys is not None:
@@ -143,16 +170,21 @@ class Holder:
 
     def _loop(self) -> None:
         poller = zmq.Poller()
-        for source in (self._router, self._monitor, self._zap, self._stopped):
+        for source in (self._router, self._monitor, self._zap, self._stopped, self._woken):
             poller.register(source, zmq.POLLIN)
         try:
-            while self._stopped.fileno() not in (ready := dict(poller.poll())):
+            while self._stopped.fileno() not in (ready := dict(poller.poll(self._patience_ms()))):
                 if self._monitor in ready:
                     self._count()
                 if self._zap in ready:
                     self._admit()
                 if self._router in ready:
                     self._answer_some()
+                if self._woken.fileno() in ready:
+                    with suppress(BlockingIOError):
+                        self._woken.recv(4096)
+                if self._kept:
+                    self._answer_kept()
         finally:
             self._release()
 
@@ -164,9 +196,29 @@ class Holder:
                 return
             self._answer(peer, frames)
 
-    def _answer(self, peer: bytes, frames: list[bytes]) -> None:
+    def _patience_ms(self) -> int | None:
+        if not self._kept:
+            return None
+        return max(0, int(1e3 * (min(kept.until for kept in self._kept) - monotonic())) + 1)
+
+    def _answer_kept(self) -> None:
+        now = monotonic()
+        due = [kept for kept in self._kept if kept.until <= now or self._lookup(kept.handle) is not None]
+        for kept in due:
+            self._kept.remove(kept)
+            self._answer(kept.peer, kept.frames, may_keep=False)
+
+    def _keep(self, peer: bytes, frames: list[bytes], request: Get) -> bool:
+        if len(self._kept) >= MAX_KEPT:
+            return False
+        until = monotonic() + min(request.wait_ms, MAX_WAIT_MS) / 1e3
+        self._kept.append(_Kept(peer, frames, request.handle, until))
+        return True
+
+    def _answer(self, peer: bytes, frames: list[bytes], *, may_keep: bool = True) -> None:
+        keep = partial(self._keep, peer, frames) if may_keep else lambda _: False
         try:
-            answers = serve(frames, self._lookup, self._identity, self._aliases)
+            answers = serve(frames, self._lookup, self._identity, self._aliases, keep)
         except WireError as error:
             self.statistics.unreadable += 1
             log.debug("data request dropped: %s", error)
@@ -205,6 +257,6 @@ class Holder:
         self._zap.send_multipart([peer, empty, version, request_id, status, text, key.encode(), b""])
 
     def _release(self) -> None:
-        self._stopped.close()
-        self._stop.close()
+        for end in (self._stopped, self._stop, self._woken, self._wake):
+            end.close()
         self._context.destroy(linger=0)

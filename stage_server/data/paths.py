@@ -83,11 +83,11 @@ class PathConsumer(Consumer):
         self._finders = ThreadPoolExecutor(FINDERS, "pathfinder")
         super().__init__(**options)
 
-    def fetch(self, ref: InputRef, deadline_seconds: float) -> Future[Bundle]:
+    def fetch(self, ref: InputRef, deadline_seconds: float, wait_ms: int = 0) -> Future[Bundle]:
         if not ref.relays or self.holds(ref.handle):
-            return super().fetch(ref, deadline_seconds)
+            return super().fetch(ref, deadline_seconds, wait_ms)
         future: Future[Bundle] = Future()
-        trip = _Trip(ref, future, monotonic() + deadline_seconds)
+        trip = _Trip(ref, future, monotonic() + deadline_seconds, wait_ms)
         future.add_done_callback(_wake_if_cancelled)
         if known := self._pathfinder.known(ref):
             self._go(trip, known)
@@ -121,7 +121,7 @@ class PathConsumer(Consumer):
     def _go(self, trip: _Trip, endpoint: str) -> None:
         ref = msgspec.structs.replace(trip.ref, endpoint=self._pathfinder.doors.to(endpoint), relays=())
         try:
-            fetch = super().fetch(ref, trip.limit - monotonic())
+            fetch = super().fetch(ref, trip.limit - monotonic(), trip.wait_ms)
         except RuntimeError as error:  # closed, or too many
             trip.fail(error)
             return
@@ -154,6 +154,7 @@ class _Trip:
     ref: InputRef
     future: Future[Bundle]
     limit: float
+    wait_ms: int = 0
     is_second: bool = False
     """One way has failed already."""
 

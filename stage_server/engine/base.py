@@ -82,6 +82,31 @@ class Unfinished(Exception):
         self.values = values
 
 
+class Partner(Protocol):
+    """The engine on another server that runs the same dit job, so that each computes half of every guided step."""
+
+    leads: bool
+    """This one leads: its outputs count, and it goes on alone if need be."""
+
+    def give(self, step: int, values: NamedValues) -> None:
+        """Its half of the ``step``-th shared step, from 1 on. Does not wait."""
+
+    def take(self, step: int, seconds: float) -> NamedValues | None:
+        """The other one's; None where that is gone, or takes longer than ``seconds``."""
+
+    def leave(self) -> None:
+        """Nothing more will be given or taken. From any thread; ``take`` then ends at once."""
+
+
+class PartnerLeft(Exception):
+    """The server that this one helped goes on without it."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(f"the server that leads goes on alone after {steps} shared steps")
+        self.steps = steps
+        """That were begun together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What a denoising job has so far of its picture."""
@@ -166,6 +191,10 @@ class StageJob:
     """It may compute together with others that may; its result is then not that of a run alone to the bit."""
     resume: NamedValues | None = None
     """Of ``Unfinished``: go on from there."""
+    partner: Partner | None = None
+    """Of a dit job: who computes the other half of each guided step. One that does not lead has no outputs."""
+    fast: bool = False
+    """Its result need not be that of a run alone to the bit, whether it shares or not."""
 
 
 MakeBuffer = Callable[[int], "npt.NDArray[np.uint8]"]
@@ -205,6 +234,10 @@ class Engine(Protocol):
     def software(self) -> str:
         """What computes, with versions: engines of one device class and software compute the same bits. Empty where
         jobs cannot be handed over."""
+
+    @property
+    def shares_guidance(self) -> bool:
+        """It takes dit jobs with a ``partner``."""
 
     @property
     def memory_bytes(self) -> int:
@@ -252,8 +285,8 @@ class Engine(Protocol):
         """``prepare(job, inputs)(control)``: compute, then, after ``control.device_done()``, make the outputs ready.
 
         Deterministic without ``share``: the same job and seed give the same bytes, whatever ran before or runs
-        meanwhile. With it, the result may differ in rounding. Raises ``EngineError``, ``JobCancelled`` or
-        ``Unfinished``.
+        meanwhile. With it, the result may differ in rounding. Raises ``EngineError``, ``JobCancelled``,
+        ``Unfinished`` or ``PartnerLeft``.
         """
 
     def peak_bytes(self) -> int:

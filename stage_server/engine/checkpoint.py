@@ -30,6 +30,7 @@ from huggingface_hub.errors import (
 
 from stage_server.engine.base import LoadError
 from stage_server.engine.weights import DamagedFile, check_file, element_counts, loaded_bytes, read_json, unreadable
+from stage_server.step_caches import StepCache, parse_levels
 from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import Count, Positive
 from wire.values import DTYPE_BYTES
@@ -50,6 +51,7 @@ class _ServingDefaults(msgspec.Struct):
     max_pixels: Count = 0
     quality_steps: dict[Literal["low", "medium", "high", "xhigh", "max"], Positive] = {}
     quantize: dict[str, WeightFormat] = {}
+    step_caches: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,13 @@ class Checkpoint:
     def formats(self) -> dict[str, WeightFormat]:
         """Of weights, that ``serving.json`` asks for."""
         return parsed(self.serving_defaults().get("quantize", {}))
+
+    def step_caches(self) -> dict[str, StepCache | None]:
+        """By level, as ``serving.json`` has them. Raises ``LoadError``."""
+        try:
+            return parse_levels(self.serving_defaults().get("step_caches", {}))
+        except ValueError as error:
+            raise LoadError(f"step_caches in {Path(self.source) / 'serving.json'}: {error}") from error
 
     def component_files(self, spec: Any) -> ComponentFiles:
         """The files of one component, which a modular index may take from another repository."""

@@ -11,6 +11,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -37,6 +38,19 @@ class CommonComponents:
         self._lock = Lock()
         self._held: dict[str, tuple[Any, list[Holder]]] = {}
         """By key: the component, and its holders, the first of whom counts its bytes."""
+        self._moving: defaultdict[str, Lock] = defaultdict(Lock)
+
+    def moving(self, key: str | None) -> AbstractContextManager[object]:
+        """While it comes, goes or is read ahead, for one engine at a time: what one begins to hold, no other is just
+        giving up, and two never read the same at once. Nothing to wait for where there is no key.
+
+        Who waits for it may have a turn at the device: it is had for longer only while nobody holds the component, and
+        then nobody can be giving it up.
+        """
+        if key is None:
+            return nullcontext()
+        with self._lock:
+            return self._moving[key]
 
     def is_held(self, key: str) -> bool:
         return key in self._held
@@ -50,12 +64,10 @@ class CommonComponents:
             holders.append(by)
             return component
 
-    def hold(self, key: str, component: Any, by: Holder) -> Any:
-        """``component``, or the equal one that somebody was faster to load."""
+    def hold(self, key: str, component: Any, by: Holder) -> None:
+        """What nobody held, and ``by`` has loaded, while it was ``moving``."""
         with self._lock:
-            held, holders = self._held.setdefault(key, (component, []))
-            holders.append(by)
-            return held
+            self._held[key] = component, [by]
 
     def give_up(self, key: str, by: Holder) -> bool:
         """Whether nobody holds it any more."""

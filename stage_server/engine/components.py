@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,28 +15,25 @@ from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.guiders.guider_utils import BaseGuidance
 
+from stage_server.engine.attention import set_backend
 from stage_server.engine.base import DeviceTurn, LoadError
+from stage_server.engine.causes import cause, refuse_gaps
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.common import CommonComponents, Holder, kind_of
+from stage_server.engine.compiled import Compiler
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.leaves import nbytes
-from stage_server.engine.low_rank import call_compiled_unless_adapted, make_adaptable
+from stage_server.engine.low_rank import make_adaptable
 from stage_server.engine.quantised import check_possible, named, predicted_bytes, quantise
 from stage_server.engine.split import DENOISERS
+from stage_server.engine.step_cache import check_possible as check_step_cache
 from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.tiling import tile
 from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
+from stage_server.step_caches import StepCache, merged
 from stage_server.weight_formats import Formats, WeightFormat
 
 _log = logging.getLogger(__name__)
-
-ONE_REVISION = "download configuration and weights again, from one revision of the model"
-
-_LONGEST_CAUSE = 600
-"""Characters of what a library says; some list every weight."""
-
-_MISSING_PACKAGE = re.compile(r"requires the (\S+) library")
-"""As transformers words it, and diffusers quotes it."""
 
 
 class NoRoom(LoadError):
@@ -46,16 +42,18 @@ class NoRoom(LoadError):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How weights are loaded. ``attention_backend`` and ``compile`` concern the denoiser only."""
+    """How weights are loaded. ``attention_backend`` and ``compiler`` concern the denoiser only."""
 
     device: torch.device
     dtype: torch.dtype
-    compile: bool = False
+    compiler: Compiler | None = None
     attention_backend: str | None = None
     weight_cache_bytes: int | None = 0
     """Of host memory, for weights that are not on the device or may leave it; None: a share of what is free."""
     formats: Formats = field(default_factory=dict)
     """Of components whose weights are quantised; before those of the model's ``serving.json``."""
+    step_caches: Mapping[str, StepCache | None] = field(default_factory=dict)
+    """By level, before those of ``serving.json``; None takes one of those back."""
     vae_tile: int | None = None
     """Side of the tiles, in pixels, in which larger pictures pass through the VAE."""
     loads: bool = True
@@ -70,7 +68,8 @@ class Components:
         self._checkpoint = checkpoint
         self._options = options
         limit = options.weight_cache_bytes
-        self._cache = WeightCache(default_limit() if limit is None else limit)
+        self.cache = WeightCache(default_limit() if limit is None else limit)
+        """In host memory; of all engines of a process once they are acquainted."""
         self._copies = torch.cuda.Stream(options.device) if options.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.files: Mapping[str, ComponentFiles] = {
             name: checkpoint.component_files(spec)
@@ -81,8 +80,11 @@ class Components:
         wanted = {**checkpoint.formats(), **options.formats}
         modules = [name for name, files in self.files.items() if files.is_module]
         self.formats = named(wanted, self.configs, modules)
+        self.step_caches = merged(checkpoint.step_caches(), options.step_caches)
         if options.loads:
             check_possible(self.formats, options.device, str(options.dtype).removeprefix("torch."))
+        self.attention_backend = options.attention_backend or ""
+        """Of denoisers that are loaded from now on; empty: diffusers' own choice."""
         self._sizes: dict[str, int] = {}
         self.resident: frozenset[str] = frozenset()
         self.adapted: frozenset[str] = frozenset()
@@ -100,9 +102,12 @@ class Components:
                 with self._failures_named(name):
                     self._pipeline.update_components(**{name: self._read(name, files)})
 
-    def share(self, keys: Mapping[str, str], common: CommonComponents) -> None:
-        """Hold components that have keys in common with other engines. Before anything is loaded."""
-        self._keys, self._common = keys, common
+    def share(self, keys: Mapping[str, str], common: CommonComponents, cache: WeightCache) -> None:
+        """Hold components that have keys in common with other engines, and one limit for what waits in host memory.
+
+        Before anything is loaded.
+        """
+        self._keys, self._common, self.cache = keys, common, cache
 
     def shareable(self) -> dict[str, tuple[Hashable, ComponentFiles]]:
         """What no engine changes, for ``common_keys``.
@@ -139,17 +144,12 @@ class Components:
         return self._names.get(module)
 
     @property
-    def attention_backend(self) -> str:
-        """Empty: diffusers' own choice."""
-        return self._options.attention_backend or ""
-
-    @property
     def vae_tile(self) -> int | None:
         return self._options.vae_tile
 
     @property
     def compiled(self) -> bool:
-        return self._options.compile
+        return self._options.compiler is not None
 
     def nbytes(self, name: str) -> int:
         """Bytes of its weights: as predicted, and once it was loaded as measured.
@@ -177,7 +177,7 @@ class Components:
     def are_warm(self, names: Iterable[str]) -> bool:
         """All of them are resident, or in host memory. From any thread."""
         absent = set(names) & set(self.files) - self.resident
-        return self._cache.holds(name for name in absent if not self._is_elsewhere(name))
+        return self.cache.holds(self._kept_as(name) for name in absent if not self._is_elsewhere(name))
 
     def bytes_to_come(self, name: str) -> int:
         """That loading it would take of the device."""
@@ -188,35 +188,37 @@ class Components:
 
         Raises ``LoadError``.
         """
-        if name in self.resident or self._is_elsewhere(name) or self._cache.get(name) is not None:
-            return True
-        if not self._cache.make_room(self.nbytes(name), among):
-            return False
-        with self._failures_named(name):
-            return self._cache.put(name, self._host_copy(name, turn, pinned=True), among)
+        spared = [self._kept_as(other) for other in among]
+        with self._common.moving(self._keys.get(name)), self._failures_named(name):
+            if name in self.resident or self._is_elsewhere(name) or self.cache.get(self._kept_as(name)) is not None:
+                return True
+            if not self.cache.make_room(self.nbytes(name), spared):
+                return False
+            return self.cache.put(self._kept_as(name), self._host_copy(name, turn, pinned=True), spared)
 
     def load(self, name: str, turn: DeviceTurn) -> Any:
         """The component, on the device and not in the pipeline yet. Raises ``LoadError``."""
         key, holder = self._keys.get(name), self._holder(name)
-        component = self._common.take(key, holder) if key is not None else None
-        if component is None:
-            own = self._load_own(name, turn)
-            component = own if key is None else self._common.hold(key, own, holder)
-            if component is own:
-                return own
-            self._put_away(name, own, keep=False)
-        _log.info("%s of %s is the one of another model", name, self._checkpoint.name)
-        self._cache.forget(name)
+        if key is None:
+            return self._load_own(name, turn)
+        with self._common.moving(key):
+            component = self._common.take(key, holder)
+            if component is None:
+                component = self._load_own(name, turn)
+                self._common.hold(key, component, holder)
+            else:
+                _log.info("%s of %s is the one of another model", name, self._checkpoint.name)
         return component
 
     def _load_own(self, name: str, turn: DeviceTurn) -> Any:
         with self._failures_named(name):
-            copy = self._cache.get(name)
+            kept_as = self._kept_as(name)
+            copy = self.cache.get(kept_as)
             if copy is None:
-                pinned = self._copies is not None and self._cache.make_room(self.nbytes(name))
+                pinned = self._copies is not None and self.cache.make_room(self.nbytes(name))
                 copy = self._host_copy(name, turn, pinned=pinned)
                 if pinned:
-                    self._cache.put(name, copy)
+                    self.cache.put(kept_as, copy)
             if isinstance(copy.component, torch.nn.Module):
                 self._sizes[name] = nbytes(copy.component)
             with nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
@@ -231,7 +233,7 @@ class Components:
         self.resident |= set(components)
         if self._copies is None:
             for name in components:
-                self._cache.forget(name)  # it is the copy in host memory, and will be again once it goes
+                self.cache.forget(self._kept_as(name))  # it is the copy in host memory, and will be again once it goes
 
     def unload(self, names: Iterable[str], *, keep: bool = True) -> None:
         """Stubs take the places of ``names``, which no job uses. With ``keep`` they stay in host memory, if allowed.
@@ -254,7 +256,9 @@ class Components:
     def close(self) -> None:
         """Nothing stays resident or kept."""
         self.unload(self.resident, keep=False)
-        self._cache.clear()
+        for name in self.files:
+            if not self._is_elsewhere(name):
+                self.cache.forget(self._kept_as(name))
         self.collect()
 
     def collect(self) -> None:
@@ -265,22 +269,25 @@ class Components:
 
     def _give_up(self, name: str, component: Any, *, keep: bool) -> None:
         key = self._keys.get(name)
-        if key is None or self._common.give_up(key, self._holder(name)):
-            self._put_away(name, component, keep=keep)
-        else:
-            self._cache.forget(name)  # others go on with it where it is
+        with self._common.moving(key):
+            if key is None or self._common.give_up(key, self._holder(name)):  # otherwise others go on with it
+                self._put_away(self._kept_as(name), component, keep=keep)
 
-    def _put_away(self, name: str, component: Any, *, keep: bool) -> None:
-        copy = self._cache.get(name)
+    def _put_away(self, kept_as: Hashable, component: Any, *, keep: bool) -> None:
+        copy = self.cache.get(kept_as)
         if copy is not None:
             copy.to_host()
         elif keep and (self._copies is None or not isinstance(component, torch.nn.Module)):
-            self._cache.put(name, host_copy(component, self._options.device, pinned=False))
+            self.cache.put(kept_as, host_copy(component, self._options.device, pinned=False))
         if not keep:
-            self._cache.forget(name)
+            self.cache.forget(kept_as)
 
     def _holder(self, name: str) -> Holder:
         return Holder(id(self), name)
+
+    def _kept_as(self, name: str) -> Hashable:
+        """Its name in host memory: what several models have in common is there once."""
+        return self._keys.get(name) or self._holder(name)
 
     def _is_elsewhere(self, name: str) -> bool:
         """On the device, for whichever model."""
@@ -317,7 +324,7 @@ class Components:
         except LoadError as error:
             raise LoadError(f"{cannot}: {error}") from error
         except Exception as error:  # libraries raise what they like about a broken file, safetensors a bare Exception
-            raise LoadError(f"{cannot}: {_cause(error, self.files[name])}") from error
+            raise LoadError(f"{cannot}: {cause(error, self.files[name])}") from error
 
     def _read(self, name: str, files: ComponentFiles) -> Any:
         """``from_pretrained`` itself: ``load_components`` turns a failure into a warning and leaves None, and
@@ -331,7 +338,7 @@ class Components:
         if not issubclass(files.type_hint, ConfigMixin):
             options["ignore_mismatched_sizes"] = True  # transformers only logs which they are; they are refused below
         module, report = files.type_hint.from_pretrained(files.repo, output_loading_info=True, **options)
-        _refuse_gaps(report, type(module).__name__)
+        refuse_gaps(report, type(module).__name__)
         spec.revision = files.revision
         module._diffusers_load_id = spec.load_id  # as ``ComponentSpec.load`` notes it
         if name == "vae" and self._options.vae_tile is not None:
@@ -341,19 +348,15 @@ class Components:
         if name in self.adapted:
             make_adaptable(name, module)
             self._names[module] = name
-        return self._prepare_denoiser(name, module) if name in DENOISERS else module
+        return self._prepare_denoiser(module) if name in DENOISERS else module
 
-    def _prepare_denoiser(self, name: str, module: Any) -> Any:
-        backend = self._options.attention_backend
-        if backend is not None:
-            try:
-                module.set_attention_backend(backend)
-            except (ValueError, RuntimeError, ImportError, AttributeError) as error:
-                raise LoadError(f"attention backend {backend!r} cannot be used: {error}") from error
-        if self._options.compile and name in self.adapted:
-            call_compiled_unless_adapted(name, module)
-        elif self._options.compile:
-            module.compile()
+    def _prepare_denoiser(self, module: Any) -> Any:
+        for level, cache in self.step_caches.items():
+            check_step_cache(module, level, cache)
+        if self.attention_backend:
+            set_backend(module, self.attention_backend)
+        if self._options.compiler is not None:
+            self._options.compiler.take(module)
         return module
 
     def _set_stubs(self, names: Iterable[str]) -> None:
@@ -363,37 +366,6 @@ class Components:
                 setattr(
                     self._pipeline, name, ComponentStub(name, files.type_hint, self.configs[name], self._options.dtype)
                 )
-
-
-def _refuse_gaps(report: Mapping[str, Any], kind: str) -> None:
-    """``report``: the library's own, which knows tied weights and those that a class may do without."""
-    missing, mismatched = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
-    if mismatched:
-        key, stored, expected = mismatched[0]
-        raise LoadError(
-            f"{len(mismatched)} weights do not fit config.json: {key} is {list(stored)} in the file, and "
-            f"{list(expected)} in a {kind} of this configuration; {ONE_REVISION}"
-        )
-    if missing:
-        raise LoadError(
-            f"{len(missing)} weights of a {kind} of this configuration are not in its files, {missing[0]} for one; "
-            f"{ONE_REVISION}"
-        )
-
-
-def _cause(error: Exception, files: ComponentFiles) -> str:
-    try:
-        files.verify()  # what was downloaded only now
-    except LoadError as damage:
-        return str(damage)
-    package = _MISSING_PACKAGE.search(str(error))
-    if package is not None:
-        name = package[1].lower()
-        return f"it needs the package {name}, which is not installed here; pip install {name}"
-    said, *_advice = " ".join(str(error).split()).partition(
-        " If you want to instead overwrite"
-    )  # to load it regardless
-    return f"{type(error).__name__}: {said[:_LONGEST_CAUSE].rstrip('.')}; {ONE_REVISION}"
 
 
 def _has_source(spec: Any) -> bool:

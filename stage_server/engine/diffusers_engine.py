@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
 from typing import Any
@@ -22,6 +22,7 @@ from diffusers.modular_pipelines import PipelineState
 from stage_server.engine import pictures
 from stage_server.engine.adapter_file import AdapterReader
 from stage_server.engine.adapters import Adapters
+from stage_server.engine.attention import AUTO, Shape, fastest
 from stage_server.engine.base import (
     HOST_BANDWIDTH,
     DeviceTurn,
@@ -39,24 +40,25 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.common import CommonComponents, common_keys
+from stage_server.engine.compiled import Compiler, refuse_missing_compiler
 from stage_server.engine.components import Components, LoadOptions
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
-from stage_server.engine.model_info import read_geometry, read_info
-from stage_server.engine.port import ForwardPort, is_out_of_memory
+from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
+from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
 from stage_server.engine.split import split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
-from stage_server.engine.tensors import TORCH_DTYPES
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
-from stage_server.engine.warm_up import warm_up
+from stage_server.engine.translated import errors_translated, known_device, opening, torch_dtype
+from stage_server.engine.warm_up import WarmUp, cached, warm_up
+from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
-from wire.errors import UnsupportedValue
 from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
@@ -64,19 +66,6 @@ from wire.types import REQUIRED, Role
 from wire.values import DTYPE_BYTES
 
 _log = logging.getLogger(__name__)
-
-_BLOCK_ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    NameError,
-    AssertionError,
-    ArithmeticError,
-    OSError,
-    UnsupportedValue,
-)
 
 ACTIVATION_SHARE = 0.1
 """Of the device's memory, left free beside the weights: what a job needs is only known once it has run."""
@@ -101,7 +90,7 @@ class DiffusersEngine:
         device: str = "cpu",
         dtype: str = "float32",
         revision: str | None = None,
-        compile: bool = False,  # noqa: A002  # as the flag and torch call it
+        compiler: Compiler | None = None,
         attention_backend: str | None = None,
         local_files_only: bool = False,
         weight_cache_bytes: int | None = 0,
@@ -110,6 +99,7 @@ class DiffusersEngine:
         adapter_bytes: int = 0,
         formats: Formats | None = None,
         vae_tile: int | None = None,
+        step_caches: Mapping[str, StepCache | None] | None = None,
         loads: bool = True,
     ) -> None:
         """Read the configurations of ``model``: a bundled name, a folder or a hub id. Loads no weights.
@@ -118,29 +108,34 @@ class DiffusersEngine:
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
         of the device at most. ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of
-        the tiles in which the VAE takes larger pictures. Without ``loads`` it only answers questions, also for formats
-        that cannot be here. Raises ``LoadError``, with a text for the operator.
+        the tiles in which the VAE takes larger pictures; ``step_caches``: by level, before those of the model. Without
+        ``loads`` it only answers questions, also for formats that cannot be here. Raises ``LoadError``, with a text for
+        the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
-        self._device = _device(device)
+        self._device = known_device(device)
         self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
         self._peak_bytes = 0
-        self._port = ForwardPort(self._adapted)
+        self.compiler = compiler
+        self._port = ForwardPort(self._adapted) if compiler is None else ForwardPort(self._adapted, compiler.instead)
         self._made: dict[Role, Outputs] = {}
         """What warm-ups made, for those of later roles; in host memory."""
         self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(
             self._device,
-            _torch_dtype(dtype),
-            compile,
+            torch_dtype(dtype),
+            compiler,
             attention_backend,
             weight_cache_bytes,
             formats or {},
+            step_caches or {},
             vae_tile,
             loads,
         )
-        with _opening(model):
+        if compiler is not None and loads:
+            refuse_missing_compiler(self._device)
+        with opening(model):
             self._open(Checkpoint.find(model, revision, local_files_only), options)
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
         self._allow(adapters or {}, options, adapter_bytes)
@@ -164,10 +159,18 @@ class DiffusersEngine:
             )
         self._components.load_guiders()
         self._geometry = read_geometry(self._pipeline, family, self._components)
+        if options.attention_backend == AUTO and options.loads:
+            self._choose_attention(checkpoint, options)
         self._info = read_info(
             self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
         )
         self._held = HeldRoles(self._pipeline, self._components, self._needed, self._warm_up, self._room)
+
+    def _choose_attention(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
+        width, height = default_size(self._pipeline, checkpoint, self._geometry)
+        tokens = width * height // self._geometry.token_pixels**2
+        shape = Shape.of(denoiser_config(self._components), tokens)
+        self._components.attention_backend = fastest(shape, options.device, options.dtype)
 
     def _allow(self, sources: Mapping[str, str], options: LoadOptions, limit: int) -> None:
         reader = AdapterReader(type(self._pipeline), self._components)
@@ -212,11 +215,6 @@ class DiffusersEngine:
         return self._device
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of weights."""
-        return _torch_dtype(self._dtype)
-
-    @property
     def token_pixels(self) -> int:
         """Side of the square of pixels that one token of the denoiser stands for."""
         return self._geometry.token_pixels
@@ -253,6 +251,12 @@ class DiffusersEngine:
         return computed_by(self._device, versions(self._components.formats))
 
     @property
+    def shares_guidance(self) -> bool:
+        """Where its guider is one that the port sees through: it calls the denoiser, and changes nothing in it."""
+        has_guider = isinstance(getattr(self._pipeline, "guider", None), BaseGuidance)
+        return bool(self.software) and has_guider and self._may_join(Role.DIT)
+
+    @property
     def memory_bytes(self) -> int:
         if self._device.type == "cuda":
             return int(torch.cuda.get_device_properties(self._device).total_memory)
@@ -263,14 +267,18 @@ class DiffusersEngine:
 
     @staticmethod
     def acquaint(engines: Sequence[DiffusersEngine]) -> None:
-        """Engines of one process and device hold once what their models have in common. Before anything is loaded."""
+        """Engines of one process and device hold once what their models have in common, on the device and in host
+        memory, of which they have what the first of them was given. Before anything is loaded.
+        """
         common, parts = CommonComponents(), [engine._components for engine in engines]
         for components, keys in zip(parts, common_keys([each.shareable() for each in parts]), strict=True):
-            components.share(keys, common)
+            components.share(keys, common, parts[0].cache)
 
     def close(self) -> None:
         self._held.clear()
         self._made.clear()
+        if self.compiler is not None:
+            self.compiler.close()
 
     def preload(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
         self._held.preload(roles, turn)
@@ -325,7 +333,7 @@ class DiffusersEngine:
             self._adapters.load(adapters, self._components.resident)  # before anybody waits for this job's calls
         with (
             errors_translated(self._device),
-            self._port.open(control, share=share, adapters=adapters) as port,
+            self._port.open(control, share=share, adapters=adapters, fast=job.fast and not alone) as port,
         ):
             finish = run_stage(self._pipeline, task, state.pop(), self._staging, port, control, self._dtype)
         self._note_peak()
@@ -337,7 +345,10 @@ class DiffusersEngine:
         params = self._checked(job)
         size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
-        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume)
+        cache = self._components.step_caches.get(params.step_cache)
+        return StageTask(
+            job.role, workflow, params, job.images, inputs, size_asked, job.resume, partner=job.partner, cache=cache
+        )
 
     def _checked(self, job: StageJob) -> ImageParams:
         params = complete(job.params, self._info)
@@ -377,22 +388,36 @@ class DiffusersEngine:
 
         Where a stand-in has a form of which nobody can be sure, its failure says nothing about the role.
         """
-        dtype = _torch_dtype(self._dtype)
+        dtype = torch_dtype(self._dtype)
         warming = warm_up(role, self._workflows, self._geometry, self._info, dtype, self._made)
         if warming is None:
             _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
             return
         try:
-            nobody = Unwatched()
-            with errors_translated(self._device), self._port.open(nobody) as port:
-                state = stage_state(warming.task, self._staging)
-                finish = run_stage(pipeline, warming.task, state, self._staging, port, nobody, self._dtype)
-                self._made[role] = finish()
+            self._made[role] = self._tried(warming.task, pipeline)
         except EngineError as error:
             is_sure = warming.is_real or self._info.family in TESTED_FAMILIES
             if is_sure or isinstance(error, OutOfMemory | NonFinite):
                 raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
             _log.warning("%s: the %s is not warmed up, it refused stand-ins: %s", self._info.name, role, error)
+            return
+        if role is Role.DIT:
+            self._warm_up_caches(warming, pipeline)
+
+    def _warm_up_caches(self, warming: WarmUp, pipeline: ModularPipeline) -> None:
+        for level, task in cached(warming, self._components.step_caches):
+            try:
+                self._tried(task, pipeline)
+            except EngineError as error:
+                raise LoadError(
+                    f"step cache {level}={task.cache} cannot be used with {self._info.name}: {error}"
+                ) from error
+
+    def _tried(self, task: StageTask, pipeline: ModularPipeline) -> Outputs:
+        nobody = Unwatched()
+        with errors_translated(self._device), self._port.open(nobody) as port:
+            state = stage_state(task, self._staging)
+            return run_stage(pipeline, task, state, self._staging, port, nobody, self._dtype)()
 
     def _note_peak(self) -> None:
         if self._device.type == "cuda":
@@ -400,47 +425,9 @@ class DiffusersEngine:
             torch.cuda.reset_peak_memory_stats(self._device)
 
 
-@contextmanager
-def errors_translated(device: torch.device) -> Iterator[None]:
-    """What blocks raise → ``EngineError``. ``JobCancelled`` passes."""
-    try:
-        yield
-    except (*_BLOCK_ERRORS, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory(f"the job does not fit into the memory of {device}") from error
-        raise EngineError(f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _opening(model: str) -> Iterator[None]:
-    """What reading configurations raises that nobody foresaw → ``LoadError``: they are the operator's to put right."""
-    try:
-        yield
-    except OSError as error:
-        raise LoadError(f"{error.filename or model} cannot be read: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise LoadError(f"the configuration of {model} cannot be used: {type(error).__name__}: {error}") from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LoadError(f"device {name!r} is unknown; for example cpu or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LoadError(f"device {name!r} is not there: torch finds no CUDA device")
-    return device
-
-
-def _torch_dtype(name: str) -> torch.dtype:
-    dtype = TORCH_DTYPES.get(name)
-    if dtype is None or not dtype.is_floating_point:
-        raise LoadError(f"dtype {name!r} cannot hold weights; float32, bfloat16 or float16 can")
-    return dtype
-
-
 def _quiet_diffusers() -> None:
     """Errors reach the caller as exceptions; diffusers would log them once more per nested block, with inputs."""
     logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
     logging.getLogger("diffusers.modular_pipelines").setLevel(logging.ERROR)  # warnings quote prompts that are cut
     logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)
+    logging.getLogger("diffusers.hooks").setLevel(logging.ERROR)  # that they are experimental, for every job

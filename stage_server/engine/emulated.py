@@ -121,6 +121,10 @@ class EmulatedEngine:
         return None
 
     @property
+    def shares_guidance(self) -> bool:
+        return False
+
+    @property
     def software(self) -> str:
         return "emulated"
 

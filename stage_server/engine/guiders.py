@@ -115,16 +115,15 @@ def stack_of(denoiser: str, config: Mapping[str, Any]) -> Stack | None:
         count = count[-1]  # of the middle block, as of the last one before it
     if isinstance(count, list | tuple):
         count = count[0]
-    return Stack(path, int(count)) if count else None
+    return Stack(path, count) if isinstance(count, int) and count else None  # loading says what is wrong with others
 
 
-def offered(pipeline: Any, denoiser: str, stack: Stack | None, *, unchanged: bool) -> tuple[str, ...]:
-    """Those that a model takes. ``unchanged``: its layers may not be touched, as they are compiled."""
+def offered(pipeline: Any, denoiser: str, stack: Stack | None) -> tuple[str, ...]:
+    """Those that a model takes."""
     if not isinstance(getattr(pipeline, "guider", None), BaseGuidance):
         return ()
     taken = _TAKEN.get(denoiser, _USUALLY)
-    layered = stack is not None and not unchanged
-    return tuple(name for name, each in GUIDERS.items() if name in taken and (layered or not each.changes_layers))
+    return tuple(name for name, each in GUIDERS.items() if name in taken and (stack or not each.changes_layers))
 
 
 def check(use: GuiderUse, info: ModelInfo, guidance_scale: float | None) -> None:

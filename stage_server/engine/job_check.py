@@ -9,6 +9,7 @@ import msgspec
 from stage_server.engine import guiders
 from stage_server.engine.base import BadJob
 from stage_server.engine.pictures import is_reference
+from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Role
 
@@ -64,10 +65,19 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     pictures = sum(map(is_reference, images))
     if pictures > workflow.max_images:
         raise BadJob(f"{workflow.name} with {info.name} takes {workflow.max_images} of the {pictures} pictures at most")
+    _check_step_cache(params, info)
     needed = {"image", "mask_image"} & set(workflow.inputs)
     puts_back = role is Role.DECODER and "mask_image" in needed
     if (role is Role.ENCODER or puts_back) and needed - images.keys():
         raise BadJob(f"{workflow.name} needs {' and '.join(sorted(needed - images.keys()))}")
+
+
+def _check_step_cache(params: ImageParams, info: ModelInfo) -> None:
+    if params.step_cache and params.step_cache not in info.step_caches:
+        levels = ", ".join(info.step_caches) or "none"
+        raise BadJob(f"{info.name} has no step cache {params.step_cache!r}; it has {levels}")
+    if params.step_cache and params.guider is not None and GUIDERS[params.guider.name].changes_layers:
+        raise BadJob(f"a step cache and the guider {params.guider.name!r}, which changes layers, exclude each other")
 
 
 def check_strength(params: ImageParams, default: float | None) -> None:

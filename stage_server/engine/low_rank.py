@@ -80,22 +80,10 @@ def is_adaptable(layer: torch.nn.Module) -> bool:
 
 
 def make_adaptable(component: str, module: torch.nn.Module) -> None:
-    """Once per loaded module, before it is compiled."""
+    """Once per loaded module. Hooks are compiled away, so calls with an adapter run as they are written."""
     for name, layer in module.named_modules():
         if is_adaptable(layer):
             layer.register_forward_hook(_Hook(component, name))
-
-
-def call_compiled_unless_adapted(component: str, module: torch.nn.Module) -> None:
-    """``module.compile()``, but a call with an adapter runs the module as it is: hooks are compiled away."""
-    module.compile()
-    compiled: Any = module._compiled_call_impl
-    plain = module._call_impl
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return (plain if _switched.patches.get(component) else compiled)(*arguments, **options)
-
-    module._compiled_call_impl = call
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def read_geometry(pipeline: ModularPipeline, family: str, components: Components
     """Sizes, from the configurations of denoiser, VAE and image processor."""
     processor = getattr(pipeline, "image_processor", None)
     factor = int(processor.config.vae_scale_factor) if processor is not None else 1
-    return Geometry.read(family, _denoiser(components), components.configs.get("vae", {}), factor)
+    return Geometry.read(family, denoiser_config(components), components.configs.get("vae", {}), factor)
 
 
 def read_info(
@@ -43,15 +43,19 @@ def read_info(
     Whatever may change the bytes of a picture is part of the key.
     """
     attention, compiled = components.attention_backend, components.compiled
-    unusual: tuple[Any, ...] = (attention, compiled) if attention or compiled else ()
+    unusual: tuple[Any, ...] = (attention,) if attention else ()
     formats = {name: form.value for name, form in sorted(components.formats.items())}
     if formats:
         unusual += (formats,)
     if components.vae_tile is not None:
         unusual += (f"VAE in tiles of {components.vae_tile}",)
+    step_caches = {level: str(cache) for level, cache in components.step_caches.items()}
+    if step_caches:
+        unusual += (step_caches,)
     revisions = {name: files.digest() for name, files in sorted(components.files.items())}
     defaults = checkpoint.serving_defaults()
-    defaults.pop("quantize", None)  # whoever says it with the option instead has the same weights
+    for told in ("quantize", "step_caches"):  # whoever says it with the option instead has the same model
+        defaults.pop(told, None)
     ignored = _ignored(pipeline, components)
     denoiser, stack = _stack(components)
     return ModelInfo(
@@ -65,7 +69,7 @@ def read_info(
             for name, split in workflows.items()
         ),
         size_multiple=geometry.size_multiple,
-        default_size=tuple(defaults.get("default_size") or _default_size(pipeline, geometry)),
+        default_size=default_size(pipeline, checkpoint, geometry),
         max_pixels=int(defaults.get("max_pixels", 0)),
         default_steps=int(
             defaults.get("default_steps") or _block_default(workflows, "num_inference_steps") or _FALLBACK_STEPS
@@ -75,7 +79,8 @@ def read_info(
         attention=attention,
         compiled=compiled,
         formats=formats,
-        guiders=guiders.offered(pipeline, denoiser, stack, unchanged=compiled),
+        step_caches=step_caches,
+        guiders=guiders.offered(pipeline, denoiser, stack),
         guided_layers=stack.count if stack is not None else 0,
     )
 
@@ -89,13 +94,19 @@ def _stack(components: Components) -> tuple[str, guiders.Stack | None]:
     return kind, guiders.stack_of(kind, components.configs[name])
 
 
-def _denoiser(components: Components) -> Mapping[str, Any]:
+def default_size(pipeline: ModularPipeline, checkpoint: Checkpoint, geometry: Geometry) -> tuple[int, int]:
+    """Width and height, in pixels."""
+    width, height = checkpoint.serving_defaults().get("default_size") or _default_size(pipeline, geometry)
+    return width, height
+
+
+def denoiser_config(components: Components) -> Mapping[str, Any]:
     return next((components.configs[name] for name in DENOISERS if name in components.configs), {})
 
 
 def _ignored(pipeline: ModularPipeline, components: Components) -> frozenset[str]:
     """Inputs that blocks read and the weights ignore: without a guider, guidance needs a denoiser that embeds it."""
-    embeds = _denoiser(components).get("guidance_embeds", False)
+    embeds = denoiser_config(components).get("guidance_embeds", False)
     return frozenset() if embeds or _guider(pipeline) is not None else frozenset({"guidance_scale"})
 
 

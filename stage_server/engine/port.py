@@ -25,6 +25,7 @@ import torch
 
 from stage_server.engine.base import JobControl
 from stage_server.engine.blank import blank
+from stage_server.engine.halves import Halves
 from stage_server.engine.joining import (
     COMMON,
     Arguments,
@@ -41,6 +42,9 @@ from stage_server.engine.rendezvous import Back, Call, Rendezvous, unattended
 Activate = Callable[[Any, Hashable], AbstractContextManager[object]]
 """Module and what a job wants it to be changed by, a set of adapters for example → the change, for one call."""
 
+Compiled = Callable[[Any, Arguments], Any]
+"""Module and arguments → the module itself, or what computes the same faster and not to the bit."""
+
 _METHODS = ("encode", "decode")
 """What modules are called by beside ``module(…)``."""
 
@@ -55,15 +59,19 @@ class Forward:
     """One call of one job."""
 
     module: Any
+    called: Any
+    """What computes it: ``module`` itself, or a double of it that is this job's own."""
     method: str
     """``__call__`` or one of ``_METHODS``."""
     arguments: Arguments
     adapters: Hashable
     check: Callable[[], None]
+    fast: bool = False
+    """Its result need not be that of a run alone to the bit."""
 
     def key(self) -> Hashable:
         """Equal for calls that may be tried as one."""
-        return id(self.module), self.method, self.adapters, self.arguments.signature()
+        return id(self.called), self.method, self.adapters, self.arguments.signature()
 
     def kind(self) -> Hashable:
         """The same for a module that was loaded anew: what is known of its joining outlives it."""
@@ -71,23 +79,30 @@ class Forward:
 
 
 class ForwardPort:
-    """One per engine. ``activate`` is how adapters are switched on."""
+    """One per engine. ``activate`` is how adapters are switched on; ``compiled`` is what computes a fast call."""
 
-    def __init__(self, activate: Activate = lambda _module, _adapters: nullcontext()) -> None:
+    def __init__(
+        self,
+        activate: Activate = lambda _module, _adapters: nullcontext(),
+        compiled: Compiled = lambda module, _arguments: module,
+    ) -> None:
         self._activate = activate
+        self._compiled = compiled
         self._rendezvous: Rendezvous[Forward] = Rendezvous(self._compute)
         self._plans: dict[Hashable, Plan] = {}
         self._most: dict[Hashable, int] = {}
         """Kind → calls that can be joined, where that is known to be limited; 1: none."""
 
     @contextmanager
-    def open(self, control: JobControl, *, share: bool = False, adapters: Hashable = None) -> Iterator[JobPort]:
+    def open(
+        self, control: JobControl, *, share: bool = False, adapters: Hashable = None, fast: bool = False
+    ) -> Iterator[JobPort]:
         """For one job, which takes part while this lasts."""
         if not share:
-            yield JobPort(control, adapters, self._alone, unattended)
+            yield JobPort(control, adapters, self._alone, unattended, fast=fast)
             return
         with self._rendezvous.attended():
-            yield JobPort(control, adapters, self._in_company, self._rendezvous.away)
+            yield JobPort(control, adapters, self._in_company, self._rendezvous.away, fast=fast)
 
     def _alone(self, forward: Forward) -> tuple[Any, int]:
         return self._call(forward, forward.arguments), 1
@@ -200,7 +215,10 @@ class ForwardPort:
 
     def _call(self, forward: Forward, arguments: Arguments) -> Any:
         with torch.no_grad(), self._activate(forward.module, forward.adapters):
-            return getattr(forward.module, forward.method)(*arguments.args, **arguments.kwargs)
+            called = forward.called
+            if forward.fast and called is forward.module and forward.method == "__call__" and not forward.adapters:
+                called = self._compiled(called, arguments)
+            return getattr(called, forward.method)(*arguments.args, **arguments.kwargs)
 
 
 class JobPort:
@@ -212,15 +230,22 @@ class JobPort:
         adapters: Hashable,
         compute: Callable[[Forward], tuple[Any, int]],
         away: Callable[[], AbstractContextManager[Back]],
+        *,
+        fast: bool = False,
     ) -> None:
         self._control = control
         self._adapters = adapters
         self._compute = compute
         self._away = away
+        self._fast = fast
         self.decoded: Callable[[Any], None] = lambda _picture: None
         """Shown what the VAE decodes, before it is rounded to 8 bits a channel."""
         self.passed_over: frozenset[Any] = frozenset()
         """Modules that compute nothing for now: the steps for which they are called were done elsewhere."""
+        self.halves: Halves | None = None
+        """Of a job that shares its guided steps with another server."""
+        self.instead: Callable[[Any], Any] = lambda module: module
+        """Module → what computes its next call."""
         self.around: tuple[Any, Callable[[Any], AbstractContextManager[object]]] | None = None
         """A module, and the context in which it is called for now. Only of jobs that do not share the device."""
 
@@ -229,12 +254,18 @@ class JobPort:
         self._control.check()
         if module in self.passed_over:
             return blank(args, kwargs)
-        forward = Forward(module, method, Arguments(args, kwargs), self._adapters, self._control.check)
+        compute = partial(self._computed, module, method, args, kwargs)
+        result = compute() if self.halves is None else self.halves.call(module, compute)
+        if method == "decode":
+            self.decoded(result[0])  # of a tuple, or of a DecoderOutput
+        return result
+
+    def _computed(self, module: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments, called = Arguments(args, kwargs), self.instead(module)
+        forward = Forward(module, called, method, arguments, self._adapters, self._control.check, self._fast)
         with self._changed(module):
             result, company = self._compute(forward)
         self._control.computed(company)
-        if method == "decode":
-            self.decoded(result[0])  # of a tuple, or of a DecoderOutput
         return result
 
     def _changed(self, module: Any) -> AbstractContextManager[object]:
@@ -243,9 +274,12 @@ class JobPort:
         return self.around[1](module)
 
     def step_done(self, step: int, steps: int) -> None:
-        """Report; if a more urgent job wants the device, let it have it. Raises ``JobCancelled`` or ``HandOver``."""
+        """Report; if a more urgent job wants the device, let it have it. Raises ``JobCancelled``, ``HandOver`` or
+        ``PartnerLeft``."""
         self._control.step_done(step, steps)
         if step < steps and self._control.wanted():
+            if self.halves is not None:
+                self.halves.part()  # which would wait in vain
             with self._away() as back:
                 self._control.pause(step, back)
 

@@ -23,17 +23,21 @@ from stage_server.engine.base import (
     JobControl,
     NamedValues,
     Outputs,
+    Partner,
     Preview,
     WrongSize,
 )
 from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.halves import halved
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
 from stage_server.engine.split import DENOISERS, GENERATOR, Part, WorkflowSplit
 from stage_server.engine.staging import Staging
+from stage_server.engine.step_cache import CachedDenoisers, noise_level
 from stage_server.engine.steps import Steps
 from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
+from stage_server.step_caches import StepCache
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
 from wire.values import Tensor, Value
@@ -55,6 +59,10 @@ class StageTask:
     """Width and height that the request itself names, in pixels; 0 where the model chooses."""
     resume: NamedValues | None = None
     """What another engine left of it."""
+    partner: Partner | None = None
+    """Who computes the other half of each guided step."""
+    cache: StepCache | None = None
+    """Of its steps; None: each is computed."""
 
     @property
     def part(self) -> Part:
@@ -96,9 +104,12 @@ def run_stage(
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
     with (
         torch.no_grad(),
+        halved(view, _denoisers(pipeline), task.partner, port, control, staging, is_whole=task.cache is not None),
         _stepping(pipeline, view, task, state, given, staging, port, control),
     ):  # no_grad is per thread
         task.part.blocks(view, state)
+    if task.partner is not None and not task.partner.leads:
+        return dict
     if count is not None:
         control.prompt_read(*count.result())
     leaving = staging.leaving()
@@ -115,6 +126,10 @@ def run_stage(
         return _picture(made[IMAGE_PORT]["images"], task) if is_picture else _on_wire(made)
 
     return finish
+
+
+def _denoisers(pipeline: ModularPipeline) -> list[Any]:
+    return [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)]
 
 
 @contextmanager
@@ -139,9 +154,13 @@ def _stepping(
             on_host = moved({Role.DECODER: values}, staging.to_host)
             control.preview(Preview(index, step, steps, _on_wire(on_host)[Role.DECODER]))
 
-    steps = Steps(view.scheduler, port, staging, _Loop(state), getattr(view, "guider", None))
+    loop = _Loop(state)
+    steps = Steps(view.scheduler, port, staging, loop, getattr(view, "guider", None))
+    denoisers = _denoisers(pipeline)
     if task.resume is not None:
-        steps.resume(task.resume, [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)])
+        steps.resume(task.resume, denoisers)
+    if task.cache is not None:
+        port.instead = CachedDenoisers(task.cache, denoisers, _Progress(steps, loop, view.scheduler)).instead
     if task.params.previews:
         steps.show(task.params.previews, show)
     try:
@@ -160,6 +179,23 @@ class _Loop:
     def generator(self) -> torch.Generator | None:
         found = self.state.get(GENERATOR)
         return found if isinstance(found, torch.Generator) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    counted: Steps
+    loop: _Loop
+    scheduler: Any
+
+    @property
+    def done(self) -> int:
+        return self.counted.done
+
+    def total(self) -> int:
+        return self.loop.steps()
+
+    def sigma(self) -> float | None:
+        return noise_level(self.scheduler, self.done)
 
 
 def _prompt_count(view: ModularPipeline, task: StageTask) -> PromptCount:

@@ -27,6 +27,9 @@ from wire.types import MAX_UPSCALE
 Pixels = npt.NDArray[np.uint8]
 """Height, width, three channels."""
 
+DTYPE = torch.float32
+"""Whatever the diffusion model computes in: the eight bits of bfloat16 are no more than those of a picture."""
+
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _FILES = ("config.json", "preprocessor_config.json", "*.safetensors")
 _DIGEST_CHARACTERS = 16
@@ -38,13 +41,10 @@ _log = logging.getLogger(__name__)
 class PictureUpscaler:
     """One on one device. Its weights are there from ``load`` to ``unload``."""
 
-    def __init__(
-        self, source: str, device: torch.device, dtype: torch.dtype, *, local_files_only: bool = False
-    ) -> None:
+    def __init__(self, source: str, device: torch.device, *, local_files_only: bool = False) -> None:
         """Reads configuration files and the headers of weights. Raises ``LoadError``."""
         self._folder = _located(source, offline=local_files_only or is_offline_mode())
         self._device = device
-        self._dtype = dtype
         self._model: Any = None
         weights = sorted(self._folder.glob("*.safetensors"))
         if not weights:
@@ -53,7 +53,7 @@ class PictureUpscaler:
             check_file(file)
         config = self._config()
         self._processor: Any = self._opened_processor(config)
-        self.nbytes = sum(loaded_bytes(element_counts(file), dtype.itemsize) for file in weights)
+        self.nbytes = sum(loaded_bytes(element_counts(file), DTYPE.itemsize) for file in weights)
         self.info = Upscaler(_name(source), _digest(self._folder, weights), config.upscale)
 
     @property
@@ -64,7 +64,7 @@ class PictureUpscaler:
         """Raises ``LoadError``."""
         try:
             model, about = Swin2SRForImageSuperResolution.from_pretrained(
-                self._folder, dtype=self._dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+                self._folder, dtype=DTYPE, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise LoadError(f"the upscaler {self._folder} cannot be loaded: {error}") from error
@@ -81,7 +81,7 @@ class PictureUpscaler:
     def read(self, pixels: Pixels) -> torch.Tensor:
         """As the model takes it, on the device."""
         values = self._processor(pixels, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
-        prepared: torch.Tensor = values.to(self._device, self._dtype)
+        prepared: torch.Tensor = values.to(self._device, DTYPE)
         return prepared
 
     def enlarged(self, prepared: torch.Tensor, height: int, width: int) -> torch.Tensor:

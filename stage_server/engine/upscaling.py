@@ -26,9 +26,10 @@ from stage_server.engine.base import (
     Prepared,
     StageJob,
 )
-from stage_server.engine.diffusers_engine import DiffusersEngine, errors_translated
+from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.finite import FiniteCheck
-from stage_server.engine.upscaler import PictureUpscaler, Pixels
+from stage_server.engine.translated import errors_translated
+from stage_server.engine.upscaler import DTYPE, PictureUpscaler, Pixels
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
 from wire.types import Role
@@ -46,7 +47,6 @@ class UpscalingEngine:
         self.inner = inner
         self._upscaler = upscaler
         self._device = inner.device
-        self._dtype = inner.describe().dtype
         self.beside: Callable[[], int] = lambda: 0
         inner.beside = lambda: self._own_bytes + self.beside()
 
@@ -79,6 +79,10 @@ class UpscalingEngine:
     @property
     def software(self) -> str:
         return self.inner.software
+
+    @property
+    def shares_guidance(self) -> bool:
+        return self.inner.shares_guidance
 
     @property
     def memory_bytes(self) -> int:
@@ -154,7 +158,7 @@ class UpscalingEngine:
     ) -> Outputs:
         """``prepared`` is taken out of its list, so that it is not kept until the picture is written."""
         control.check()
-        check = FiniteCheck(Role.UPSCALER, self._dtype)
+        check = FiniteCheck(Role.UPSCALER, str(DTYPE).removeprefix("torch."))
         with errors_translated(self._device):
             made = self._upscaler.enlarged(prepared.pop(), height, width)
             check.look("picture", made)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
+import msgspec
 import torch
 from PIL import Image
 
@@ -15,12 +16,14 @@ from stage_server.engine.pictures import encode
 from stage_server.engine.split import GENERATOR, WorkflowSplit
 from stage_server.engine.stage_run import StageTask
 from stage_server.engine.tensors import to_wire
+from stage_server.step_caches import StepCaches
 from wire.params import ImageParams, ModelInfo
 from wire.types import Role
 from wire.values import Value
 
 _WORKFLOW, _WITH_PICTURE = "text2image", "image_conditioned"
 _SIDE_MULTIPLES = 4
+_CACHED_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,13 @@ def warm_up(
     if inputs is None:
         return None
     return WarmUp(StageTask(role, workflow, complete(params, info), images, inputs), is_real)
+
+
+def cached(warming: WarmUp, caches: StepCaches) -> Iterator[tuple[str, StageTask]]:
+    """The same job once for each level, with steps enough to reuse something."""
+    params = msgspec.structs.replace(warming.task.params, num_inference_steps=_CACHED_STEPS)
+    for level, cache in caches.items():
+        yield level, replace(warming.task, params=params, cache=cache)
 
 
 def _made(makers: list[Role], role: Role, made: Mapping[Role, Outputs]) -> dict[str, Value]:

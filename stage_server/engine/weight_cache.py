@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -96,56 +97,61 @@ def host_copy(component: Any, device: torch.device, *, pinned: bool) -> HostCopy
 
 
 class WeightCache:
-    """At most ``limit`` bytes; the component not used for longest goes first. 0 keeps nothing."""
+    """At most ``limit`` bytes; the component not used for longest goes first. 0 keeps nothing. From any thread.
+
+    One for all engines of a process, which name what they keep so that equal components have one name.
+    """
 
     def __init__(self, limit: int, free: Callable[[], int] | None = None) -> None:
         """``free``: bytes of host memory that may be had now; by default what the system says."""
         self._limit = limit
         self._free = free or free_bytes
-        self._kept: OrderedDict[str, HostCopy] = OrderedDict()
+        self._kept: OrderedDict[Hashable, HostCopy] = OrderedDict()
+        self._lock = RLock()
 
     @property
     def used(self) -> int:
         """Bytes."""
-        return sum(copy.nbytes for copy in tuple(self._kept.values()))
+        with self._lock:
+            return sum(copy.nbytes for copy in self._kept.values())
 
-    def holds(self, names: Iterable[str]) -> bool:
-        """From any thread."""
+    def holds(self, names: Iterable[Hashable]) -> bool:
         return all(name in self._kept for name in names)
 
-    def make_room(self, nbytes: int, spared: Iterable[str] = (), *, is_there: bool = False) -> bool:
+    def make_room(self, nbytes: int, spared: Iterable[Hashable] = (), *, is_there: bool = False) -> bool:
         """Whether so many bytes more may be kept, after others but ``spared`` have gone for them.
 
         ``is_there``: they take host memory already.
         """
         keep = set(spared)
-        going = [name for name in self._kept if name not in keep]
-        if nbytes > self._limit - sum(self._kept[name].nbytes for name in keep & self._kept.keys()):
-            return False
-        while self.used + nbytes > self._limit:
-            self.forget(going.pop(0))
+        with self._lock:
+            going = [name for name in self._kept if name not in keep]
+            if nbytes > self._limit - sum(self._kept[name].nbytes for name in keep & self._kept.keys()):
+                return False
+            while self.used + nbytes > self._limit:
+                self.forget(going.pop(0))
         return is_there or self._free() - nbytes >= SPARED_BYTES
 
-    def put(self, name: str, copy: HostCopy, spared: Iterable[str] = ()) -> bool:
+    def put(self, name: Hashable, copy: HostCopy, spared: Iterable[Hashable] = ()) -> bool:
         """Keep ``copy``, which takes host memory already, if the limit allows."""
-        self.forget(name)
-        if not self.make_room(copy.nbytes, spared, is_there=True):
-            return False
-        self._kept[name] = copy
-        return True
+        with self._lock:
+            self.forget(name)
+            if not self.make_room(copy.nbytes, spared, is_there=True):
+                return False
+            self._kept[name] = copy
+            return True
 
-    def get(self, name: str) -> HostCopy | None:
+    def get(self, name: Hashable) -> HostCopy | None:
         """What is kept; it was used just now."""
-        copy = self._kept.get(name)
-        if copy is not None:
-            self._kept.move_to_end(name)
-        return copy
+        with self._lock:
+            copy = self._kept.get(name)
+            if copy is not None:
+                self._kept.move_to_end(name)
+            return copy
 
-    def forget(self, name: str) -> None:
-        self._kept.pop(name, None)
-
-    def clear(self) -> None:
-        self._kept.clear()
+    def forget(self, name: Hashable) -> None:
+        with self._lock:
+            self._kept.pop(name, None)
 
 
 def default_limit() -> int:

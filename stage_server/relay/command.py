@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import resource
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ from stage_server.relay.settings import RelaySettings, read_relay_settings
 from stage_server.settings import InvalidSettings, host_of
 from wire.errors import USER_MISTAKE
 from wire.logs import log_to_stderr
+from wire.open_files import allow_files
 
 OTHER_FILES = 64
 """Descriptors that are no connections."""
@@ -40,7 +40,7 @@ def _run(arguments: Sequence[str], program: str) -> int:
     log_to_stderr("relay", settings.log_level, settings.log_format)
     for line in ignored_variables(RelaySettings):
         log.warning("%s", line)
-    _allow_files(CONNECTIONS_PER_STREAM * settings.max_streams + OTHER_FILES)
+    allow_files(CONNECTIONS_PER_STREAM * settings.max_streams + OTHER_FILES, "--max-streams")
     listener = _listen(settings.bind)
     asyncio.run(_serve(settings, listener))
     return 0
@@ -74,16 +74,6 @@ def _listen(bind: str) -> socket.socket:
         hint = "; choose another port, or * for any" if error.errno == errno.EADDRINUSE else ""
         why = str(error.strerror or error).partition(" (")[0]
         raise InvalidSettings(f"--bind {bind} cannot be listened at: {why}{hint}") from error
-
-
-def _allow_files(needed: int) -> None:
-    """As many descriptors as the system lets this process have, up to ``needed``."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        if most < needed:
-            log.warning("%d files may be open, and --max-streams needs %d: raise the limit (ulimit -n)", most, needed)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from stage_server.data.consumer import Consumer
+from stage_server.data.mailbox import Mailbox
 from stage_server.data.prober import prepare, try_peer
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.engine.base import Engine
@@ -77,6 +78,8 @@ class Equipment:
     """Servers of several models in one process have one."""
     sensors: Sensors = field(default_factory=Sensors)
     """Of the device."""
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    """Read by those with whom guided steps are shared; of the process."""
     on_welcome: Callable[[], None] = lambda: None
     """Called whenever a gateway has let the server in."""
     on_told: Callable[[str, ToGateway], None] = lambda *_: None
@@ -110,6 +113,7 @@ class StageServer:
             {role: info.together for role, info in hello.capable.items()},
             hello.model.default_guidance,
             hello.model.key,
+            mailbox=equipment.mailbox,
         )
         self._core = StageCore(hello, gateways, self, times, equipment.prefetched)
         self._control = ControlSocket(gateways, f"{hello.name}/{hello.incarnation}", curve, self._on)

@@ -15,6 +15,8 @@ from threading import Condition
 from time import monotonic
 
 from stage_server.data.consumer import Consumer, TooManyFetches
+from stage_server.data.exchange import Exchange
+from stage_server.data.mailbox import Mailbox
 from stage_server.data.store import OutputStore, OutputTooLarge, Reservation
 from stage_server.engine.base import (
     STEP,
@@ -27,6 +29,7 @@ from stage_server.engine.base import (
     NonFinite,
     OutOfMemory,
     Outputs,
+    PartnerLeft,
     Prepared,
     Preview,
     StageJob,
@@ -84,6 +87,8 @@ class Plant:
     model: str = ""
     """Its key: jobs of several models that share the device take turns."""
     threads: Threads = field(default_factory=Threads)
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    """Through which jobs share guided steps with other servers."""
 
 
 class Worker:
@@ -103,6 +108,10 @@ class Worker:
         self._plant = plant
         self._ticket = Ticket(plant.baton.arrive(), _urgency(begin.run), *_company(begin, plant))
         self._fetches: dict[Handle, Future[Bundle]] = {}
+        half = begin.member.half
+        self._partner = None if half is None else Exchange(half, plant.mailbox, plant.consumer)
+        self._helps = half is not None and not half.leads
+        """It computes for an attempt of another server, and has no outputs."""
         self._stopped = False
         self._hands_over = False
         self._resumed: NamedValues | None = None
@@ -133,6 +142,8 @@ class Worker:
     def _wake(self) -> None:
         for fetch in tuple(self._fetches.values()):
             fetch.cancel()
+        if self._partner is not None:
+            self._partner.leave()
         self._plant.baton.cancel(self._ticket)
         with self._plant.room:
             self._plant.room.notify_all()
@@ -240,8 +251,9 @@ class Worker:
                 raise self._refused
             self.check()
             images = self._take_images(self._member.images)
-            job = StageJob(self._run.role, self._member.params, images, share=self._ticket.share is not None)
-            reservation = self._reserve(self._plant.engine.output_bound(job))
+            share, fast = self._ticket.share is not None, self._run.fast
+            job = StageJob(self._run.role, self._member.params, images, share=share, fast=fast, partner=self._partner)
+            reservation = self._reserve(0 if self._helps else self._plant.engine.output_bound(job))
             try:
                 inputs = self._take(self._member.inputs)
                 if self._member.resume is not None:
@@ -318,7 +330,7 @@ class Worker:
             self.check()
             self._meter.start(monotonic())
             self.phases.begin(Phase.COMPUTE)
-            result = prepared(self)
+            result = self._result(prepared)
             if not self._is_computed:
                 self.device_done()
         finally:
@@ -326,6 +338,14 @@ class Worker:
                 self._plant.baton.leave(self._ticket)
         self.check()
         return result
+
+    def _result(self, prepared: Prepared) -> Outputs:
+        try:
+            return prepared(self)
+        except PartnerLeft as left:
+            if left.steps < 2:
+                raise EngineError("the server that was to be helped with its guided steps gave no answer") from None
+            return {}  # as when the last step is done: nobody needs more of it
 
     def _publish(self, outputs: Outputs, reservation: Reservation) -> tuple[Output, ...]:
         with ExitStack() as undo:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.__main__ import NEEDS, main
 from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.weights import write_folder
 from scheduler.cost.profile import load
 from stage_server.engine.weights import element_counts
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 ROOT = Path(__file__).parents[2]
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -29,8 +29,15 @@ def test_every_part_of_both_models(device: str, tmp_path: Path) -> None:
     status = main(["--tiny", "--device", device, "--repeats", "1", "--output", str(tmp_path)])
     assert status == 0, (tmp_path / "results.md").read_text()
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    done = {(r["model"], r["part"], r["role"]) for r in records if r["seconds"] > 0}
-    roles = {"stages": Role, "load": Role, "batches": Role, "moves": Role, "overlap": (Role.DIT, Role.DECODER)}
+    done = {(r["model"], r["part"], r["role"]) for r in records if r.get("seconds", 0) > 0}
+    roles = {
+        "stages": REQUIRED,
+        "load": REQUIRED,
+        "batches": REQUIRED,
+        "moves": REQUIRED,
+        "overlap": (Role.DIT, Role.DECODER),
+    }
+    roles |= {"step_caches": (Role.DIT,), "attention": (Role.DIT,)}
     assert done == {
         (model, part, role) for model in ("Z-Image-Turbo", "FLUX.1-dev") for part in roles for role in roles[part]
     }
@@ -46,7 +53,7 @@ def test_every_part_of_both_models(device: str, tmp_path: Path) -> None:
 def test_a_part_for_which_no_time_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tiny", "--device", "cpu", "--models", "flux", "--seconds", "1", "--output", str(tmp_path)]) == 0
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [record["part"] for record in records if "skipped" in record] == ["stages", "batches", "overlap", "moves"]
+    assert [record["part"] for record in records if "skipped" in record] == list(NEEDS)
     assert "- batches of FLUX.1-dev: " in capsys.readouterr().out
 
 

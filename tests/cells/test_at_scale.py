@@ -83,6 +83,6 @@ def test_the_simulation_notices_a_cell_that_is_broken() -> None:
     broken, other = world.cells
     world.check()
     for holds in present(broken.own.state()):
-        broken.carry_out(Move(broken.name, other.name, holds, Why.SPREAD))
+        broken.carry_out(Move(broken.name, other.name, holds, Why.SPREAD), broken.own.departures())
     with pytest.raises(AssertionError, match="complete cells were broken: \\['cell-00'\\]"):
         world.check()

@@ -16,7 +16,7 @@ OTHER = ModelInfo(name="n", key="n@1", family="f", dtype="float32")
 
 
 def holds(*roles: Role) -> Holds:
-    return frozenset(("m@1", role) for role in roles or Role)
+    return frozenset(("m@1", role) for role in roles or REQUIRED)
 
 
 def movable(site) -> int:
@@ -25,7 +25,7 @@ def movable(site) -> int:
 
 def go(site, *roles: Role) -> str | None:
     """Told to go, as the dispatcher tells the scheduler."""
-    chosen = site.cell.choose(holds(*roles), "there")
+    chosen = site.cell.departures().choose(holds(*roles), "there")
     if chosen is None:
         return None
     site.tell(ev.ServerLeaving(chosen[0].id))
@@ -46,7 +46,7 @@ def test_servers_of_one_process_go_together(site) -> None:
     (unit,) = site.cell.state().units
     assert unit.holds == {"m@1": (Role.DIT,), "n@1": (Role.ENCODER,)}
     both = frozenset({("m@1", Role.DIT), ("n@1", Role.ENCODER)})
-    assert [server.spec.name for server in site.cell.choose(both, "there")] == ["gpu", "gpu.2"]
+    assert [server.spec.name for server in site.cell.departures().choose(both, "there")] == ["gpu", "gpu.2"]
 
 
 def test_one_that_was_told_to_go_is_on_its_way_until_it_is_gone(site) -> None:
@@ -78,11 +78,11 @@ def test_one_that_ends_by_itself_is_none_of_the_cell(site) -> None:
 
 def test_the_last_holder_of_a_role_is_not_safe_to_give(site) -> None:
     site.join("a")
-    assert not site.cell.safe(holds())
+    assert not site.cell.departures().safe(holds())
     site.join("b")
-    assert site.cell.safe(holds())
+    assert site.cell.departures().safe(holds())
     go(site)
-    assert not site.cell.safe(holds()), "as things stand, and not as they are planned"
+    assert not site.cell.departures().safe(holds()), "as things stand, and not as they are planned"
 
 
 class TestDraining:

@@ -185,4 +185,4 @@ async def test_requests_at_a_time_and_a_client_that_leaves(metered, service):
 
 def test_durations_are_written_as_openai_writes_them():
     written = [limiting.duration(seconds) for seconds in (0, 0.0121, 1, 7.2, 59.9, 60, 125)]
-    assert written == ["0ms", "13ms", "1s", "8s", "1m0s", "1m0s", "2m5s"]
+    assert written == [b"0ms", b"13ms", b"1s", b"8s", b"1m0s", b"1m0s", b"2m5s"]

@@ -117,6 +117,30 @@ async def test_a_quality_is_the_steps_that_the_model_names_for_it(client, servic
     assert events[-1][1]["quality"] == (told or "auto")
 
 
+@pytest.mark.parametrize(
+    ("sent", "level"),
+    [({}, ""), ({"step_cache": None}, ""), ({"step_cache": "none"}, ""), ({"step_cache": "low"}, "low")],
+)
+async def test_a_step_cache_is_one_of_the_models_levels_and_the_answer_names_it(client, service, sent, level):
+    tiny = msgspec.structs.replace(MODELS[0], step_caches={"low": "taylor:interval=2"})
+    service.served = (tiny, *MODELS[1:])
+    answer = await client.post(URL, json={"prompt": "x", **sent})
+    assert service.requests[0].images[0].step_cache == level
+    assert answer.headers.get("x-step-cache", "") == level
+    listed = {model["id"]: model["abilities"] for model in (await client.get("/v1/models")).json()["data"]}
+    assert listed["tiny"]["step_caches"] == {"low": "taylor:interval=2"}
+
+
+async def test_a_step_cache_that_the_model_has_not_is_refused_with_those_that_it_has(client, service):
+    service.served = (msgspec.structs.replace(MODELS[0], step_caches={"low": "pyramid"}), *MODELS[1:])
+    for level in ("high", "LOW"):
+        answer = await client.post(URL, json={"prompt": "x", "step_cache": level})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_value", "step_cache")
+        assert error["message"] == f"The model 'tiny' has no 'step_cache' '{level}'; it has: none, low."
+    assert not service.requests
+
+
 async def test_an_edit_of_low_quality_may_leave_no_step(client, service):
     service.served = tuple(msgspec.structs.replace(model, quality_steps={"low": 2}) for model in MODELS)
     body = {"model": "editor", "prompt": "x", "quality": "low", "strength": 0.4, "image_url": data_url(png())}

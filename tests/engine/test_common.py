@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from threading import Event, Thread, current_thread
 
 import pytest
 from PIL import Image
@@ -22,6 +25,7 @@ from wire.types import REQUIRED, Role
 
 ALL = frozenset(REQUIRED)
 ENCODER = frozenset({Role.ENCODER})
+DIT = frozenset({Role.DIT})
 PLENTY = 1 << 30
 PARAMS = ImageParams(prompt="a star", width=64, height=64, num_inference_steps=2, guidance_scale=3.0, seed=5)
 Generate = Callable[..., Image.Image]
@@ -116,6 +120,72 @@ def test_it_is_warm_for_whoever_lacks_it(both: list[DiffusersEngine], monkeypatc
     second.set_roles(ENCODER)
 
 
+def test_in_host_memory_it_waits_once_and_within_one_limit(
+    both: list[DiffusersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = both
+    cache = first._components.cache
+    first.set_roles(ALL)
+    first.set_roles(frozenset())
+    alone = cache.used
+
+    def unread(name: str, files: object) -> object:
+        assert name != "text_encoder"
+        return read(name, files)  # type: ignore[arg-type]
+
+    read = second._components._read
+    monkeypatch.setattr(second._components, "_read", unread)
+    second.set_roles(ALL)
+    assert second._components.cache is cache
+    second.set_roles(frozenset())
+    assert cache.used == 2 * alone - first._components.nbytes("text_encoder")
+    cache._limit = cache.used
+    first.set_roles(ALL)
+    second.set_roles(ALL)
+    first.set_roles(frozenset())
+    assert first.warm == ALL, "the text encoder is the other's still"
+    second.set_roles(frozenset())
+    assert (first.warm, second.warm) == (ALL, ALL)
+
+
+def test_one_that_closes_takes_nothing_away_from_the_other(both: list[DiffusersEngine]) -> None:
+    first, second = both
+    for engine in both:
+        engine.set_roles(ALL)
+    first.set_roles(DIT)
+    second.close()
+    assert first.warm == ALL - DIT - ENCODER, "nobody holds the text encoder any more, and nobody may keep it"
+    first.close()
+    assert first._components.cache.used == 0
+
+
+def test_what_two_want_at_once_is_read_once(both: list[DiffusersEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = both
+    key, common = first._components._keys["text_encoder"], first._components._common
+    waiting, moving, reads = Event(), common.moving, list[str]()
+    other = Thread(target=second.set_roles, args=(ENCODER,))
+
+    def noted(asked: str | None) -> AbstractContextManager[object]:
+        if asked == key and current_thread() is other:
+            waiting.set()
+        return moving(asked)
+
+    def slow(engine: DiffusersEngine, read: Callable[..., object], name: str, files: object) -> object:
+        if name == "text_encoder":
+            reads.append(name)
+            if engine is first:
+                other.start()
+                assert waiting.wait(30.0)
+        return read(name, files)
+
+    monkeypatch.setattr(common, "moving", noted)
+    for engine in both:
+        monkeypatch.setattr(engine._components, "_read", partial(slow, engine, engine._components._read))
+    first.preload(ENCODER)
+    other.join(60.0)
+    assert (reads, second.roles) == (["text_encoder"], ENCODER)
+
+
 def test_a_failed_change_gives_it_up(both: list[DiffusersEngine], monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = both
     first.set_roles(ENCODER)
@@ -169,11 +239,11 @@ def test_a_process_of_two_models_acquaints_its_engines(model_folder: Callable[[s
     assert all(engine.capable()[Role.ENCODER].common_bytes for engine in engines)
 
 
-def test_of_two_that_load_at_once_the_first_is_kept() -> None:
+def test_the_first_holder_counts_and_the_last_one_gives_it_up() -> None:
     common, one, other = CommonComponents(), Holder(1, "text_encoder"), Holder(2, "text_encoder_2")
     assert common.take("key", one) is None
-    assert common.hold("key", "mine", one) == "mine"
-    assert common.hold("key", "yours", other) == "mine"
+    common.hold("key", "mine", one)
+    assert common.take("key", other) == "mine"
     assert common.counts_for("key", one)
     assert not common.give_up("key", one)
     assert common.counts_for("key", other)

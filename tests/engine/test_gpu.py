@@ -133,7 +133,8 @@ def test_a_role_in_host_memory_comes_without_its_files_and_draws_the_same(
     kept = frozenset({Role.ENCODER, Role.DECODER})
     engine.set_roles(kept)
     assert engine.warm == {Role.DIT}
-    assert all(weight.is_pinned() for _, weight in engine._components._cache.get("transformer").tensors)
+    components = engine._components
+    assert all(weight.is_pinned() for _, weight in components.cache.get(components._kept_as("transformer")).tensors)
     turns = Turns()
     engine.set_roles(frozenset(REQUIRED), turns)
     assert len(turns.seconds) == 2  # a tiny job, and the swap

@@ -13,10 +13,12 @@ import pytest
 from diffusers.modular_pipelines import ModularPipelineBlocks, QwenImageEditPlusAutoBlocks, SequentialPipelineBlocks
 
 from stage_server.engine.base import LoadError, StageJob
+from stage_server.engine.compiled import Compiler
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.geometry import Geometry
 from stage_server.engine.job_view import quiet_loops
 from stage_server.engine.split import WorkflowSplit, split_workflows
+from stage_server.step_caches import parse
 from wire.params import ImageParams, Workflow
 from wire.types import Role
 from wire.values import Tensor
@@ -55,15 +57,17 @@ def test_the_bundled_model() -> None:
 
 
 def test_what_may_change_bytes_is_part_of_the_key(model_folder: Callable[[str], str]) -> None:
-    options = [{}, {"dtype": "bfloat16"}, {"attention_backend": "native"}, {"compile": True}]
+    options = [{}, {"dtype": "bfloat16"}, {"attention_backend": "native"}, {"step_caches": {"low": parse("pyramid")}}]
     infos = [DiffusersEngine(model_folder("flux"), **each).describe() for each in options]
     assert len({info.key for info in infos}) == len(infos)
-    assert [(info.attention, info.compiled) for info in infos] == [
-        ("", False),
-        ("", False),
-        ("native", False),
-        ("", True),
-    ]
+    assert [info.attention for info in infos] == ["", "", "native", ""]
+
+
+def test_compiled_code_is_for_fast_requests_so_the_model_is_the_same(model_folder: Callable[[str], str]) -> None:
+    compiled = DiffusersEngine(model_folder("flux"), compiler=Compiler()).describe()
+    plain = DiffusersEngine(model_folder("flux")).describe()
+    assert compiled.key == plain.key
+    assert (compiled.compiled, plain.compiled) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def inputs_of(role: Role, engines: Mapping[Role, DiffusersEngine]) -> dict[str, 
     return inputs
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", REQUIRED)
 def test_the_host_waits_for_copies_before_and_after_the_device_is_had(
     role: Role, split_engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

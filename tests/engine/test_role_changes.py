@@ -158,7 +158,7 @@ def test_what_is_read_ahead_keeps_within_its_bytes(copied: Path, caplog: pytest.
     with caplog.at_level(logging.INFO):
         engine.preload(DIT)
     assert engine.warm == DECODER
-    assert engine._components._cache.used == 0
+    assert engine._components.cache.used == 0
     assert "transformer is not read ahead" in caplog.text
 
 

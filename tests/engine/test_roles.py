@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -193,28 +192,6 @@ def test_roles_that_cannot_be_restored_are_not_claimed(copied_model: Path, monke
     with pytest.raises(LoadError):
         engine.set_roles(DIT | DECODER)
     assert engine.roles == DECODER
-
-
-def test_compile_concerns_the_denoiser_and_its_failure_is_a_load_error(
-    model_folder: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled: list[str] = []
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no compiler here")
-
-    def record(module: Any) -> None:
-        compiled.append(type(module).__name__)
-        module._compiled_call_impl = fail
-
-    monkeypatch.setattr(torch.nn.Module, "compile", record)
-    engine = DiffusersEngine(model_folder("flux"), compile=True)
-    engine.set_roles(ENCODER)
-    assert compiled == []
-    with pytest.raises(LoadError, match="cannot run the role dit here: RuntimeError: no compiler here"):
-        engine.set_roles(DIT)
-    assert compiled == ["FluxTransformer2DModel"]
-    assert engine.roles == ENCODER
 
 
 def test_an_attention_backend_is_set_or_refused(model_folder: Callable[[str], str]) -> None:

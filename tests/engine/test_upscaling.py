@@ -9,19 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
 
 from stage_server.engine.base import BadJob, EngineError, LoadError, StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.upscaler import PictureUpscaler
 from stage_server.engine.upscaling import UpscalingEngine
 from tests.engine.conftest import over_the_wire
-from tests.engine.upscaler_folder import FACTOR, save_upscaler
+from tests.engine.upscaler_folder import FACTOR, by_transformers_alone, save_upscaler
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
 from wire.values import Value
@@ -39,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> UpscalingEngine:
-    made = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU, torch.float32))
+    made = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU))
     made.set_roles(ONLY)
     return made
 
@@ -53,16 +51,6 @@ def pixels(split: Mapping[Role, DiffusersEngine]) -> dict[str, Value]:
             inbox.setdefault(port, {}).update({name: over_the_wire(value) for name, value in values.items()})
     assert "image" not in inbox  # no file was made on the way
     return inbox[Role.UPSCALER]
-
-
-def by_transformers_alone(folder: Path, picture: Image.Image) -> npt.NDArray[np.uint8]:
-    """As the library's documentation has it."""
-    model = Swin2SRForImageSuperResolution.from_pretrained(folder).eval()
-    inputs = Swin2SRImageProcessorPil()(picture, return_tensors="pt")
-    with torch.no_grad():
-        output = model(**inputs).reconstruction.data.squeeze().float().clamp_(0, 1).numpy()
-    made = (np.moveaxis(output, 0, -1) * 255.0).round().astype(np.uint8)
-    return made[: picture.height * FACTOR, : picture.width * FACTOR]
 
 
 def test_a_picture_is_the_one_that_the_libraries_make_alone(
@@ -99,13 +87,13 @@ def test_the_model_has_the_same_key_with_it_and_says_what_it_is(folder: Path, en
 
 
 def test_others_weights_have_another_digest(folder: Path, tmp_path: Path) -> None:
-    other = PictureUpscaler(str(save_upscaler(tmp_path, seed=2)), CPU, torch.float32)
-    same = PictureUpscaler(str(folder), CPU, torch.float32)
-    assert other.info.digest != same.info.digest == PictureUpscaler(str(folder), CPU, torch.float32).info.digest
+    other = PictureUpscaler(str(save_upscaler(tmp_path, seed=2)), CPU)
+    same = PictureUpscaler(str(folder), CPU)
+    assert other.info.digest != same.info.digest == PictureUpscaler(str(folder), CPU).info.digest
 
 
 def test_roles_come_and_go_beside_those_of_the_model(folder: Path) -> None:
-    engine = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU, torch.float32))
+    engine = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU))
 
     both = frozenset({Role.DECODER, Role.UPSCALER})
     engine.set_roles(both)
@@ -120,7 +108,7 @@ def test_roles_come_and_go_beside_those_of_the_model(folder: Path) -> None:
 
 def test_an_upscaler_that_cannot_be_loaded_leaves_the_roles_as_they_were(tmp_path: Path) -> None:
     folder = save_upscaler(tmp_path / "upscaler")
-    engine = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU, torch.float32))
+    engine = UpscalingEngine(DiffusersEngine("tiny-shapes"), PictureUpscaler(str(folder), CPU))
     engine.set_roles(frozenset({Role.DECODER}))
     weights = load_file(folder / "model.safetensors")
     save_file(dict(list(weights.items())[1:]), folder / "model.safetensors", metadata={"format": "pt"})
@@ -144,7 +132,7 @@ def test_a_decoder_that_left_no_pixels_is_named(engine: UpscalingEngine) -> None
 
 def test_what_is_no_upscaler_is_refused_with_the_reason(tmp_path: Path) -> None:
     def opened(source: Path | str) -> PictureUpscaler:
-        return PictureUpscaler(str(source), CPU, torch.float32, local_files_only=True)
+        return PictureUpscaler(str(source), CPU, local_files_only=True)
 
     with pytest.raises(LoadError, match="neither a folder nor a hub id"):
         opened(tmp_path / "nowhere")

@@ -110,16 +110,16 @@ def test_a_failed_load_rolls_back_out_of_the_cache(model_folder: Callable[[str],
         engine.set_roles(DIT)
     assert engine.roles == ENCODER
     assert engine._components.resident >= {"text_encoder", "vae"}
-    assert engine._components._cache.used == 0
+    assert engine._components.cache.used == 0
 
 
 def test_a_limit_is_kept_and_closing_frees_all(model_folder: Callable[[str], str]) -> None:
     engine = DiffusersEngine(model_folder("z-image"), weight_cache_bytes=PLENTY)
     engine.set_roles(ENCODER)
     engine.set_roles(DIT)
-    assert 0 < engine._components._cache.used <= PLENTY
+    assert 0 < engine._components.cache.used <= PLENTY
     engine.close()
-    assert engine._components._cache.used == 0
+    assert engine._components.cache.used == 0
 
 
 @pytest.mark.gpu
@@ -133,6 +133,6 @@ def test_what_is_kept_leaves_the_device(generate: Callable[..., Image.Image]) ->
     engine.set_roles(ENCODER)
     weights = engine.capable()[Role.DIT].weight_bytes
     assert torch.cuda.memory_allocated() < held - 0.9 * weights
-    assert engine._components._cache.used > 0.9 * weights
+    assert engine._components.cache.used > 0.9 * weights
     engine.set_roles(frozenset(REQUIRED))
     assert generate(dict.fromkeys(REQUIRED, engine), params).tobytes() == before.tobytes()

@@ -13,6 +13,7 @@ from fleet.description import Fleet
 from fleet.keys import look_up
 from fleet.reading import read_fleet
 from fleet.table import InvalidFleet
+from tests.curve import generate_keys
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
@@ -51,7 +52,7 @@ def test_a_begin_for_each_server_in_turn(tmp_path: Path) -> None:
         ("models = 3 4", "is not TOML"),
         (SMALL + "mni = 2", "pools.cpu: there is no 'mni' here; did you mean 'min'?"),
         (SMALL + "xyzzy = 2", "pools.cpu: there is no 'xyzzy' here; there are 'models', 'gateways', "),
-        (SMALL + 'roles = ["painter"]', "pools.cpu.roles.0: Input should be 'encoder', 'dit' or 'decoder'"),
+        (SMALL + 'roles = ["painter"]', "pools.cpu.roles.0: Input should be 'encoder', 'dit', 'decoder' or 'upscaler'"),
         (SMALL + 'roles = ["dit"]', "models.shapes: no pool may serve its encoder"),
         (SMALL + 'roles = ["dit"]\nbegin = [["encoder"]]', "pools.cpu: begin: encoder is not among roles (dit)"),
         (SMALL + "min = 3\nmax = 2", "pools.cpu: max (2) must be at least 1, and not below min (3)"),
@@ -60,6 +61,18 @@ def test_a_begin_for_each_server_in_turn(tmp_path: Path) -> None:
             "pools.cpu.gateways: there is no 'man' here; did you mean 'main'",
         ),
         (SMALL + "[gateways.cpu-1]", "gateways.cpu-1: processes of a pool have such a name"),
+        (SMALL + "[relays.cpu-1]", "relays.cpu-1: processes of a pool have such a name"),
+        (SMALL + "[relays.gateway]", "relays.gateway: a gateway has this name"),
+        (SMALL + "[relays.front]\nprot = 1", "relays.front: there is no 'prot' here; did you mean 'port'?"),
+        (SMALL + "".join(f"[relays.r{n}]\n" for n in range(5)), "relays: Dictionary should have at most 4 items"),
+        (SMALL + '[keys]\nrelay_key = {env = "R"}', "keys.relay_key: there are no relays"),
+        (
+            SMALL + '[keys]\ncurve_servers = {env = "S"}',
+            "keys: encryption needs curve_gateways and curve_servers, or neither",
+        ),
+        (SMALL + "options = {curve_secret_key = 'x'}", "'curve_secret_key' is 'curve_gateways' and 'curve_servers' of"),
+        (SMALL + "options = {relay = ['tcp://r:5700']}", "pools.cpu.options: 'relay' is set by the fleet"),
+        (SMALL + "options = {relay_key = 'x'}", "pools.cpu.options: 'relay_key' is the table 'keys'"),
         (SMALL + "[gateways.Main]", "gateways.Main: 'Main' is no name: write up to 40 of a-z, 0-9 and -"),
         (SMALL.replace('["shapes"]', '["shape"]'), "there is no model 'shape'; did you mean 'shapes'?"),
         (
@@ -117,6 +130,13 @@ def test_keys_are_looked_up_where_they_are(tmp_path: Path) -> None:
     assert "sk" not in repr(secrets)
 
 
+def test_the_relays_key_is_for_relays_and_servers(tmp_path: Path) -> None:
+    fleet = read(SMALL + '[keys]\nrelay_key = {env = "RELAY"}\n[relays.front]', tmp_path)
+    secrets = look_up(fleet.keys, {"RELAY": "swordfish"}, tmp_path)
+    assert secrets.of_servers == secrets.of_relays == {"DISAGFUSION_STAGE_RELAY_KEY": "swordfish"}
+    assert not secrets.of_gateways
+
+
 @pytest.mark.parametrize(
     ("keys", "complaint"),
     [
@@ -129,6 +149,33 @@ def test_a_key_that_is_not_there_is_named(keys: str, complaint: str, tmp_path: P
     fleet = read(f"{SMALL}[keys]\n{keys}", tmp_path)
     with pytest.raises(InvalidFleet, match=complaint):
         look_up(fleet.keys, {"EMPTY": ""}, tmp_path)
+
+
+ENCRYPTED = SMALL + '[keys]\ncurve_gateways = {env = "G"}\ncurve_servers = {file = "servers"}\n'
+
+
+def test_a_key_pair_is_what_gateways_and_servers_need_to_know_each_other(tmp_path: Path) -> None:
+    ours, theirs = generate_keys(), generate_keys()
+    (tmp_path / "servers").write_text(f"{theirs.public} {theirs.secret}\n")
+    secrets = look_up(read(ENCRYPTED, tmp_path).keys, {"G": f"{ours.public}\n{ours.secret}"}, tmp_path)
+    assert secrets.of_gateways == {
+        "DISAGFUSION_CURVE_PUBLIC_KEY": ours.public,
+        "DISAGFUSION_CURVE_SECRET_KEY": ours.secret,
+        "DISAGFUSION_CURVE_ALLOWED_KEYS": json.dumps({"*": theirs.public}),
+    }
+    assert secrets.of_servers == {
+        "DISAGFUSION_STAGE_CURVE_PUBLIC_KEY": theirs.public,
+        "DISAGFUSION_STAGE_CURVE_SECRET_KEY": theirs.secret,
+        "DISAGFUSION_STAGE_CURVE_GATEWAY_KEY": ours.public,
+    }
+
+
+@pytest.mark.parametrize("pair", ["swordfish", "swordfish swordfish", "a b swordfish"])
+def test_what_is_no_key_pair_is_said_and_not_shown(pair: str, tmp_path: Path) -> None:
+    (tmp_path / "servers").write_text("x")
+    with pytest.raises(InvalidFleet, match=r"keys\.curve_gateways: this is no CURVE key pair: two keys of 40") as error:
+        look_up(read(ENCRYPTED, tmp_path).keys, {"G": pair}, tmp_path)
+    assert "swordfish" not in str(error.value)
 
 
 def test_the_schema_in_the_documentation_is_this_one(capsys: pytest.CaptureFixture[str]) -> None:

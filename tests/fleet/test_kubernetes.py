@@ -16,6 +16,7 @@ from fleet.description import Fleet
 from fleet.kubernetes import helm_values
 from fleet.reading import read_fleet
 from fleet.table import InvalidFleet
+from stage_server.relay.settings import read_relay_settings
 from stage_server.settings import read_settings
 from wire.types import REQUIRED, Role
 
@@ -78,17 +79,33 @@ def check(manifests: Sequence[Manifest]) -> None:
         if component(workload) == "gateway":
             assert {"livenessProbe", "startupProbe"} <= container.keys()
             assert workload["spec"]["strategy"] == {"type": "Recreate"}
+        elif component(workload) == "relay":
+            check_relay(workload, pod, container)
         else:
             check_servers(workload, pod, container)
             labels = workload["spec"]["selector"]["matchLabels"]
             assert budgets[workload["metadata"]["name"]]["selector"]["matchLabels"] == labels
-    gateways, stages = of_kind(manifests, "NetworkPolicy")
+    gateways, stages, *relays = of_kind(manifests, "NetworkPolicy")
+    assert len(relays) == any(component(each) == "relay" for each in workloads)
     assert [port["port"] for port in gateways["spec"]["ingress"][1]["ports"]] == ["control", "data"]
     assert all("podSelector" in peer for peer in stages["spec"]["ingress"][0]["from"])
 
 
+def check_relay(workload: Manifest, pod: Manifest, container: Manifest) -> None:
+    """One process, which keeps strangers away by its key."""
+    settings = read_relay_settings([*container["args"], "--relay-key", "swordfish"])
+    assert (settings.bind, settings.insecure) == ("tcp://0.0.0.0:5700", False)
+    assert container["command"] == ["python", "-m", "stage_server", "relay"]
+    assert {each["name"] for each in container["env"]} == {"DISAGFUSION_STAGE_RELAY_KEY"}
+    assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout + 10
+    assert (workload["spec"]["replicas"], workload["spec"]["strategy"]) == (1, {"type": "Recreate"})
+
+
 def check_servers(workload: Manifest, pod: Manifest, container: Manifest) -> None:
-    settings = read_settings([arg.replace("$(POD_IP)", "10.0.0.1") for arg in container["args"]])
+    given = [arg.replace("$(POD_IP)", "10.0.0.1") for arg in container["args"]]
+    if any(each["name"] == "DISAGFUSION_STAGE_CURVE_SECRET_KEY" for each in container["env"]):
+        given += [f"--curve-{of}-key={'x' * 40}" for of in ("public", "secret", "gateway")]
+    settings = read_settings(given)
     assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout + 10
     assert container["readinessProbe"]["exec"]["command"] == ["test", "-e", str(settings.ready_file)]
     assert "affinity" in pod or "topologySpreadConstraints" in pod
@@ -120,7 +137,13 @@ def test_keys_are_named_and_never_held(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert main(["render", "--kubernetes", str(ROOT / "examples" / "fleet" / "two-gpus.toml")]) == 0
     printed = capsys.readouterr().out
     keys = json.loads(printed)["keys"]
-    assert keys == {"secret": "studio-keys", "gateway": ["admin_key", "api_keys"], "hubToken": True}
+    assert keys == {
+        "secret": "studio-keys",
+        "gateway": ["admin_key", "api_keys"],
+        "hubToken": True,
+        "relay": False,
+        "curve": False,
+    }
     assert "swordfish" not in printed
 
 
@@ -221,3 +244,45 @@ def test_pools_with_room_are_scaled_between_their_bounds(tmp_path: Path) -> None
         "it-small": 2,
         "it-spot": 0,
     }
+
+
+@pytest.mark.services
+@needs_helm
+@pytest.mark.parametrize(
+    ("more", "relay"),
+    [((), "tcp://it-front:5700"), (("--set", "relays.front.address=a.example:5"), "tcp://a.example:5")],
+)
+def test_servers_join_the_relay_where_everybody_reaches_it(more: tuple[str, ...], relay: str, tmp_path: Path) -> None:
+    manifests = rendered(ROOT / "examples" / "fleet" / "relay.toml", tmp_path, *more)
+    stages = [each for each in of_kind(manifests, "Deployment") if component(each) == "stage"]
+    for each in stages:
+        assert f"--relay={relay}" in arguments(each)
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        assert "DISAGFUSION_STAGE_RELAY_KEY" in {variable["name"] for variable in container["env"]}
+    (policy,) = [each for each in of_kind(manifests, "NetworkPolicy") if each["metadata"]["name"] == "it-relays"]
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": "relay"}]}]
+
+
+@pytest.mark.services
+@needs_helm
+def test_encrypted_fleets_have_their_pairs_from_the_secret_and_allow_nothing_else(tmp_path: Path) -> None:
+    manifests = rendered(ROOT / "examples" / "fleet" / "relay.toml", tmp_path)
+    stages = [each for each in of_kind(manifests, "Deployment") if component(each) == "stage"]
+    assert {
+        "DISAGFUSION_CURVE_PUBLIC_KEY",
+        "DISAGFUSION_CURVE_SECRET_KEY",
+        "DISAGFUSION_CURVE_ALLOWED_KEYS",
+    } <= variables(manifests)
+    assert "DISAGFUSION_ALLOW_PLAINTEXT" not in variables(manifests)
+    for each in stages:
+        assert "--insecure" not in arguments(each)
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        keys = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container["env"] if "CURVE" in each["name"]}
+        assert keys == {
+            f"DISAGFUSION_STAGE_CURVE_{name}": {"name": "office-keys", "key": key}
+            for name, key in {
+                "PUBLIC_KEY": "stage_curve_public_key",
+                "SECRET_KEY": "stage_curve_secret_key",
+                "GATEWAY_KEY": "curve_public_key",
+            }.items()
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.curve import generate_keys
 from tests.fleet.running import PATIENCE, Commands, until
 from tests.servers import free_port
 
@@ -23,6 +25,11 @@ options = { time_scale = 0.1 }
 DESCRIBED = f"""
 name = "tested"
 {SHAPES}
+[keys]
+curve_gateways = {{ file = "gateways.pair" }}
+curve_servers = {{ file = "servers.pair" }}
+[relays.front]
+port = PORT
 [pools.a]
 models = ["shapes"]
 begin = [["encoder", "decoder"], ["dit"]]
@@ -46,7 +53,10 @@ admin_key = {{ env = "FLEET_ADMIN_KEY" }}
 
 class LocalFleet(Commands):
     def __init__(self, folder: Path, described: str = DESCRIBED) -> None:
-        super().__init__(folder, described)
+        super().__init__(folder, described.replace("PORT", str(free_port())))
+        for name in ("gateways.pair", "servers.pair"):
+            pair = generate_keys()
+            (folder / name).write_text(f"{pair.public} {pair.secret}\n")
         self.log = folder / "log"
         self.up: subprocess.Popen[bytes] | None = None
 
@@ -68,7 +78,7 @@ class LocalFleet(Commands):
         named = {}
         for process in self.processes():
             words = _words(process)
-            if "stage_server" in words and "wire.tether" not in words:
+            if "--name" in words and "wire.tether" not in words:
                 named[words[words.index("--name") + 1]] = process
         return named
 
@@ -111,6 +121,7 @@ def test_up_status_scale_and_down_from_another_shell(fleet: LocalFleet) -> None:
     status = fleet.said("status")
     assert status.returncode == 0
     assert "pool a: 2 wanted of 2 to 4" in status.stdout
+    assert re.search(r"front +running .* a relay, port \d+", status.stdout)
     assert fleet.said("scale", "a=3").returncode == 0
     until(lambda: "a-3" in fleet.servers(), "the third server runs")
     assert fleet.said("scale", "a=2").returncode == 0
@@ -129,6 +140,8 @@ def test_up_status_scale_and_down_from_another_shell(fleet: LocalFleet) -> None:
     lines = fleet.log.read_text().splitlines()
     assert any(line.startswith("a-1") and " | " in line for line in lines)
     assert any(line.startswith("main") and " | " in line for line in lines)
+    joined = [line for line in lines if "others reach this server through the relay tcp://127.0.0.1:" in line]
+    assert {line.split()[0] for line in joined} >= {"a-1", "a-2", "a-3"}
 
 
 def test_a_killed_server_is_back(fleet: LocalFleet) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from fleet.description import Fleet
-from fleet.keys import Secrets
-from fleet.programs import check_ports, gateway_program, server, server_program
+from fleet.description import Fleet, Keys, Reference
+from fleet.keys import Secrets, look_up
+from fleet.programs import check_ports, gateway_program, relay_program, server, server_program
 from fleet.table import InvalidFleet
 from gateway.settings import Settings as GatewaySettings
+from stage_server.relay.settings import read_relay_settings
 from stage_server.settings import read_settings
+from tests.curve import generate_keys
 from wire.types import REQUIRED, Role
 
 FLEET = Fleet.model_validate(
@@ -116,3 +118,68 @@ def test_a_gateway_has_the_time_that_it_says_to_end(tmp_path: Path) -> None:
 def test_gateways_of_one_machine_have_ports_of_their_own() -> None:
     with pytest.raises(InvalidFleet, match=r"gateways\.second\.data_port: 5601 is gateways\.main\.data_port already"):
         check_ports(FLEET)
+
+
+RELAYED = Fleet.model_validate(
+    {
+        "allow_plaintext": True,
+        "models": {"small": {"source": "tiny-shapes"}},
+        "pools": {"cpu": {"models": ["small"]}},
+        "relays": {"front": {"port": 5800, "max_streams": 7, "drain_seconds": 3}, "back": {}},
+    }
+)
+RELAY_KEY = {"DISAGFUSION_STAGE_RELAY_KEY": "swordfish"}
+
+
+def test_servers_join_every_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = server_program(RELAYED, server("cpu", 1), "10.0.0.1", "10.0.0.7", AROUND, Secrets({}, RELAY_KEY))
+    monkeypatch.setenv(*next(iter(RELAY_KEY.items())))
+    settings = read_settings(program.command[3:])
+    assert settings.relay == ("tcp://10.0.0.1:5800", "tcp://10.0.0.1:5700")
+    assert settings.relay_key.get_secret_value() == "swordfish"
+    assert "swordfish" not in " ".join(program.command)
+
+
+def test_a_relay_reads_what_was_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = relay_program(RELAYED, "front", "10.0.0.1", AROUND, Secrets({}, RELAY_KEY, RELAY_KEY))
+    assert program.environment == {"PATH": "/bin", **RELAY_KEY}
+    assert program.stop_seconds > 3
+    monkeypatch.setenv(*next(iter(RELAY_KEY.items())))
+    settings = read_relay_settings(program.command[4:])
+    assert (settings.bind, settings.max_streams, settings.drain_timeout) == ("tcp://10.0.0.1:5800", 7, 3)
+    assert (settings.relay_key.get_secret_value(), settings.insecure) == ("swordfish", False)
+
+
+def test_without_a_key_a_relay_lets_everybody_join_only_where_that_was_said() -> None:
+    command = relay_program(RELAYED, "back", "10.0.0.1", AROUND, Secrets({}, {})).command
+    assert read_relay_settings(command[4:]).insecure
+    guarded = RELAYED.model_copy(update={"allow_plaintext": False})
+    assert "--insecure" not in relay_program(guarded, "back", "10.0.0.1", AROUND, Secrets({}, {})).command
+
+
+def test_a_relay_has_a_port_of_its_own() -> None:
+    clash = RELAYED.model_copy(update={"relays": {"front": RELAYED.relays["front"].model_copy(update={"port": 8000})}})
+    with pytest.raises(InvalidFleet, match=r"relays\.front\.port: 8000 is gateways\.gateway\.port already"):
+        check_ports(clash)
+
+
+ENCRYPTED = RELAYED.model_copy(
+    update={"allow_plaintext": False, "keys": Keys(curve_gateways=Reference(env="G"), curve_servers=Reference(env="S"))}
+)
+
+
+def test_with_keys_nothing_is_said_to_be_allowed_unencrypted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ours, theirs = generate_keys(), generate_keys()
+    secrets = look_up(
+        ENCRYPTED.keys, {"G": f"{ours.public} {ours.secret}", "S": f"{theirs.public} {theirs.secret}"}, tmp_path
+    )
+    gateway = gateway_program(ENCRYPTED, "gateway", "10.0.0.1", AROUND, secrets, tmp_path)
+    stage = server_program(ENCRYPTED, server("cpu", 1), "10.0.0.1", "10.0.0.7", AROUND, secrets)
+    for program in (gateway, stage):
+        assert not {"--allow-plaintext", "--insecure"} & set(program.command)
+        assert ours.secret not in " ".join(program.command)
+        for name, value in (program.environment or {}).items():
+            monkeypatch.setenv(name, value)
+    of_gateway, of_stage = GatewaySettings(), read_settings(stage.command[3:])
+    assert of_gateway.curve_allowed_keys == {"*": of_stage.curve_public_key}
+    assert of_gateway.curve_public_key == of_stage.curve_gateway_key == ours.public

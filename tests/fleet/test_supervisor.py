@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from fleet.description import Relay
 from fleet.launcher import LaunchFailed
 from fleet.shown import table
 from fleet.supervisor import Supervisor
@@ -112,3 +113,25 @@ async def test_what_status_shows(supervisor: Supervisor, launcher: FakeLauncher)
         ["a-2", "refused", "here"],
         ["pool", "b:", "0", "wanted", "of", "0", "to", "1"],
     ]
+
+
+async def test_relays_come_first_and_go_last(launcher: FakeLauncher) -> None:
+    fleet = FLEET.model_copy(update={"relays": {"front": Relay()}})
+    supervisor = Supervisor(fleet, launcher)
+    await supervisor.up()
+    assert table(fleet, await supervisor.status()).splitlines()[2].split() == [
+        *("front", "running", "here", "a", "relay,", "port", "5700"),
+    ]
+    await supervisor.down()
+    assert launcher.said == [
+        *("start front", "start gateway", "start a-1"),
+        *("drain gateway", "end a-1", "end front"),
+    ]
+
+
+async def test_a_relay_that_cannot_be_started_is_the_end(launcher: FakeLauncher) -> None:
+    supervisor = Supervisor(FLEET.model_copy(update={"relays": {"front": Relay()}}), launcher)
+    await supervisor.up()
+    launcher.refuse("front")
+    with pytest.raises(CannotStart, match="the relay 'front' cannot be started"):
+        await supervisor.watch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.service.catalogue import MAX_MODELS, Catalogue
-from wire.params import Adapter
+from wire.params import Adapter, Upscaler
 from wire.types import REQUIRED, Role, ServerId
 
 A, B = ServerId("a/1"), ServerId("b/1")
@@ -123,3 +123,32 @@ def test_what_keeps_servers_of_one_name_apart_is_told(model):
     assert catalogue.missing("m@2") == [Role.ENCODER, Role.DECODER], "whatever the others hold"
     catalogue.lost(ServerId("a"))
     assert catalogue.unlike(quantised) == ()
+
+
+# --- an optional stage ------------------------------------------------------------------------------------------------
+
+SMALL, LARGE = Upscaler("small", "0c", 2), Upscaler("large", "0d", 4)
+
+
+def test_a_model_has_an_optional_stage_while_some_server_brings_it_and_is_ready_without(model):
+    catalogue = Catalogue()
+    catalogue.joined(A, model(), REQUIRED)
+    assert list(catalogue.status()["tiny"]["roles"]) == list(REQUIRED)
+    catalogue.joined(B, model(upscaler=SMALL), ())
+    catalogue.joined(A, model(), REQUIRED)  # whoever came last says nothing about others
+    assert catalogue.resolve("tiny").upscaler == SMALL
+    assert catalogue.status()["tiny"]["roles"] == dict.fromkeys(REQUIRED, 1) | {Role.UPSCALER: 0}
+    assert catalogue.status()["tiny"]["missing"] == []
+    catalogue.lost(B)
+    assert catalogue.resolve("tiny").upscaler is None
+
+
+def test_of_several_upscalers_one_that_is_held_is_offered(model):
+    catalogue = Catalogue()
+    catalogue.joined(A, model(upscaler=SMALL), (*REQUIRED, Role.UPSCALER))
+    catalogue.joined(B, model(upscaler=LARGE), REQUIRED)
+    assert catalogue.resolve("tiny").upscaler == SMALL
+    catalogue.holds(B, tuple(Role))
+    assert catalogue.resolve("tiny").upscaler == LARGE
+    catalogue.set_aside(B, (Role.UPSCALER,), "not reached")
+    assert catalogue.resolve("tiny").upscaler == SMALL

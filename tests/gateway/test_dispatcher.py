@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import pytest
@@ -196,6 +196,41 @@ async def test_run_names_parameters_and_where_inputs_lie(bench, request_for):
     assert member.params.prompt == ""
     assert member.request == "r"
     assert member.inputs == (InputRef(handle=Handle("h"), endpoint="tcp://a:1", nbytes=77, public_key="key"),)
+    task.cancel()
+
+
+async def test_two_servers_that_share_guided_steps_are_told_of_each_other(bench, request_for, hello):
+    bench.dispatcher.report(Joined(B, hello("b", data_endpoint="tcp://b:1", public_key="other")))
+    source = Input(Handle("h"), A, 77)
+    leads = replace(run("dit.0", Role.DIT, source), partner=B)
+    helps = act.Help(
+        **WHY,
+        server=B,
+        epoch=Epoch("g1", 2),
+        partner=A,
+        leader=leads.epoch,
+        job=leads.job,
+        inputs=(source,),
+        deadline=leads.deadline,
+        predicted_seconds=3.0,
+    )
+    bench.on(ev.RequestArrived, leads, helps)
+    task = bench.generate(request_for(previews=2))
+    await bench.settle()
+    ((first, own), (second, other)) = bench.sent
+    assert (first, second) == (A, B)
+    (one,), (two,) = own.members, other.members
+    assert (one.half.leads, two.half.leads) == (True, False)
+    assert one.half.handle != two.half.handle
+    assert one.half.partner == InputRef(handle=two.half.handle, endpoint="tcp://b:1", public_key="other")
+    assert two.half.partner == InputRef(handle=one.half.handle, endpoint="tcp://a:1", public_key="key")
+    assert two.inputs == one.inputs
+    assert two.params == msgspec.structs.replace(one.params, previews=0), "pictures of it are shown once"
+    bench.dispatcher.report(Heard(B, to_gateway.Progress(epoch=helps.epoch, step=3, steps=12, step_seconds=0.1)))
+    bench.dispatcher.report(Heard(B, to_gateway.StageDone(epoch=helps.epoch, outputs=(), timings=to_gateway.Timings())))
+    await bench.settle()
+    assert isinstance(bench.scheduler.events[-1], ev.JobDone)
+    assert not task.done()
     task.cancel()
 
 

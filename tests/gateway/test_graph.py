@@ -7,7 +7,7 @@ import pytest
 from gateway.service import graph
 from gateway.service.interfaces import UnsupportedRequest
 from wire.guiders import GuiderUse
-from wire.params import Adapter, AdapterUse, ImageParams
+from wire.params import Adapter, AdapterUse, ImageParams, Upscaler
 from wire.to_stage import InputRef
 from wire.types import Handle, Role
 
@@ -89,6 +89,12 @@ def test_work_follows_parameters_and_defaults(request_for, model, params, steps,
     assert (work.width, work.height, work.steps, work.cfg) == (64, 48, steps, cfg)
 
 
+def test_only_denoising_is_told_of_by_its_step_cache(request_for, model):
+    images = (ImageParams(width=64, height=64, step_cache="low"),)
+    built = graph.build(request_for(images=images), model(), 9.0)
+    assert [job.spec.work.step_cache for job in built.jobs.values()] == ["", "low", ""]
+
+
 def test_a_model_without_defaults_still_has_work(request_for, model):
     built = graph.build(request_for(), model(default_steps=0, default_guidance=None), 1.0)
     work = built.jobs["r/dit.0"].spec.work
@@ -138,3 +144,45 @@ def test_a_guider_is_for_the_dit_alone_and_counts_in_its_passes(request_for, mod
     plain = drawn_with(None).jobs
     assert not guided["r/dit.0"].spec.is_like(plain["r/dit.0"].spec)
     assert guided["r/decoder.0"].spec.is_like(plain["r/decoder.0"].spec)
+
+
+# --- upscaling --------------------------------------------------------------------------------------------------------
+
+LARGER = Upscaler("swin", "0d", 2)
+
+
+def test_an_upscaled_picture_is_passed_on_and_delivered_by_the_upscaler(request_for, model):
+    images = tuple(ImageParams(width=64, height=32, seed=seed, upscale=2, previews=1) for seed in (1, 2))
+    built = graph.build(request_for(images=images), model(upscaler=LARGER), 1.0)
+    assert edges(built) == {
+        "r/encoder": (),
+        "r/dit.0": ("r/encoder",),
+        "r/decoder.0": ("r/dit.0",),
+        "r/upscaler.0": ("r/decoder.0",),
+        "r/dit.1": ("r/encoder",),
+        "r/decoder.1": ("r/dit.1",),
+        "r/upscaler.1": ("r/decoder.1",),
+    }
+    assert [job.id for job in built.spec.jobs if job.is_final] == ["r/upscaler.0", "r/upscaler.1"]
+    told = {job.spec.id for job in built.jobs.values() if job.params.upscale}
+    assert told == {"r/decoder.0", "r/upscaler.0", "r/decoder.1", "r/upscaler.1"}  # a preview is a file, and smaller
+    last = built.jobs["r/upscaler.1"]
+    assert (last.spec.work.width, last.spec.work.height, last.image, last.params.prompt) == (64, 32, 1, "")
+
+
+def test_the_upscaler_is_sent_to_servers_that_have_this_very_one_whatever_loras_are_asked_for(request_for, model):
+    style = Adapter("style", "0a", (Role.DIT,))
+    images = (ImageParams(width=64, height=64, upscale=2, adapters=(AdapterUse("style", "0a", 1.0),)),)
+    built = graph.build(request_for(images=images), model(upscaler=LARGER, adapters=(style,)), 1.0)
+    needed = {job.role: job.adapters for job in built.spec.jobs}
+    assert needed[Role.UPSCALER] == {LARGER.key}
+    assert needed[Role.DIT] == {style.key}
+    assert not needed[Role.DECODER]
+
+
+@pytest.mark.parametrize("upscaler", [None, Upscaler("other", "0e", 4)])
+def test_an_upscaler_that_has_gone_meanwhile_is_told(request_for, model, upscaler):
+    images = (ImageParams(width=64, height=64, upscale=2),)
+    with pytest.raises(UnsupportedRequest, match="has no such upscaler any more") as refused:
+        graph.build(request_for(images=images), model(upscaler=upscaler), 1.0)
+    assert refused.value.param == "upscale"

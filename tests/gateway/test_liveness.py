@@ -178,6 +178,26 @@ def test_with_encryption_name_and_key_must_belong_together(hello):
     assert isinstance(roster.hear(A1, hello(public_key="key-a"), 0, user="a")[1], Joined)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "is_let_in"),
+    [
+        ("*", "a", True),
+        ("gpu-*", "gpu-7", True),
+        ("gpu-*", "a", False),
+        ("gpu*", "gpu-own", False),
+        ("a", "a-1", False),
+    ],
+)
+def test_servers_whose_names_begin_alike_may_share_a_key(hello, pattern, name, is_let_in):
+    roster = Roster(PoolRules("g1", 2, 10, keys={pattern: "key-s", "gpu-own": "key-o"}))
+    server = ServerId(f"{name}/1")
+    answer = roster.hear(server, hello(name, public_key="key-s"), 0, user=pattern)
+    assert isinstance(answer[-1], Joined) == is_let_in
+    if is_let_in:
+        assert roster.hear(server, GRANT, 0, user=pattern) == [Heard(server, GRANT)]
+        assert isinstance(roster.hear(server, GRANT, 0, user="gpu-own")[0], Warn)
+
+
 SECOND = ServerId("a.2/1")
 OF_ONE = {"device": "a/1", "public_key": "key-a"}
 

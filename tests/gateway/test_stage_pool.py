@@ -282,6 +282,16 @@ async def test_with_keys_only_registered_servers_get_in(start, hello, caplog):
     assert pool.reports.empty()
 
 
+async def test_all_the_servers_of_a_lost_gateway_may_connect_in_one_moment():
+    """100, which is ZeroMQ's own number, has the others wait for a second and more."""
+    sockets = Sockets()
+    try:
+        router = sockets.router("tcp://127.0.0.1:*", "control", MAX_CONTROL_BYTES)
+        assert router._line.socket.getsockopt(zmq.BACKLOG) >= PoolRules("g", 2.0, 10.0).max_servers
+    finally:
+        sockets.close()
+
+
 async def test_addresses_that_cannot_be_bound_are_named(pool):
     taken = pool.pool.endpoint
     with pytest.raises(BindError, match=f"control socket cannot be bound to {taken}: Address already in use"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 from sqlalchemy import text
@@ -239,6 +240,7 @@ async def nowhere(tmp_path):
 
 
 async def test_without_the_database_requests_are_answered_and_it_is_said(keeper_of, nowhere, caplog):
+    caplog.set_level(logging.DEBUG, logger="gateway.idempotency")
     keeper = keeper_of("a")
     keeper._answers = nowhere
     run, _, told = await ask(keeper)

@@ -197,10 +197,18 @@ class Service:
         width: int = 64,
         seed: int = 0,
         model: str = "slow",
+        guidance: float | None = None,
     ) -> Awaitable[Finished]:
         request_id = f"req{next(self.numbers)}"
         images = tuple(
-            ImageParams(prompt="a star", width=width, height=64, seed=seed + index, num_inference_steps=steps)
+            ImageParams(
+                prompt="a star",
+                width=width,
+                height=64,
+                seed=seed + index,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            )
             for index in range(n)
         )
         request = ImageRequest(request_id=request_id, model=model, images=images, deadline_seconds=deadline)

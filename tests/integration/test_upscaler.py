@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from scheduler import actions as act
 from scheduler import events as ev
+from tests.engine.upscaler_folder import by_transformers_alone, save_upscaler
 from wire.references import png_size
 from wire.types import Role
 
@@ -52,6 +56,10 @@ def counts(service):
 def picture_size(answer):
     assert answer.status_code == 200, answer.text
     return png_size(base64.b64decode(answer.json()["data"][0]["b64_json"]))
+
+
+def opened(answer):
+    return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
 
 
 async def started(service, role):
@@ -123,3 +131,19 @@ async def test_without_a_replacement_the_deadline_brings_a_clean_503(service, ht
     assert response.status_code == 503, response.text
     assert "upscaler" in response.json()["error"]["message"]
     await service.all_stores_empty()
+
+
+@pytest.mark.services
+async def test_real_servers_make_what_transformers_alone_makes_of_the_plain_picture(service, http, tmp_path):
+    folder = save_upscaler(tmp_path / "tiny-upscaler")
+    options = ("--upscaler", str(folder))
+    await asyncio.gather(
+        service.serve("model", E, T, D, model="tiny-shapes"),
+        service.serve("larger", U, model="tiny-shapes", options=options),
+    )
+    body = {"model": "tiny-shapes", "size": "64x96"}
+    plain, larger = await asked(http, **body), await asked(http, **body, upscale=2)
+    assert larger.json()["size"] == "128x192"
+    expected = by_transformers_alone(folder, opened(plain))
+    assert np.array_equal(np.asarray(opened(larger)), expected)
+    assert [stage.split(".")[0] for stage in larger.headers["server-timing"].split(", ")[::4]] == [E, T, D, U]

@@ -51,6 +51,17 @@ def test_t03_null_means_absent(sdk):
     assert len(drawn(sdk, seed=None)) == 1
 
 
+def test_a_step_cache_changes_the_picture_and_brings_the_same_one_back(sdk):
+    asked = {"seed": 3, "steps": 6, "guidance_scale": 3.0}
+    exact = drawn(sdk, **asked)
+    raw = sdk.images.with_raw_response.generate(**arguments(**asked, step_cache="high"))
+    assert raw.headers["x-step-cache"] == "high"
+    cached = [item["b64_json"] for item in raw.http_response.json()["data"]]
+    assert cached != exact
+    assert drawn(sdk, **asked, step_cache="high") == cached
+    assert drawn(sdk, **asked, step_cache="none") == exact
+
+
 @pytest.mark.parametrize(("output_format", "kind"), [("png", "PNG"), ("webp", "WEBP")])
 def test_t04_a_url_opens_without_a_key(sdk, service, output_format, kind):
     answer = sdk.images.generate(**arguments(response_format="url", output_format=output_format))

@@ -15,9 +15,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stage_server.data_sockets import DataSockets
 from stage_server.relay.command import main
 from stage_server.relay.settings import read_relay_settings
 from stage_server.settings import InvalidSettings, read_settings
+from tests.servers import free_port
+from wire.to_stage import TryPeer
+from wire.types import ServerId
 
 ROOT = Path(__file__).parents[2]
 WAIT = 30.0
@@ -31,6 +35,8 @@ EMULATED = (
     "--gateway",
     "tcp://127.0.0.1:5600",
 )
+NOTHING = (lambda _: None, bytearray, ["a/1"])
+"""What is served, room for what is fetched, and who serves."""
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +121,19 @@ def test_what_a_stage_server_refuses(options: tuple[str, ...], message: str) -> 
 def test_relays_are_named_like_gateways() -> None:
     given = ("--relay", "tcp://127.0.0.1:1,tcp://127.0.0.1:2", "--relay", "tcp://127.0.0.1:1")
     assert read_settings([*EMULATED, *given]).relay == ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
+
+
+def test_with_a_relay_every_address_of_the_machine_may_be_bound() -> None:
+    """Nobody elsewhere has to reach it directly; on this machine it is reached."""
+    everywhere = ("--data-bind", "tcp://0.0.0.0:*", "--insecure")
+    sockets = DataSockets(
+        read_settings([*EMULATED, *everywhere, "--relay", f"tcp://127.0.0.1:{free_port()}"]), *NOTHING
+    )
+    try:
+        assert re.fullmatch(r"tcp://127\.0\.0\.1:\d+", sockets.endpoint)
+        assert sockets.find(TryPeer(server=ServerId("a/1"), endpoint=sockets.endpoint)) == ""
+        assert len(sockets.relays) == 1
+    finally:
+        sockets.close()
+    with pytest.raises(InvalidSettings, match=re.escape("--data-bind tcp://0.0.0.0:* is every address")):
+        DataSockets(read_settings([*EMULATED, *everywhere]), *NOTHING)

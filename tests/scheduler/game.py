@@ -64,6 +64,7 @@ class Game:
         holds: tuple[Handle, ...] = (),
         adapters: Mapping[str, Iterable[Role]] | None = None,
         software: str = "",
+        shares_guidance: bool = False,
     ) -> list[Action]:
         spec = ServerSpec(
             ServerId(name),
@@ -75,6 +76,7 @@ class Game:
             target=Target("model", "gpu", "bfloat16"),
             adapters={adapter: frozenset(concerned) for adapter, concerned in (adapters or {}).items()},
             software=software,
+            shares_guidance=shares_guidance,
         )
         limits = dict.fromkeys(REQUIRED, limit) if isinstance(limit, int) else limit
         return self.post(ev.ServerJoined(spec, limits, running, holds))
@@ -95,8 +97,10 @@ class Game:
         masks: bool = False,
         previews: int = 0,
         exact: bool = True,
+        step_cache: str = "",
         adapters: Mapping[Role, Iterable[str]] | None = None,
         made: Made | None = None,
+        guided: bool = False,
     ) -> list[Action]:
         """With ``masks``, the decoder reads an output of the encoder as well. ``adapters``: those of a role's jobs.
         ``made``: what the encoder job has left already.
@@ -110,7 +114,7 @@ class Game:
             shown = tuple(
                 JobSpec(JobId(f"{name}/v{i}.preview.{k}"), V, decoding, shared, optional=True) for k in range(previews)
             )
-            denoising = Work(D, height=64, width=64, steps=steps)
+            denoising = Work(D, height=64, width=64, steps=steps, cfg=guided, step_cache=step_cache)
             mine = needed.get(D, frozenset())
             dit = JobSpec(JobId(f"{name}/d{i}"), D, denoising, (encoder.id,), previews=shown, adapters=mine)
             jobs += [dit, JobSpec(JobId(f"{name}/v{i}"), V, decoding, (*shared, dit.id))]

@@ -56,6 +56,15 @@ def test_an_encoder_job_is_let_in_and_its_denoising_joins() -> None:
     assert [attempt.company for attempt in game.scheduler.view.servers[ServerId("one")].attempts.values()] == [2, 2]
 
 
+@pytest.mark.parametrize(("level", "share"), [("", True), ("low", False)])
+def test_jobs_whose_steps_reuse_what_they_computed_have_the_device_alone(level: str, share: bool) -> None:
+    game = Game(Policies(batching=Together()))
+    game.join("one", ALL, together=4)
+    game.ask("a", exact=False, step_cache=level)
+    (run,) = of(do.Run, game.through("a/e"))
+    assert (run.job, run.share) == ("a/d0", share)
+
+
 def test_one_at_a_time_each_followed_by_what_it_was_for() -> None:
     game = crowded()
     game.ask("b", exact=False)

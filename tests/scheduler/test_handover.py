@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.policy import Policies
@@ -88,6 +90,19 @@ def test_whoever_cannot_hand_over_is_not_asked() -> None:
     g.ask("r")
     g.through("r/e")
     assert asked(leave(g)) == []
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_steps_remember_stays_behind_so_an_exact_job_whose_steps_do_stays_too(exact: bool) -> None:
+    g = Game(Policies(migration=Always()))
+    g.join("rest", {E, V})
+    g.join("a", {D}, software="x")
+    g.ask("r", exact=exact, step_cache="low")
+    g.through("r/e")
+    g.fetched("r/d0")
+    g.started("r/d0")
+    g.join("b", {D}, software="x")
+    assert asked(leave(g)) == ([] if exact else [("a", 1)])
 
 
 def test_its_holder_dies_and_the_denoising_starts_anew() -> None:

@@ -8,7 +8,7 @@ from scheduler import actions as do
 from scheduler import events as ev
 from scheduler.actions import Action
 from scheduler.reach import GATEWAY, judge
-from scheduler.trials import FIRST_RETRY, SOME
+from scheduler.trials import FIRST_RETRY, NEWCOMERS, NEWCOMERS_EVERY, SOME
 from tests.scheduler.game import ALL, D, E, Game, V, failure, of, runs
 from wire.types import ServerId
 
@@ -108,6 +108,25 @@ def test_trials_stay_linear_in_the_number_of_servers() -> None:
     game = fleet(**{f"s{number}": "edv" for number in range(20)})
     game.join("new")
     assert len(game.trials) == 1 + 2 * SOME
+
+
+def test_of_many_newcomers_only_some_are_tried_at_once_and_in_the_end_all_are() -> None:
+    game, tried = Game(), list[set[str]]()
+    for number in range(2 * NEWCOMERS + 5):
+        game.join(f"s{number}")
+    game.lose(f"s{2 * NEWCOMERS}")
+    for turn in range(4):
+        tried.append({holder for fetcher, holder in game.trials if fetcher == GATEWAY})
+        settle(game)
+        game.at((turn + 1) * NEWCOMERS_EVERY)
+    assert tried == [
+        {f"s{number}" for number in range(NEWCOMERS)},
+        {f"s{number}" for number in range(NEWCOMERS, 2 * NEWCOMERS)},
+        {f"s{number}" for number in range(2 * NEWCOMERS + 1, 2 * NEWCOMERS + 5)},
+        set(),
+    ]
+    game.join("late")
+    assert (GATEWAY, "late") in game.trials, "the rush is over"
 
 
 def test_a_failed_fetch_leads_to_trials_and_not_to_a_verdict() -> None:
@@ -299,15 +318,32 @@ def test_who_leaves_takes_the_accusations_along(gone: str) -> None:
     assert not aside(game)
 
 
-def test_a_fetch_that_fails_right_after_a_trial_is_looked_into_although_nothing_follows() -> None:
-    game = fleet(a="ev", d1="d", d2="d")
+def fetch_fails(game: Game) -> str:
+    """The one of the dit job; who could not fetch."""
+    fetcher, lost = game.where["r/d0"], game.handle("r/e")
+    game.post(ev.JobFailed(ServerId(fetcher), game.epochs["r/d0"], "input_lost", "refused", True, (lost,), (lost,)))
+    return fetcher
+
+
+def test_that_a_newcomer_was_reached_just_now_is_no_reason_to_wait_when_a_fetch_fails() -> None:
+    game = fleet(a="ev", d1="d")
     game.ask("r")
     game.through("r/e")
-    fetcher = game.where["r/d0"]
-    lost = game.handle("r/e")
-    game.post(ev.JobFailed(ServerId(fetcher), game.epochs["r/d0"], "input_lost", "refused", True, (lost,), (lost,)))
-    settle(game, (fetcher, "a"))
-    assert aside(game) == {}, "all were tried just now"
+    assert fetch_fails(game) == "d1"
+    settle(game, ("d1", "a"))
+    assert aside(game) == {"d1": {D, V}}, "before the request has used up its attempts"
+    assert "r" in game.scheduler.view.live
+
+
+def test_a_fetch_that_fails_right_after_such_a_trial_is_looked_into_although_nothing_follows() -> None:
+    game = fleet(a="ev", d1="d")
+    game.ask("r")
+    game.through("r/e")
+    fetch_fails(game)
+    settle(game)
+    game.through("r/e")
+    fetcher = fetch_fails(game)
+    assert not game.trials, "all were tried just now"
     game.at(game.now + FIRST_RETRY)
     settle(game, (fetcher, "a"))
     assert aside(game) == {fetcher: {D, V}}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -264,3 +265,16 @@ def test_predictions_hold_as_long_as_the_version_does(seed: int) -> None:
             held += 1
             assert [model.seconds(each, UNSEEN) for each in works] == known
     assert held > 100
+
+
+def test_steps_that_reuse_others_cost_what_was_observed_of_their_level_and_tell_nothing_else() -> None:
+    model, target, exact = CostModel(PROFILES), H100, dit(1024, steps=20)
+    cached, other = replace(exact, step_cache="low"), replace(exact, step_cache="high")
+    before = model.predict(exact, target)
+    assert model.seconds(cached, target) == before.seconds
+    for steps, share in ((5, 1.0), (5, 0.2), (5, 0.2), (5, 0.2)) * 5:
+        model.observe(replace(cached, steps=steps), target, "a", share * before.seconds * steps / 20)
+    assert model.seconds(cached, target) == pytest.approx(0.4 * before.seconds, rel=0.05)
+    assert model.seconds(other, target) == before.seconds
+    assert model.predict(exact, target) == before
+    assert model.speed("a") == 1.0

@@ -34,8 +34,9 @@ class Play(Game):
         together: int = 8,
         *,
         adapters: Iterable[str] = (),
+        software: str = "",
     ) -> list[Action]:
-        """``adapters`` concern the dit."""
+        """``adapters`` concern the dit; with ``software`` it shares guided steps with others."""
         capable = {
             role: RoleCost(part.weights_bytes, part.activation_bytes, part.load_seconds, together)
             for role, part in H100.roles.items()
@@ -51,6 +52,8 @@ class Play(Game):
             memory_gb * GB,
             target=target,
             adapters=dict.fromkeys(adapters, frozenset({D})),
+            software=software,
+            shares_guidance=bool(software),
         )
         return self.post(ev.ServerJoined(spec, dict.fromkeys(REQUIRED, limit)))
 
@@ -66,9 +69,10 @@ class Play(Game):
         exact: bool = True,
         adapters: Iterable[str] = (),
         previews: int = 0,
+        guided: bool = False,
     ) -> list[Action]:
         encoder = JobSpec(JobId(f"{name}/e"), E, Work(E))
-        denoising = Work(D, height=side, width=side, steps=steps)
+        denoising = Work(D, height=side, width=side, steps=steps, cfg=guided)
         decoding = Work(V, height=side, width=side)
         shown = tuple(JobSpec(JobId(f"{name}/v0.preview.{k}"), V, decoding, optional=True) for k in range(previews))
         needs = (encoder.id,)

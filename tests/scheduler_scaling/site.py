@@ -33,7 +33,7 @@ class Site:
         policies.coming.follow(self.scaler)
         self.now = 0.0
         self.memory_bytes = memory_bytes
-        self._requests = 0
+        self.requests = 0
 
     def post(self, event: ev.Event) -> list[Action]:
         actions = self.scheduler.handle(event, self.now)
@@ -58,8 +58,8 @@ class Site:
         return spec.id
 
     def ask(self, deadline: float = 165.0) -> do.Admit | do.Reject:
-        self._requests += 1
-        name = f"r{self._requests}"
+        self.requests += 1
+        name = f"r{self.requests}"
         encoder, dit, decoder = (JobId(f"{name}/{role}") for role in REQUIRED)
         size = {"height": 1024, "width": 1024}
         jobs = (

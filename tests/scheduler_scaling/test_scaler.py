@@ -132,6 +132,44 @@ def test_a_pool_shrinks_only_after_its_dwell_and_never_below_its_least() -> None
     assert wanted.index(2 if 2 in wanted else 1) * 5.0 >= 110.0  # a start takes longer than the dwell
 
 
+def ask_often(site: Site, seconds: float, in_each: int, *, stay: bool = False) -> list[int]:
+    """So many requests in each five seconds, which are gone at once unless they ``stay``. What was wanted."""
+    wanted = []
+    for _ in range(int(seconds / 5)):
+        for _ in range(in_each):
+            site.ask(3600.0)
+            if not stay:
+                site.end(site.requests)
+        wanted.append(site.decide().wanted)
+    return wanted
+
+
+def steady() -> Site:
+    """Four servers for half an hour, which are needed."""
+    site = Site(gpus(1, 30), settings=ScalingSettings(idle_seconds=10_000.0))
+    for number in range(4):
+        site.join(f"a{number}")
+    assert ask_often(site, 1800.0, 1)[-1] == 4
+    return site
+
+
+def test_after_a_clear_fall_servers_go_before_the_dwell_is_over() -> None:
+    wanted = ask_often(steady(), 100.0, 0)
+    assert wanted[-1] < 4, "what was needed before says nothing of what is needed now"
+
+
+def test_servers_for_work_that_waits_since_a_crowd_came_go_when_it_is_done() -> None:
+    site = steady()
+    first = site.requests + 1
+    most = ask_often(site, 60.0, 4, stay=True)[-1]
+    for number in range(4, most):
+        site.join(f"b{number}")
+    assert ask_often(site, 130.0, 4, stay=True)[-1] >= most
+    for number in range(first, site.requests + 1):
+        site.end(number)
+    assert ask_often(site, 10.0, 4)[-1] < most - 5
+
+
 def test_the_last_holder_of_a_role_stays() -> None:
     site = Site(gpus(1, 4), settings=ScalingSettings(dwell_seconds=0.0, idle_seconds=10_000.0))
     site.join("a", roles=(E, V))

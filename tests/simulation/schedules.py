@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from random import Random
@@ -74,6 +74,29 @@ def random_scenario(seed: int) -> Scenario:
         servers=tuple(each for server in scenario.servers for each in _with_other(server, rng)),
         workload=Workload((replace(phase, mix=mix),)),
     )
+
+
+def guided_scenario(seed: int) -> Scenario:
+    """Guided requests, few enough for some servers to have nothing to do, which then help others."""
+    scenario, rng = _of_one_model(seed), Random(f"guidance/{seed}")
+    (phase,) = scenario.workload.phases
+    mix = tuple((weight, replace(kind, cfg=rng.random() < 0.9, deadline=30.0)) for weight, kind in phase.mix)
+    servers = tuple(_helpful(scenario.servers[0], f"s{index}", rng) for index in range(rng.randint(2, 5)))
+    faults = [fault for fault in scenario.faults if fault.server in {server.name for server in servers}]
+    return replace(
+        scenario,
+        servers=servers,
+        workload=Workload((replace(phase, mix=mix, rate=rng.choice((0.3, 1.0))),)),
+        faults=tuple(fault for fault in faults if not isinstance(fault, Unreachable)),
+        chances=scenario.chances if rng.random() < 0.5 else Chances(),
+    )
+
+
+def _helpful(like: ServerSetup, name: str, rng: Random) -> ServerSetup:
+    roles = ROLE_SETS[0] if rng.random() < 0.7 else like.roles | {D}
+    software = "a" if rng.random() < 0.9 else "b"
+    helps = rng.random() < 0.95
+    return replace(like, name=name, roles=roles, software=software, shares_guidance=helps, joins_at=0.0, pinned=False)
 
 
 def _with_other(server: ServerSetup, rng: Random) -> list[ServerSetup]:
@@ -224,6 +247,14 @@ class Restless:
         return "a whim" if self._rng.random() < chance else ""
 
 
+class Helpful:
+    """Whoever can help does."""
+
+    def helper(self, attempt: Attempt, able: Iterable[Server], view: View) -> tuple[Server, float] | None:
+        server = next(iter(able), None)
+        return None if server is None else (server, 0.5)
+
+
 class Fickle:
     """Wants other roles every second."""
 
@@ -277,6 +308,7 @@ def random_policies(scenario: Scenario, seed: int) -> Policies:
         policies.migration = Restless(Random(f"migration/{seed}"))
     if rng.random() < 0.4:
         policies.roles = Fickle(scenario, rng)
+    policies.guidance = Helpful()
     if rng.random() < 0.6:
         policies.previews = Choosy(Random(f"previews/{seed}"))
     return policies
@@ -302,6 +334,7 @@ class Witness:
     """The state is already that after further events, which are told next."""
     open: set[RequestId] = field(default_factory=set)
     ended: dict[RequestId, str] = field(default_factory=dict)
+    helps: int = 0
 
     def decided(self, event: ev.Event, actions: list[Action], now: float) -> None:
         assert self.simulation is not None
@@ -316,6 +349,8 @@ class Witness:
                     self.open.add(request)
                 case do.Finish(request=request) | do.Fail(request=request):
                     self._end(request, getattr(action, "code", "finished"))
+                case do.Help():
+                    self.helps += 1
         if self.is_amid:
             return
         view = self.simulation.scheduler.view
@@ -367,9 +402,9 @@ class Bunched(Simulation):
         self._wake()
 
 
-def run(seed: int, *, bunched: bool = False) -> Witness:
+def run(seed: int, *, bunched: bool = False, guided: bool = False) -> Witness:
     """One schedule to its end, and on until nothing of it can be left anywhere."""
-    scenario = random_scenario(seed)
+    scenario = guided_scenario(seed) if guided else random_scenario(seed)
     policies = random_policies(scenario, seed)
     is_elastic = isinstance(policies.roles, ElasticRoles)
     witness = Witness(idle_is_wrong=not is_elastic)  # it may keep a job from a slow server

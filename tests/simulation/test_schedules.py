@@ -33,6 +33,18 @@ def test_reports_that_are_decided_on_together(first: int) -> None:
     assert ends["finished"] > CHUNK // 2
 
 
+@pytest.mark.parametrize("bunched", [False, True])
+def test_servers_that_help_each_other(bunched: bool) -> None:
+    ends: Counter[str] = Counter()
+    helps = 0
+    for seed in range(CHUNK // 2):
+        witness = run(seed, bunched=bunched, guided=True)
+        ends.update(witness.ended.values())
+        helps += witness.helps
+    assert ends["finished"] > CHUNK // 2
+    assert helps > CHUNK // 4
+
+
 @pytest.mark.parametrize("seed", [1729, 3605, 10490])
 def test_schedules_that_failed_once(seed: int) -> None:
     run(seed)

@@ -73,6 +73,56 @@ def encoded(engine: EmulatedEngine) -> dict[str, object]:
     return dict(outputs["dit"])
 
 
+UPSCALER = """
+[upscaler]
+fixed_seconds = 0.05
+seconds_per_pixel = 1e-7
+factor = 2
+weights_gb = 0.1
+activation_gb = 1.0
+load_seconds = 0.1
+batch_marginal = [[0, 1.0]]
+"""
+
+
+@pytest.fixture
+def upscaled(tmp_path: Path) -> EmulatedEngine:
+    (tmp_path / "upscaled.toml").write_text(FLUX.read_text() + UPSCALER)
+    made = EmulatedEngine(tmp_path / "upscaled.toml", time_scale=0.02)
+    made.set_roles(frozenset(Role))
+    return made
+
+
+def test_a_picture_that_is_passed_on_keeps_its_code_and_has_the_size_of_its_pixels(upscaled: EmulatedEngine) -> None:
+    params = ImageParams(prompt="a star", width=128, height=64, num_inference_steps=1, seed=9, upscale=2)
+    values: dict[str, object] = {}
+    for role in Role:
+        job = StageJob(role, params)
+        (port, given), *others = upscaled.run(job, values, Steps()).items()
+        assert not others
+        assert pack(given).total_bytes <= upscaled.output_bound(job)
+        if role is Role.DECODER:
+            assert (port, given["pixels"].shape, given["pixels"].dtype) == ("upscaler", (64, 128, 3), "uint8")
+        values = dict(given)
+    assert (port, values["width"], values["height"]) == ("image", 256, 128)
+    assert read(bytes(values["image"])) == Said(9, prompt_digest("a star"), (256, 128))
+
+
+def test_an_upscaler_is_no_part_of_the_model_and_takes_what_the_scheduler_predicts(
+    engine: EmulatedEngine, upscaled: EmulatedEngine, tmp_path: Path
+) -> None:
+    info = upscaled.describe()
+    assert (info.key, engine.describe().upscaler) == (engine.describe().key, None)
+    assert info.upscaler is not None
+    assert info.upscaler.factor == 2
+    assert (tuple(engine.capable()), tuple(upscaled.capable())) == (REQUIRED, tuple(Role))
+    cost = CostModel()
+    profile = cost.load_profile(tmp_path / "upscaled.toml")
+    target = Target.of(profile.model.name, profile.device_class, profile.precision)
+    predicted = cost.seconds(Work(Role.UPSCALER, height=1024, width=1024), target)
+    assert predicted == pytest.approx(load_profile(tmp_path / "upscaled.toml").upscale_seconds(LARGE))
+
+
 def test_the_pictures_of_an_edit_take_the_time_that_the_scheduler_predicts(tmp_path: Path) -> None:
     """At the size at which they are encoded, in the sequence of the dit and in the prompt."""
     rule = "{ max_area = 65536, multiple = 16, in_sequence = true, prompt_area = 65536 }"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from stage_server.data.holder import BindError
@@ -58,7 +60,7 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "complaint"),
     [
         ((), "--role: is missing"),
-        (("--role", "painter"), "--role: 'painter' is no role; encoder, dit, decoder are"),
+        (("--role", "painter"), "--role: 'painter' is no role; encoder, dit, decoder, upscaler are"),
         (("--role", "dit", "--gateway", "localhost"), "--gateway: 'localhost' is no address; write tcp://HOST:PORT"),
         (
             ("--role", "dit", "--data-bind", "nonsense"),
@@ -68,6 +70,7 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         (("--role", "dit", "--time-scale", "0"), "--time-scale: "),
         (("--role", "dit", "--engine", "diffusers"), "belong to --engine emulated"),
         (("--role", "dit", "--profile", ""), "add --profile FILE"),
+        (("--role", "dit", "--upscaler", "x"), "an emulation has one where its profile has a section"),
         (("--role", "dit", "--curve-gateway-key", "x"), "encryption needs all of"),
         (("--role", "dit", "--may-take", "encoder,decoder"), "--role dit is not among those of --may-take encoder,dec"),
         (("--role", "dit", "--may-load", "other=sd3-l20", "--pin"), "leave one of them out"),
@@ -103,6 +106,22 @@ def test_what_cannot_be_done(options: tuple[str, ...], error: type[Exception], c
         pass
 
 
+def test_an_upscaler_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ["--gateway", "tcp://127.0.0.1:5600", "--role", "upscaler", "--model", "tiny-shapes"]
+    with pytest.raises(InvalidSettings, match="--role upscaler needs to know which: add --upscaler FOLDER_OR_HUB_ID"):
+        read_settings(real)
+    own, other = read_settings([*real, "--upscaler", "x", "--may-load", "y"]).of_each_model()
+    assert (own.upscaler, other.upscaler) == ("x", "")
+
+
+def test_an_emulation_without_an_upscaler_says_what_it_has() -> None:
+    with (
+        pytest.raises(LoadError, match=r"no role upscaler here; its roles are encoder, dit, decoder"),
+        assembled(read("--role", "upscaler")),
+    ):
+        pass
+
+
 def test_each_further_model_is_one_that_begins_with_nothing() -> None:
     own, named, unnamed = read("--role", "dit", "--may-load", "b=sd3-l20", "--may-load", "x/y.toml").of_each_model()
     assert own.role == (Role.DIT,)
@@ -115,3 +134,38 @@ def test_a_variable_with_a_slip_is_told_and_those_of_others_are_not(monkeypatch:
         monkeypatch.setenv(name, "1")
     slip = "DISAGFUSION_STAGE_ROLES is no setting and is ignored; did you mean DISAGFUSION_STAGE_ROLE?"
     assert list(ignored_variables()) == [slip]
+
+
+def test_levels_of_step_caches_are_named_with_all_that_they_leave_open() -> None:
+    real = ["--gateway", "tcp://127.0.0.1:5600", "--role", "dit", "--model", "m"]
+    given = "low = first-block:threshold=0.05, high=taylor:interval=4, medium=none"
+    own, other = read_settings([*real, "--step-cache", given, "--may-load", "y"]).of_each_model()
+    assert {level: cache and str(cache) for level, cache in own.step_cache.items()} == {
+        "low": "first-block:threshold=0.05",
+        "high": "taylor:interval=4:warm-up=3:order=1",
+        "medium": None,
+    }
+    assert other.step_cache == {}
+    table = Settings(model="m", role="dit", gateway="tcp://127.0.0.1:1", step_cache={"low": "pyramid"})  # type: ignore[arg-type]
+    assert str(table.step_cache["low"]) == "pyramid:interval=2:start=0.2:end=0.9"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("pyramid", "'pyramid' is no LEVEL=CACHE, such as medium=first-block:threshold=0.1"),
+        ("low=pyramid,low=sea", "names a level twice"),
+        ("none=pyramid", "'none' names no level of a step cache"),
+        ("LOW=pyramid", "'LOW' names no level of a step cache"),
+        ("low=teacache", "'teacache' is no step cache; first-block, mag, taylor, pyramid, faster, sea are"),
+        ("low=taylor:threshold=1", "'threshold=1' is no option of taylor; it has interval=…, warm-up=…, order=…"),
+        ("low=taylor:interval=2.5", "interval of taylor is a whole number from 2 to 100, not '2.5'"),
+        ("low=first-block:threshold=nan", "threshold of first-block is a number from 0 to 10, not 'nan'"),
+        ("low=mag", "mag needs ratios=…: numbers from 0.01 to 100, at most 64, with / between"),
+        ("low=pyramid:start=0.9:end=0.3", "start of pyramid, 0.9, must be below end, 0.3"),
+    ],
+)
+def test_a_step_cache_with_a_slip_is_told(given: str, message: str) -> None:
+    real = ["--gateway", "tcp://127.0.0.1:5600", "--role", "dit", "--model", "m"]
+    with pytest.raises(InvalidSettings, match=re.escape(message)):
+        read_settings([*real, "--step-cache", given])

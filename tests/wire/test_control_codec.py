@@ -194,5 +194,5 @@ def test_flipped_bytes_never_do_more_than_raise(data):
 
 def test_a_wrong_major_version_is_refused_with_both_versions_named():
     check_protocol((PROTOCOL[0], PROTOCOL[1] + 5))
-    with pytest.raises(ProtocolMismatch, match=r"2\.0, this process 1\.4"):
+    with pytest.raises(ProtocolMismatch, match=r"2\.0, this process 1\.5"):
         check_protocol((2, 0))

@@ -1,0 +1,138 @@
+"""Halves of guided steps swapped over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+import pytest
+
+from stage_server.data.consumer import Consumer
+from stage_server.data.exchange import Exchange
+from stage_server.data.holder import MAX_KEPT, Holder
+from stage_server.data.mailbox import MOST_WORDS, Mailbox
+from wire.bundle import pack, unpack
+from wire.errors import InputLost, Loss
+from wire.to_stage import Half, InputRef
+from wire.types import Handle
+
+BOUND = 20.0
+ONE, OTHER = Handle("ab" * 16), Handle("cd" * 16)
+
+
+class Side:
+    """One of two servers."""
+
+    def __init__(self, holding: Callable[..., Holder], consuming: Callable[..., Consumer]) -> None:
+        self.mailbox = Mailbox()
+        self.holder = holding(self.mailbox.get)
+        self.mailbox.on_put = self.holder.look_again
+        self.consumer = consuming(local=self.mailbox.get)
+
+
+@pytest.fixture
+def sides(holding: Any, consuming: Any) -> tuple[Side, Side]:
+    return Side(holding, consuming), Side(holding, consuming)
+
+
+def exchange(own: Side, other: Side, *, leads: bool) -> Exchange:
+    mine, theirs = (ONE, OTHER) if leads else (OTHER, ONE)
+    half = Half(handle=mine, partner=InputRef(handle=theirs, endpoint=other.holder.endpoint), leads=leads)
+    return Exchange(half, own.mailbox, own.consumer)
+
+
+@pytest.fixture
+def pair(sides: tuple[Side, Side]) -> tuple[Exchange, Exchange]:
+    return exchange(*sides, leads=True), exchange(*reversed(sides), leads=False)
+
+
+@pytest.fixture
+def beside() -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit
+
+
+def test_each_gets_what_the_other_computed_and_little_is_kept(
+    sides: tuple[Side, Side], pair: tuple[Exchange, Exchange], beside: Any
+) -> None:
+    def steps(one: Exchange, name: str) -> list[Any]:
+        taken = []
+        for step in range(1, 21):
+            one.give(step, {"half": f"{name}{step}"})
+            taken.append(one.take(step, BOUND))
+        return taken
+
+    leads, helps = pair
+    other = beside(steps, helps, "b")
+    assert steps(leads, "a") == [{"half": f"b{step}"} for step in range(1, 21)]
+    assert other.result(BOUND) == [{"half": f"a{step}"} for step in range(1, 21)]
+    assert [len(side.mailbox) for side in sides] == [1, 1]
+
+
+def test_the_answer_waits_until_it_is_there(pair: tuple[Exchange, Exchange], beside: Any) -> None:
+    leads, helps = pair
+    taken = beside(leads.take, 1, BOUND)
+    helps.give(1, {"half": 1})
+    assert taken.result(BOUND) == {"half": 1}
+
+
+def test_what_does_not_come_in_time_is_given_up(pair: tuple[Exchange, Exchange]) -> None:
+    assert pair[0].take(1, 0.05) is None
+
+
+def test_one_that_leaves_frees_the_other_at_once(pair: tuple[Exchange, Exchange], beside: Any) -> None:
+    leads, helps = pair
+    helps.give(1, {"half": 1})
+    taken = beside(helps.take, 1, BOUND)
+    leads.leave()
+    assert not taken.result(BOUND / 2)
+    assert not helps.take(2, BOUND), "whoever asks later learns of it as well"
+
+
+def test_one_that_leaves_need_not_wait_any_more(pair: tuple[Exchange, Exchange], beside: Any) -> None:
+    began = Event()
+
+    def take() -> Any:
+        began.set()
+        return pair[0].take(1, BOUND)
+
+    taken = beside(take)
+    assert began.wait(BOUND)
+    pair[0].leave()
+    assert taken.result(BOUND / 2) is None
+    assert pair[0].take(2, BOUND) is None
+
+
+def test_a_partner_that_is_gone_is_noticed(sides: tuple[Side, Side], beside: Any) -> None:
+    leads = exchange(*sides, leads=True)
+    taken = beside(leads.take, 1, BOUND)
+    sides[1].holder.close()
+    assert taken.result(BOUND / 2) is None
+
+
+def test_words_do_not_pile_up() -> None:
+    mailbox = Mailbox()
+    for number in range(2 * MOST_WORDS):
+        mailbox.leave_word(Handle(f"{number:032x}"), pack({}))
+    assert len(mailbox) == MOST_WORDS
+
+
+def test_a_holder_waits_for_so_many_and_no_more(holding: Any, consuming: Any) -> None:
+    """Who asks for more than it keeps hears at once that there is nothing; those kept hear it when their time is up."""
+    held: dict[Handle, Any] = {}
+    holder = holding(held.get)
+
+    def asked(consumer: Consumer, number: int, wait_ms: int) -> Any:
+        return consumer.fetch(InputRef(handle=Handle(f"{number:032x}"), endpoint=holder.endpoint), BOUND, wait_ms)
+
+    consumers = [consuming() for _ in range(MAX_KEPT // 4)]  # of which each asks a holder for eight things at a time
+    waiting = [asked(consumers[number // 4], number, 9_000) for number in range(MAX_KEPT)]
+    for consumer in consumers:
+        assert asked(consumer, 0, 0).exception(BOUND).reason is Loss.MISSING  # those before it have been read
+    beyond = asked(consumers[-1], MAX_KEPT, 9_000).exception(BOUND / 4)
+    assert isinstance(beyond, InputLost)
+    held.update({Handle(f"{number:032x}"): pack({"number": number}) for number in range(MAX_KEPT)})
+    holder.look_again()
+    assert [unpack(each.result(BOUND)) for each in waiting] == [{"number": n} for n in range(MAX_KEPT)]

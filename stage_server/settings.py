@@ -37,6 +37,8 @@ REPEATABLE = {
     "gateway": "tcp://HOST:PORT",
     "relay": "tcp://HOST:PORT",
     "adapter": "NAME=SOURCE",
+    "control": "NAME=SOURCE",
+    "ip_adapter": "NAME=SOURCE",
     "may_load": "[NAME=]MODEL",
 }
 """Options → what their values are called in ``--help``."""
@@ -175,6 +177,19 @@ class Settings(EngineSettings):
     adapter_bytes: int = Field(
         2 << 30, ge=0, description="device memory for LoRAs; those used longest ago are given up first"
     )
+    control: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="ControlNet that requests may name, loaded with the dit; all servers of a model need the same: "
+        "NAME=FOLDER or NAME=HUB_ID[@REVISION][:FOLDER]; repeatable",
+    )
+    ip_adapter: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="IP-Adapter that requests may name; all servers of a model need the same: "
+        "NAME=FILE, NAME=FOLDER or NAME=HUB_ID[@REVISION][:FILE]; repeatable",
+    )
+    image_encoder: str = Field(
+        "", description="folder or HUB_ID[@REVISION][:FOLDER] of what reads the pictures of IP-Adapters"
+    )
     may_load: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         max_length=MOST_MODELS - 1,
@@ -243,7 +258,7 @@ class Settings(EngineSettings):
             return given
         return tuple(dict.fromkeys(name.strip() for part in parts for name in str(part).split(",") if name.strip()))
 
-    @field_validator("adapter", "may_load", mode="before")
+    @field_validator("adapter", "control", "ip_adapter", "may_load", mode="before")
     @classmethod
     def _apart(cls, given: object) -> object:
         """An environment variable holds all of them, separated by commas."""
@@ -316,6 +331,8 @@ class Settings(EngineSettings):
             raise ValueError(
                 "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
             )
+        if self.control or self.ip_adapter:
+            raise ValueError("--control and --ip-adapter belong to --engine diffusers: an emulation has no weights")
         if self.upscaler:
             raise ValueError(
                 "--upscaler belongs to --engine diffusers: an emulation has one where its profile has a section "
@@ -339,8 +356,8 @@ class Settings(EngineSettings):
         return self
 
     def of_each_model(self) -> tuple[Settings, ...]:
-        """``--model``, and without roles each ``--may-load``; LoRAs, formats, step caches and the revision are the
-        first one's."""
+        """``--model``, and without roles each ``--may-load``; LoRAs, ControlNets, formats, step caches and the revision
+        are the first one's."""
         return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
 
     def _of_other(self, name: str, source: str) -> Settings:
@@ -350,6 +367,9 @@ class Settings(EngineSettings):
             "revision": None,
             "adapter": (),
             "adapters_folder": "",
+            "control": (),
+            "ip_adapter": (),
+            "image_encoder": "",
             "upscaler": "",
             "served_model_name": name,
             "quantize": {},

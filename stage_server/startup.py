@@ -26,6 +26,7 @@ from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.data_sockets import DataSockets
 from stage_server.engine.base import Engine, EngineError, LoadError, StageJob
+from stage_server.engine.control_source import SteeringSources, named_controls
 from stage_server.engine.emulated import EmulatedEngine
 from stage_server.runtime.ask import ANSWER_SECONDS, ask_gateways
 from stage_server.runtime.baton import Baton
@@ -197,7 +198,9 @@ def make_engine(settings: Settings) -> Engine:
     from stage_server.engine.adapter_source import named_sources  # here, as ``make_real_engine`` imports
 
     adapters = named_sources(settings.adapter, settings.adapters_folder)
-    engine = make_real_engine(settings, settings.together, adapters, settings.adapter_bytes)
+    controls, ip_adapters = named_controls(settings.control), named_controls(settings.ip_adapter, "--ip-adapter")
+    steering = SteeringSources(controls, ip_adapters, settings.image_encoder)
+    engine = make_real_engine(settings, settings.together, adapters, settings.adapter_bytes, steering)
     return _with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
 
 
@@ -226,6 +229,7 @@ def make_real_engine(
     together: Mapping[Role, int],
     adapters: Mapping[str, str] | None = None,
     adapter_bytes: int = 0,
+    steering: SteeringSources | None = None,
     *,
     loads: bool = True,
 ) -> DiffusersEngine:
@@ -255,6 +259,7 @@ def make_real_engine(
         together=together,
         adapters=adapters,
         adapter_bytes=adapter_bytes,
+        steering=steering,
         formats=settings.quantize,
         step_caches=settings.step_cache,
         vae_tile=settings.vae_tile,

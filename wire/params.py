@@ -17,6 +17,11 @@ MAX_ADAPTERS_OFFERED = 1024
 """By one server."""
 MAX_ADAPTER_SCALE = 10.0
 """Either way."""
+MAX_CONTROLS = 4
+"""Of one image."""
+MAX_CONTROLS_OFFERED = 64
+"""By one server."""
+MAX_CONTROL_SCALE = 10.0
 MAX_STEP_CACHES = 16
 """Levels of one model."""
 
@@ -50,6 +55,30 @@ class AdapterUse(msgspec.Struct, frozen=True):
     """Of what it adds; on top of the ``alpha / rank`` of its file."""
 
 
+class Control(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A ControlNet that a model's operator allows: part of the dit, and of the model's key."""
+
+    name: AdapterName
+    """As clients name it."""
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """Its weights by the denoiser's: about what it adds to the time of each pass."""
+    modes: Count = 0
+    """Kinds of pictures between which a request chooses by number; 0: it knows one."""
+    alone: bool = False
+    """It takes no others beside it, but several pictures."""
+
+
+class ControlUse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A ControlNet that one image is made with. Its picture is ``control_image``, or ``control_image_1``, …"""
+
+    name: AdapterName
+    scale: Annotated[float, msgspec.Meta(ge=0, le=MAX_CONTROL_SCALE)] = 1.0
+    start: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    end: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of the steps from which on, and until which, it steers."""
+    mode: Count | None = None
+
+
 class Upscaler(msgspec.Struct, frozen=True):
     """What makes finished pictures larger. Where its files lie stays on the server."""
 
@@ -63,6 +92,13 @@ class Upscaler(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         return f"upscaler {self.name}@{self.digest}"
+
+
+class IPAdapterUse(msgspec.Struct, frozen=True):
+    """A picture as a prompt: ``ip_adapter_image``, and what reads it."""
+
+    name: AdapterName
+    scale: Annotated[float, msgspec.Meta(ge=0, le=MAX_CONTROL_SCALE)] = 1.0
 
 
 class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -101,6 +137,8 @@ class ImageParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     decoder leaves pixels for it instead of a file. 0: none does. The gateway tells the decoder and the upscaler."""
     guider: GuiderUse | None = None
     """For the dit alone: which takes the place of the model's own."""
+    controls: Annotated[tuple[ControlUse, ...], msgspec.Meta(max_length=MAX_CONTROLS)] = ()
+    ip_adapter: IPAdapterUse | None = None
     step_cache: StepCacheLevel = ""
     """One of ``ModelInfo.step_caches``; empty: every step is computed."""
 
@@ -163,6 +201,9 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """That requests may name."""
     guided_layers: Count = 0
     """Of the denoiser, among which guiders may be told to choose."""
+    controls: Annotated[tuple[Control, ...], msgspec.Meta(max_length=MAX_CONTROLS_OFFERED)] = ()
+    ip_adapters: Annotated[tuple[AdapterName, ...], msgspec.Meta(max_length=MAX_CONTROLS_OFFERED)] = ()
+    """As clients name them."""
     step_caches: Annotated[dict[StepCacheLevel, Detail], msgspec.Meta(max_length=MAX_STEP_CACHES)] = {}
     """Level → how its steps reuse what earlier ones computed, for people. Part of the key likewise."""
 

@@ -8,7 +8,7 @@ from gateway.api.edit_plan import INSTRUCTED, MASKED, STRENGTHS, VARIED
 from gateway.api.generation import WORKFLOW
 from gateway.api.sizes import SizeRules
 from gateway.settings import Settings
-from wire.params import ModelInfo, Workflow
+from wire.params import Control, ModelInfo, Workflow
 
 PARAMETERS = ("negative_prompt", "num_inference_steps", "guidance_scale", "max_sequence_length", "strength")
 """Those that some models do not read, and that are then refused."""
@@ -31,6 +31,8 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
         "default_steps": model.default_steps or None,
         "default_guidance": model.default_guidance,
         "quality_steps": model.quality_steps,
+        "controls": [_control(control) for control in model.controls],
+        "ip_adapters": list(model.ip_adapters),
         "step_caches": model.step_caches,
         "guiders": list(model.guiders),
         "guider_layers": model.guided_layers,
@@ -38,6 +40,10 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
         "edit": _task(known.get(INSTRUCTED) or known.get(VARIED)),
         "edit_with_mask": _task(known.get(MASKED)),
     }
+
+
+def _control(control: Control) -> Mapping[str, object]:
+    return {"name": control.name} | ({"modes": control.modes} if control.modes else {})
 
 
 def _task(workflow: Workflow | None) -> Mapping[str, object] | None:

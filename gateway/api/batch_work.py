@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.accounts.caller import Caller
 from gateway.api import answer
+from gateway.api.control_pictures import prepare_controlled
 from gateway.api.edit_schema import from_json
 from gateway.api.edits import prepare
 from gateway.api.errors import ApiError, internal_error
@@ -101,16 +102,23 @@ class LineWork:
     ) -> tuple[Generation, dict[str, bytes]]:
         raw = read_line(await self._read(record, request.file_id)).body
         settings = self._api.settings
+        seconds = min(record.deadline_at - time.time(), settings.upload_timeout_seconds)
         if record.endpoint == EDITS:
             edit = from_json(memoryview(raw), settings.max_body_bytes)
             _check(edit.body)
-            left = record.deadline_at - time.time()
-            seconds = min(left, settings.upload_timeout_seconds)
             generation, uploads = await prepare(self._api, request.caller, edit, share, seconds, _patiently)
         else:
             body = parse(GenerationBody, bytes(raw))
             _check(body)
+            if body.control or body.ip_adapter is not None:
+                return await self._controlled(request, body, share, seconds)
             generation, uploads = plan(body, resolve(self._api, body.model, request.caller), settings), {}
+        return replace(generation, as_url=False), uploads
+
+    async def _controlled(
+        self, request: LineRequest, body: GenerationBody, share: Share, seconds: float
+    ) -> tuple[Generation, dict[str, bytes]]:
+        generation, uploads = await prepare_controlled(self._api, request.caller, body, share, seconds, _patiently)
         return replace(generation, as_url=False), uploads
 
     async def _read(self, record: JobRecord, file_id: str) -> bytes:

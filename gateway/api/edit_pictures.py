@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +90,17 @@ class PictureLoader:
         if grey is not None:
             uploads["mask_image"] = grey
         return EditPictures(uploads, Size(*first.sent_size), grey is not None)
+
+    async def steering(self, sources: Mapping[str, Source], tenant: str, share: Share) -> dict[str, bytes]:
+        """Input name of the blocks (``control_image``, ``control_image_1``, …, ``ip_adapter_image``) → PNG. Raises
+        ``ApiError`` or ``RoomTaken``."""
+        rules = self._settings
+        found: dict[str, bytes] = {}
+        for index, (name, source) in enumerate(sources.items()):
+            param = f"control.{index}.image" if name.startswith("control") else "ip_adapter.image"
+            how = Decoding(param, rules.max_image_bytes, rules.max_image_pixels, rules.max_pixels)
+            found[name] = (await self._decoded(source, tenant, share, how)).png
+        return found
 
     async def _picture(self, source: Source, tenant: str, share: Share, *, alpha_is_mask: bool) -> InputPicture:
         rules = self._settings

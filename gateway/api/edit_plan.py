@@ -9,6 +9,7 @@ from gateway.api.generation import (
     Generation,
     check_answer,
     compose,
+    controlled,
     refuse_unread,
     steps_asked,
     upscale_asked,
@@ -50,14 +51,15 @@ def takes_implicit_mask(model: ModelInfo, pictures: int) -> bool:
 def plan_edit(body: EditBody, model: ModelInfo, settings: Settings, workflow: Workflow, picture: Size) -> Generation:
     """``picture``: the size of the first one. Raises ``ApiError``."""
     check_answer(body, settings)
-    refuse_unread(body, model, workflow.name)
+    name = controlled(body, model, workflow.name)
+    refuse_unread(body, model, name)
     rules = SizeRules.of(model, settings)
     names_size = body.size not in (None, "auto") or body.width is not None or body.height is not None
     size = rules.choose(body.size, body.width, body.height) if names_size else rules.fit(picture)
     strength = _strength(body, model, workflow)
     _check_steps(body, model, strength)
     upscale = upscale_asked(body, model, size, settings)
-    return compose(body, model, size, workflow.name, kind="image_edit", strength=strength, upscale=upscale)
+    return compose(body, model, size, name, kind="image_edit", strength=strength, upscale=upscale)
 
 
 def _strength(body: EditBody, model: ModelInfo, workflow: Workflow) -> float | None:

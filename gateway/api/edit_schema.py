@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal, NoReturn, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 from pydantic import Field, TypeAdapter, ValidationError
 
-from gateway.api import guiders
+from gateway.api import controls, guiders
 from gateway.api.errors import ApiError
 from gateway.api.forms import Form, FormFile
 from gateway.api.lora_form import PART, from_parts
@@ -24,6 +24,7 @@ MAX_URL = 20_971_520
 NO_TEXT = ("", "None", "null")
 """What clients send as the text of nothing."""
 
+CONTROL_PART = re.compile(r"(control_image(\[\d{0,2}\])?|ip_adapter_image)")
 PICTURE_PART = re.compile(r"image(\[\d{0,2}\])?")
 LINK_PART = re.compile(r"(image_url|reference_images)(\[\d{0,2}\])?")
 
@@ -67,6 +68,8 @@ class Edit:
     body: EditBody
     pictures: tuple[Source, ...]
     mask: Source | None
+    steering: Mapping[str, Source] = field(default_factory=dict)
+    """Input name of the blocks → a picture for each of the body's ControlNets, and for its IP-Adapter."""
 
     def __post_init__(self) -> None:
         if not self.pictures:
@@ -87,14 +90,10 @@ def from_form(form: Form) -> Edit:
     values: dict[str, str] = {}
     pictures: list[Source] = []
     masks: list[Source] = []
+    steering: list[FormFile] = []
     adapters: list[tuple[str, str]] = []
     for file in form.files:
-        if PICTURE_PART.fullmatch(file.name):
-            pictures.append(file)
-        elif file.name == "mask":
-            masks.append(file)
-        else:
-            values[file.name] = ""  # to be refused by its name
+        _put(file, pictures, masks, steering, values)
     for name, value in form.fields:
         if PICTURE_PART.fullmatch(name) or LINK_PART.fullmatch(name):
             pictures += _text_link(name, value)
@@ -108,23 +107,77 @@ def from_form(form: Form) -> Edit:
             values[name] = value
     if len(masks) > 1:
         raise ApiError("'mask' was sent more than once.", code="invalid_value", param="mask")
-    guider = _guider(values.pop(guiders.FIELD, ""))
-    body = _from_texts(values).model_copy(update={**from_parts(adapters), guiders.FIELD: guider})
-    return Edit(body, tuple(pictures), masks[0] if masks else None)
+    nested = {
+        name: _from_json_text(name, adapter, values.pop(name))
+        for name, adapter in _NESTED.items()
+        if name in values and values[name] not in NO_TEXT
+    }
+    texts = {name: value for name, value in values.items() if name not in _NESTED}
+    body = _from_texts(texts).model_copy(update={**from_parts(adapters), **nested})
+    return Edit(body, tuple(pictures), masks[0] if masks else None, control_sources(body, steering))
 
 
-_guider_adapter: TypeAdapter[guiders.Guider | None] = TypeAdapter(guiders.AskedGuider)
+def _put(
+    file: FormFile, pictures: list[Source], masks: list[Source], steering: list[FormFile], values: dict[str, str]
+) -> None:
+    """Where it belongs by its name."""
+    if CONTROL_PART.fullmatch(file.name):
+        steering.append(file)
+    elif PICTURE_PART.fullmatch(file.name):
+        pictures.append(file)
+    elif file.name == "mask":
+        masks.append(file)
+    else:
+        values[file.name] = ""  # to be refused by its name
 
 
-def _guider(text: str) -> guiders.Guider | None:
-    """A name, or a JSON text. Raises ``ApiError``."""
-    if text in NO_TEXT:
-        return None
+_NESTED: Mapping[str, TypeAdapter[Any]] = {
+    guiders.FIELD: TypeAdapter(guiders.AskedGuider),
+    controls.FIELD: TypeAdapter(controls.ControlEntries),
+    controls.IP_ADAPTER: TypeAdapter(controls.AskedIPAdapter),
+}
+"""Fields that a form has as JSON texts."""
+
+
+def _from_json_text(name: str, adapter: TypeAdapter[Any], text: str) -> Any:
+    """Raises ``ApiError``."""
     try:
-        return _guider_adapter.validate_python(text)
+        return adapter.validate_python(text)
     except ValidationError as error:
-        problems = [{**each, "loc": (guiders.FIELD, *each["loc"])} for each in error.errors(include_url=False)]
+        problems = [{**each, "loc": (name, *each["loc"])} for each in error.errors(include_url=False)]
         raise from_pydantic(problems) from None
+
+
+def control_sources(body: GenerationBody, files: Sequence[FormFile] = ()) -> dict[str, Source]:
+    """Input name of the blocks → the picture that steers, and ``ip_adapter_image``. ``files`` are, in order, for those
+    that name none, the ControlNets first. Raises ``ApiError``."""
+    wanted = [
+        (f"control_image_{index}" if index else "control_image", f"{controls.FIELD}.{index}.image", entry.image)
+        for index, entry in enumerate(body.control or ())
+    ]
+    if body.ip_adapter is not None:
+        wanted.append(("ip_adapter_image", f"{controls.IP_ADAPTER}.image", body.ip_adapter.image))
+    left, found = list(files), dict[str, Source]()
+    for name, param, image in wanted:
+        if image is None and not left:
+            raise ApiError(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
+        found[name] = left.pop(0) if image is None else _steering(image, param)
+    if left:
+        raise ApiError(
+            f"There are {len(files)} files 'control_image' or 'ip_adapter_image'; send one for each 'control' and "
+            "'ip_adapter' that names no 'image'.",
+            code="invalid_value",
+            param=left[0].name.partition("[")[0],
+        )
+    return found
+
+
+def _steering(image: controls.ControlPicture, param: str) -> Source:
+    if image.file_id is not None:
+        return FileId(image.file_id)
+    for source in _text_link(param, image.image_url or ""):
+        return source
+    raise ApiError(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
 
 
 def _text_link(name: str, value: str) -> Iterable[Source]:
@@ -191,7 +244,7 @@ def from_json(raw: memoryview, max_fields_bytes: int) -> Edit:
             status=413,
         )
     body = parse(EditBody, msgspec.json.encode(fields))
-    return Edit(body, tuple(pictures), None if mask is None else _source(mask, "mask"))
+    return Edit(body, tuple(pictures), None if mask is None else _source(mask, "mask"), control_sources(body))
 
 
 def _is_null(raw: msgspec.Raw) -> bool:

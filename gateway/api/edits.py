@@ -63,7 +63,13 @@ def _documented() -> dict[str, Any]:
         "reference_images": several | {"items": link},
     }
     file = {"type": "string", "format": "binary"}
-    as_form = {"image": file, "image[]": several | {"items": file}, "mask": file}
+    as_form = {
+        "image": file,
+        "image[]": several | {"items": file},
+        "mask": file,
+        "control_image": file,
+        "ip_adapter_image": file,
+    }
     return {
         "requestBody": {
             "required": True,
@@ -102,7 +108,7 @@ async def edit_images(request: Request) -> Response:
                 )
         return await serve(request, api, caller.tenant, generation, uploads)
 
-    sent = Sent("images/edits", edit.body, (*edit.pictures, edit.mask), held)
+    sent = Sent("images/edits", edit.body, (*edit.pictures, edit.mask, *edit.steering.values()), held)
     return await once(request, api, caller.tenant, sent, answer)
 
 
@@ -157,6 +163,8 @@ async def _load(
 ) -> EditPictures:
     try:
         async with asyncio.timeout(seconds):
-            return await api.loader.load(edit, tenant, share, alpha_is_mask=alpha_is_mask)
+            loaded = await api.loader.load(edit, tenant, share, alpha_is_mask=alpha_is_mask)
+            steering = await api.loader.steering(edit.steering, tenant, share)
+            return replace(loaded, uploads={**loaded.uploads, **steering})
     except TimeoutError:
         raise DeadlineExceeded(f"The pictures were not ready within {seconds:g} s.") from None

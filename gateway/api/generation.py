@@ -7,11 +7,12 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.api import guiders, loras
+from gateway.api import controls, guiders, loras
 from gateway.api.errors import ApiError
 from gateway.api.schema import MAX_SEED, RANDOM_SEED, GenerationBody
 from gateway.api.sizes import Size, SizeRules
 from gateway.settings import Settings
+from wire.controls import workflow_of
 from wire.guiders import GUIDERS, GuiderUse
 from wire.params import ImageParams, ModelInfo
 from wire.record import record
@@ -82,9 +83,24 @@ def plan(body: GenerationBody, model: ModelInfo, settings: Settings) -> Generati
         raise ApiError(
             f"The model '{model.name}' makes no pictures from text alone.", code="unsupported_value", param="model"
         )
-    refuse_unread(body, model, WORKFLOW)
+    workflow = controlled(body, model, WORKFLOW)
+    refuse_unread(body, model, workflow)
     size = SizeRules.of(model, settings).choose(body.size, body.width, body.height)
-    return compose(body, model, size, WORKFLOW, upscale=upscale_asked(body, model, size, settings))
+    return compose(body, model, size, workflow, upscale=upscale_asked(body, model, size, settings))
+
+
+def controlled(body: GenerationBody, model: ModelInfo, workflow: str) -> str:
+    """What ``workflow`` is called with the body's ControlNets and IP-Adapter, if it has any. Raises ``ApiError``."""
+    adapter = controls.adapter_asked(body.ip_adapter, model)
+    name = workflow_of(controls.asked(body.control, model), workflow, adapted=adapter is not None)
+    if name != workflow and model.workflow(name) is None:
+        known = ", ".join(each.name for each in model.workflows)
+        raise ApiError(
+            f"The model '{model.name}' does no {name}; it does {known}.",
+            code="unsupported_value",
+            param=controls.FIELD if body.control else controls.IP_ADAPTER,
+        )
+    return name
 
 
 def upscale_asked(body: GenerationBody, model: ModelInfo, size: Size, settings: Settings) -> int:
@@ -168,6 +184,8 @@ def compose(
         upscale=upscale,
         adapters=loras.asked([(name, getattr(body, name)) for name in loras.NAMES], model),
         guider=guider,
+        controls=controls.asked(body.control, model),
+        ip_adapter=controls.guided(controls.adapter_asked(body.ip_adapter, model), guidance),
     )
     return Generation(
         model=model.name,
@@ -205,6 +223,13 @@ def step_cache_asked(body: GenerationBody, model: ModelInfo, guider: GuiderUse |
     if guider is not None and _is_alone(guider):
         raise ApiError(
             f"'step_cache' and the guider '{guider.name}' exclude each other: it changes layers that are left out.",
+            code="invalid_value",
+            param="step_cache",
+        )
+    if body.control or body.ip_adapter is not None:
+        other = controls.FIELD if body.control else controls.IP_ADAPTER
+        raise ApiError(
+            f"'step_cache' and '{other}' exclude each other: what steers might be left out.",
             code="invalid_value",
             param="step_cache",
         )

@@ -8,6 +8,9 @@ from starlette.responses import Response
 
 from gateway.accounts.caller import Scope
 from gateway.api.body import read_json
+from gateway.api.control_pictures import prepare_controlled
+from gateway.api.deadline import deadline_seconds
+from gateway.api.disconnect import while_connected
 from gateway.api.generation import plan
 from gateway.api.idempotency import Sent, once
 from gateway.api.keys import caller_with
@@ -35,7 +38,13 @@ async def generate_images(request: Request) -> Response:
     body = await read_json(request, GenerationBody, api.settings)
 
     async def answer(request: Request) -> Response:
-        generation = plan(body, resolve(api, body.model, caller), api.settings)
-        return await serve(request, api, caller.tenant, generation)
+        if not body.control and body.ip_adapter is None:
+            return await serve(request, api, caller.tenant, plan(body, resolve(api, body.model, caller), api.settings))
+        with api.room.share() as share:
+            seconds = deadline_seconds(request.headers, api.settings)
+            generation, uploads = await prepare_controlled(
+                api, caller, body, share, seconds, lambda work: while_connected(request.receive, work)
+            )
+        return await serve(request, api, caller.tenant, generation, uploads)
 
     return await once(request, api, caller.tenant, Sent("images/generations", body), answer)

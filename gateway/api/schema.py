@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from gateway.api.controls import AskedIPAdapter, ControlEntries
 from gateway.api.guiders import AskedGuider
 from gateway.api.loras import Loras
 from wire.types import MAX_UPSCALE
@@ -80,6 +81,8 @@ class GenerationBody(BaseModel):
     guidance_scale: Guidance | None = None
     cfg_scale: Guidance | None = None
     guidance: Guidance | None = None
+    control: ControlEntries = None
+    ip_adapter: AskedIPAdapter = None
     guider: AskedGuider = None
     negative_prompt: Text | None = None
     lora: Loras = None

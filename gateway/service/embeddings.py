@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from gateway.service.graph import Graph, StageJob
+from gateway.service.graph import CONTROL, Graph, StageJob, steers
 from gateway.service.interfaces import UNCOUNTED, ImageRequest, PromptRead
 from scheduler.spec import Made, Output
 from wire.params import ImageParams, ModelInfo
@@ -92,7 +92,9 @@ class Embeddings:
             return {}
         if sum(map(len, request.uploads.values())) > MOST_DIGESTED:
             return {}
-        uploads = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(request.uploads.items())}
+        reads_controls = CONTROL in workflow.encoder_inputs
+        read = {name: data for name, data in request.uploads.items() if reads_controls or not steers(name)}
+        uploads = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(read.items())}
         tenant = "" if self._shared else request.tenant
         jobs = [job for job in graph.jobs.values() if job.spec.role is Role.ENCODER]
         return {job.spec.id: _key(job, model, workflow.encoder_inputs, uploads, tenant) for job in jobs}
@@ -235,5 +237,6 @@ def _key(job: StageJob, model: ModelInfo, inputs: tuple[str, ...], uploads: Mapp
     sampled = ["seed", "height", "width", "strength"] if uploads else []
     values = {name: getattr(params, name) for name in sorted({*read, *sampled})}
     adapters = [(use.name, use.digest, use.scale) for use in params.adapters]
-    parts = (tenant, model.key, params.workflow, (scale or 0.0) > 1.0, values, adapters, dict(uploads))
+    reader = "" if params.ip_adapter is None else params.ip_adapter.name
+    parts = (reader, tenant, model.key, params.workflow, (scale or 0.0) > 1.0, values, adapters, dict(uploads))
     return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()

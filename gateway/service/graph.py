@@ -23,8 +23,9 @@ FALLBACK_STEPS = 50
 _work = lru_cache(maxsize=4096)(Work)
 """Most requests ask for what others have asked for, and what is the same object is found without being compared."""
 
-PICTURE, MASK = "image", "mask_image"
-"""Names of uploads; further pictures are ``image_1``, ``image_2``, …"""
+PICTURE, MASK, CONTROL = "image", "mask_image", "control_image"
+PROMPTING = "ip_adapter_image"
+"""Names of uploads; further pictures are ``image_1``, ``image_2``, …, and ``control_image_1``, …"""
 
 
 @record(frozen=True, slots=True)
@@ -80,12 +81,14 @@ def _jobs(
     request: ImageRequest, model: ModelInfo, workflow: Workflow, uploads: Mapping[str, InputRef]
 ) -> Iterator[StageJob]:
     """Encoding text knows no seed, so all images share it; encoding a picture samples with the image's own."""
+    steering = {} if CONTROL in workflow.encoder_inputs else {name: uploads[name] for name in filter(steers, uploads)}
+    uploads = {name: upload for name, upload in uploads.items() if name not in steering}
     first = _not_upscaled(request.images[0])
     shared = None if uploads else _encoder(request, first, None, uploads, PictureWork())
     if shared is not None:
         yield shared
     for index, params in enumerate(request.images):
-        sent = [request.uploads.get(name) for name in uploads if name != MASK]
+        sent = [request.uploads.get(name) for name in uploads if name not in (MASK, PROMPTING)]
         pictures = picture_work(workflow, sent, (params.width, params.height))
         encoder = shared or _encoder(request, params, index, uploads, pictures)
         if encoder is not shared:
@@ -101,7 +104,7 @@ def _jobs(
             _preview(request, index, number, blank, decoding, needs, originals) for number in range(params.previews)
         ]
         yield from previews
-        dit = _job(request, index, blank, _denoising(params, model, pictures), (encoder.spec.id,))
+        dit = _job(request, index, blank, _denoising(params, model, pictures), (encoder.spec.id,), steering)
         shown = tuple(preview.spec for preview in previews)
         dit = replace(dit, spec=replace(dit.spec, previews=shown)) if shown else dit
         yield dit
@@ -206,8 +209,19 @@ def _denoising(params: ImageParams, model: ModelInfo, pictures: PictureWork) -> 
         reference_pixels=pictures.sequence_pixels,
         picture_tokens=pictures.prompt_tokens,
         step_cache=params.step_cache,
-        more_passes=more_passes(params.guider),
+        more_passes=_more_passes(params, model, 2 if (guidance or 0.0) > 1.0 else 1),
     )
+
+
+def _more_passes(params: ImageParams, model: ModelInfo, usual: int) -> float:
+    """Beside the ``usual`` ones of each step. A ControlNet runs in each of them."""
+    guided = more_passes(params.guider)
+    shares = {control.name: control.share for control in model.controls}
+    return guided + (usual + guided) * sum(shares.get(use.name, 0.0) for use in params.controls)
+
+
+def steers(upload: str) -> bool:
+    return upload.startswith(CONTROL)
 
 
 def _workflow(model: ModelInfo, name: str) -> Workflow:

@@ -168,7 +168,7 @@ class Adapters:
     def _read_again(self, file: AdapterFile) -> Mapping[str, Patch]:
         """Raises ``BadAdapter``, also where it is not what was checked and announced."""
         try:
-            has_changed = _stamp(file.path) != file.stamp and _digest(file.path) != file.digest
+            has_changed = _stamp(file.path) != file.stamp and digest_of(file.path) != file.digest
         except OSError as error:
             raise BadAdapter("cannot be read any more") from error
         if has_changed:
@@ -195,7 +195,7 @@ class Adapters:
                 raise LoadError(
                     f"adapter {name} ({path}) takes {sum(sizes.values())} bytes, and --adapter-bytes is {self._limit}"
                 )
-            return AdapterFile(path, stamp, _digest(path), sizes)
+            return AdapterFile(path, stamp, digest_of(path), sizes)
         except BadAdapter as error:
             raise LoadError(f"adapter {name} ({path}): it {error}") from error
         except OSError as error:
@@ -215,7 +215,7 @@ def _stamp(path: Path) -> Stamp:
     return state.st_size, state.st_mtime_ns
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     digest = xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -3,6 +3,9 @@
 A job that made a float tensor in such a moment would make it in half precision. So a thread that loads beside jobs
 takes the device for these moments, a fraction of a second per module; reading the weights, which takes the time, is not
 among them. In float32, which is the default, there are none.
+
+They also put functions of their own in place of torch's and take them back afterwards. Of two threads that do so at
+once the later one takes back the other's, and every module made from then on has no weights. So one is read at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import torch
 from stage_server.engine.base import DeviceTurn
 
 _set_default_dtype = torch.set_default_dtype
+_reading = threading.Lock()
 _here = threading.local()
 
 
@@ -47,13 +51,17 @@ class _Guard:
 
 @contextmanager
 def guarded(turn: DeviceTurn) -> Iterator[None]:
-    """In this thread, while torch's default dtype is another than before, ``turn`` is taken."""
-    _here.guard = guard = _Guard(turn)
-    try:
-        yield
-    finally:
-        _here.guard = None
-        guard.end()
+    """In this thread, while torch's default dtype is another than before, ``turn`` is taken.
+
+    Waits for other threads that are here, which may wait for a turn: not to be called with one.
+    """
+    with _reading:
+        _here.guard = guard = _Guard(turn)
+        try:
+            yield
+        finally:
+            _here.guard = None
+            guard.end()
 
 
 def _watched(dtype: torch.dtype) -> None:

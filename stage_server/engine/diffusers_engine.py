@@ -42,6 +42,7 @@ from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.common import CommonComponents, common_keys
 from stage_server.engine.compiled import Compiler, refuse_missing_compiler
 from stage_server.engine.components import Components, LoadOptions
+from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
@@ -51,9 +52,10 @@ from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
-from stage_server.engine.split import split_workflows
+from stage_server.engine.split import CONTROLNET, DENOISERS, split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
+from stage_server.engine.steering import Steering
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
 from stage_server.engine.translated import errors_translated, known_device, opening, torch_dtype
 from stage_server.engine.warm_up import WarmUp, cached, warm_up
@@ -97,6 +99,7 @@ class DiffusersEngine:
         together: Mapping[Role, int] | None = None,
         adapters: Mapping[str, str] | None = None,
         adapter_bytes: int = 0,
+        steering: SteeringSources | None = None,
         formats: Formats | None = None,
         vae_tile: int | None = None,
         step_caches: Mapping[str, StepCache | None] | None = None,
@@ -107,10 +110,10 @@ class DiffusersEngine:
         ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory are for weights of roles that were held or
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
-        of the device at most. ``formats``: component → how its weights are quantised; ``vae_tile``: pixels of a side of
-        the tiles in which the VAE takes larger pictures; ``step_caches``: by level, before those of the model. Without
-        ``loads`` it only answers questions, also for formats that cannot be here. Raises ``LoadError``, with a text for
-        the operator.
+        of the device at most. ``steering``: ControlNets and IP-Adapters. ``formats``: component → how its weights are
+        quantised; ``vae_tile``: pixels of a side of the tiles in which the VAE takes larger pictures; ``step_caches``:
+        by level, before those of the model. Without ``loads`` it only answers questions, also for formats that cannot
+        be here. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
@@ -136,18 +139,22 @@ class DiffusersEngine:
         if compiler is not None and loads:
             refuse_missing_compiler(self._device)
         with opening(model):
-            self._open(Checkpoint.find(model, revision, local_files_only), options)
+            self._open(Checkpoint.find(model, revision, local_files_only), options, steering or SteeringSources())
         self._together = {role: (together or {}).get(role, 1) if self._may_join(role) else 1 for role in REQUIRED}
         self._allow(adapters or {}, options, adapter_bytes)
 
-    def _open(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
+    def _open(self, checkpoint: Checkpoint, options: LoadOptions, sources: SteeringSources) -> None:
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
         quiet_loops(blocks)
+        local = checkpoint.local_files_only
+        steering = Steering.of(self._pipeline, blocks, sources, options, local_files_only=local)
+        self._controls, self._ip_adapters = steering.controls, steering.ip_adapters
         self._components = Components(self._pipeline, checkpoint, options)
         scheduler = self._components.files.get("scheduler")
+        available = self._components.declared | self._controls.available
         self._workflows = with_inpainting(
-            split_workflows(blocks, self._components.declared), scheduler.type_hint if scheduler else None
+            steering.usable(split_workflows(blocks, available)), scheduler.type_hint if scheduler else None
         )
         family = blocks.model_name or type(blocks).__name__
         if family not in TESTED_FAMILIES:
@@ -162,8 +169,20 @@ class DiffusersEngine:
         if options.attention_backend == AUTO and options.loads:
             self._choose_attention(checkpoint, options)
         self._info = read_info(
-            self._pipeline, family, checkpoint, self._components, self._workflows, self._geometry, self._dtype
+            self._pipeline,
+            family,
+            checkpoint,
+            self._components,
+            self._workflows,
+            self._geometry,
+            self._dtype,
+            self._ip_adapters,
         )
+        nbytes = self._components.nbytes
+        offered = self._controls.offered(
+            nbytes, sum(nbytes(name) for name in DENOISERS if name in self._components.files)
+        )
+        self._info = msgspec.structs.replace(self._info, controls=offered)
         self._held = HeldRoles(self._pipeline, self._components, self._needed, self._warm_up, self._room)
 
     def _choose_attention(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
@@ -291,6 +310,8 @@ class DiffusersEngine:
             self._held.change(roles, turn)
         finally:
             self._adapters.keep_only(self._components.resident)
+            if "unet" not in self._components.resident:
+                self._ip_adapters.clear()
 
     def output_bound(self, job: StageJob) -> int:
         """Raises ``BadJob`` for what ``run`` would refuse."""
@@ -346,9 +367,8 @@ class DiffusersEngine:
         size_asked = job.params.width, job.params.height
         workflow = self._workflows[params.workflow]
         cache = self._components.step_caches.get(params.step_cache)
-        return StageTask(
-            job.role, workflow, params, job.images, inputs, size_asked, job.resume, partner=job.partner, cache=cache
-        )
+        own = job.partner, cache, self._ip_adapters
+        return StageTask(job.role, workflow, params, job.images, inputs, size_asked, job.resume, *own)
 
     def _checked(self, job: StageJob) -> ImageParams:
         params = complete(job.params, self._info)
@@ -367,12 +387,15 @@ class DiffusersEngine:
     def _needed(self, roles: Iterable[Role]) -> frozenset[str]:
         """Components that the roles' blocks use, in any workflow."""
         names = (self._workflows[name].parts[role].components for name in self._workflows for role in roles)
-        return frozenset().union(*names) & frozenset(self._components.files)
+        found = frozenset().union(*names)
+        if CONTROLNET in found:
+            found |= self._controls.components
+        return found & frozenset(self._components.files)
 
     @property
     def _spared(self) -> int:
         """Bytes of the device for jobs and adapters."""
-        return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes
+        return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes + self._ip_adapters.most_bytes
 
     def _room(self) -> int:
         """Bytes that further weights may take beside those that are resident."""

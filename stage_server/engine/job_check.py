@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from stage_server.engine import guiders
+from stage_server.engine import controls, guiders
 from stage_server.engine.base import BadJob
-from stage_server.engine.pictures import is_reference
+from stage_server.engine.pictures import is_control, is_reference
 from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.types import Role
@@ -54,7 +54,7 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     if params.max_sequence_length is not None and not 1 <= params.max_sequence_length <= _MAX_TOKENS:
         raise BadJob(f"max_sequence_length must be from 1 to {_MAX_TOKENS}, not {params.max_sequence_length}")
     given = [name for name in _OPTIONAL if getattr(params, name) not in (None, "")]
-    given += ["image" if is_reference(name) else name for name in images]
+    given += ["image" if is_reference(name) else "control_image" if is_control(name) else name for name in images]
     for name in given:
         if name not in workflow.inputs:
             raise BadJob(
@@ -65,11 +65,29 @@ def check(params: ImageParams, images: Mapping[str, bytes], role: Role, info: Mo
     pictures = sum(map(is_reference, images))
     if pictures > workflow.max_images:
         raise BadJob(f"{workflow.name} with {info.name} takes {workflow.max_images} of the {pictures} pictures at most")
+    _check_steering(params, images, role, info, workflow)
     _check_step_cache(params, info)
-    needed = {"image", "mask_image"} & set(workflow.inputs)
+    needed = {"image", "mask_image", "ip_adapter_image"} & set(workflow.inputs)
     puts_back = role is Role.DECODER and "mask_image" in needed
     if (role is Role.ENCODER or puts_back) and needed - images.keys():
         raise BadJob(f"{workflow.name} needs {' and '.join(sorted(needed - images.keys()))}")
+
+
+def _check_steering(
+    params: ImageParams, images: Mapping[str, bytes], role: Role, info: ModelInfo, workflow: Workflow
+) -> None:
+    reader = Role.ENCODER if "control_image" in workflow.encoder_inputs else Role.DIT
+    is_missing = not params.controls or (role is reader and "control_image" not in images)
+    if "control_image" in workflow.inputs and is_missing:
+        raise BadJob(f"{workflow.name} needs ControlNets, and a picture for each")
+    controls.check(params.controls, images, info)
+    if params.ip_adapter is not None and params.ip_adapter.name not in info.ip_adapters:
+        known = ", ".join(info.ip_adapters) or "none"
+        raise BadJob(f"{info.name} has no IP-Adapter {params.ip_adapter.name!r}; it has {known}")
+    if params.ip_adapter is not None and (params.guidance_scale or 0.0) <= 1.0:
+        raise BadJob(f"an IP-Adapter needs a guidance_scale above 1, not {params.guidance_scale}")
+    if ("ip_adapter_image" in workflow.inputs) != (params.ip_adapter is not None):
+        raise BadJob(f"{workflow.name} needs an IP-Adapter, and no other task takes one")
 
 
 def _check_step_cache(params: ImageParams, info: ModelInfo) -> None:
@@ -78,6 +96,8 @@ def _check_step_cache(params: ImageParams, info: ModelInfo) -> None:
         raise BadJob(f"{info.name} has no step cache {params.step_cache!r}; it has {levels}")
     if params.step_cache and params.guider is not None and GUIDERS[params.guider.name].changes_layers:
         raise BadJob(f"a step cache and the guider {params.guider.name!r}, which changes layers, exclude each other")
+    if params.step_cache and (params.controls or params.ip_adapter is not None):
+        raise BadJob("a step cache and pictures that steer exclude each other")
 
 
 def check_strength(params: ImageParams, default: float | None) -> None:

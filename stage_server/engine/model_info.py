@@ -13,6 +13,7 @@ from stage_server.engine import guiders
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components
 from stage_server.engine.geometry import Geometry
+from stage_server.engine.ip_adapters import IPAdapters
 from stage_server.engine.pictures import encoders
 from stage_server.engine.references import max_images, references
 from stage_server.engine.split import DENOISERS, WorkflowSplit
@@ -37,6 +38,7 @@ def read_info(
     workflows: Mapping[str, WorkflowSplit],
     geometry: Geometry,
     dtype: str,
+    ip_adapters: IPAdapters,
 ) -> ModelInfo:
     """The model as clients and other stages see it. ``serving.json`` of the folder wins over the blocks' defaults.
 
@@ -52,7 +54,7 @@ def read_info(
     step_caches = {level: str(cache) for level, cache in components.step_caches.items()}
     if step_caches:
         unusual += (step_caches,)
-    revisions = {name: files.digest() for name, files in sorted(components.files.items())}
+    revisions = {name: files.digest() for name, files in sorted(components.files.items())} | ip_adapters.revisions
     defaults = checkpoint.serving_defaults()
     for told in ("quantize", "step_caches"):  # whoever says it with the option instead has the same model
         defaults.pop(told, None)
@@ -79,6 +81,7 @@ def read_info(
         attention=attention,
         compiled=compiled,
         formats=formats,
+        ip_adapters=ip_adapters.names,
         step_caches=step_caches,
         guiders=guiders.offered(pipeline, denoiser, stack),
         guided_layers=stack.count if stack is not None else 0,

@@ -40,8 +40,9 @@ def open_uploads(uploads: Mapping[str, bytes], names: Container[str]) -> dict[st
     if "image" in names and references:
         several = [open_upload(name, uploads[name]) for name in references]
         opened["image"] = several if len(several) > 1 else several[0]
-    if "mask_image" in names and "mask_image" in uploads:
-        opened["mask_image"] = open_upload("mask_image", uploads["mask_image"])
+    for name in ("mask_image", "ip_adapter_image"):
+        if name in names and name in uploads:
+            opened[name] = open_upload(name, uploads[name])
     return opened
 
 
@@ -53,6 +54,16 @@ def is_reference(name: str) -> bool:
 
 def reference_index(name: str) -> int:
     return int(name.partition("_")[2] or 0)
+
+
+def is_control(name: str) -> bool:
+    """Whether an upload of this name is one of ``control_image``, ``control_image_1``, …"""
+    head, _, rest = name.partition("_")
+    return head == "control" and is_reference(rest)
+
+
+def control_index(name: str) -> int:
+    return reference_index(name.partition("_")[2])
 
 
 def put_back(drawn: Image.Image, uploads: Mapping[str, bytes]) -> Image.Image:

@@ -23,14 +23,17 @@ GENERATOR = "generator"
 DENOISERS = ("transformer", "transformer_2", "transformer_ref", "unconditional_transformer", "unet")
 """Components that steps call; the first that a model has is the one whose configuration tells sizes."""
 
+CONTROLNET = "controlnet"
+"""The component, as blocks call it; see ``controls``."""
+
 FOREIGN: Mapping[Role, frozenset[str]] = {
-    Role.ENCODER: frozenset(DENOISERS),
+    Role.ENCODER: frozenset({*DENOISERS, CONTROLNET}),
     Role.DIT: frozenset({"vae"}),
     Role.DECODER: frozenset(DENOISERS),
 }
 """Components whose configuration some blocks of the role read, and whose weights belong to other roles."""
 
-_TRIGGERS = {"prompt", "image", "mask_image"}
+_TRIGGERS = {"prompt", "image", "mask_image", "control_image", "control_mode", "ip_adapter_image"}
 _PUBLIC_NAMES = {"image_conditioned_inpainting": "inpainting", "img2img": "image2image"}
 """Workflows that other families call otherwise."""
 _PARAMS = {
@@ -47,6 +50,8 @@ _PARAMS = {
     "num_frames": "num_frames",
     "image": "image",
     "mask_image": "mask_image",
+    "control_image": "control_image",
+    "ip_adapter_image": "ip_adapter_image",
 }
 """Block input → the field of ``ImageParams``, or the image, that feeds it."""
 
@@ -128,6 +133,21 @@ class WorkflowSplit:
     @property
     def masked(self) -> bool:
         return "mask_image" in self.parts[Role.ENCODER].reads
+
+    @property
+    def controlled(self) -> bool:
+        """A ControlNet takes part."""
+        return any("control_image" in part.reads for part in self.parts.values())
+
+    @property
+    def adapted(self) -> bool:
+        """An IP-Adapter takes part."""
+        return "ip_adapter_image" in self.parts[Role.ENCODER].reads
+
+    @property
+    def takes_modes(self) -> bool:
+        """The ControlNet knows several kinds of pictures."""
+        return "control_mode" in self.parts[Role.DIT].reads
 
     @property
     def guider_chooses_negative(self) -> bool:

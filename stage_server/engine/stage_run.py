@@ -14,7 +14,7 @@ from diffusers import ModularPipeline
 from diffusers.modular_pipelines import PipelineState
 from PIL import Image
 
-from stage_server.engine import pictures
+from stage_server.engine import controls, pictures
 from stage_server.engine.base import (
     IMAGE_PORT,
     PIXELS,
@@ -29,6 +29,7 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.halves import halved
+from stage_server.engine.ip_adapters import IPAdapters
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort
 from stage_server.engine.prompt_count import PromptCount
@@ -63,6 +64,7 @@ class StageTask:
     """Who computes the other half of each guided step."""
     cache: StepCache | None = None
     """Of its steps; None: each is computed."""
+    ip_adapters: IPAdapters | None = None
 
     @property
     def part(self) -> Part:
@@ -99,6 +101,9 @@ def run_stage(
     check = FiniteCheck(task.role, dtype)
     guider = task.params.guider if task.role is Role.DIT else None
     view = job_view(pipeline, task.params.guidance_scale, port, guider)
+    controls.place(view, task.params.controls)
+    if task.ip_adapters is not None:
+        task.ip_adapters.place(view, task.params.ip_adapter, task.role, port)
     given = dict(state.values)
     port.decoded = lambda decoded: check.look("picture", decoded)
     count = _prompt_count(view, task) if task.role is Role.ENCODER else None
@@ -285,7 +290,7 @@ def _parameters(task: StageTask) -> dict[str, Any]:
     if GENERATOR in task.part.reads:
         values[GENERATOR] = torch.Generator("cpu").manual_seed(params.seed)
     uploads = pictures.open_uploads(task.images, task.part.reads)
-    return {**values, **task.workflow.constants, **uploads}
+    return {**values, **task.workflow.constants, **uploads, **controls.inputs(params.controls, task.images)}
 
 
 def _guidance_schedule(task: StageTask) -> list[float] | None:

@@ -35,6 +35,11 @@ class ComponentStub:
     def _instance(self) -> Any:
         return meta_instance(self._kind, self.config)
 
+    @property
+    def without_weights(self) -> Any:
+        """A component of its class, without memory."""
+        return self._instance
+
     def __getattr__(self, attribute: str) -> Any:
         config = self.__dict__.get("config", {})
         if config.get(attribute) is not None:

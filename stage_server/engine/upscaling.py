@@ -26,6 +26,7 @@ from stage_server.engine.base import (
     Prepared,
     StageJob,
 )
+from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.translated import errors_translated
@@ -123,7 +124,8 @@ class UpscalingEngine:
     def _load(self, turn: DeviceTurn) -> None:
         try:
             with errors_translated(self._device):
-                self._upscaler.load()
+                with guarded(turn):
+                    self._upscaler.load()
                 with turn():
                     blank = np.zeros((WARM_SIDE, WARM_SIDE, 3), np.uint8)
                     self._upscaler.enlarged(self._upscaler.read(blank), WARM_SIDE, WARM_SIDE)

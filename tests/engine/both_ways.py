@@ -14,6 +14,7 @@ from PIL import Image as PilImage
 
 from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.checkpoint import Checkpoint
+from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
@@ -58,9 +59,9 @@ def over_the_wire(value: Value) -> Value:
     return value
 
 
-def split(model: str | Path) -> dict[Role, DiffusersEngine]:
+def split(model: str | Path, steering: SteeringSources | None = None) -> dict[Role, DiffusersEngine]:
     """Three engines, each of which holds only its role."""
-    engines = {role: DiffusersEngine(str(model)) for role in REQUIRED}
+    engines = {role: DiffusersEngine(str(model), steering=steering) for role in REQUIRED}
     for role, engine in engines.items():
         engine.set_roles(frozenset({role}))
     return engines
@@ -84,7 +85,9 @@ def made_by_split(
 ) -> PilImage.Image | Tensor:
     inbox: dict[str, dict[str, Value]] = {role: {} for role in REQUIRED} | {"image": {}}
     for role in REQUIRED:
-        seen = images if role is Role.ENCODER or (role is Role.DECODER and "mask_image" in images) else {}
+        seen = images if role is not Role.DECODER or "mask_image" in images else {}
+        if role is Role.DIT:
+            seen = {name: data for name, data in images.items() if name.startswith("control")}
         outputs = engines[role].run(StageJob(role, params, seen), inbox[role], Unwatched())
         for port, values in outputs.items():
             inbox[port] |= {name: over_the_wire(value) for name, value in values.items()}
@@ -122,7 +125,21 @@ def made_by_whole(pipeline: ModularPipeline, params: ImageParams, images: Mappin
         given["guidance_schedule"] = [7.0 if scale is None else scale] * (params.num_inference_steps or 1)
     if "max_area" in names:
         given["max_area"] = params.width * params.height
+    given |= {} if not params.controls else control_inputs(params)
     generator = torch.Generator("cpu").manual_seed(params.seed)
     if any(output.name == "images" for output in pipeline.blocks.outputs):
         return pipeline(**given, **images, generator=generator, output="images")[0]
     return pipeline(**given, **images, generator=generator, output="videos", output_type="pt")[0]
+
+
+def control_inputs(params: ImageParams) -> dict[str, Any]:
+    """As diffusers' documentation calls them: lists where several ControlNets are one."""
+    uses = params.controls
+    lists = {
+        "controlnet_conditioning_scale": [use.scale for use in uses],
+        "control_guidance_start": [use.start for use in uses],
+        "control_guidance_end": [use.end for use in uses],
+    }
+    if uses[0].mode is not None:
+        return {name: values[0] for name, values in lists.items()} | {"control_mode": [use.mode for use in uses]}
+    return lists if len(uses) > 1 else {name: values[0] for name, values in lists.items()}

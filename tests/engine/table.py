@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from stage_server.engine.base import LoadError  # noqa: E402
+from stage_server.engine.controls import component  # noqa: E402
 from stage_server.engine.diffusers_engine import DiffusersEngine  # noqa: E402
 from stage_server.engine.split import WorkflowSplit, sort_workflows  # noqa: E402
 from tests.engine.both_ways import (  # noqa: E402
@@ -38,16 +39,19 @@ from tests.engine.both_ways import (  # noqa: E402
     whole,
 )
 from tests.engine.families import FAMILIES, build, model_class  # noqa: E402
-from wire.params import ImageParams, ModelInfo, Workflow  # noqa: E402
+from tests.engine.tiny.controls import UNION, build_steering, load_ip_adapter  # noqa: E402
+from wire.params import ControlUse, ImageParams, IPAdapterUse, ModelInfo, Workflow  # noqa: E402
 from wire.types import Role  # noqa: E402
 
 BEGIN, END = "<!-- table of families: python -m tests.engine.table -->", "<!-- end of the table -->"
 EQUAL, RUNS, REFUSED, UNTRIED = "bit-equal", "runs", "refused", "accepted, not tried"
 
+IP_SCALE = 0.6
+
 FRAMES = 9
 """Of a video: three of the latents of most families, two of others."""
 
-_NAMED_AT_MOST = 3
+_NAMED_AT_MOST = 9
 """Tasks with one reason."""
 
 
@@ -93,6 +97,11 @@ def params(info: ModelInfo, workflow: Workflow, **guidance: Any) -> ImageParams:
         asked["num_frames"] = FRAMES
     if "max_sequence_length" in workflow.inputs:
         asked["max_sequence_length"] = 64
+    if "control_image" in workflow.inputs:
+        is_union = "controlnet_union" in workflow.name
+        asked["controls"] = (ControlUse(UNION, 0.8, mode=0) if is_union else ControlUse("canny", 0.8),)
+    if "ip_adapter_image" in workflow.inputs:
+        asked["ip_adapter"] = IPAdapterUse("style", IP_SCALE)
     return ImageParams(
         workflow=workflow.name,
         prompt=PROMPT,
@@ -111,6 +120,8 @@ def is_equal(
     """Whether three engines draw what the whole pipeline draws. An engine's failure is raised."""
     asked = params(engines[Role.DIT].describe(), workflow, **guidance)
     images = uploads(workflow)
+    for use in asked.controls:
+        pipeline.update_components(controlnet=getattr(engines[Role.DIT]._pipeline, component(use.name)))
     ours = content(made_by_split(engines, asked, {name: as_png(image) for name, image in images.items()}))
     theirs = made_by_whole(pipeline, asked, images)
     if "mask_image" in images:
@@ -148,20 +159,26 @@ def rows(families: Sequence[str] = ()) -> Iterator[Row]:
 
 def _try(family: str, row: Row) -> None:
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "steering").mkdir()
         build(family, Path(folder))
+        sources = build_steering(family, Path(folder) / "steering")
         try:
-            engines = split(folder)
+            engines = split(folder, sources)
         except LoadError as error:
             cause = str(error).replace(Path(folder).name, family).partition(". ")[0]
             row.verdicts.update(dict.fromkeys(declared(row.pipeline)[0], (REFUSED, cause)))
             return
-        pipeline = whole(folder)
+        pipeline = adapted = whole(folder)
+        if sources.ip_adapters:
+            adapted = whole(folder)
+            load_ip_adapter(adapted, sources, "style", IP_SCALE)
         known, _ = declared(row.pipeline)
         for workflow in engines[Role.DIT].describe().workflows:
             if workflow.name not in known:
                 row.verdicts[workflow.name] = (RUNS, "made here of image2image")
                 continue
-            row.verdicts.setdefault(workflow.name, _verdict(engines, pipeline, workflow))
+            held = adapted if "ip_adapter" in workflow.name else pipeline
+            row.verdicts.setdefault(workflow.name, _verdict(engines, held, workflow))
 
 
 def _fails_whole(pipeline: Any, asked: ImageParams, workflow: Workflow) -> bool:

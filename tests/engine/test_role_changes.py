@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stage_server.engine import default_dtype
 from stage_server.engine.base import LoadError, StageJob, Unwatched
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
@@ -232,6 +233,22 @@ def test_while_a_library_changes_the_default_dtype_the_device_is_taken() -> None
         assert turns.taken == 1
         torch.set_default_dtype(torch.float16)  # and leaves it behind
     assert (seen, turns.taken, torch.get_default_dtype()) == ([torch.bfloat16], 2, torch.float32)
+
+
+def test_two_threads_never_build_modules_at_once() -> None:
+    order: list[str] = []
+
+    def read() -> None:
+        with guarded(nullcontext):
+            order.append("the other")
+
+    other = Thread(target=read)
+    with guarded(nullcontext):
+        other.start()
+        assert default_dtype._reading.locked()
+        order.append("this one")
+    other.join(30.0)
+    assert (order, default_dtype._reading.locked()) == (["this one", "the other"], False)
 
 
 def test_loading_in_half_precision_takes_the_device_to_build_modules(copied: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from gateway.service import graph
 from gateway.service.interfaces import UnsupportedRequest
 from wire.guiders import GuiderUse
-from wire.params import Adapter, AdapterUse, ImageParams, Upscaler
+from wire.params import Adapter, AdapterUse, Control, ControlUse, ImageParams, Upscaler, Workflow
 from wire.to_stage import InputRef
 from wire.types import Handle, Role
 
@@ -144,6 +144,28 @@ def test_a_guider_is_for_the_dit_alone_and_counts_in_its_passes(request_for, mod
     plain = drawn_with(None).jobs
     assert not guided["r/dit.0"].spec.is_like(plain["r/dit.0"].spec)
     assert guided["r/decoder.0"].spec.is_like(plain["r/decoder.0"].spec)
+
+
+@pytest.mark.parametrize("reader", [Role.ENCODER, Role.DIT])
+def test_pictures_that_steer_go_to_the_stage_that_reads_them(request_for, model, reader):
+    inputs = ("control_image",) if reader is Role.ENCODER else ("prompt",)
+    steered = Workflow("controlnet_text2image", ("prompt", "control_image"), encoder_inputs=inputs)
+    uses = (ControlUse("canny"),)
+    images = tuple(
+        ImageParams(workflow=steered.name, width=64, height=32, guidance_scale=3.0, seed=seed, controls=uses)
+        for seed in (1, 2)
+    )
+    uploads = {"control_image": UPLOAD["image"]}
+    built = graph.build(
+        request_for(images=images), model(workflows=(steered,), controls=(Control("canny", 0.25),)), 1.0, uploads
+    ).jobs
+    dit = built["r/dit.0"]
+    assert dit.uploads == (uploads if reader is Role.DIT else {})
+    assert dit.spec.work.passes == 2.5 * dit.spec.work.steps
+    encoders = [job for job in built.values() if job.spec.role is Role.ENCODER]
+    assert [job.uploads for job in encoders] == ([{}] if reader is Role.DIT else [uploads, uploads])
+    assert encoders[0].spec.work.image_pixels == (0 if reader is Role.DIT else 64 * 32)
+    assert built["r/decoder.0"].uploads == {}
 
 
 # --- upscaling --------------------------------------------------------------------------------------------------------

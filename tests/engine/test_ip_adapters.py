@@ -1,0 +1,138 @@
+"""IP-Adapters: three engines draw what the whole pipeline draws with the same one, and jobs without are as before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import ControlNetModel, ModularPipeline
+from PIL import Image
+from safetensors.torch import save_file
+
+from stage_server.engine.base import BadJob, LoadError, StageJob
+from stage_server.engine.control_source import SteeringSources
+from stage_server.engine.diffusers_engine import DiffusersEngine
+from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
+from tests.engine.families import build
+from tests.engine.tiny.controls import build_controls, build_ip_adapters, load_ip_adapter
+from wire.params import ControlUse, ImageParams, IPAdapterUse
+from wire.types import Role
+
+FAMILY = "stable-diffusion-xl"
+CANNY = ControlUse("canny", 0.7)
+
+
+@dataclass
+class Bench:
+    engines: Mapping[Role, DiffusersEngine]
+    pipeline: ModularPipeline
+    model: str
+    sources: SteeringSources
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("ip")
+    (folder / "model").mkdir()
+    model = str(build(FAMILY, folder / "model"))
+    ip_adapters, encoder = build_ip_adapters(folder)
+    controls = {"canny": build_controls(FAMILY, folder)["canny"]}
+    sources = SteeringSources(controls, ip_adapters, encoder)
+    pipeline = whole(model)
+    pipeline.update_components(controlnet=ControlNetModel.from_pretrained(controls["canny"]))
+    return Bench(split(model, sources), pipeline, model, sources)
+
+
+def asked(workflow: str, use: IPAdapterUse | None, **options: Any) -> ImageParams:
+    given = {"width": 96, "height": 64, "num_inference_steps": 3, "guidance_scale": 3.0, "seed": 11, **options}
+    if not workflow.endswith("text2image"):
+        given["strength"] = 0.7
+    if "controlnet" in workflow:
+        given["controls"] = (CANNY,)
+    return ImageParams(workflow=workflow, prompt=PROMPT, negative_prompt="a blue star", ip_adapter=use, **given)
+
+
+def uploads(workflow: str) -> dict[str, Image.Image]:
+    sent = {"ip_adapter_image": picture("RGB").rotate(180)} if workflow.startswith("ip_adapter") else {}
+    if "controlnet" in workflow:
+        sent["control_image"] = picture("RGB")
+    if not workflow.endswith("text2image"):
+        sent["image"] = picture("RGB")
+    return sent | ({"mask_image": picture("L")} if workflow.endswith("inpainting") else {})
+
+
+def drawn(bench: Bench, params: ImageParams) -> bytes:
+    images = {name: as_png(image) for name, image in uploads(params.workflow).items()}
+    made = made_by_split(bench.engines, params, images)
+    assert isinstance(made, Image.Image)
+    return made.tobytes()
+
+
+TASKS = [f"ip_adapter_{control}{task}" for control in ("", "controlnet_")
+         for task in ("text2image", "image2image", "inpainting")]  # fmt: skip
+
+
+def test_each_task_is_that_of_the_whole_pipeline_and_others_are_as_before(bench: Bench) -> None:
+    plain = drawn(bench, asked("text2image", None))
+    assert plain == made_by_whole(bench.pipeline, asked("text2image", None), {}).tobytes()
+    load_ip_adapter(bench.pipeline, bench.sources, "style", 0.6)
+    scales = set()
+    for scale in (0.6, 1.0):
+        bench.pipeline.set_ip_adapter_scale(scale)
+        for task in TASKS if scale == 0.6 else TASKS[:1]:
+            params, images = asked(task, IPAdapterUse("style", scale)), uploads(task)
+            theirs = made_by_whole(bench.pipeline, params, images)
+            if "mask_image" in images:
+                theirs = Image.composite(theirs, images["image"], images["mask_image"])
+            ours = drawn(bench, params)
+            assert ours == theirs.tobytes(), task
+            if task == TASKS[0]:
+                scales |= {ours}
+    assert len({plain, *scales}) == 3
+    assert drawn(bench, asked("text2image", None)) == plain
+
+
+def test_what_it_takes_is_where_it_is_used(bench: Bench) -> None:
+    assert "image_encoder" in bench.engines[Role.ENCODER]._components.resident
+    assert "image_encoder" not in bench.engines[Role.DIT]._components.resident
+    info = bench.engines[Role.DIT].describe()
+    assert info.ip_adapters == ("style",)
+    assert set(TASKS) <= {workflow.name for workflow in info.workflows}
+    plain = DiffusersEngine(bench.model)
+    assert plain.describe().key != info.key
+    assert not any("ip_adapter" in workflow.name for workflow in plain.describe().workflows)
+
+
+def test_what_cannot_be_is_refused(bench: Bench) -> None:
+    picture_sent = {"ip_adapter_image": as_png(picture())}
+    cases = [
+        (asked("ip_adapter_text2image", IPAdapterUse("face")), picture_sent, "has no IP-Adapter 'face'; it has style"),
+        (asked("ip_adapter_text2image", None), picture_sent, "needs an IP-Adapter"),
+        (asked("text2image", IPAdapterUse("style")), {}, "no other task takes one"),
+        (
+            asked("ip_adapter_text2image", IPAdapterUse("style"), guidance_scale=1.0),
+            picture_sent,
+            "needs a guidance_scale above 1, not 1.0",
+        ),
+        (asked("ip_adapter_text2image", IPAdapterUse("style")), {}, "needs ip_adapter_image"),
+    ]
+    for params, images, words in cases:
+        with pytest.raises(BadJob, match=words):
+            bench.engines[Role.ENCODER].output_bound(StageJob(Role.ENCODER, params, images))
+
+
+def test_sources_that_cannot_be_used_are_named(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="this one has none: add --image-encoder"):
+        DiffusersEngine(bench.model, steering=SteeringSources(ip_adapters=bench.sources.ip_adapters))
+    with pytest.raises(LoadError, match="no workflow of ZImageAutoBlocks takes an IP-Adapter"):
+        DiffusersEngine("tiny-shapes", steering=SteeringSources(ip_adapters=bench.sources.ip_adapters))
+    with pytest.raises(LoadError, match="neither compiled nor quantised"):
+        DiffusersEngine(bench.model, compile=True, steering=bench.sources)
+    stray = tmp_path / "stray.safetensors"
+    save_file({"image_proj.proj.weight": next(iter(bench.pipeline.unet.parameters())).detach().clone()}, stray)
+    sources = SteeringSources(ip_adapters={"x": str(stray)}, image_encoder=bench.sources.image_encoder)
+    with pytest.raises(LoadError, match="is none that reads pictures"):
+        DiffusersEngine(bench.model, steering=sources)

@@ -20,6 +20,9 @@ from wire.types import JobId, ModelKey, RequestId, Role
 
 FALLBACK_STEPS = 50
 
+LEAST_SHARE = 0.05
+"""Of a pass, that a ControlNet adds to it, or an IP-Adapter. Guidance with either is never shared between servers."""
+
 _work = lru_cache(maxsize=4096)(Work)
 """Most requests ask for what others have asked for, and what is the same object is found without being compared."""
 
@@ -217,7 +220,9 @@ def _more_passes(params: ImageParams, model: ModelInfo, usual: int) -> float:
     """Beside the ``usual`` ones of each step. A ControlNet runs in each of them."""
     guided = more_passes(params.guider)
     shares = {control.name: control.share for control in model.controls}
-    return guided + (usual + guided) * sum(shares.get(use.name, 0.0) for use in params.controls)
+    more = sum(max(shares.get(use.name, 0.0), LEAST_SHARE) for use in params.controls)
+    more += LEAST_SHARE if params.ip_adapter is not None else 0.0
+    return guided + (usual + guided) * more
 
 
 def steers(upload: str) -> bool:

@@ -84,6 +84,16 @@ async def test_readers_do_not_wait_for_the_writer(database):
     assert await count(database) == 1
 
 
+async def test_a_function_that_reads_does_not_wait_for_the_writer_and_only_reads(database):
+    async with database.begin() as connection:
+        await connection.execute(COUNT)
+        assert await database.read(lambda connection: connection.scalar(READ)) == 0
+    assert await database.read(lambda connection: connection.scalar(READ)) == 1
+    with pytest.raises(DatabaseError, match="cannot be written"):
+        await database.read(lambda connection: connection.execute(COUNT))
+    assert await database.read(lambda connection: connection.scalar(READ)) == 1, "and goes on"
+
+
 async def test_a_session_only_reads(database):
     with pytest.raises(DatabaseError, match="cannot be written"):
         async with database.session() as connection:

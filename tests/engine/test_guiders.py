@@ -114,6 +114,10 @@ def dit(
     return engines[Role.DIT], engines[Role.ENCODER].run(StageJob(Role.ENCODER, params(None)), {}, Unwatched())[Role.DIT]
 
 
+CHANGED_CALL = 5
+"""The first that PAG makes with other layers: two calls in the first step, then three in each."""
+
+
 class _FailsAtThird(Unwatched):
     """Told to stop when the layers are changed: the third call of a step."""
 
@@ -124,7 +128,7 @@ class _FailsAtThird(Unwatched):
         self.calls += 1
 
     def check(self) -> None:
-        if self.calls == 5:
+        if self.calls == CHANGED_CALL - 1:
             raise JobCancelled
 
 
@@ -134,7 +138,7 @@ def test_a_job_that_ends_while_layers_are_changed_leaves_them_as_they_were(
     engine, inputs = dit
     plain = payload(engine.run(StageJob(Role.DIT, params(None)), inputs, Unwatched()))
     layer = engine._pipeline.transformer.layers[engine.describe().guided_layers // 2]
-    original = layer.attention.forward
+    original = layer.feed_forward.forward  # which PAG leaves alone
 
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the third call of a step")
@@ -146,9 +150,9 @@ def test_a_job_that_ends_while_layers_are_changed_leaves_them_as_they_were(
 
         def counted(*args: Any, **options: Any) -> Any:
             seen.append(1)
-            return broken() if len(seen) == 6 else original(*args, **options)
+            return broken() if len(seen) == CHANGED_CALL else original(*args, **options)
 
-        patch.setattr(layer.attention, "forward", counted)
+        patch.setattr(layer.feed_forward, "forward", counted)
         with pytest.raises(EngineError, match="the third call of a step"):
             engine.run(StageJob(Role.DIT, params(use("pag"))), inputs, Unwatched())
     assert payload(engine.run(StageJob(Role.DIT, params(None)), inputs, Unwatched())) == plain

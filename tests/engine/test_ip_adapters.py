@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from stage_server.engine.base import BadJob, LoadError, StageJob
 from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.weight_formats import WeightFormat
 from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
 from tests.engine.families import build
 from tests.engine.tiny.controls import build_controls, build_ip_adapters, load_ip_adapter
@@ -130,7 +131,7 @@ def test_sources_that_cannot_be_used_are_named(bench: Bench, tmp_path: Path) -> 
     with pytest.raises(LoadError, match="no workflow of ZImageAutoBlocks takes an IP-Adapter"):
         DiffusersEngine("tiny-shapes", steering=SteeringSources(ip_adapters=bench.sources.ip_adapters))
     with pytest.raises(LoadError, match="neither compiled nor quantised"):
-        DiffusersEngine(bench.model, compile=True, steering=bench.sources)
+        DiffusersEngine(bench.model, formats={"unet": WeightFormat.INT8}, steering=bench.sources)
     stray = tmp_path / "stray.safetensors"
     save_file({"image_proj.proj.weight": next(iter(bench.pipeline.unet.parameters())).detach().clone()}, stray)
     sources = SteeringSources(ip_adapters={"x": str(stray)}, image_encoder=bench.sources.image_encoder)

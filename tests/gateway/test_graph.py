@@ -7,7 +7,7 @@ import pytest
 from gateway.service import graph
 from gateway.service.interfaces import UnsupportedRequest
 from wire.guiders import GuiderUse
-from wire.params import Adapter, AdapterUse, Control, ControlUse, ImageParams, Upscaler, Workflow
+from wire.params import Adapter, AdapterUse, Control, ControlUse, ImageParams, IPAdapterUse, Upscaler, Workflow
 from wire.to_stage import InputRef
 from wire.types import Handle, Role
 
@@ -208,3 +208,14 @@ def test_an_upscaler_that_has_gone_meanwhile_is_told(request_for, model, upscale
     with pytest.raises(UnsupportedRequest, match="has no such upscaler any more") as refused:
         graph.build(request_for(images=images), model(upscaler=upscaler), 1.0)
     assert refused.value.param == "upscale"
+
+
+def test_a_picture_that_prompts_is_read_by_the_encoder_and_costs_a_little_in_each_pass(request_for, model):
+    prompted = Workflow("ip_adapter_text2image", ("prompt", "ip_adapter_image"), encoder_inputs=("ip_adapter_image",))
+    use = IPAdapterUse("style")
+    images = (ImageParams(workflow=prompted.name, width=64, height=32, guidance_scale=3.0, ip_adapter=use),)
+    uploads = {"ip_adapter_image": UPLOAD["image"]}
+    built = graph.build(request_for(images=images), model(workflows=(prompted,)), 1.0, uploads).jobs
+    assert (built["r/encoder.0"].uploads, built["r/dit.0"].uploads) == (uploads, {})
+    assert built["r/encoder.0"].spec.work.image_pixels == 0  # another encoder reads it than that of the autoencoder
+    assert built["r/dit.0"].spec.work.more_passes > 0

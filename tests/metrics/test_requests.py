@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from starlette.requests import Request
 
 from gateway.api.app import create_app
 from gateway.api.metrics import scrape
-from gateway.metrics.instruments import Instruments
+from gateway.metrics.instruments import Instruments, Quick
 from gateway.metrics.measured import Measured
 from gateway.service.interfaces import DeadlineExceeded, ImageRequest, NoCapacity
 from gateway.settings import Settings
@@ -23,6 +23,19 @@ from wire.params import ImageParams
 URL = "/v1/images/generations"
 KEY = "metrics-key-0123456"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def test_a_histogram_finds_the_buckets_that_the_library_finds() -> None:
+    bounds, values = (0.1, 0.5, 1.0), (-1.0, 0.0, 0.1, 0.1000001, 0.5, 0.7, 1.0, 1.1, 1e9)
+    told = []
+    for kind in (Quick, Histogram):
+        registry = CollectorRegistry()
+        made = kind("seconds", "", ("stage",), registry=registry, buckets=bounds)
+        for value in values:
+            made.labels("dit").observe(value)
+        samples = [sample for metric in registry.collect() for sample in metric.samples]
+        told.append([(each.name, each.labels, each.value) for each in samples if not each.name.endswith("_created")])
+    assert told[0] == told[1]
 
 
 @pytest.fixture

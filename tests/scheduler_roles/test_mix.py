@@ -30,6 +30,17 @@ def test_equal_requests_leave_no_doubt() -> None:
     assert mix.doubt() == pytest.approx({E: 0.0, D: 0.0, V: 0.0}, abs=1e-6)
 
 
+def test_when_it_is_asked_changes_nothing() -> None:
+    seldom, often = ArrivalMix(), ArrivalMix()
+    chance = random.Random(3)
+    for _ in range(333):
+        work = chance.choice((DRAW, EDIT, FOUR))
+        seldom.add(work)
+        often.add(work)
+        often.means()
+    assert (seldom.means(), seldom.doubt()) == (often.means(), often.doubt())
+
+
 def test_one_stranger_is_doubted_two_in_a_row_are_believed() -> None:
     mix = fed(ArrivalMix(), *[DRAW] * 200, EDIT)
     after_one = mix.means()[E], mix.doubt()[E]

@@ -168,9 +168,9 @@ class Trials:
 
     def _ask(self, pairs: Iterable[Pair], why: str, now: float) -> None:
         for pair in pairs:
+            self._owed.pop(pair, None)
             if pair in self._pending:
                 continue
-            self._owed.pop(pair, None)
             self._pending[pair] = now
             self._outbox.try_peer(*pair, why)
         self._schedule()

@@ -347,3 +347,15 @@ def test_a_fetch_that_fails_right_after_such_a_trial_is_looked_into_although_not
     game.at(game.now + FIRST_RETRY)
     settle(game, (fetcher, "a"))
     assert aside(game) == {fetcher: {D, V}}
+
+
+def test_a_fetch_that_fails_while_its_trial_is_still_under_way_is_not_asked_for_for_ever() -> None:
+    game = fleet(a="ev", d1="d")
+    game.ask("r")
+    game.through("r/e")
+    fetch_fails(game)
+    game.through("r/e")
+    fetch_fails(game)
+    game.at(game.now + FIRST_RETRY)
+    alarm = game.scheduler.next_wakeup()
+    assert alarm is None or alarm > game.now

@@ -51,7 +51,8 @@ class Bench:
     def by_pipeline(self, params: ImageParams, images: Mapping[str, Any]) -> Any:
         several = QwenImageMultiControlNetModel if self.family == QWEN else MultiControlNetModel
         uses, is_union = params.controls, params.controls[0].mode is not None
-        nets = [self.nets[name] for name in dict.fromkeys(use.name for use in uses)]
+        nets = [self.nets[use.name] for use in uses]
+        nets = nets[:1] if self.family == QWEN else nets
         self.pipeline.update_components(controlnet=several(nets) if len(uses) > 1 and not is_union else nets[0])
         sent = images["control_image"]
         return made_by_whole(
@@ -104,6 +105,11 @@ TASKS = ("text2image", "image2image", "inpainting")
 def test_sdxl(sdxl: Bench, task: str) -> None:
     pixels = {is_equal(sdxl, f"controlnet_{task}", *uses) for uses in ((CANNY,), (DEPTH,), (CANNY, DEPTH))}
     assert len(pixels) == 3
+
+
+def test_sdxls_one_reads_several_pictures(sdxl: Bench) -> None:
+    twice = is_equal(sdxl, "controlnet_text2image", CANNY, ControlUse("canny", 0.3))
+    assert twice != is_equal(sdxl, "controlnet_text2image", CANNY)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -216,7 +216,7 @@ class DiffusersEngine:
 
     def _adapted(self, module: Any, uses: Hashable) -> AbstractContextManager[None]:
         """One call of a component with the adapters of a job, a tuple of ``AdapterUse``."""
-        name = self._components.adapted_name(module)
+        name = self._components.adapted_name(self._ip_adapters.denoiser(module))
         if name is None or not isinstance(uses, tuple) or not uses:
             return nullcontext()
         return self._adapters.applied(uses, (name,))

@@ -51,6 +51,8 @@ class IPAdapters:
         self._files = {name: _checked(name, source) for name, source in sorted(sources.items())}
         self._trees: WeakKeyDictionary[torch.nn.Module, dict[str, torch.nn.Module]] = WeakKeyDictionary()
         """Denoiser → name → its tree with that adapter."""
+        self._doubled: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
+        """Tree of a job → the denoiser whose weights it has."""
         self._lock = Lock()
 
     @property
@@ -71,6 +73,10 @@ class IPAdapters:
         with self._lock:
             self._trees.clear()
 
+    def denoiser(self, module: torch.nn.Module) -> torch.nn.Module:
+        """That of which ``module`` is a job's own tree, or ``module`` itself."""
+        return self._doubled.get(module, module)
+
     def place(self, view: Any, use: IPAdapterUse | None, role: Role, port: JobPort) -> None:
         """In a job's view. Where no denoiser is loaded, one that only says what the adapter reads of a picture."""
         if use is None:
@@ -89,6 +95,7 @@ class IPAdapters:
         for processor in tree.attn_processors.values():
             if hasattr(processor, "to_k_ip"):
                 processor.scale = [use.scale]
+        self._doubled[tree] = denoiser
         return tree
 
     def _adapted(self, denoiser: torch.nn.Module, name: str) -> Any:

@@ -59,9 +59,9 @@ def over_the_wire(value: Value) -> Value:
     return value
 
 
-def split(model: str | Path, steering: SteeringSources | None = None) -> dict[Role, DiffusersEngine]:
+def split(model: str | Path, steering: SteeringSources | None = None, **options: Any) -> dict[Role, DiffusersEngine]:
     """Three engines, each of which holds only its role."""
-    engines = {role: DiffusersEngine(str(model), steering=steering) for role in REQUIRED}
+    engines = {role: DiffusersEngine(str(model), steering=steering, **options) for role in REQUIRED}
     for role, engine in engines.items():
         engine.set_roles(frozenset({role}))
     return engines

@@ -19,7 +19,8 @@ from stage_server.weight_formats import WeightFormat
 from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
 from tests.engine.families import build
 from tests.engine.tiny.controls import build_controls, build_ip_adapters, load_ip_adapter
-from wire.params import ControlUse, ImageParams, IPAdapterUse
+from tests.loras import lora, write
+from wire.params import AdapterUse, ControlUse, ImageParams, IPAdapterUse
 from wire.types import Role
 
 FAMILY = "stable-diffusion-xl"
@@ -94,6 +95,22 @@ def test_each_task_is_that_of_the_whole_pipeline_and_others_are_as_before(bench:
                 scales |= {ours}
     assert len({plain, *scales}) == 3
     assert drawn(bench, asked("text2image", None)) == plain
+
+
+def test_a_lora_changes_its_denoiser_too(bench: Bench, tmp_path: Path) -> None:
+    """Of which the job has a tree of its own."""
+    path = write(tmp_path / "paint.safetensors", lora(bench.model, 1, "unet"))
+    engines = split(bench.model, bench.sources, adapters={"paint": path}, adapter_bytes=1 << 30)
+    both = Bench(engines, bench.pipeline, bench.model, bench.sources)
+    (offered,) = engines[Role.DIT].describe().adapters
+
+    def painted(scale: float) -> bytes:
+        use = AdapterUse("paint", offered.digest, scale)
+        return drawn(both, asked("ip_adapter_text2image", IPAdapterUse("style"), adapters=(use,)))
+
+    plain = drawn(bench, asked("ip_adapter_text2image", IPAdapterUse("style")))
+    assert painted(0.0) == plain
+    assert len({plain, painted(1.0), painted(2.0)}) == 3
 
 
 def test_what_it_takes_is_where_it_is_used(bench: Bench) -> None:

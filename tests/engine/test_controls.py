@@ -13,10 +13,19 @@ from diffusers import ModularPipeline, QwenImageMultiControlNetModel
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from PIL import Image
 
-from stage_server.engine.base import BadJob, LoadError, StageJob
+from stage_server.engine.base import BadJob, LoadError, StageJob, Unwatched
 from stage_server.engine.control_source import SteeringSources, named_controls, place_of
 from stage_server.engine.diffusers_engine import DiffusersEngine
-from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
+from tests.engine.both_ways import (
+    PROMPT,
+    as_png,
+    calls_of_the_rest,
+    made_by_split,
+    made_by_whole,
+    picture,
+    split,
+    whole,
+)
 from tests.engine.families import build
 from tests.engine.tiny.controls import UNION, build_controls
 from wire.params import ControlUse, ImageParams
@@ -127,6 +136,31 @@ def test_qwen_image(qwen: Bench, task: str) -> None:
 def test_qwen_images_one_takes_several_pictures(qwen: Bench) -> None:
     twice = is_equal(qwen, "controlnet_text2image", CANNY, ControlUse("canny", 0.3))
     assert twice != is_equal(qwen, "controlnet_text2image", CANNY)
+
+
+@pytest.mark.parametrize(
+    ("family", "uses", "calls"),
+    [
+        (SDXL, (CANNY,), [12, 8, 4]),
+        (SDXL, (CANNY, DEPTH), [18, 12, 6]),
+        (SDXL, (LINES, POSES), [12, 8, 4]),
+        (QWEN, (CANNY,), [9, 6, 3]),
+        (QWEN, (CANNY, CANNY), [12, 8, 4]),
+    ],
+)
+def test_steps_that_were_done_elsewhere_are_not_computed_again(
+    request: pytest.FixtureRequest, family: str, uses: tuple[ControlUse, ...], calls: list[int], steps: Any
+) -> None:
+    bench = request.getfixturevalue("sdxl" if family == SDXL else "qwen")
+    kind = "controlnet_union_" if uses[0].mode is not None else "controlnet_"
+    params = bench.asked(f"{kind}text2image", *uses)
+    pictures = uploads("text2image", len(uses))["control_image"]
+    images = {f"control_image_{at}" if at else "control_image": as_png(each) for at, each in enumerate(pictures)}
+    encoder, dit = bench.engines[Role.ENCODER], bench.engines[Role.DIT]
+    read = images if family == QWEN else {}
+    given = encoder.run(StageJob(Role.ENCODER, params, read), {}, Unwatched())[Role.DIT]
+    job = StageJob(Role.DIT, params, {} if read else images)
+    assert calls_of_the_rest(dit, job, given, steps) == calls
 
 
 def test_what_is_offered_tells_cost_and_modes_and_is_part_of_the_key(sdxl: Bench, qwen: Bench) -> None:

@@ -12,11 +12,20 @@ from diffusers import ControlNetModel, ModularPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
-from stage_server.engine.base import BadJob, LoadError, StageJob
+from stage_server.engine.base import BadJob, LoadError, StageJob, Unwatched
 from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.weight_formats import WeightFormat
-from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
+from tests.engine.both_ways import (
+    PROMPT,
+    as_png,
+    calls_of_the_rest,
+    made_by_split,
+    made_by_whole,
+    picture,
+    split,
+    whole,
+)
 from tests.engine.families import build
 from tests.engine.tiny.controls import build_controls, build_ip_adapters, load_ip_adapter
 from tests.loras import lora, write
@@ -111,6 +120,13 @@ def test_a_lora_changes_its_denoiser_too(bench: Bench, tmp_path: Path) -> None:
     plain = drawn(bench, asked("ip_adapter_text2image", IPAdapterUse("style")))
     assert painted(0.0) == plain
     assert len({plain, painted(1.0), painted(2.0)}) == 3
+
+
+def test_steps_that_were_done_elsewhere_are_not_computed_again(bench: Bench, steps: Any) -> None:
+    params = asked("ip_adapter_text2image", IPAdapterUse("style"))
+    images = {"ip_adapter_image": as_png(uploads(params.workflow)["ip_adapter_image"])}
+    given = bench.engines[Role.ENCODER].run(StageJob(Role.ENCODER, params, images), {}, Unwatched())[Role.DIT]
+    assert calls_of_the_rest(bench.engines[Role.DIT], StageJob(Role.DIT, params), given, steps) == [6, 4, 2]
 
 
 def test_what_it_takes_is_where_it_is_used(bench: Bench) -> None:

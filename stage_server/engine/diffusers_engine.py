@@ -147,8 +147,7 @@ class DiffusersEngine:
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
         quiet_loops(blocks)
-        local = checkpoint.local_files_only
-        steering = Steering.of(self._pipeline, blocks, sources, options, local_files_only=local)
+        steering = Steering.of(self._pipeline, blocks, sources, options, checkpoint)
         self._controls, self._ip_adapters = steering.controls, steering.ip_adapters
         self._components = Components(self._pipeline, checkpoint, options)
         scheduler = self._components.files.get("scheduler")

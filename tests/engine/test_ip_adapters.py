@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,3 +171,11 @@ def test_sources_that_cannot_be_used_are_named(bench: Bench, tmp_path: Path) -> 
     sources = SteeringSources(ip_adapters={"x": str(stray)}, image_encoder=bench.sources.image_encoder)
     with pytest.raises(LoadError, match="is none that reads pictures"):
         DiffusersEngine(bench.model, steering=sources)
+
+
+def test_a_denoiser_is_quantised_by_its_folder_or_by_the_option_which_goes_before(bench: Bench, tmp_path: Path) -> None:
+    model = shutil.copytree(bench.model, tmp_path / "model")
+    (model / "serving.json").write_text('{"quantize": {"unet": "float8-storage"}}')
+    with pytest.raises(LoadError, match="neither compiled nor quantised"):
+        DiffusersEngine(str(model), steering=bench.sources)
+    DiffusersEngine(str(model), formats={"unet": WeightFormat.NONE}, steering=bench.sources)

@@ -340,6 +340,8 @@ class DiffusersEngine:
         with errors_translated(self._device):
             state = stage_state(task, self._staging)
             self._adapters.read_ahead(task.params.adapters, self._components.resident)
+            if task.params.ip_adapter is not None and job.role is Role.DIT:
+                self._ip_adapters.read_ahead(self._pipeline.unet, task.params.ip_adapter)
         return partial(self._computed, job, task, [state])
 
     def run(self, job: StageJob, inputs: NamedValues, control: JobControl) -> Outputs:

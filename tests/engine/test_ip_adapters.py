@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from diffusers import ControlNetModel, ModularPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
 from stage_server.engine.base import BadJob, LoadError, StageJob, Unwatched
 from stage_server.engine.control_source import SteeringSources
+from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.weight_formats import WeightFormat
 from tests.engine.both_ways import (
@@ -34,6 +38,7 @@ from wire.params import AdapterUse, ControlUse, ImageParams, IPAdapterUse
 from wire.types import Role
 
 FAMILY = "stable-diffusion-xl"
+PATIENCE = 60.0
 CANNY = ControlUse("canny", 0.7)
 
 
@@ -128,6 +133,18 @@ def test_steps_that_were_done_elsewhere_are_not_computed_again(bench: Bench, ste
     images = {"ip_adapter_image": as_png(uploads(params.workflow)["ip_adapter_image"])}
     given = bench.engines[Role.ENCODER].run(StageJob(Role.ENCODER, params, images), {}, Unwatched())[Role.DIT]
     assert calls_of_the_rest(bench.engines[Role.DIT], StageJob(Role.DIT, params), given, steps) == [6, 4, 2]
+
+
+def test_it_is_not_read_while_another_thread_reads_a_module(bench: Bench) -> None:
+    params = asked("ip_adapter_text2image", IPAdapterUse("style"))
+    before = drawn(bench, params)
+    bench.engines[Role.DIT]._ip_adapters.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with guarded(nullcontext), init_empty_weights():  # as the libraries read one
+            again = pool.submit(drawn, bench, params)
+            with pytest.raises(TimeoutError):
+                again.result(0.5)
+        assert again.result(PATIENCE) == before
 
 
 def test_what_it_takes_is_where_it_is_used(bench: Bench) -> None:

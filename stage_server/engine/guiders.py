@@ -183,8 +183,7 @@ def _forget_hooks(module: torch.nn.Module) -> None:
         if registry is None or registry.hooks:
             continue
         del own["_diffusers_hook"]
-        forward = own.get("forward")
-        if getattr(forward, "__self__", None) is each and forward.__func__ is type(each).forward:
+        if own.get("forward") == type(each).forward.__get__(each):
             del own["forward"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers import ControlNetModel, QwenImageControlNetModel, QwenImageMultiControlNetModel
+from diffusers import ControlNetModel, QwenImageMultiControlNetModel
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from diffusers.modular_pipelines import ModularPipelineBlocks
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
@@ -29,12 +29,6 @@ from wire.controls import fault
 from wire.params import Control, ControlUse, ModelInfo
 
 _PREFIX = f"{CONTROLNET}:"
-
-_SEVERAL: Mapping[type, Any] = {
-    ControlNetModel: MultiControlNetModel,
-    QwenImageControlNetModel: QwenImageMultiControlNetModel,
-}
-"""Class → that of several as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +141,13 @@ def place(view: Any, uses: Sequence[ControlUse]) -> None:
     is."""
     if not uses:
         return
-    nets = [_known(getattr(view, component(name))) for name in dict.fromkeys(use.name for use in uses)]
-    if len(uses) > 1 and uses[0].mode is None:
-        view.controlnet = next(several for kind, several in _SEVERAL.items() if isinstance(nets[0], kind))(nets)
-    else:
+    nets = [_known(getattr(view, component(use.name))) for use in uses]
+    if len(uses) == 1 or uses[0].mode is not None:
         view.controlnet = nets[0]
+    elif isinstance(nets[0], ControlNetModel):
+        view.controlnet = MultiControlNetModel(nets)  # one for each picture, also where one of them reads several
+    else:
+        view.controlnet = QwenImageMultiControlNetModel(nets[:1])
 
 
 def _known(net: Any) -> Any:

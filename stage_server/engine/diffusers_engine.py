@@ -147,8 +147,7 @@ class DiffusersEngine:
         self._pipeline = checkpoint.open_pipeline()
         blocks = self._pipeline.blocks  # a copy, ours from here on
         quiet_loops(blocks)
-        local = checkpoint.local_files_only
-        steering = Steering.of(self._pipeline, blocks, sources, options, local_files_only=local)
+        steering = Steering.of(self._pipeline, blocks, sources, options, checkpoint)
         self._controls, self._ip_adapters = steering.controls, steering.ip_adapters
         self._components = Components(self._pipeline, checkpoint, options)
         scheduler = self._components.files.get("scheduler")
@@ -216,7 +215,7 @@ class DiffusersEngine:
 
     def _adapted(self, module: Any, uses: Hashable) -> AbstractContextManager[None]:
         """One call of a component with the adapters of a job, a tuple of ``AdapterUse``."""
-        name = self._components.adapted_name(module)
+        name = self._components.adapted_name(self._ip_adapters.denoiser(module))
         if name is None or not isinstance(uses, tuple) or not uses:
             return nullcontext()
         return self._adapters.applied(uses, (name,))
@@ -341,6 +340,8 @@ class DiffusersEngine:
         with errors_translated(self._device):
             state = stage_state(task, self._staging)
             self._adapters.read_ahead(task.params.adapters, self._components.resident)
+            if task.params.ip_adapter is not None and job.role is Role.DIT:
+                self._ip_adapters.read_ahead(self._pipeline.unet, task.params.ip_adapter)
         return partial(self._computed, job, task, [state])
 
     def run(self, job: StageJob, inputs: NamedValues, control: JobControl) -> Outputs:

@@ -161,6 +161,7 @@ def around_each_call(guider: BaseGuidance, port: JobPort) -> BaseGuidance:
             yield
         finally:
             kind.cleanup_models(guider, module)
+            _forget_hooks(module)
 
     def prepare_models(denoiser: torch.nn.Module) -> None:
         BaseGuidance.prepare_models(guider, denoiser)
@@ -171,6 +172,19 @@ def around_each_call(guider: BaseGuidance, port: JobPort) -> BaseGuidance:
 
     vars(guider).update(prepare_models=prepare_models, cleanup_models=cleanup_models)
     return guider
+
+
+def _forget_hooks(module: torch.nn.Module) -> None:
+    """diffusers leaves empty registries behind, and ``forward`` set on the modules that had a hook. Such a module would
+    pass for one that cannot be copied, so a job with a step cache would set its own hooks on the one that all share."""
+    for each in module.modules():
+        own = vars(each)
+        registry = own.get("_diffusers_hook")
+        if registry is None or registry.hooks:
+            continue
+        del own["_diffusers_hook"]
+        if own.get("forward") == type(each).forward.__get__(each):
+            del own["forward"]
 
 
 def stack_in(pipeline: Any) -> Stack | None:

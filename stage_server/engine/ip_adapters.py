@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from stage_server.engine.adapter_source import locate
 from stage_server.engine.adapters import digest_of
 from stage_server.engine.base import BadJob, LoadError
+from stage_server.engine.default_dtype import guarded
 from stage_server.engine.leaves import tensors
 from stage_server.engine.port import JobPort, original
 from wire.params import IPAdapterUse
@@ -51,6 +53,8 @@ class IPAdapters:
         self._files = {name: _checked(name, source) for name, source in sorted(sources.items())}
         self._trees: WeakKeyDictionary[torch.nn.Module, dict[str, torch.nn.Module]] = WeakKeyDictionary()
         """Denoiser → name → its tree with that adapter."""
+        self._doubled: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
+        """Tree of a job → the denoiser whose weights it has."""
         self._lock = Lock()
 
     @property
@@ -71,6 +75,21 @@ class IPAdapters:
         with self._lock:
             self._trees.clear()
 
+    def denoiser(self, module: torch.nn.Module) -> torch.nn.Module:
+        """That of which ``module`` is a job's own tree, or ``module`` itself."""
+        return self._doubled.get(module, module)
+
+    def read_ahead(self, denoiser: torch.nn.Module, use: IPAdapterUse) -> None:
+        """Of a job that does not have the device yet. Raises ``BadJob``.
+
+        It makes modules, which come without weights while another thread reads some: see ``default_dtype``.
+        """
+        with self._lock:
+            is_here = use.name in self._trees.get(denoiser, ())
+        if not is_here:
+            with guarded(nullcontext):  # before the lock, for which jobs wait that have the device
+                self._tree(denoiser, use.name)
+
     def place(self, view: Any, use: IPAdapterUse | None, role: Role, port: JobPort) -> None:
         """In a job's view. Where no denoiser is loaded, one that only says what the adapter reads of a picture."""
         if use is None:
@@ -81,15 +100,19 @@ class IPAdapters:
             view.unet = _told(view.unet, is_plain=self._files[use.name].is_plain)
 
     def _of_job(self, denoiser: torch.nn.Module, use: IPAdapterUse) -> Any:
-        with self._lock:
-            known = self._trees.setdefault(denoiser, {})
-            if use.name not in known:
-                known[use.name] = self._adapted(denoiser, use.name)
-        tree = _same_weights(known[use.name])
+        tree = _same_weights(self._tree(denoiser, use.name))
         for processor in tree.attn_processors.values():
             if hasattr(processor, "to_k_ip"):
                 processor.scale = [use.scale]
+        self._doubled[tree] = denoiser
         return tree
+
+    def _tree(self, denoiser: torch.nn.Module, name: str) -> torch.nn.Module:
+        with self._lock:
+            known = self._trees.setdefault(denoiser, {})
+            if name not in known:
+                known[name] = self._adapted(denoiser, name)
+            return known[name]
 
     def _adapted(self, denoiser: torch.nn.Module, name: str) -> Any:
         file = self._files[name]

@@ -253,7 +253,7 @@ class JobPort:
         """What ``module`` gives for these arguments. Raises ``JobCancelled``, or what the module raises."""
         self._control.check()
         if module in self.passed_over:
-            return blank(args, kwargs)
+            return blank(module, args, kwargs)
         compute = partial(self._computed, module, method, args, kwargs)
         result = compute() if self.halves is None else self.halves.call(module, compute)
         if method == "decode":

@@ -31,9 +31,9 @@ from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.halves import halved
 from stage_server.engine.ip_adapters import IPAdapters
 from stage_server.engine.job_view import is_loop, job_view
-from stage_server.engine.port import JobPort
+from stage_server.engine.port import JobPort, original
 from stage_server.engine.prompt_count import PromptCount
-from stage_server.engine.split import DENOISERS, GENERATOR, Part, WorkflowSplit
+from stage_server.engine.split import CONTROLNET, DENOISERS, GENERATOR, Part, WorkflowSplit
 from stage_server.engine.staging import Staging
 from stage_server.engine.step_cache import CachedDenoisers, noise_level
 from stage_server.engine.steps import Steps
@@ -137,6 +137,13 @@ def _denoisers(pipeline: ModularPipeline) -> list[Any]:
     return [getattr(pipeline, name) for name in DENOISERS if hasattr(pipeline, name)]
 
 
+def _called_by_steps(view: ModularPipeline) -> list[Any]:
+    """The job's own denoisers, of which an IP-Adapter makes others, and its ControlNets."""
+    controlnet = getattr(view, CONTROLNET, None)
+    modules = [*_denoisers(view), *getattr(controlnet, "nets", [controlnet])]
+    return [original(module) for module in modules if isinstance(module, torch.nn.Module)]
+
+
 @contextmanager
 def _stepping(
     pipeline: ModularPipeline,
@@ -163,7 +170,7 @@ def _stepping(
     steps = Steps(view.scheduler, port, staging, loop, getattr(view, "guider", None))
     denoisers = _denoisers(pipeline)
     if task.resume is not None:
-        steps.resume(task.resume, denoisers)
+        steps.resume(task.resume, _called_by_steps(view))
     if task.cache is not None:
         port.instead = CachedDenoisers(task.cache, denoisers, _Progress(steps, loop, view.scheduler)).instead
     if task.params.previews:

@@ -11,11 +11,13 @@ from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 from transformers import CLIPVisionModelWithProjection
 
 from stage_server.engine.base import LoadError
+from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import LoadOptions
 from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.controls import Controls, declare, files_of
 from stage_server.engine.ip_adapters import WORKFLOW_INPUT, IPAdapters
 from stage_server.engine.split import WorkflowSplit, walk
+from stage_server.weight_formats import WeightFormat
 
 IMAGE_ENCODER = "image_encoder"
 """The component that reads the pictures of IP-Adapters, as blocks call it."""
@@ -38,14 +40,14 @@ class Steering:
         blocks: ModularPipelineBlocks,
         sources: SteeringSources,
         options: LoadOptions,
-        *,
-        local_files_only: bool,
+        checkpoint: Checkpoint,
     ) -> Steering:
         """The pipeline has the components that it takes. Raises ``LoadError``."""
-        controls = declare(pipeline, blocks, sources.controls, local_files_only=local_files_only)
+        controls = declare(pipeline, blocks, sources.controls, local_files_only=checkpoint.local_files_only)
         if sources.ip_adapters:
-            _declare_encoder(pipeline, blocks, sources, local_files_only)
-            if options.compiler is not None or "unet" in options.formats:
+            _declare_encoder(pipeline, blocks, sources, checkpoint.local_files_only)
+            formats = {**checkpoint.formats(), **options.formats}
+            if options.compiler is not None or formats.get("unet", WeightFormat.NONE) is not WeightFormat.NONE:
                 raise LoadError("IP-Adapters need a denoiser that is neither compiled nor quantised")
         return cls(controls, IPAdapters(sources.ip_adapters))
 

@@ -63,10 +63,10 @@ class Steps:
         self._previews, self._show = previews, show
         self._estimator = Estimator(self._scheduler)
 
-    def resume(self, values: NamedValues, denoisers: Iterable[Any]) -> None:
-        """Go on from what another engine left. Raises ``EngineError``."""
+    def resume(self, values: NamedValues, called: Iterable[Any]) -> None:
+        """Go on from what another engine left. ``called``: the modules that steps call. Raises ``EngineError``."""
         self._resumption = Resumption.of(values, self._staging.to_device)
-        self._port.passed_over = frozenset(denoisers)
+        self._port.passed_over = frozenset(called)
 
     def close(self) -> None:
         """The scheduler is as it was, and holds nothing of the job any more."""

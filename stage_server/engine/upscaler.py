@@ -32,6 +32,8 @@ DTYPE = torch.float32
 
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _FILES = ("config.json", "preprocessor_config.json", "*.safetensors")
+_UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv")
+"""Not ``pixelshuffle_aux``, which makes a second picture; with any other name the size stays as it is."""
 _DIGEST_CHARACTERS = 16
 _CHUNK = 1 << 20
 
@@ -102,11 +104,11 @@ class PictureUpscaler:
             raise LoadError(f"{self._folder} is a model of the type {kind!r}; an upscaler is of the type 'swin2sr'")
         config = Swin2SRConfig.from_pretrained(self._folder, local_files_only=True)
         channels = (config.num_channels, config.num_channels_out)
-        if not 2 <= config.upscale <= MAX_UPSCALE or channels != (3, 3) or config.upsampler == "pixelshuffle_aux":
+        if not 2 <= config.upscale <= MAX_UPSCALE or channels != (3, 3) or config.upsampler not in _UPSAMPLERS:
             raise LoadError(
                 f"{self._folder} cannot be an upscaler here: it makes {channels[1]} channels of {channels[0]}, "
-                f"{config.upscale} times as large, by {config.upsampler}; 3 of 3, from 2 to {MAX_UPSCALE} times, and "
-                "any upsampler but pixelshuffle_aux can"
+                f"{config.upscale} times as large, by {config.upsampler!r}; 3 of 3, from 2 to {MAX_UPSCALE} times, by "
+                f"{', '.join(_UPSAMPLERS)} can"
             )
         return config
 

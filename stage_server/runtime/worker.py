@@ -209,6 +209,8 @@ class Worker:
     def _live(self) -> None:
         note_about(self.about)  # of this thread
         outcome = self._outcome()
+        if self._partner is not None:
+            self._partner.leave()  # of a job that has ended before its first step, too: the other need not wait for it
         if not isinstance(outcome, Published):
             self._plant.baton.cancel(self._ticket)  # nothing of the request follows
         self._plant.post(outcome)  # before the spans: nobody should wait for tracing

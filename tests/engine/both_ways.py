@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diffusers import ModularPipeline
 from PIL import Image as PilImage
 
-from stage_server.engine.base import StageJob, Unwatched
+from stage_server.engine.base import HandOver, StageJob, Unfinished, Unwatched
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.diffusers_engine import DiffusersEngine
@@ -59,9 +61,9 @@ def over_the_wire(value: Value) -> Value:
     return value
 
 
-def split(model: str | Path, steering: SteeringSources | None = None) -> dict[Role, DiffusersEngine]:
+def split(model: str | Path, steering: SteeringSources | None = None, **options: Any) -> dict[Role, DiffusersEngine]:
     """Three engines, each of which holds only its role."""
-    engines = {role: DiffusersEngine(str(model), steering=steering) for role in REQUIRED}
+    engines = {role: DiffusersEngine(str(model), steering=steering, **options) for role in REQUIRED}
     for role, engine in engines.items():
         engine.set_roles(frozenset({role}))
     return engines
@@ -97,6 +99,29 @@ def made_by_split(
     data = inbox["image"]["image"]
     assert isinstance(data, bytes)
     return PilImage.open(io.BytesIO(data))
+
+
+def calls_of_the_rest(engine: DiffusersEngine, job: StageJob, given: Mapping[str, Value], steps: Any) -> list[int]:
+    """Calls of a dit job in all, and of the same one that goes on after its first and its second step. Raises unless
+    it comes to the same. ``steps``: makes a control of what it is to do after each step."""
+
+    def leave_after(step: int) -> Any:
+        def then(done: int) -> None:
+            if done == step:
+                raise HandOver
+
+        return steps(then)
+
+    whole, calls = steps(), list[int]()
+    expected = engine.run(job, given, whole)[Role.DECODER]["latents"]
+    for step in (1, 2):
+        with pytest.raises(Unfinished) as left:
+            engine.run(job, given, leave_after(step))
+        rest = steps()
+        made = engine.run(replace(job, resume=left.value.values), given, rest)[Role.DECODER]["latents"]
+        assert content(made) == content(expected)
+        calls.append(len(rest.company))
+    return [len(whole.company), *calls]
 
 
 def content(made: Any) -> Made:

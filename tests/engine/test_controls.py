@@ -13,10 +13,19 @@ from diffusers import ModularPipeline, QwenImageMultiControlNetModel
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from PIL import Image
 
-from stage_server.engine.base import BadJob, LoadError, StageJob
+from stage_server.engine.base import BadJob, LoadError, StageJob, Unwatched
 from stage_server.engine.control_source import SteeringSources, named_controls, place_of
 from stage_server.engine.diffusers_engine import DiffusersEngine
-from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
+from tests.engine.both_ways import (
+    PROMPT,
+    as_png,
+    calls_of_the_rest,
+    made_by_split,
+    made_by_whole,
+    picture,
+    split,
+    whole,
+)
 from tests.engine.families import build
 from tests.engine.tiny.controls import UNION, build_controls
 from wire.params import ControlUse, ImageParams
@@ -51,7 +60,8 @@ class Bench:
     def by_pipeline(self, params: ImageParams, images: Mapping[str, Any]) -> Any:
         several = QwenImageMultiControlNetModel if self.family == QWEN else MultiControlNetModel
         uses, is_union = params.controls, params.controls[0].mode is not None
-        nets = [self.nets[name] for name in dict.fromkeys(use.name for use in uses)]
+        nets = [self.nets[use.name] for use in uses]
+        nets = nets[:1] if self.family == QWEN else nets
         self.pipeline.update_components(controlnet=several(nets) if len(uses) > 1 and not is_union else nets[0])
         sent = images["control_image"]
         return made_by_whole(
@@ -106,6 +116,11 @@ def test_sdxl(sdxl: Bench, task: str) -> None:
     assert len(pixels) == 3
 
 
+def test_sdxls_one_reads_several_pictures(sdxl: Bench) -> None:
+    twice = is_equal(sdxl, "controlnet_text2image", CANNY, ControlUse("canny", 0.3))
+    assert twice != is_equal(sdxl, "controlnet_text2image", CANNY)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_sdxl_with_one_that_knows_several_kinds(sdxl: Bench, task: str) -> None:
     pixels = {is_equal(sdxl, f"controlnet_union_{task}", *uses) for uses in ((LINES,), (POSES,), (LINES, POSES))}
@@ -121,6 +136,31 @@ def test_qwen_image(qwen: Bench, task: str) -> None:
 def test_qwen_images_one_takes_several_pictures(qwen: Bench) -> None:
     twice = is_equal(qwen, "controlnet_text2image", CANNY, ControlUse("canny", 0.3))
     assert twice != is_equal(qwen, "controlnet_text2image", CANNY)
+
+
+@pytest.mark.parametrize(
+    ("family", "uses", "calls"),
+    [
+        (SDXL, (CANNY,), [12, 8, 4]),
+        (SDXL, (CANNY, DEPTH), [18, 12, 6]),
+        (SDXL, (LINES, POSES), [12, 8, 4]),
+        (QWEN, (CANNY,), [9, 6, 3]),
+        (QWEN, (CANNY, CANNY), [12, 8, 4]),
+    ],
+)
+def test_steps_that_were_done_elsewhere_are_not_computed_again(
+    request: pytest.FixtureRequest, family: str, uses: tuple[ControlUse, ...], calls: list[int], steps: Any
+) -> None:
+    bench = request.getfixturevalue("sdxl" if family == SDXL else "qwen")
+    kind = "controlnet_union_" if uses[0].mode is not None else "controlnet_"
+    params = bench.asked(f"{kind}text2image", *uses)
+    pictures = uploads("text2image", len(uses))["control_image"]
+    images = {f"control_image_{at}" if at else "control_image": as_png(each) for at, each in enumerate(pictures)}
+    encoder, dit = bench.engines[Role.ENCODER], bench.engines[Role.DIT]
+    read = images if family == QWEN else {}
+    given = encoder.run(StageJob(Role.ENCODER, params, read), {}, Unwatched())[Role.DIT]
+    job = StageJob(Role.DIT, params, {} if read else images)
+    assert calls_of_the_rest(dit, job, given, steps) == calls
 
 
 def test_what_is_offered_tells_cost_and_modes_and_is_part_of_the_key(sdxl: Bench, qwen: Bench) -> None:

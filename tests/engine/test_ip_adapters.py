@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from diffusers import ControlNetModel, ModularPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
-from stage_server.engine.base import BadJob, LoadError, StageJob
+from stage_server.engine.base import BadJob, LoadError, StageJob, Unwatched
 from stage_server.engine.control_source import SteeringSources
+from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.weight_formats import WeightFormat
-from tests.engine.both_ways import PROMPT, as_png, made_by_split, made_by_whole, picture, split, whole
+from tests.engine.both_ways import (
+    PROMPT,
+    as_png,
+    calls_of_the_rest,
+    made_by_split,
+    made_by_whole,
+    picture,
+    split,
+    whole,
+)
 from tests.engine.families import build
 from tests.engine.tiny.controls import build_controls, build_ip_adapters, load_ip_adapter
-from wire.params import ControlUse, ImageParams, IPAdapterUse
+from tests.loras import lora, write
+from wire.params import AdapterUse, ControlUse, ImageParams, IPAdapterUse
 from wire.types import Role
 
 FAMILY = "stable-diffusion-xl"
+PATIENCE = 60.0
 CANNY = ControlUse("canny", 0.7)
 
 
@@ -96,6 +112,41 @@ def test_each_task_is_that_of_the_whole_pipeline_and_others_are_as_before(bench:
     assert drawn(bench, asked("text2image", None)) == plain
 
 
+def test_a_lora_changes_its_denoiser_too(bench: Bench, tmp_path: Path) -> None:
+    """Of which the job has a tree of its own."""
+    path = write(tmp_path / "paint.safetensors", lora(bench.model, 1, "unet"))
+    engines = split(bench.model, bench.sources, adapters={"paint": path}, adapter_bytes=1 << 30)
+    both = Bench(engines, bench.pipeline, bench.model, bench.sources)
+    (offered,) = engines[Role.DIT].describe().adapters
+
+    def painted(scale: float) -> bytes:
+        use = AdapterUse("paint", offered.digest, scale)
+        return drawn(both, asked("ip_adapter_text2image", IPAdapterUse("style"), adapters=(use,)))
+
+    plain = drawn(bench, asked("ip_adapter_text2image", IPAdapterUse("style")))
+    assert painted(0.0) == plain
+    assert len({plain, painted(1.0), painted(2.0)}) == 3
+
+
+def test_steps_that_were_done_elsewhere_are_not_computed_again(bench: Bench, steps: Any) -> None:
+    params = asked("ip_adapter_text2image", IPAdapterUse("style"))
+    images = {"ip_adapter_image": as_png(uploads(params.workflow)["ip_adapter_image"])}
+    given = bench.engines[Role.ENCODER].run(StageJob(Role.ENCODER, params, images), {}, Unwatched())[Role.DIT]
+    assert calls_of_the_rest(bench.engines[Role.DIT], StageJob(Role.DIT, params), given, steps) == [6, 4, 2]
+
+
+def test_it_is_not_read_while_another_thread_reads_a_module(bench: Bench) -> None:
+    params = asked("ip_adapter_text2image", IPAdapterUse("style"))
+    before = drawn(bench, params)
+    bench.engines[Role.DIT]._ip_adapters.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with guarded(nullcontext), init_empty_weights():  # as the libraries read one
+            again = pool.submit(drawn, bench, params)
+            with pytest.raises(TimeoutError):
+                again.result(0.5)
+        assert again.result(PATIENCE) == before
+
+
 def test_what_it_takes_is_where_it_is_used(bench: Bench) -> None:
     assert "image_encoder" in bench.engines[Role.ENCODER]._components.resident
     assert "image_encoder" not in bench.engines[Role.DIT]._components.resident
@@ -137,3 +188,11 @@ def test_sources_that_cannot_be_used_are_named(bench: Bench, tmp_path: Path) -> 
     sources = SteeringSources(ip_adapters={"x": str(stray)}, image_encoder=bench.sources.image_encoder)
     with pytest.raises(LoadError, match="is none that reads pictures"):
         DiffusersEngine(bench.model, steering=sources)
+
+
+def test_a_denoiser_is_quantised_by_its_folder_or_by_the_option_which_goes_before(bench: Bench, tmp_path: Path) -> None:
+    model = shutil.copytree(bench.model, tmp_path / "model")
+    (model / "serving.json").write_text('{"quantize": {"unet": "float8-storage"}}')
+    with pytest.raises(LoadError, match="neither compiled nor quantised"):
+        DiffusersEngine(str(model), steering=bench.sources)
+    DiffusersEngine(str(model), formats={"unet": WeightFormat.NONE}, steering=bench.sources)

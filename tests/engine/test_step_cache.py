@@ -10,13 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from PIL import Image
 
 from stage_server.engine.base import BadJob, HandOver, LoadError, StageJob, Unfinished, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.step_cache import CachedDenoisers, own_tree
 from stage_server.step_caches import parse, parse_levels
+from tests.engine.both_ways import made_by_split, split
 from tests.loras import lora, write
 from tests.picture_service import quick_model
+from wire.guiders import GuiderUse
 from wire.params import AdapterUse, ImageParams
 from wire.types import Role
 from wire.values import Tensor
@@ -198,6 +201,24 @@ def test_caches_that_other_families_can_have(model_folder: Callable[[str], str],
     engine = DiffusersEngine(model_folder(family), step_caches=caches)
     engine.set_roles(DIT)
     assert engine.roles == DIT
+
+
+@pytest.mark.parametrize("guider", ["pag", "slg", "auto"])
+def test_after_a_guider_that_changes_layers_it_leaves_no_hook_behind(
+    model_folder: Callable[[str], str], guider: str
+) -> None:
+    engines = split(model_folder("stable-diffusion-xl"), step_caches={"low": parse("pyramid:start=0:end=1")})
+
+    def drawn(**options: Any) -> bytes:
+        size = {"width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 3.0}
+        made = made_by_split(engines, ImageParams(prompt="a star", seed=3, **size, **options), {})
+        assert isinstance(made, Image.Image)
+        return made.tobytes()
+
+    exact, cached = drawn(), drawn(step_cache="low")
+    drawn(guider=GuiderUse(name=guider, start=0.0, stop=1.0))
+    assert drawn(step_cache="low") == cached != exact
+    assert drawn() == exact
 
 
 def test_what_would_compute_every_step_is_refused(model_folder: Callable[[str], str]) -> None:

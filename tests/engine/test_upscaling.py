@@ -147,6 +147,7 @@ def test_what_is_no_upscaler_is_refused_with_the_reason(tmp_path: Path) -> None:
         ({"model_type": "bert"}, "is a model of the type 'bert'; an upscaler is of the type 'swin2sr'"),
         ({"upscale": 1}, "makes 3 channels of 3, 1 times as large"),
         ({"num_channels": 1}, "makes 3 channels of 1, 2 times as large"),
+        ({"upsampler": ""}, "2 times as large, by ''; 3 of 3, from 2 to 8 times, by pixelshuffle, "),
     ):
         (enlarging / "config.json").write_text(json.dumps(config | changed))
         with pytest.raises(LoadError, match=reason):

@@ -168,6 +168,14 @@ def test_pictures_that_steer_go_to_the_stage_that_reads_them(request_for, model,
     assert built["r/decoder.0"].uploads == {}
 
 
+def test_a_guider_that_stops_at_once_leaves_one_pass_of_each_step(request_for, model):
+    """So close to the first step that a share of all steps cannot tell it from that."""
+    guider = GuiderUse(name="cfg", stop=1e-20)
+    images = (ImageParams(width=64, height=64, guidance_scale=3.0, guider=guider),)
+    work = graph.build(request_for(images=images), model(), 1.0).jobs["r/dit.0"].spec.work
+    assert work.passes == work.steps
+
+
 # --- upscaling --------------------------------------------------------------------------------------------------------
 
 LARGER = Upscaler("swin", "0d", 2)

@@ -100,7 +100,7 @@ class Halves:
         job, server = attempt.job, attempt.server
         spec = job.spec
         has_halves = spec.role is Role.DIT and spec.work.cfg and spec.work.more_passes <= 0 and not spec.work.step_cache
-        if not has_halves or spec.optional or not server.spec.shares_guidance:
+        if not has_halves or spec.is_steered or spec.optional or not server.spec.shares_guidance:
             return False
         is_fresh = not (job.first_step or job.avoid or job.losses or job.failures)
         return is_fresh and server.on_device() == [attempt]

@@ -90,6 +90,13 @@ def test_steps_without_guidance_have_no_halves() -> None:
     assert helps(begin(g)) == []
 
 
+def test_steps_that_pictures_steer_have_no_halves() -> None:
+    g = game("b", guided=False)
+    g.through("r/e", "r/d0", "r/v0")
+    g.ask("s", guided=True, steered=True)
+    assert helps(g.through("s/e")) == []
+
+
 def test_steps_of_which_some_are_remembered_have_no_halves() -> None:
     g = game("b", guided=False)
     g.through("r/e", "r/d0", "r/v0")

@@ -348,8 +348,10 @@ class Server:
             groups.setdefault(attempt.group, []).append(attempt)
         return sum(max(_ends(group, now)) for group in groups.values())
 
-    def may_run(self, role: Role) -> bool:
-        return not self.is_leaving and role in self.serving and self.sent.get(role, 0) < self.limits.get(role, 0)
+    def may_run(self, role: Role, *, beside: int = 0) -> bool:
+        """One more attempt, and so many ``beside`` it."""
+        sent = self.sent.get(role, 0) + beside
+        return not self.is_leaving and role in self.serving and sent < self.limits.get(role, 0)
 
     @property
     def is_computing(self) -> bool:

@@ -76,6 +76,7 @@ def test_one_that_has_nothing_to_do_helps() -> None:
         {"software": ""},
         {"shares_guidance": False},
         {"limit": 0},
+        {"limit": 1},
         {"roles": {V}},
     ],
 )
@@ -121,6 +122,14 @@ def test_a_job_that_comes_gets_the_server_as_if_it_did_nothing() -> None:
     order = [action for action in actions if isinstance(action, do.Cancel | do.Run) and action.server == helper]
     assert [type(action) for action in order] == [do.Cancel, do.Run], "it is told to stop first"
     assert not is_helping(g, helper)
+
+
+def test_a_job_gets_the_server_also_where_that_takes_no_third_attempt() -> None:
+    g = game()
+    g.join("b", {D}, limit=2, software="x", shares_guidance=True)
+    assert len(helps(begin(g))) == 1
+    g.ask("s", guided=True)
+    assert runs(g.through("s/e"))[-1][0] == "s/d0"
 
 
 def test_nobody_helps_while_others_wait_for_the_server() -> None:

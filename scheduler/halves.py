@@ -112,7 +112,7 @@ class Halves:
                 continue  # they would not find each other
             if server is attempt.server or not server.is_idle or not server.may_run(Role.DIT, beside=1):
                 continue  # what it helps with counts as well, and a job must still be able to go there
-            if any(each.help is not None for each in server.sharers or (server,)) or server.switching is not None:
+            if server.is_helping or server.switching is not None:
                 continue
             if not (server.spec.shares_guidance and server.spec.computes_as(spec)):
                 continue

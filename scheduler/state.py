@@ -301,6 +301,11 @@ class Server:
         """Nothing was committed to its device."""
         return not self.attempts and not (self.sharers and any(server.attempts for server in self.sharers))
 
+    @property
+    def is_helping(self) -> bool:
+        """Its device is, with an attempt of another server."""
+        return any(each.help is not None for each in self.sharers or (self,))
+
     def group(self, group: Epoch) -> list[Attempt]:
         """Attempts that compute together, or will, in the order in which they were committed."""
         return [attempt for attempt in self.attempts.values() if attempt.group == group]

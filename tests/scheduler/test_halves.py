@@ -124,6 +124,16 @@ def test_a_job_that_comes_gets_the_server_as_if_it_did_nothing() -> None:
     assert not is_helping(g, helper)
 
 
+def test_a_job_goes_to_one_that_does_nothing_at_all_if_there_is_one() -> None:
+    names = [f"s{number}" for number in range(39)]
+    g = game(*names)
+    begin(g)
+    for number in range(19):
+        g.ask(f"q{number}", guided=True)
+        assert len(helps(g.through(f"q{number}/e"))) == 1
+    assert sum(is_helping(g, name) for name in ("a", *names)) == 20
+
+
 def test_a_job_gets_the_server_also_where_that_takes_no_third_attempt() -> None:
     g = game()
     g.join("b", {D}, limit=2, software="x", shares_guidance=True)

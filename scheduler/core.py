@@ -82,10 +82,9 @@ class Scheduler:
         told: list[list[Action]] = []
         for event in events:
             self._outbox.cause += 1
-            if not told:
-                self._alarms(now)
+            is_due = not told and self._alarms(now)
             self._dispatch(event, now)
-            self._halves.settle(now)
+            self._halves.settle(None if is_due else event, now)
             told.append(self._outbox.drain())
         self._matcher.pump(now)
         told[-1] += self._outbox.drain()
@@ -175,9 +174,12 @@ class Scheduler:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _alarms(self, now: float) -> None:
+    def _alarms(self, now: float) -> bool:
+        """Whether any was due."""
         due = self._timers.next_at()
-        for alarm, subject in self._timers.pop_due(now) if due is not None and due <= now else ():
+        if due is None or due > now:
+            return False
+        for alarm, subject in self._timers.pop_due(now):
             match alarm:
                 case Alarm.DEADLINE:
                     self._expire(RequestId(subject), now)
@@ -185,6 +187,7 @@ class Scheduler:
                     self._trials.alarm(now)
                 case Alarm.LEAD | Alarm.ROLES:
                     self._fleet.alarm(alarm, subject, now)
+        return True
 
     def _expire(self, request_id: RequestId, now: float) -> None:
         request = self.view.live.get(request_id)

@@ -21,6 +21,11 @@ from wire.types import Epoch, Role
 REST_SECONDS = 60.0
 """For which a server that could not help is not asked again: it may not reach others."""
 
+ON_SERVER = (ev.JobFetched, ev.JobStarted, ev.JobProgressed, ev.JobPaused, ev.JobPreviewed)
+PASSING = (*ON_SERVER, ev.LimitsRaised, ev.RequestArrived)
+"""Events after which no attempt of another server is over, paused or leaving; roles that somebody gives up are told by
+``View.served``."""
+
 LAST_WORDS = (ev.JobDone, ev.JobFailed, ev.JobHandedOver, ev.JobCancelled)
 
 
@@ -31,6 +36,8 @@ class Halves:
         self._policies = policies
         self._next_epoch = next_epoch
         self._helps: dict[Epoch, Help] = {}
+        self._served = -1
+        """``View.served`` when all of them were looked at."""
 
     def find(self, attempt: Attempt, idle: Iterable[Server], now: float) -> None:
         """Have one of these, if that pays, help an attempt that is about to be sent."""
@@ -58,9 +65,10 @@ class Halves:
             if each.help is not None:
                 self._end(each.help, "it is needed for a job of its own", now)
 
-    def settle(self, now: float) -> None:
-        """After whatever has happened: who helps an attempt that needs no help any more, or that cannot, is told."""
-        for help_ in list(self._helps.values()):
+    def settle(self, event: ev.Event | None, now: float) -> None:
+        """After whatever has happened, and be it only ``event``: who helps an attempt that needs no help any more, or
+        that cannot, is told."""
+        for help_ in self._concerned(event):
             if why := self._why_over(help_):
                 self._end(help_, why, now)
 
@@ -74,6 +82,17 @@ class Halves:
                 server.helps_from = now + REST_SECONDS
             self._end(help_, "", now)
         return True
+
+    def _concerned(self, event: ev.Event | None) -> list[Help]:
+        """Most events concern none but those that help on their server: with hundreds of others, to look at all of them
+        each time would take longer than everything else."""
+        if not self._helps:
+            return []
+        if self._served != self._view.served or not isinstance(event, PASSING):
+            self._served = self._view.served
+            return list(self._helps.values())
+        server = self._view.servers.get(event.server) if isinstance(event, ON_SERVER) else None
+        return [each.help for each in server.attempts.values() if each.help is not None] if server is not None else []
 
     def _end(self, help_: Help, why: str, now: float) -> None:
         """``why`` its server is to be told that it is over; empty if that need not be."""
@@ -100,7 +119,7 @@ class Halves:
         job, server = attempt.job, attempt.server
         spec = job.spec
         has_halves = spec.role is Role.DIT and spec.work.cfg and spec.work.more_passes <= 0 and not spec.work.step_cache
-        if not has_halves or spec.optional or not server.spec.shares_guidance:
+        if not has_halves or spec.is_steered or spec.optional or not server.spec.shares_guidance:
             return False
         is_fresh = not (job.first_step or job.avoid or job.losses or job.failures)
         return is_fresh and server.on_device() == [attempt]
@@ -110,9 +129,9 @@ class Halves:
         for server in idle:
             if (server.id, spec.id) in failing or (spec.id, server.id) in failing:
                 continue  # they would not find each other
-            if server is attempt.server or not server.is_idle or not server.may_run(Role.DIT):
-                continue
-            if any(each.help is not None for each in server.sharers or (server,)) or server.switching is not None:
+            if server is attempt.server or not server.is_idle or not server.may_run(Role.DIT, beside=1):
+                continue  # what it helps with counts as well, and a job must still be able to go there
+            if server.is_helping or server.switching is not None:
                 continue
             if not (server.spec.shares_guidance and server.spec.computes_as(spec)):
                 continue

@@ -295,6 +295,8 @@ class Matcher:
         inputs = self._inputs(best)
         self._outbox.run(attempt, inputs, reason, preempt=preempt, keep_seconds=keep)
         self._halves.send(attempt, inputs)
+        if attempt.help is not None:
+            self._place(attempt.help.server, now)  # behind those that do nothing at all: only some are looked at
         self._place(server, now)
 
     def _attempt(self, job: Job, server: Server, now: float, *, alone: bool) -> Attempt:

@@ -235,7 +235,9 @@ class Downstream:
         return next(role for role in reversed(Role) if role in heads)
 
     def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:
-        return min(candidates, key=lambda server: server.remaining(now) + view.seconds(job, server))
+        return min(
+            candidates, key=lambda server: (server.remaining(now) + view.seconds(job, server), server.is_helping)
+        )
 
     def lead_seconds(self, server: Server) -> float:  # noqa: ARG002
         return self._lead_seconds

@@ -53,6 +53,8 @@ class JobSpec:
     """It need not run while this is there."""
     is_passed_on: bool = False
     """It makes a picture that a later stage reads; the client gets what becomes of it."""
+    is_steered: bool = False
+    """By pictures: no other server computes half of its guided steps."""
 
     def lacks(self, adapters: Collection[str]) -> bool:
         """Whether it needs others than these."""

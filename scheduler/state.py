@@ -301,6 +301,11 @@ class Server:
         """Nothing was committed to its device."""
         return not self.attempts and not (self.sharers and any(server.attempts for server in self.sharers))
 
+    @property
+    def is_helping(self) -> bool:
+        """Its device is, with an attempt of another server."""
+        return any(each.help is not None for each in self.sharers or (self,))
+
     def group(self, group: Epoch) -> list[Attempt]:
         """Attempts that compute together, or will, in the order in which they were committed."""
         return [attempt for attempt in self.attempts.values() if attempt.group == group]
@@ -348,8 +353,10 @@ class Server:
             groups.setdefault(attempt.group, []).append(attempt)
         return sum(max(_ends(group, now)) for group in groups.values())
 
-    def may_run(self, role: Role) -> bool:
-        return not self.is_leaving and role in self.serving and self.sent.get(role, 0) < self.limits.get(role, 0)
+    def may_run(self, role: Role, *, beside: int = 0) -> bool:
+        """One more attempt, and so many ``beside`` it."""
+        sent = self.sent.get(role, 0) + beside
+        return not self.is_leaving and role in self.serving and sent < self.limits.get(role, 0)
 
     @property
     def is_computing(self) -> bool:

@@ -37,6 +37,8 @@ class View:
     names: dict[ModelKey, str] = field(default_factory=dict)
     """What clients call a model that a server has introduced."""
     reach: Reach = field(default_factory=Reach)
+    served: int = 0
+    """Times that somebody came to serve other roles, or none."""
     _shared: dict[tuple[ModelKey, Role, Role], bool] = field(default_factory=dict)
     """Answers of ``shared``, until somebody serves other roles."""
     devices: dict[str, list[Server]] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class View:
     def serve(self, server: Server, offered: frozenset[Role]) -> None:
         """It gets jobs of ``offered`` roles, as far as they are not set aside. Only the core calls this."""
         roles, model = offered - server.aside, server.spec.model
+        self.served += 1
         self._shared.clear()
         for role in server.serving - roles:
             del self.stations[(model, role)][server.id]

@@ -90,7 +90,8 @@ def fault(use: GuiderUse) -> tuple[str, str] | None:
             return name, f"the guider '{use.name}' takes no '{name}'; it takes {_taken(known)}"
         bounds = known.numbers[name]
         if not bounds.least <= value <= bounds.most:
-            return name, f"expected a number from {bounds.least:g} to {bounds.most:g}, not {value:g}"
+            told = str(value) if bounds.whole else f"{value:g}"  # an integer may be too large for a float
+            return name, f"expected a number from {bounds.least:g} to {bounds.most:g}, not {told}"
     start, stop = span(use)
     if not start < stop:
         return "stop", f"the guider would stop at {stop:g} of the steps and start at {start:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -24,6 +24,8 @@ class _Member:
     why: str = ""
     adapters: tuple[Adapter, ...] = ()
     upscaler: Upscaler | None = None
+    guiders: tuple[str, ...] = ()
+    guided_layers: int = 0
 
 
 class Catalogue:
@@ -50,7 +52,15 @@ class Catalogue:
         key = ModelKey(info.key)
         self._models.pop(key, None)
         self._models[key] = info
-        self._note(server, _Member(key, frozenset(roles), adapters=info.adapters, upscaler=info.upscaler))
+        member = _Member(
+            key,
+            frozenset(roles),
+            adapters=info.adapters,
+            upscaler=info.upscaler,
+            guiders=info.guiders,
+            guided_layers=info.guided_layers,
+        )
+        self._note(server, member)
         self._forget_surplus()
         self._changed()
 
@@ -112,9 +122,19 @@ class Catalogue:
         """With those that every stage which they change has; as the last server introduced it while there is none."""
         key = ModelKey(info.key)
         if key not in self._told:
-            offered = {"adapters": self._offered(key), "upscaler": self._upscaler(key)}
-            self._told[key] = msgspec.structs.replace(info, **offered) if key in self._sizes else info
+            if key in self._sizes:
+                offered = {"adapters": self._offered(key), "upscaler": self._upscaler(key)}
+                info = msgspec.structs.replace(info, **offered, **self._guiders(key))
+            self._told[key] = info
         return self._told[key]
+
+    def _guiders(self, key: ModelKey) -> Mapping[str, object]:
+        """Those that all its servers have, whatever they hold now: they are no part of the key, and an older server
+        would guide as ever without a word."""
+        members = [member for member in self._members.values() if member.key == key]
+        first, *others = dict.fromkeys(member.guiders for member in members)
+        common = tuple(name for name in first if all(name in other for other in others))
+        return {"guiders": common, "guided_layers": max(member.guided_layers for member in members)}
 
     def _upscaler(self, key: ModelKey) -> Upscaler | None:
         """Of several the one that is held, and of these the one that came last. One that nobody holds is loaded when

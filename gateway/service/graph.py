@@ -21,7 +21,7 @@ from wire.types import JobId, ModelKey, RequestId, Role
 FALLBACK_STEPS = 50
 
 LEAST_SHARE = 0.05
-"""Of a pass, that a ControlNet adds to it, or an IP-Adapter. Guidance with either is never shared between servers."""
+"""Of a pass, that a ControlNet adds to it, or an IP-Adapter."""
 
 _work = lru_cache(maxsize=4096)(Work)
 """Most requests ask for what others have asked for, and what is the same object is found without being compared."""
@@ -194,7 +194,9 @@ def _job(
     name = work.role if index is None else f"{work.role}.{index}"
     guider = params.guider if work.role is Role.DIT else None
     kind = params.workflow if guider is None else f"{params.workflow} {guider.name}"
-    spec = JobSpec(JobId(f"{request.request_id}/{name}"), work.role, work, needs, workflow=kind)
+    steered = work.role is Role.DIT and bool(params.controls or params.ip_adapter)
+    job = JobId(f"{request.request_id}/{name}")
+    spec = JobSpec(job, work.role, work, needs, workflow=kind, is_steered=steered)
     return StageJob(spec, index, params, uploads or {})
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from gateway.service import graph
 from gateway.service.attempts import Record, note_kept
 from gateway.service.embeddings import Embeddings
-from gateway.service.interfaces import Finished, ImageRequest, Listener, NoCapacity, ServiceError
+from gateway.service.interfaces import Finished, ImageRequest, Listener, NoCapacity
 from gateway.storage.room import RoomTaken
 from scheduler.spec import Made
 from wire.params import ModelInfo
@@ -67,10 +67,10 @@ class OpenRequests:
         uploads = self._held(request.uploads)
         try:
             work = graph.build(request, model, now + request.deadline_seconds, uploads)
-        except ServiceError:
+            encodings = self._embeddings.keys(work, request, model)
+        except BaseException:  # defects too: nobody else would ever give up what the pictures take
             self._let_go(uploads.values())
             raise
-        encodings = self._embeddings.keys(work, request, model)
         record = Record(work, request.traceparent, now)
         outcome: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
         entry = Open(record, outcome, tuple(uploads.values()), listener, encodings=encodings, exact=request.exact)

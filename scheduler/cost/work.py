@@ -56,8 +56,8 @@ class Work:
             raise ValueError(f"sizes and lengths are 0 or more, not {self}")
         if self.role is not Role.ENCODER and not (self.height and self.width):
             raise ValueError(f"{self.role} work needs a height and a width in pixels")
-        if not self.more_passes > -1:
-            raise ValueError(f"a step has one forward pass or more, not {self.more_passes} fewer than usual")
+        if not self._step_passes > 0:
+            raise ValueError(f"a step has some forward pass, and there are {self.more_passes} beside the usual ones")
         if self.steps < 1 or not self.batch >= 1:
             raise ValueError(f"steps and batch are 1 or more, not {self.steps} and {self.batch}")
 
@@ -66,7 +66,11 @@ class Work:
         """Forward passes, or 1 for the stages that have no loop."""
         if self.role is not Role.DIT:
             return 1
-        return self.steps * (self.more_passes + (2 if self.cfg else 1))
+        return self.steps * self._step_passes
+
+    @property
+    def _step_passes(self) -> float:
+        return self.more_passes + (2 if self.cfg else 1)
 
     def is_like(self, other: Work) -> bool:
         """Equal in everything but the number of steps."""

@@ -49,13 +49,14 @@ class Backpressure(Observer):
         return max(mine or downstream_first, key=lambda role: self._worth(role, heads[role], server, view))
 
     def server(self, job: Job, candidates: Sequence[Server], view: View, now: float) -> Server:
-        """Where it is done first; of equals, where its inputs lie. Adapters that a server had no job with yet take
-        their time."""
+        """Where it is done first; of equals, where nobody is deprived of help, and then where its inputs lie. Adapters
+        that a server had no job with yet take their time."""
         holders = {job.request.jobs[need].holder for need in job.spec.needs}
 
-        def completion(server: Server) -> tuple[float, bool]:
+        def completion(server: Server) -> tuple[float, bool, bool]:
             loading = ADAPTER_SECONDS * len(job.spec.adapters - server.adapted)
-            return round(server.remaining(now) + loading + view.seconds(job, server), 3), server.id not in holders
+            seconds = round(server.remaining(now) + loading + view.seconds(job, server), 3)
+            return seconds, server.is_helping, server.id not in holders
 
         return min(candidates, key=completion)
 

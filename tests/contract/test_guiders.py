@@ -12,7 +12,7 @@ from tests.contract.test_edits import PNG
 from wire.guiders import GuiderUse
 
 URL, EDITS = "/v1/images/generations", "/v1/images/edits"
-GUIDED = {"guiders": ("cfg", "apg", "pag"), "guided_layers": 6}
+GUIDED = {"guiders": ("cfg", "apg", "pag", "cfg_zero_star"), "guided_layers": 6}
 
 PAG = GuiderUse(name="pag", scale=3.0, layers=(1, 2))
 
@@ -56,9 +56,10 @@ async def test_a_form_has_a_name_or_a_json_text(client, service, text):
     ("fields", "code", "param", "words"),
     [
         ({"guider": "pga"}, "invalid_value", "guider", "there is no guider 'pga'; there are cfg, "),
-        ({"guider": "slg"}, "invalid_value", "guider", "takes no guider 'slg'; it takes cfg, apg, pag"),
+        ({"guider": "slg"}, "invalid_value", "guider", "takes no guider 'slg'; it takes cfg, apg, pag, "),
         ({"guider": {"name": "cfg", "scale": 2}}, "invalid_value", "guider.scale", "'cfg' takes no 'scale'; it takes"),
         ({"guider": {"name": "pag", "scale": 101}}, "invalid_value", "guider.scale", "from 0 to 100, not 101"),
+        ({"guider": {"name": "cfg_zero_star", "zero_steps": 10**400}}, "invalid_value", "guider.zero_steps", "to 200"),
         ({"guider": {"name": "pag", "layers": [6]}}, "invalid_value", "guider.layers", "has the layers 0 to 5, not 6"),
         ({"guider": {"name": "pag", "start": 0.9}}, "invalid_value", "guider.stop", "stop at 0.2 of the steps"),
         ({"guider": "apg", "guidance_scale": 1}, "invalid_value", "guider", "needs a 'guidance_scale' above 1, not 1"),
@@ -85,4 +86,4 @@ async def test_a_form_is_told_the_same(client):
 
 async def test_models_tell_which_they_take(client):
     told = (await client.get("/v1/models/tiny")).json()["abilities"]
-    assert (told["guiders"], told["guider_layers"]) == (["cfg", "apg", "pag"], 6)
+    assert (told["guiders"], told["guider_layers"]) == (["cfg", "apg", "pag", "cfg_zero_star"], 6)

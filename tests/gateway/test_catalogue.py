@@ -152,3 +152,15 @@ def test_of_several_upscalers_one_that_is_held_is_offered(model):
     assert catalogue.resolve("tiny").upscaler == LARGE
     catalogue.set_aside(B, (Role.UPSCALER,), "not reached")
     assert catalogue.resolve("tiny").upscaler == SMALL
+
+
+def test_only_guiders_that_all_servers_of_the_model_have_are_offered(model):
+    """An older server knows none, has the same key, and would leave out what it does not know."""
+    catalogue = Catalogue()
+    catalogue.joined(A, model(), (Role.ENCODER, Role.DECODER))
+    catalogue.joined(B, model(guiders=("cfg", "apg")), (Role.DIT,))
+    assert catalogue.resolve("tiny").guiders == ()
+    catalogue.joined(A, model(guiders=("apg", "pag")), REQUIRED)
+    assert catalogue.resolve("tiny").guiders == ("apg",)
+    catalogue.lost(A)
+    assert catalogue.resolve("tiny").guiders == ("cfg", "apg")

@@ -460,6 +460,16 @@ async def test_uploads_beyond_the_room_there_is_are_turned_away(bench, request_f
     assert bench.held == {}
 
 
+async def test_uploads_are_given_up_where_a_request_fails_by_a_defect(bench, request_for, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("gateway.service.graph.build", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        await bench.dispatcher.generate(request_for(uploads={"image": b"png"}))
+    assert bench.held == {}
+
+
 async def test_what_cannot_be_done_is_refused_before_the_scheduler_hears_of_it(bench, request_for):
     with pytest.raises(ModelNotFound, match="'nobody'"):
         await bench.dispatcher.generate(request_for(model="nobody"))

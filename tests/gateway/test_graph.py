@@ -168,6 +168,22 @@ def test_pictures_that_steer_go_to_the_stage_that_reads_them(request_for, model,
     assert built["r/decoder.0"].uploads == {}
 
 
+@pytest.mark.parametrize("steered", [{"controls": (ControlUse("canny"),)}, {"ip_adapter": IPAdapterUse("style")}, {}])
+def test_jobs_that_pictures_steer_say_so_however_few_passes_their_guider_takes(request_for, model, steered):
+    guider = GuiderUse(name="cfg", stop=0.5)
+    images = (ImageParams(width=64, height=64, guidance_scale=3.0, guider=guider, **steered),)
+    jobs = graph.build(request_for(images=images), model(), 1.0).jobs.values()
+    assert [job.spec.role for job in jobs if job.spec.is_steered] == ([Role.DIT] if steered else [])
+
+
+def test_a_guider_that_stops_at_once_leaves_one_pass_of_each_step(request_for, model):
+    """So close to the first step that a share of all steps cannot tell it from that."""
+    guider = GuiderUse(name="cfg", stop=1e-20)
+    images = (ImageParams(width=64, height=64, guidance_scale=3.0, guider=guider),)
+    work = graph.build(request_for(images=images), model(), 1.0).jobs["r/dit.0"].spec.work
+    assert work.passes == work.steps
+
+
 # --- upscaling --------------------------------------------------------------------------------------------------------
 
 LARGER = Upscaler("swin", "0d", 2)

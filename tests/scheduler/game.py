@@ -101,6 +101,7 @@ class Game:
         adapters: Mapping[Role, Iterable[str]] | None = None,
         made: Made | None = None,
         guided: bool = False,
+        steered: bool = False,
     ) -> list[Action]:
         """With ``masks``, the decoder reads an output of the encoder as well. ``adapters``: those of a role's jobs.
         ``made``: what the encoder job has left already.
@@ -116,7 +117,8 @@ class Game:
             )
             denoising = Work(D, height=64, width=64, steps=steps, cfg=guided, step_cache=step_cache)
             mine = needed.get(D, frozenset())
-            dit = JobSpec(JobId(f"{name}/d{i}"), D, denoising, (encoder.id,), previews=shown, adapters=mine)
+            job, needs = JobId(f"{name}/d{i}"), (encoder.id,)
+            dit = JobSpec(job, D, denoising, needs, previews=shown, adapters=mine, is_steered=steered)
             jobs += [dit, JobSpec(JobId(f"{name}/v{i}"), V, decoding, (*shared, dit.id))]
         spec = RequestSpec(RequestId(name), MODEL, tuple(jobs), self.now + deadline, priority=priority, exact=exact)
         return self.post(ev.RequestArrived(spec))

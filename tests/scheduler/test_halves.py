@@ -13,7 +13,7 @@ from scheduler.halves import REST_SECONDS
 from scheduler.policy import Policies
 from scheduler.reach import Failure
 from scheduler.spec import Output
-from scheduler.state import Attempt, Server
+from scheduler.state import Attempt, Help, Server
 from scheduler.view import View
 from tests.scheduler.game import D, E, Game, V, of, releases, runs
 from wire.types import Epoch, Handle, RequestId, ServerId
@@ -76,6 +76,7 @@ def test_one_that_has_nothing_to_do_helps() -> None:
         {"software": ""},
         {"shares_guidance": False},
         {"limit": 0},
+        {"limit": 1},
         {"roles": {V}},
     ],
 )
@@ -88,6 +89,13 @@ def test_only_one_that_computes_the_same_helps(change: dict[str, object]) -> Non
 def test_steps_without_guidance_have_no_halves() -> None:
     g = game("b", guided=False)
     assert helps(begin(g)) == []
+
+
+def test_steps_that_pictures_steer_have_no_halves() -> None:
+    g = game("b", guided=False)
+    g.through("r/e", "r/d0", "r/v0")
+    g.ask("s", guided=True, steered=True)
+    assert helps(g.through("s/e")) == []
 
 
 def test_steps_of_which_some_are_remembered_have_no_halves() -> None:
@@ -114,6 +122,48 @@ def test_a_job_that_comes_gets_the_server_as_if_it_did_nothing() -> None:
     order = [action for action in actions if isinstance(action, do.Cancel | do.Run) and action.server == helper]
     assert [type(action) for action in order] == [do.Cancel, do.Run], "it is told to stop first"
     assert not is_helping(g, helper)
+
+
+def test_reports_of_progress_are_not_compared_with_the_help_that_others_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be hundreds, and a report twice a second of each."""
+    names = [f"s{number}" for number in range(9)]
+    g = game(*names)
+    begin(g)
+    for number in range(4):
+        g.ask(f"q{number}", guided=True)
+        g.through(f"q{number}/e")
+    looked_at: list[Help] = []
+    halves = g.scheduler._halves
+    why_over = halves._why_over
+
+    def looked(help_: Help) -> str:
+        looked_at.append(help_)
+        return why_over(help_)
+
+    monkeypatch.setattr(halves, "_why_over", looked)
+    for job in ("r/d0", "q0/d0"):
+        g.fetched(job)
+        g.started(job)
+        g.progressed(job, 1, 20, 0.5)
+    assert {help_.attempt.job.spec.id for help_ in looked_at} == {"r/d0", "q0/d0"}
+
+
+def test_a_job_goes_to_one_that_does_nothing_at_all_if_there_is_one() -> None:
+    names = [f"s{number}" for number in range(39)]
+    g = game(*names)
+    begin(g)
+    for number in range(19):
+        g.ask(f"q{number}", guided=True)
+        assert len(helps(g.through(f"q{number}/e"))) == 1
+    assert sum(is_helping(g, name) for name in ("a", *names)) == 20
+
+
+def test_a_job_gets_the_server_also_where_that_takes_no_third_attempt() -> None:
+    g = game()
+    g.join("b", {D}, limit=2, software="x", shares_guidance=True)
+    assert len(helps(begin(g))) == 1
+    g.ask("s", guided=True)
+    assert runs(g.through("s/e"))[-1][0] == "s/d0"
 
 
 def test_nobody_helps_while_others_wait_for_the_server() -> None:

@@ -101,7 +101,8 @@ async def test_a_gateway_that_takes_no_server_without_roles_gets_the_first(gatew
 
 async def test_where_the_first_model_is_refused_the_process_ends(gateway: Any, start: Start) -> None:
     process = start(*SEVERAL)
-    await Both(gateway).greet(refused="gpu")
+    await gateway.expect(Hello, lambda hello: hello.name == "gpu", seconds=30.0)
+    await gateway.send(Refused(code="roles", message="it holds nothing"))
     code, errors = await ended(process)
     assert code == 2, errors
     assert "the server of tiny-shapes has ended, and with it the process" in errors

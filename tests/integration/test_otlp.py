@@ -111,7 +111,7 @@ def test_the_callers_trace_goes_on_over_every_process_with_transfers(service: An
         assert 0 < each.span.end_time_unix_nano - each.span.start_time_unix_nano < 60e9
     assert len({each.attributes["server.port"] for each in transfers.values()}) == 3
 
-    for role, log in zip(Role, logs, strict=True):
+    for role, log in zip(REQUIRED, logs, strict=True):
         (line,) = (told for told in map(json.loads, log.splitlines()) if told.get("request_id"))
         assert (line["request_id"], line["stage"], line["process"]) == (request, role, f"the-{role}")
         assert line["trace_id"] in CLIENT

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.otlp import Received, SpanOf, collector, values
-from wire.types import REQUIRED, Role
+from wire.types import REQUIRED
 
 pytestmark = pytest.mark.services
 

@@ -21,21 +21,18 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from benchmarks.highest import highest
+from benchmarks.on_cores import running
 from benchmarks.ports import free_port
 from wire.types import REQUIRED
 
-READY_SECONDS = 180.0
 SLACK = 3.0
 """Times the latency of a request alone."""
 FIRST, GRID, STRIDE = 0.65, 1.1, 2
@@ -154,40 +151,9 @@ def _service(most: int, core: int, roles: Sequence[str]) -> Iterator[_Service]:
         variables = {"CONTROL_BIND": f"tcp://127.0.0.1:{control}", "MAX_BATCH": str(most), "STATE_DIR": folder}
         given = environment | {f"DISAGFUSION_{name}": value for name, value in variables.items()}
         others = os.sched_getaffinity(0) - {core} or {core}
-        with Path(folder, "log").open("wb") as log:
-            processes = [_started(gateway, given, others, log)]
-            processes += [_started([*stage, role], environment, {core}, log) for role in roles]
-            try:
-                _wait_until_ready(http, processes, Path(folder, "log"))
-                yield _Service(f"http://127.0.0.1:{http}/v1", processes[1:])
-            finally:
-                for process in processes:
-                    process.terminate()
-                for process in processes:
-                    process.wait()
-
-
-def _started(
-    command: Sequence[str], environment: Mapping[str, str], cores: set[int], log: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    """On these cores only, as its parent is while it starts."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _wait_until_ready(port: int, processes: Sequence[subprocess.Popen[bytes]], log: Path) -> None:
-    until = time.monotonic() + READY_SECONDS
-    while time.monotonic() < until and all(process.poll() is None for process in processes):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz"):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    raise SystemExit(f"the service did not start:\n{log.read_text(errors='replace')}")
+        processes = [(gateway, given, others), *(([*stage, role], environment, {core}) for role in roles)]
+        with running(processes, http, Path(folder, "log")) as started:
+            yield _Service(f"http://127.0.0.1:{http}/v1", started[1:])
 
 
 if __name__ == "__main__":

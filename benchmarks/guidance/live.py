@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 from benchmarks.http_load import ask
+from benchmarks.on_cores import running
 from benchmarks.ports import free_port
 
-READY_SECONDS = 300.0
 HEAD = ("size", "steps", "pictures", "one server", "two servers", "times as fast", "equal to the byte")
 
 
@@ -82,46 +79,10 @@ def _service(*, share: bool) -> Iterator[int]:
         settings = {f"DISAGFUSION_{name}": value for name, value in variables.items()}
         stage = [sys.executable, "-m", "stage_server", "--model", "tiny-shapes", "--threads", "1", "--pin"]
         stage += ["--gateway", f"tcp://127.0.0.1:{control}", "--role"]
-        log = Path(folder, "log")
-        processes = [_started([sys.executable, "-m", "gateway", "--port", str(http)], given | settings, cores, log)]
-        processes.append(_started([*stage, "encoder,decoder"], given, cores, log))
-        processes += [_started([*stage, "dit"], given, [cores[k % len(cores)]], log) for k in range(2)]
-        try:
-            _wait_until_ready(http, processes, log)
+        processes = [
+            ([sys.executable, "-m", "gateway", "--port", str(http)], given | settings, cores),
+            ([*stage, "encoder,decoder"], given, cores),
+            *(([*stage, "dit"], given, [cores[k % len(cores)]]) for k in range(2)),
+        ]
+        with running(processes, http, Path(folder, "log")):
             yield http
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait()
-
-
-def _started(
-    command: Sequence[str], environment: Mapping[str, str], cores: Sequence[int], log: Path
-) -> subprocess.Popen[bytes]:
-    """On these cores only, as its parent is while it starts."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        with log.open("ab") as output:
-            return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _wait_until_ready(port: int, processes: Sequence[subprocess.Popen[bytes]], log: Path) -> None:
-    """Until all have joined, which their logs tell."""
-    until = time.monotonic() + READY_SECONDS
-    while time.monotonic() < until and all(process.poll() is None for process in processes):
-        if log.read_text(errors="replace").count(" joined with ") >= len(processes) - 1 and _is_ready(port):
-            return
-        time.sleep(0.2)
-    raise SystemExit(f"the service did not start:\n{log.read_text(errors='replace')}")
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz"):
-            return True
-    except (urllib.error.URLError, ConnectionError):
-        return False

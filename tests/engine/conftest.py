@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import ModularPipeline
 from PIL import Image as PilImage
 
 import tests.engine.families
 from stage_server.engine.base import Preview, StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
-from tests.engine.both_ways import over_the_wire
+from tests.engine.both_ways import over_the_wire, whole
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
 from wire.values import Image, Tensor, Value
@@ -142,3 +143,16 @@ def generate() -> Callable[..., PilImage.Image]:
         return PilImage.open(io.BytesIO(data))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def monolith(model_folder: Callable[[str], str]) -> Callable[[str], ModularPipeline]:
+    """Family → its whole pipeline, loaded once."""
+    loaded: dict[str, ModularPipeline] = {}
+
+    def load(family: str) -> ModularPipeline:
+        if family not in loaded:
+            loaded[family] = whole(model_folder(family))
+        return loaded[family]
+
+    return load

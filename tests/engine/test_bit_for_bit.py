@@ -10,7 +10,7 @@ from diffusers import ModularPipeline
 from PIL import Image
 
 from stage_server.engine.diffusers_engine import DiffusersEngine
-from tests.engine.both_ways import PROMPT, as_png, made_by_whole, picture, whole
+from tests.engine.both_ways import PROMPT, as_png, made_by_whole, picture
 from wire.params import ImageParams
 from wire.types import Role
 
@@ -65,18 +65,6 @@ def uploads(workflow: str) -> dict[str, Image.Image]:
         return {}
     mask = {"mask_image": picture("L")} if workflow == "inpainting" else {}
     return {"image": picture("RGB")} | mask
-
-
-@pytest.fixture(scope="module")
-def monolith(model_folder: Callable[[str], str]) -> Callable[[str], ModularPipeline]:
-    loaded: dict[str, ModularPipeline] = {}
-
-    def load(family: str) -> ModularPipeline:
-        if family not in loaded:
-            loaded[family] = whole(model_folder(family))
-        return loaded[family]
-
-    return load
 
 
 @pytest.mark.parametrize(("family", "workflow", "guidance"), CASES)

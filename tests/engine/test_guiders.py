@@ -14,7 +14,7 @@ from PIL import Image
 
 from stage_server.engine.base import BadJob, EngineError, HandOver, JobCancelled, StageJob, Unfinished, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
-from tests.engine.both_ways import PROMPT, made_by_whole, whole
+from tests.engine.both_ways import PROMPT, made_by_whole
 from wire.guiders import GuiderUse, fault, more_passes
 from wire.params import ImageParams
 from wire.types import Role
@@ -67,18 +67,6 @@ def params(guider: GuiderUse | None, **options: Any) -> ImageParams:
     given = {"width": 96, "height": 64, "num_inference_steps": 3, "guidance_scale": 3.0, "seed": 11}
     given |= {"negative_prompt": "a blue star", **options}
     return ImageParams(prompt=PROMPT, guider=guider, **given)
-
-
-@pytest.fixture(scope="module")
-def monolith(model_folder: Callable[[str], str]) -> Callable[[str], ModularPipeline]:
-    loaded: dict[str, ModularPipeline] = {}
-
-    def load(family: str) -> ModularPipeline:
-        if family not in loaded:
-            loaded[family] = whole(model_folder(family))
-        return loaded[family]
-
-    return load
 
 
 QUICK = ("tiny-shapes", "stable-diffusion-xl")

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stage_server.offload import Offload
+from stage_server.offload import parsed as parsed_offloads
 from stage_server.step_caches import CacheHook, StepCache, parse_levels
 from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import MAX_RELAYS
@@ -42,6 +44,16 @@ REPEATABLE = {
     "may_load": "[NAME=]MODEL",
 }
 """Options → what their values are called in ``--help``."""
+
+_COMPUTING = {
+    ("--adapter", "--adapters-folder"): "no weights",
+    ("--control", "--ip-adapter"): "no weights",
+    ("--upscaler",): "one where its profile has a section [upscaler]",
+    ("--quantize",): "no weights",
+    ("--offload",): "no weights",
+    ("--step-cache",): "no steps to leave out",
+}
+"""Options of engines that compute, and what an emulation has instead."""
 
 
 def _control_address(given: str) -> str:
@@ -109,6 +121,12 @@ class EngineSettings(BaseSettings):
         description="formats of weights, COMPONENT=FORMAT,… such as transformer=int8,text_encoder=nf4; formats: "
         f"{', '.join(WeightFormat)} (none takes one of the model's serving.json back)",
     )
+    offload: Annotated[dict[str, Offload], NoDecode] = Field(
+        {},
+        description="components whose weights wait in host memory and come to the device part by part, for their calls: "
+        f"COMPONENT=LEVEL,… such as transformer=block; levels: {', '.join(Offload)} (none takes one of the model's "
+        "serving.json back)",
+    )
     vae_tile: int | None = Field(
         None,
         ge=64,
@@ -136,6 +154,12 @@ class EngineSettings(BaseSettings):
     def _by_component(cls, given: object) -> object:
         named = _named(given, "COMPONENT=FORMAT, such as transformer=int8", "a component")
         return given if named is None else parsed(named)
+
+    @field_validator("offload", mode="before")
+    @classmethod
+    def _by_offloaded(cls, given: object) -> object:
+        named = _named(given, "COMPONENT=LEVEL, such as transformer=block", "a component")
+        return given if named is None else parsed_offloads(named)
 
     @field_validator("step_cache", mode="before")
     @classmethod
@@ -327,21 +351,10 @@ class Settings(EngineSettings):
     def _check_emulation(self) -> None:
         if not self.profile:
             raise ValueError("the emulated engine needs a profile: add --profile FILE")
-        if self.adapter or self.adapters_folder:
-            raise ValueError(
-                "--adapter and --adapters-folder belong to --engine diffusers: an emulation has no weights"
-            )
-        if self.control or self.ip_adapter:
-            raise ValueError("--control and --ip-adapter belong to --engine diffusers: an emulation has no weights")
-        if self.upscaler:
-            raise ValueError(
-                "--upscaler belongs to --engine diffusers: an emulation has one where its profile has a section "
-                "[upscaler]"
-            )
-        if self.quantize:
-            raise ValueError("--quantize belongs to --engine diffusers: an emulation has no weights")
-        if self.step_cache:
-            raise ValueError("--step-cache belongs to --engine diffusers: an emulation has no steps to leave out")
+        for names, why in _COMPUTING.items():
+            if any(getattr(self, name.removeprefix("--").replace("-", "_")) for name in names):
+                verb = "belong" if len(names) > 1 else "belongs"
+                raise ValueError(f"{' and '.join(names)} {verb} to --engine diffusers: an emulation has {why}")
 
     @model_validator(mode="after")
     def _goes_through_relays_encrypted(self) -> Self:
@@ -356,8 +369,8 @@ class Settings(EngineSettings):
         return self
 
     def of_each_model(self) -> tuple[Settings, ...]:
-        """``--model``, and without roles each ``--may-load``; LoRAs, ControlNets, formats, step caches and the revision
-        are the first one's."""
+        """``--model``, and without roles each ``--may-load``; LoRAs, ControlNets, formats, offloading, step caches and
+        the revision are the first one's."""
         return (self, *(self._of_other(*given.rpartition("=")[::2]) for given in self.may_load))
 
     def _of_other(self, name: str, source: str) -> Settings:
@@ -373,6 +386,7 @@ class Settings(EngineSettings):
             "upscaler": "",
             "served_model_name": name,
             "quantize": {},
+            "offload": {},
             "step_cache": {},
         }
         return self.model_copy(update={**own, **which})

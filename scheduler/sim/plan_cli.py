@@ -31,15 +31,15 @@ def main(argv: list[str], program: str = "python -m scheduler") -> int:
     parser = _parser(program)
     args = parser.parse_args(argv)
     try:
-        offers = _offers(args)
-        kind = Kind("request", args.size[1], args.size[0], args.steps, cfg=args.guidance)
+        kind = Kind("request", args.size[1], args.size[0], args.steps, cfg=args.guidance, upscaled=args.upscale)
+        offers = _offers(args, kind)
         seconds = args.seconds or (planner.long_enough(args.rate) if args.rate > 0 else 1.0)
         phase = Phase(seconds, mix_of(kind), rate=args.rate, cv=args.cv)
         slo = Slo(args.slo, args.quantile)
-        large = planner.too_large(offers)
+        large = planner.too_large(offers, [*dict.fromkeys(work.role for work in kind.works())])
         if large:
             sys.stderr.write("".join(f"{line}\n" for line in large))
-            sys.stderr.write("offer a larger device (--gpu), or weights in fewer bits (--memory)\n")
+            sys.stderr.write("offer a larger device (--gpu), or weights in fewer bits or offloaded (--memory)\n")
             return 1
         found = planner.answer(offers, phase, slo, args.policies, tell=_say)
     except ProfileError as error:
@@ -66,7 +66,7 @@ def main(argv: list[str], program: str = "python -m scheduler") -> int:
     return 0
 
 
-def _offers(args: argparse.Namespace) -> list[Offer]:
+def _offers(args: argparse.Namespace, kind: Kind) -> list[Offer]:
     """Raises ``ProfileError`` or ``PlanError``."""
     if not args.gpu and not args.model:
         raise PlanError("which devices? name profiles with --gpu, or a model whose profiles are all tried with --model")
@@ -78,7 +78,12 @@ def _offers(args: argparse.Namespace) -> list[Offer]:
                 raise PlanError(f"--gpu: a profile of {setup.model} on {device}, not of {args.model}")
     for number, offer in enumerate(offers, start=1):  # one profile may be offered with two sizes of memory
         setup = replace(offer.setup, name=f"{number}.{offer.setup.name}")
-        offers[number - 1] = replace(offer, setup=_with_memory(setup, args.memory) if args.memory else setup)
+        offers[number - 1] = replace(offer, setup=_with_memory(setup, args.memory, kind) if args.memory else setup)
+    if kind.upscaled and not any(Role.UPSCALER in offer.setup.profile.roles for offer in offers):
+        raise PlanError(
+            "--upscale: no profile offered has a section [upscaler]; measure one with "
+            "'disagfusion profile --upscaler', and name its file with --gpu"
+        )
     return offers
 
 
@@ -97,16 +102,18 @@ def _is_of(profile: Profile, model: str) -> bool:
     return profile.model.name.lower() == model.rpartition("/")[2].lower()
 
 
-def _with_memory(setup: ServerSetup, path: Path) -> ServerSetup:
+def _with_memory(setup: ServerSetup, path: Path, kind: Kind) -> ServerSetup:
     """Raises ``PlanError``."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         model, weights = str(told["model"]), {Role(role): int(count) for role, count in told["weight_bytes"].items()}
+        copies = {Role(role): float(seconds) for role, seconds in told.get("copy_seconds", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"--memory: {path} is not what 'disagfusion memory --output' writes ({error})") from error
     if not _is_of(setup.profile, model):
         raise PlanError(f"--memory: {path} is of {model}, and the profile of {setup.model}")
-    return replace(setup, profile=planner.lighter(setup.profile, weights))
+    profile = planner.waiting_for_weights(planner.lighter(setup.profile, weights), copies, kind.works())
+    return replace(setup, profile=profile)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -130,6 +137,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--size", type=_size, default=(1024, 1024), help="WIDTHxHEIGHT (default: 1024x1024)")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
     parser.add_argument("--guidance", action="store_true", help="two forward passes per step")
+    parser.add_argument("--upscale", action="store_true", help="each picture goes through the upscaler")
     parser.add_argument("--cv", type=float, default=1.0, help="variation of the gaps between arrivals; 1: Poisson")
     parser.add_argument(
         "--seconds", type=float, help=f"simulated per fleet (default: {planner.LEAST_SECONDS:g}, or the time of "

@@ -6,12 +6,14 @@ The fluid bound says how few servers can possibly do; the simulation says whethe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from scheduler.cost.features import row
 from scheduler.cost.profile import GIGABYTE as GB
 from scheduler.cost.profile import Profile
+from scheduler.cost.work import Work
 from scheduler.roles.problem import Infeasible
 from scheduler.sim.bound import fluid_rate, with_best_roles
 from scheduler.sim.engine import simulate
@@ -127,12 +129,31 @@ def lighter(profile: Profile, weights: Mapping[Role, int]) -> Profile:
     return replace(profile, roles=roles)
 
 
-def too_large(offers: Sequence[Offer]) -> list[str]:
+def waiting_for_weights(profile: Profile, copy_seconds: Mapping[Role, float], works: Iterable[Work]) -> Profile:
+    """The same model of which some weights come for each call: jobs such as ``works`` do not compute faster than those.
+
+    They come while others compute, so that of both times the longer one counts.
+    """
+    roles = dict(profile.roles)
+    for work in works:
+        if work.role not in copy_seconds or work.role not in roles:
+            continue
+        part = roles[work.role]
+        features = row(work, profile.model)
+        computing = sum(each * feature for each, feature in zip(part.coefficients, features, strict=True))
+        fixed, *others = part.coefficients
+        waiting = max(0.0, copy_seconds[work.role] - computing)
+        roles[work.role] = replace(part, coefficients=(fixed + waiting, *others))
+    return replace(profile, roles=roles)
+
+
+def too_large(offers: Sequence[Offer], roles: Sequence[Role] = REQUIRED) -> list[str]:
     """What nobody has room for, in words."""
     found = []
-    for role in REQUIRED:
-        if not any(offer.setup.fits(frozenset({role})) for offer in offers):
-            most = max(offers, key=lambda offer: offer.setup.memory).setup
+    for role in roles:
+        able = [offer for offer in offers if role in offer.setup.profile.roles]
+        if able and not any(offer.setup.fits(frozenset({role})) for offer in able):
+            most = max(able, key=lambda offer: offer.setup.memory).setup
             part = most.profile.roles[role]
             found.append(
                 f"the {role} of {most.model} takes {part.weights_bytes / GB:.1f} GB, and a job of it "

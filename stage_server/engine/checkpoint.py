@@ -30,6 +30,8 @@ from huggingface_hub.errors import (
 
 from stage_server.engine.base import LoadError
 from stage_server.engine.weights import DamagedFile, check_file, element_counts, loaded_bytes, read_json, unreadable
+from stage_server.offload import Offload
+from stage_server.offload import parsed as parsed_offloads
 from stage_server.step_caches import StepCache, parse_levels
 from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import Count, Positive
@@ -51,6 +53,7 @@ class _ServingDefaults(msgspec.Struct):
     max_pixels: Count = 0
     quality_steps: dict[Literal["low", "medium", "high", "xhigh", "max"], Positive] = {}
     quantize: dict[str, WeightFormat] = {}
+    offload: dict[str, Offload] = {}
     step_caches: dict[str, str] = {}
 
 
@@ -121,6 +124,10 @@ class Checkpoint:
     def formats(self) -> dict[str, WeightFormat]:
         """Of weights, that ``serving.json`` asks for."""
         return parsed(self.serving_defaults().get("quantize", {}))
+
+    def offloads(self) -> dict[str, Offload]:
+        """Of components, that ``serving.json`` asks for."""
+        return parsed_offloads(self.serving_defaults().get("offload", {}))
 
     def step_caches(self) -> dict[str, StepCache | None]:
         """By level, as ``serving.json`` has them. Raises ``LoadError``."""

@@ -6,7 +6,6 @@ import gc
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,49 +14,29 @@ from diffusers import ModularPipeline
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.guiders.guider_utils import BaseGuidance
 
+from stage_server.engine import offloading
 from stage_server.engine.attention import set_backend
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.causes import cause, refuse_gaps
 from stage_server.engine.checkpoint import Checkpoint, ComponentFiles
 from stage_server.engine.common import CommonComponents, Holder, kind_of
-from stage_server.engine.compiled import Compiler
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.leaves import nbytes
+from stage_server.engine.load_options import LoadOptions, NoRoom
 from stage_server.engine.low_rank import make_adaptable
-from stage_server.engine.quantised import check_possible, named, predicted_bytes, quantise
+from stage_server.engine.offloading import Held, Offloaded
+from stage_server.engine.predicted_bytes import predicted
+from stage_server.engine.quantised import check_possible, named, quantise
 from stage_server.engine.split import DENOISERS
 from stage_server.engine.step_cache import check_possible as check_step_cache
 from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.tiling import tile
 from stage_server.engine.weight_cache import HostCopy, WeightCache, default_limit, host_copy
-from stage_server.step_caches import StepCache, merged
-from stage_server.weight_formats import Formats, WeightFormat
+from stage_server.offload import Offload
+from stage_server.step_caches import merged
+from stage_server.weight_formats import WeightFormat
 
 _log = logging.getLogger(__name__)
-
-
-class NoRoom(LoadError):
-    """The device's memory is too small for what is on it and a component more."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """How weights are loaded. ``attention_backend`` and ``compiler`` concern the denoiser only."""
-
-    device: torch.device
-    dtype: torch.dtype
-    compiler: Compiler | None = None
-    attention_backend: str | None = None
-    weight_cache_bytes: int | None = 0
-    """Of host memory, for weights that are not on the device or may leave it; None: a share of what is free."""
-    formats: Formats = field(default_factory=dict)
-    """Of components whose weights are quantised; before those of the model's ``serving.json``."""
-    step_caches: Mapping[str, StepCache | None] = field(default_factory=dict)
-    """By level, before those of ``serving.json``; None takes one of those back."""
-    vae_tile: int | None = None
-    """Side of the tiles, in pixels, in which larger pictures pass through the VAE."""
-    loads: bool = True
-    """False: nothing will be loaded, so formats need not be possible here."""
 
 
 class Components:
@@ -80,12 +59,17 @@ class Components:
         wanted = {**checkpoint.formats(), **options.formats}
         modules = [name for name, files in self.files.items() if files.is_module]
         self.formats = named(wanted, self.configs, modules)
+        self.offloads = offloading.named({**checkpoint.offloads(), **options.offloads}, modules)
         self.step_caches = merged(checkpoint.step_caches(), options.step_caches)
         if options.loads:
             check_possible(self.formats, options.device, str(options.dtype).removeprefix("torch."))
+            compiled = DENOISERS if options.compiler is not None else ()
+            offloading.check_possible(self.offloads, options.device, options.dtype, compiled, self.configs)
         self.attention_backend = options.attention_backend or ""
         """Of denoisers that are loaded from now on; empty: diffusers' own choice."""
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, Held] = {}
+        self._offloaded: dict[str, Offloaded] = {}
+        """Components that are loaded, of those that ``offloads`` names."""
         self.resident: frozenset[str] = frozenset()
         self.adapted: frozenset[str] = frozenset()
         """Components that adapters may change, to be named before they are loaded."""
@@ -113,9 +97,10 @@ class Components:
         """What no engine changes, for ``common_keys``.
 
         Denoisers may be compiled or have an attention backend of their own, adapters change weights, quantised files
-        load in their own way, and pipelines turn a VAE that overflows in half precision into float32 and back.
+        load in their own way, weights that come and go do so for one engine, and pipelines turn a VAE that overflows in
+        half precision into float32 and back.
         """
-        own = {*DENOISERS, *self.adapted}
+        own = {*DENOISERS, *self.adapted, *self.offloads}
         for name, config in self.configs.items():
             if config.get("quantization_config") or config.get("force_upcast"):
                 own.add(name)
@@ -152,27 +137,38 @@ class Components:
         return self._options.compiler is not None
 
     def nbytes(self, name: str) -> int:
-        """Bytes of its weights: as predicted, and once it was loaded as measured.
+        """Bytes of its weights on the device: as predicted, and once it was loaded as measured.
 
         0 where it has none, or where its files do not tell, which loading them will say.
         """
+        return self._held(name).device
+
+    def copied_bytes(self, name: str) -> int:
+        """Of weights that are brought to the device for each of its calls; 0 of a component that is there."""
+        return self._held(name).copied
+
+    def _held(self, name: str) -> Held:
         if name not in self._sizes:
             try:
                 self._sizes[name] = self.predicted_bytes(name)
             except LoadError:
-                return 0
+                return Held(0, 0)
         return self._sizes[name]
 
-    def predicted_bytes(self, name: str, form: WeightFormat | None = None) -> int:
-        """In that format, or in the one that it has here; from its files alone. Raises ``LoadError``."""
-        files, dtype = self.files[name], self._options.dtype
-        if not files.is_module:
-            return 0
+    def predicted_bytes(self, name: str, form: WeightFormat | None = None, level: Offload | None = None) -> Held:
+        """In that format and offloaded so, or as it is here; from its files alone. Raises ``LoadError``."""
         form = form or self.formats.get(name, WeightFormat.NONE)
-        found = None
-        if form is not WeightFormat.NONE:
-            found = predicted_bytes(files.type_hint, self.configs[name], form, dtype)
-        return files.weight_bytes(str(dtype).removeprefix("torch.")) if found is None else found
+        level = level or self.offloads.get(name, Offload.NONE)
+        return predicted(self.files[name], self.configs[name], form, level, self._options.dtype)
+
+    def _host_bytes(self, name: str) -> int:
+        """Of all of its weights, which are in host memory before any is on the device."""
+        if name not in self.offloads:
+            return self.nbytes(name)
+        try:
+            return self.predicted_bytes(name, level=Offload.NONE).device
+        except LoadError:
+            return 0
 
     def are_warm(self, names: Iterable[str]) -> bool:
         """All of them are resident, or in host memory. From any thread."""
@@ -192,7 +188,7 @@ class Components:
         with self._common.moving(self._keys.get(name)), self._failures_named(name):
             if name in self.resident or self._is_elsewhere(name) or self.cache.get(self._kept_as(name)) is not None:
                 return True
-            if not self.cache.make_room(self.nbytes(name), spared):
+            if not self.cache.make_room(self._host_bytes(name), spared):
                 return False
             return self.cache.put(self._kept_as(name), self._host_copy(name, turn, pinned=True), spared)
 
@@ -215,15 +211,22 @@ class Components:
             kept_as = self._kept_as(name)
             copy = self.cache.get(kept_as)
             if copy is None:
-                pinned = self._copies is not None and self.cache.make_room(self.nbytes(name))
-                copy = self._host_copy(name, turn, pinned=pinned)
-                if pinned:
+                is_kept = self._copies is not None and self.cache.make_room(self._host_bytes(name))
+                copy = self._host_copy(name, turn, pinned=is_kept or name in self.offloads)
+                if is_kept:
                     self.cache.put(kept_as, copy)
-            if isinstance(copy.component, torch.nn.Module):
-                self._sizes[name] = nbytes(copy.component)
-            with nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
-                copy.to_device(self._options.device)
+            self._to_device(name, copy)
             return copy.component
+
+    def _to_device(self, name: str, copy: HostCopy) -> None:
+        if name in self.offloads:
+            self._offloaded[name] = Offloaded(copy, self.offloads[name], self._options.device)
+            self._sizes[name] = self._offloaded[name].held
+            return
+        if isinstance(copy.component, torch.nn.Module):
+            self._sizes[name] = Held(nbytes(copy.component), 0)
+        with nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
+            copy.to_device(self._options.device)
 
     def place(self, components: Mapping[str, Any]) -> None:
         """Make loaded components resident. To be done between two jobs."""
@@ -268,6 +271,8 @@ class Components:
             torch.cuda.empty_cache()
 
     def _give_up(self, name: str, component: Any, *, keep: bool) -> None:
+        if name in self._offloaded:
+            self._offloaded.pop(name).close()
         key = self._keys.get(name)
         with self._common.moving(key):
             if key is None or self._common.give_up(key, self._holder(name)):  # otherwise others go on with it

@@ -41,12 +41,13 @@ from stage_server.engine.base import (
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.common import CommonComponents, common_keys
 from stage_server.engine.compiled import Compiler, refuse_missing_compiler
-from stage_server.engine.components import Components, LoadOptions
+from stage_server.engine.components import Components
 from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_loops
+from stage_server.engine.load_options import LoadOptions
 from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
 from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
@@ -59,6 +60,7 @@ from stage_server.engine.steering import Steering
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
 from stage_server.engine.translated import errors_translated, known_device, opening, torch_dtype
 from stage_server.engine.warm_up import WarmUp, cached, warm_up
+from stage_server.offload import Offloads
 from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
 from wire.guiders import GUIDERS
@@ -101,6 +103,7 @@ class DiffusersEngine:
         adapter_bytes: int = 0,
         steering: SteeringSources | None = None,
         formats: Formats | None = None,
+        offloads: Offloads | None = None,
         vae_tile: int | None = None,
         step_caches: Mapping[str, StepCache | None] | None = None,
         loads: bool = True,
@@ -110,10 +113,10 @@ class DiffusersEngine:
         ``revision`` concerns the hub; ``weight_cache_bytes`` of host memory are for weights of roles that were held or
         may come, None: a share of what is free. Of each role as many jobs may share the device as ``together`` says, 1
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
-        of the device at most. ``steering``: ControlNets and IP-Adapters. ``formats``: component → how its weights are
-        quantised; ``vae_tile``: pixels of a side of the tiles in which the VAE takes larger pictures; ``step_caches``:
-        by level, before those of the model. Without ``loads`` it only answers questions, also for formats that cannot
-        be here. Raises ``LoadError``, with a text for the operator.
+        of the device at most. ``steering``: ControlNets and IP-Adapters. ``formats``, ``offloads``: component → how its
+        weights are quantised, how many are on the device; ``vae_tile``: pixels of a side of the tiles in which the VAE
+        takes larger pictures; ``step_caches``: by level, before those of the model. Without ``loads`` it only answers
+        questions, also for what cannot be here. Raises ``LoadError``, with a text for the operator.
         """
         _quiet_diffusers()
         self._dtype = dtype
@@ -132,6 +135,7 @@ class DiffusersEngine:
             attention_backend,
             weight_cache_bytes,
             formats or {},
+            offloads or {},
             step_caches or {},
             vae_tile,
             loads,

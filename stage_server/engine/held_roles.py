@@ -16,7 +16,8 @@ import torch
 from diffusers import ModularPipeline
 
 from stage_server.engine.base import DeviceTurn, LoadError
-from stage_server.engine.components import Components, NoRoom
+from stage_server.engine.components import Components
+from stage_server.engine.load_options import NoRoom
 from stage_server.engine.weight_cache import SPARED_BYTES, free_bytes
 from wire.types import REQUIRED, Role
 

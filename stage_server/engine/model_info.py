@@ -56,7 +56,7 @@ def read_info(
         unusual += (step_caches,)
     revisions = {name: files.digest() for name, files in sorted(components.files.items())} | ip_adapters.revisions
     defaults = checkpoint.serving_defaults()
-    for told in ("quantize", "step_caches"):  # whoever says it with the option instead has the same model
+    for told in ("quantize", "step_caches", "offload"):  # whoever says it with the option instead has the same model
         defaults.pop(told, None)
     ignored = _ignored(pipeline, components)
     denoiser, stack = _stack(components)

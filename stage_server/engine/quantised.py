@@ -20,8 +20,7 @@ from diffusers.hooks.layerwise_casting import apply_layerwise_casting_hook
 from torch.nn import Conv1d, Conv2d, Conv3d, Linear
 
 from stage_server.engine.base import LoadError
-from stage_server.engine.leaves import is_composed, put, rebuilt, tensors
-from stage_server.engine.stubs import meta_instance
+from stage_server.engine.leaves import is_composed, put, rebuilt
 from stage_server.weight_formats import NEEDS, Formats, WeightFormat
 
 GROUP = 64
@@ -97,18 +96,19 @@ def quantise(module: torch.nn.Module, form: WeightFormat, device: torch.device, 
         _quantise_by_torchao(chosen, form, device)
 
 
-def predicted_bytes(kind: Any, config: Mapping[str, Any], form: WeightFormat, dtype: torch.dtype) -> int | None:
-    """Of a component that is not loaded; None where its class cannot be built from its configuration alone."""
-    module = meta_instance(kind, config)
-    if module is None:
-        return None
+def sizes(module: torch.nn.Module, form: WeightFormat, dtype: torch.dtype) -> Callable[[torch.Tensor], int]:
+    """Tensor → the bytes that it will take, of a component that is not loaded and has no memory."""
     changed = {}
-    for _, layer in fit_layers(module, form, dtype):
+    for _, layer in fit_layers(module, form, dtype) if form is not WeightFormat.NONE else ():
         changed[id(layer.weight)] = _nbytes(layer.weight, form)
         if form is WeightFormat.FLOAT8_STORAGE and layer.bias is not None:
             changed[id(layer.bias)] = layer.bias.numel()
-    plain = sum(_plain_bytes(tensor, dtype) for tensor in tensors(module) if id(tensor) not in changed)
-    return plain + sum(changed.values())
+
+    def of(tensor: torch.Tensor) -> int:
+        known = changed.get(id(tensor))
+        return _plain_bytes(tensor, dtype) if known is None else known
+
+    return of
 
 
 def fit_layers(module: torch.nn.Module, form: WeightFormat, dtype: torch.dtype) -> Iterator[tuple[str, Any]]:

@@ -12,11 +12,12 @@ from transformers import CLIPVisionModelWithProjection
 
 from stage_server.engine.base import LoadError
 from stage_server.engine.checkpoint import Checkpoint
-from stage_server.engine.components import LoadOptions
 from stage_server.engine.control_source import SteeringSources
 from stage_server.engine.controls import Controls, declare, files_of
 from stage_server.engine.ip_adapters import WORKFLOW_INPUT, IPAdapters
+from stage_server.engine.load_options import LoadOptions
 from stage_server.engine.split import WorkflowSplit, walk
+from stage_server.offload import Offload
 from stage_server.weight_formats import WeightFormat
 
 IMAGE_ENCODER = "image_encoder"
@@ -47,8 +48,11 @@ class Steering:
         if sources.ip_adapters:
             _declare_encoder(pipeline, blocks, sources, checkpoint.local_files_only)
             formats = {**checkpoint.formats(), **options.formats}
-            if options.compiler is not None or formats.get("unet", WeightFormat.NONE) is not WeightFormat.NONE:
-                raise LoadError("IP-Adapters need a denoiser that is neither compiled nor quantised")
+            offloads = {**checkpoint.offloads(), **options.offloads}
+            is_quantised = formats.get("unet", WeightFormat.NONE) is not WeightFormat.NONE
+            is_offloaded = offloads.get("unet", Offload.NONE) is not Offload.NONE
+            if options.compiler is not None or is_quantised or is_offloaded:
+                raise LoadError("IP-Adapters need a denoiser that is neither compiled nor quantised nor offloaded")
         return cls(controls, IPAdapters(sources.ip_adapters))
 
     def usable(self, workflows: Mapping[str, WorkflowSplit]) -> dict[str, WorkflowSplit]:

@@ -15,6 +15,9 @@ from stage_server.settings import EngineSettings, Settings, read_as
 from wire.environment import complaints
 
 
+_UPSCALER: str = Field("", description="folder or hub id of the upscaler beside it, as on stage servers")
+
+
 class ProfileSettings(EngineSettings):
     """Of ``python -m stage_server profile``."""
 
@@ -22,6 +25,7 @@ class ProfileSettings(EngineSettings):
     sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
         (), description="pictures to time, WIDTHxHEIGHT,…; unset: from the smallest to the largest that is served"
     )
+    upscaler: str = _UPSCALER
     repeats: int = Field(5, ge=1, le=100, description="measurements of each, of which the median counts")
     output: Path | None = Field(None, description="file to write; to the terminal if unset")
 
@@ -40,7 +44,8 @@ class MemorySettings(EngineSettings):
     """Of ``python -m stage_server memory``."""
 
     model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
-    measure: bool = Field(False, description="load each component in each format, and compare")
+    upscaler: str = _UPSCALER
+    measure: bool = Field(False, description="load each component in each way, and compare")
     output: Path | None = Field(None, description="file for what the roles take, as 'plan --memory' reads it")
 
 
@@ -56,7 +61,10 @@ def read_memory_settings(
     arguments: Sequence[str] | None = None, program: str = "python -m stage_server"
 ) -> MemorySettings:
     """The same for the subcommand ``memory``."""
-    text = "Tells what each component of a model takes in each format, and the roles as --quantize has it."
+    text = (
+        "Tells what each component of a model takes of the device in each format and offloaded, and the roles as "
+        "--quantize and --offload have it."
+    )
     return read_as(MemorySettings, f"{program} memory", text, arguments)
 
 

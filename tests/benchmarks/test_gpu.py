@@ -37,7 +37,7 @@ def test_every_part_of_both_models(device: str, tmp_path: Path) -> None:
         "moves": REQUIRED,
         "overlap": (Role.DIT, Role.DECODER),
     }
-    roles |= {"step_caches": (Role.DIT,), "attention": (Role.DIT,)}
+    roles |= dict.fromkeys(("step_caches", "attention", "formats", "offload"), (Role.DIT,))
     assert done == {
         (model, part, role) for model in ("Z-Image-Turbo", "FLUX.1-dev") for part in roles for role in roles[part]
     }

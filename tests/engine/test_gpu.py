@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 
 import pytest
@@ -17,11 +18,13 @@ from stage_server.engine.checkpoint import BUNDLED
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.leaves import leaves, nbytes, tensors
 from stage_server.engine.staging import CudaStaging
+from stage_server.offload import Offload
 from stage_server.weight_formats import WeightFormat
 from tests import quantize
 from tests.engine.both_ways import PROMPT, made_by_whole
 from tests.engine.test_bit_for_bit import GUIDED, UNGUIDED
-from wire.params import ImageParams
+from tests.loras import lora, write
+from wire.params import AdapterUse, ImageParams
 from wire.types import REQUIRED, Role
 
 DEVICE = "cuda:0"
@@ -169,3 +172,57 @@ def test_quantised_weights_take_what_was_predicted(form: WeightFormat) -> None:
         found = [leaf for tensor in tensors(module) for leaf in leaves(tensor)]
         assert {leaf.device.type for leaf in found if leaf.numel() > 1} == {"cuda"}
         engine.set_roles(frozenset())
+
+
+@pytest.mark.parametrize("level", [Offload.BLOCK, Offload.LEAF])
+def test_offloaded_weights_take_what_was_predicted_and_draw_the_same(
+    level: Offload, generate: Callable[..., Image.Image]
+) -> None:
+    """With streams: a group is copied while another one computes."""
+    params = ImageParams(prompt=PROMPT, width=128, height=128, num_inference_steps=4, seed=3)
+    whole = DiffusersEngine("tiny-shapes", device=DEVICE, dtype="bfloat16")
+    whole.set_roles(frozenset(REQUIRED))
+    expected = generate(dict.fromkeys(REQUIRED, whole), params).tobytes()
+    whole.close()
+    gc.collect()
+    before = torch.cuda.memory_allocated(DEVICE)
+    offloads = dict.fromkeys(("text_encoder", "transformer", "vae"), level)
+    engine = DiffusersEngine("tiny-shapes", device=DEVICE, dtype="bfloat16", offloads=offloads)
+    predicted = sum(info.weight_bytes for info in engine.capable().values())
+    for _ in range(2):
+        engine.set_roles(frozenset(REQUIRED))
+        for _ in range(2):  # the first shows in which order layers are called
+            assert generate(dict.fromkeys(REQUIRED, engine), params).tobytes() == expected
+        taken = engine.resident_bytes
+        assert taken == pytest.approx(predicted - engine._components.nbytes("vae"), rel=0.05)  # two roles need it
+        assert torch.cuda.memory_allocated(DEVICE) - before < 1.2 * taken + (1 << 20)
+        engine.set_roles(frozenset())
+    engine.close()
+
+
+def test_offloaded_weights_with_formats_loras_and_step_caches(
+    generate: Callable[..., Image.Image], tmp_path: Path
+) -> None:
+    quantize.make_importable()
+    file = write(tmp_path / "style.safetensors", lora("tiny-shapes", 1))
+    for form in (WeightFormat.INT8, WeightFormat.NF4, WeightFormat.FLOAT8_STORAGE):
+        pictures = []
+        for offloads in ({}, {"transformer": Offload.BLOCK}):
+            engine = DiffusersEngine(
+                "tiny-shapes",
+                device=DEVICE,
+                dtype="bfloat16",
+                formats={"transformer": form},
+                offloads=offloads,
+                adapters={"style": file},
+                adapter_bytes=1 << 24,
+            )
+            engine.set_roles(frozenset(REQUIRED))
+            use = tuple(AdapterUse(each.name, each.digest, 0.8) for each in engine.describe().adapters)
+            jobs = [
+                ImageParams(prompt=PROMPT, width=64, height=64, num_inference_steps=6, seed=3, **changed)
+                for changed in ({"step_cache": "high"}, {"adapters": use})
+            ]
+            pictures.append([generate(dict.fromkeys(REQUIRED, engine), job).tobytes() for job in jobs])
+            engine.close()
+        assert pictures[0] == pictures[1], form

@@ -83,7 +83,9 @@ class Subject:
                     "stages", self.name, role=role, size=_shown(size), seconds=seconds, peak_bytes=times.peak_bytes
                 )
             records.add("load", self.name, role=role, seconds=times.load_seconds)
-        about = describe(self.engine, self.engine.describe(), "host memory, weights being random")
+        about = describe(
+            self.engine, self.engine.describe(), self.engine.token_pixels, "host memory, weights being random"
+        )
         text = render(about, self.measured, read_shapes(self.measured))
         (folder / f"{self.name.lower()}.toml").write_text(text, encoding="utf-8")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -76,6 +77,8 @@ class RoleProfile:
     outputs: tuple[TensorSpec, ...] = ()
     factor: int = 1
     """By which an upscaler makes width and height larger."""
+    step_caches: Mapping[str, float] = field(default_factory=dict)
+    """Of the dit: level → share of the time that jobs take which compute every step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,7 @@ def _role(role: Role, section: Section) -> RoleProfile:
         batch_marginal=section.points("batch_marginal"),
         outputs=tuple(_tensor(item) for item in section.sections("outputs")),
         factor=section.integer("factor", least=2, most=MAX_UPSCALE) if role is Role.UPSCALER else 1,
+        step_caches=section.shares("step_caches") if role is Role.DIT else {},
     )
     section.finish()
     return profile

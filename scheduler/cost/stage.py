@@ -45,7 +45,7 @@ class StageCost:
         self.fit = StageFit(prior.stage.coefficients, anchors(role, prior.shape), prior.level_weight)
         self.batching = BatchMarginal(prior.stage.batch_marginal)
         self.residuals = ResidualTracker(prior.sigma)
-        self.cached = CachedShare()
+        self.cached = CachedShare(prior.stage.step_caches)
         self._cache: dict[Work, float] = {}
         self._passes: dict[Row, float] = {}
         self._band: tuple[float, float] | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 PRIOR_STEPS = 2.0
-"""Trust in that nothing is saved, until something was observed."""
+"""Trust in what a profile says, and without in that nothing is saved, until something was observed."""
 MEMORY = 500.0
 """Steps."""
 LARGEST = 2.0
@@ -13,7 +15,9 @@ LARGEST = 2.0
 class CachedShare:
     """By level."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Mapping[str, float]) -> None:
+        """``told``: what a profile says; of other levels it says nothing."""
+        self._told = told
         self._learned: dict[str, tuple[float, float]] = {}
         """Steps, and mean of the observed share."""
 
@@ -21,7 +25,7 @@ class CachedShare:
         if not level:
             return 1.0
         steps, mean = self._learned.get(level, (0.0, 1.0))
-        return (PRIOR_STEPS + steps * mean) / (PRIOR_STEPS + steps)
+        return (PRIOR_STEPS * self._told.get(level, 1.0) + steps * mean) / (PRIOR_STEPS + steps)
 
     def observe(self, level: str, steps: int, share: float) -> None:
         """So many steps, some computed and some not, took ``share`` of what they would have if all were."""

@@ -66,6 +66,13 @@ class Section:
             raise self._wrong(key, value, "sorted by rising tokens")
         return points
 
+    def shares(self, key: str) -> dict[str, float]:
+        """``{ name = share }``; none when the key is absent."""
+        value = self._take(key, {})
+        if not isinstance(value, dict) or not all(_is_number(share) and 0 < share <= 2 for share in value.values()):
+            raise self._wrong(key, value, "a table of names and shares above 0, of 2 at most")
+        return {name: float(share) for name, share in value.items()}
+
     def shape(self, key: str, names: tuple[str, ...]) -> tuple[int | str, ...]:
         value = self._take(key)
         if not isinstance(value, list) or not all(_is_extent(extent, names) for extent in value):

@@ -31,7 +31,8 @@ def main(argv: list[str], program: str = "python -m scheduler") -> int:
     parser = _parser(program)
     args = parser.parse_args(argv)
     try:
-        kind = Kind("request", args.size[1], args.size[0], args.steps, cfg=args.guidance, upscaled=args.upscale)
+        more = {"cfg": args.guidance, "upscaled": args.upscale, "step_cache": args.step_cache}
+        kind = Kind("request", args.size[1], args.size[0], args.steps, **more)
         offers = _offers(args, kind)
         seconds = args.seconds or (planner.long_enough(args.rate) if args.rate > 0 else 1.0)
         phase = Phase(seconds, mix_of(kind), rate=args.rate, cv=args.cv)
@@ -137,6 +138,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--size", type=_size, default=(1024, 1024), help="WIDTHxHEIGHT (default: 1024x1024)")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
     parser.add_argument("--guidance", action="store_true", help="two forward passes per step")
+    parser.add_argument(
+        "--step-cache", default="", metavar="LEVEL", help="at which steps reuse what earlier ones computed"
+    )
     parser.add_argument("--upscale", action="store_true", help="each picture goes through the upscaler")
     parser.add_argument("--cv", type=float, default=1.0, help="variation of the gaps between arrivals; 1: Poisson")
     parser.add_argument(

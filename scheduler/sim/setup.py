@@ -226,6 +226,9 @@ class Scenario:
             Role.UPSCALER in server.profile.roles for server in self.setups
         ):
             raise ValueError("a kind of requests is upscaled, and no server's profile has a section [upscaler]")
+        if unknown := {kind.step_cache for kind in self.kinds() if kind.step_cache} - self._step_caches():
+            known = ", ".join(sorted(self._step_caches())) or "none"
+            raise ValueError(f"kinds of requests name the step cache {min(unknown)}; the servers' profiles know {known}")
         shared = [(server.device, server.model) for server in self.servers if server.device]
         if len(set(shared)) < len(shared):
             raise ValueError("two servers of one model share a device")
@@ -245,6 +248,9 @@ class Scenario:
     def setups(self) -> tuple[ServerSetup, ...]:
         """All sorts of servers that there may be."""
         return self.servers + tuple(pool.server for pool in self.pools)
+
+    def _step_caches(self) -> set[str]:
+        return {level for server in self.setups for level in server.profile.roles[Role.DIT].step_caches}
 
     @property
     def model(self) -> ModelKey:

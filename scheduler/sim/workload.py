@@ -45,6 +45,8 @@ class Kind:
     """Of several; empty: that of the scenario's first server."""
     upscaled: bool = False
     """Each picture goes through the upscaler."""
+    step_cache: str = ""
+    """Level at which its steps reuse what earlier ones computed, one of the profile's; empty: all are computed."""
 
     def works(self) -> tuple[Work, ...]:
         """Of its encoder job and of each of its dit, decoder and, if it has any, upscaler jobs."""
@@ -88,7 +90,7 @@ def _works(kind: Kind) -> tuple[Work, ...]:
     height, width = kind.height, kind.width
     works = (
         Work(Role.ENCODER, height=height, width=width, text_tokens=kind.text_tokens, image_pixels=kind.image_pixels),
-        Work(Role.DIT, height=height, width=width, steps=kind.steps, cfg=kind.cfg),
+        Work(Role.DIT, height=height, width=width, steps=kind.steps, cfg=kind.cfg, step_cache=kind.step_cache),
         Work(Role.DECODER, height=height, width=width),
     )
     return (*works, Work(Role.UPSCALER, height=height, width=width)) if kind.upscaled else works

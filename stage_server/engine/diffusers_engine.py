@@ -362,7 +362,7 @@ class DiffusersEngine:
             self._port.open(control, share=share, adapters=adapters, fast=job.fast and not alone) as port,
         ):
             finish = run_stage(self._pipeline, task, state.pop(), self._staging, port, control, self._dtype)
-        self._note_peak()
+        self.note_peak()
         control.device_done()
         with errors_translated(self._device):
             return finish()
@@ -447,7 +447,7 @@ class DiffusersEngine:
             state = stage_state(task, self._staging)
             return run_stage(pipeline, task, state, self._staging, port, nobody, self._dtype)()
 
-    def _note_peak(self) -> None:
+    def note_peak(self) -> None:
         if self._device.type == "cuda":
             self._peak_bytes = torch.cuda.max_memory_allocated(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)

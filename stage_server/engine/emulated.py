@@ -148,6 +148,9 @@ class EmulatedEngine:
             default_steps=shape.default_steps,
             default_guidance=shape.default_guidance,
             upscaler=emulated_upscaler(self._profile),
+            step_caches={
+                level: f"emulated, in {share:g} of the time" for level, share in self._profile.dit.step_caches.items()
+            },
         )
 
     def capable(self) -> dict[Role, RoleInfo]:

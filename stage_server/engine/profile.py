@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from stage_server.engine.base import LoadError
-from wire.params import ImageParams
+from wire.params import ImageParams, StepCacheLevel
 from wire.references import References
 from wire.types import MAX_UPSCALE, REQUIRED, Role
 from wire.values import DTYPE_BYTES
@@ -105,6 +105,8 @@ class EncoderCosts(RoleCosts, frozen=True, kw_only=True):
 class DitCosts(RoleCosts, frozen=True, kw_only=True):
     seconds_per_token: float
     seconds_per_token_squared: float
+    step_caches: dict[StepCacheLevel, Annotated[float, msgspec.Meta(gt=0, le=2)]] = {}
+    """Level → share of the time that jobs take which compute every step."""
 
 
 class DecoderCosts(RoleCosts, frozen=True, kw_only=True):
@@ -148,7 +150,8 @@ class Profile(_Section, frozen=True, kw_only=True):
         tokens, dit = self.model.tokens(params) + more_tokens, self.dit
         scale = self.model.default_guidance if params.guidance_scale is None else params.guidance_scale
         passes = self.model.guidance_passes if scale > 1 else 1
-        return passes * (dit.fixed_seconds + dit.seconds_per_token * tokens + dit.seconds_per_token_squared * tokens**2)
+        once = dit.fixed_seconds + dit.seconds_per_token * tokens + dit.seconds_per_token_squared * tokens**2
+        return passes * once * dit.step_caches.get(params.step_cache, 1.0)
 
     def encode_seconds(self, image_pixels: int, more_tokens: int = 0) -> float:
         """One prompt, with ``more_tokens`` of pictures in it, and ``image_pixels`` of uploaded pictures."""
@@ -169,7 +172,8 @@ class Profile(_Section, frozen=True, kw_only=True):
         """Equal for profiles of one model on different devices: their stages can be mixed. An upscaler is no part of
         the model."""
         outputs = [self.costs(role).outputs for role in REQUIRED]
-        content = msgspec.json.encode([self.model, self.device.precision, outputs])
+        levels = [sorted(self.dit.step_caches)] if self.dit.step_caches else []  # a request's must be everywhere
+        content = msgspec.json.encode([self.model, self.device.precision, outputs, *levels])
         return hashlib.sha256(content).hexdigest()[:12]
 
 

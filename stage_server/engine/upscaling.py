@@ -167,6 +167,7 @@ class UpscalingEngine:
             check.leave(torch.Tensor.cpu)
             check.settle()
             drawn = made.clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+        self.inner.note_peak()
         control.computed(1)
         control.device_done()
         picture = pictures.from_channels(drawn.numpy())

@@ -267,6 +267,19 @@ def test_predictions_hold_as_long_as_the_version_does(seed: int) -> None:
     assert held > 100
 
 
+def test_a_profile_tells_what_a_level_saves_until_it_is_observed() -> None:
+    profile = find("FLUX.1-dev", "NVIDIA H100")
+    part = replace(profile.roles[Role.DIT], step_caches={"low": 0.7})
+    model = CostModel([replace(profile, roles={**profile.roles, Role.DIT: part})])
+    exact = dit(1024, steps=20)
+    cached, whole = replace(exact, step_cache="low"), model.seconds(exact, H100)
+    assert model.seconds(cached, H100) == pytest.approx(0.7 * whole)
+    for _ in range(10):
+        model.observe(replace(cached, steps=10), H100, "a", 0.4 * whole / 2)
+    assert model.seconds(cached, H100) == pytest.approx(0.4 * whole, rel=0.05)
+    assert model.seconds(exact, H100) == whole
+
+
 def test_steps_that_reuse_others_cost_what_was_observed_of_their_level_and_tell_nothing_else() -> None:
     model, target, exact = CostModel(PROFILES), H100, dit(1024, steps=20)
     cached, other = replace(exact, step_cache="low"), replace(exact, step_cache="high")

@@ -94,6 +94,7 @@ def test_a_suite_scenario_by_name(tmp_path: Path) -> None:
         ("load = 0.5", "load = 0.5\nrate = 2", "exactly one of rate, load and backlog"),
         ("quick = 1.0", "slow = 1.0", "mixes slow; the kinds are quick"),
         ("steps = 4", "strides = 4", "kinds.quick"),
+        ("steps = 4", "step_cache = 'low'", "name the step cache low; the servers' profiles know none"),
         ('"kill"', '"maim"', "kill, freeze, slow, leave or unreachable, not 'maim'"),
         ('"kill"', '"unreachable"', "unreachable needs from = "),
         ('"kill"', '"unreachable"\nfrom = ["gpu9"]', "does not have: gpu9"),

@@ -123,7 +123,7 @@ class EngineSettings(BaseSettings):
     )
     offload: Annotated[dict[str, Offload], NoDecode] = Field(
         {},
-        description="components whose weights wait in host memory and come to the device part by part, for their calls: "
+        description="components whose weights wait in host memory and come to the device in parts, for their calls: "
         f"COMPONENT=LEVEL,… such as transformer=block; levels: {', '.join(Offload)} (none takes one of the model's "
         "serving.json back)",
     )

@@ -228,7 +228,9 @@ class Scenario:
             raise ValueError("a kind of requests is upscaled, and no server's profile has a section [upscaler]")
         if unknown := {kind.step_cache for kind in self.kinds() if kind.step_cache} - self._step_caches():
             known = ", ".join(sorted(self._step_caches())) or "none"
-            raise ValueError(f"kinds of requests name the step cache {min(unknown)}; the servers' profiles know {known}")
+            raise ValueError(
+                f"kinds of requests name the step cache {min(unknown)}; the servers' profiles know {known}"
+            )
         shared = [(server.device, server.model) for server in self.servers if server.device]
         if len(set(shared)) < len(shared):
             raise ValueError("two servers of one model share a device")

@@ -253,7 +253,7 @@ def _parts(module: Module, level: Offload) -> Iterator[Module]:
     """Modules that are called, and together hold what is to come and go."""
     for child in module.children():
         if level is Offload.BLOCK and isinstance(child, ModuleList):
-            for block in child:
+            for block in child.children():  # some lists have None in a place
                 yield from (block,) if _is_called(block) else _parts(block, level)
         elif level is Offload.LEAF and _is_layer(child):
             yield child

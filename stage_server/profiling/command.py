@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+
 from stage_server.engine.base import Engine, EngineError, LoadError
 from stage_server.profiling.document import Subject, render
 from stage_server.profiling.measure import COLORS, Bench, Size

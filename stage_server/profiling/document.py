@@ -116,20 +116,28 @@ def _device(subject: Subject) -> str:
 
 
 def _role(
-    role: Role, coefficients: Mapping[str, float], more: Mapping[str, str], times: RoleTimes, subject: Subject,
+    role: Role,
+    coefficients: Mapping[str, float],
+    more: Mapping[str, str],
+    times: RoleTimes,
+    subject: Subject,
     outputs: tuple[TensorShape, ...],
 ) -> str:
     """``more``: what sections of this role alone have."""
     weights = subject.capable[role].weight_bytes
     activation = max(0, times.peak_bytes - weights)
     points = {_tokens(subject, size): marginal for size, marginal in times.batch_marginal.items()}
-    values = {key: _number(value) for key, value in coefficients.items()} | more | {
-        "weights_gb": _number(weights / GIGABYTE),
-        "activation_gb": _number(activation / GIGABYTE)
-        + ("" if times.peak_bytes else " # not measured on this device"),
-        "load_seconds": _number(times.load_seconds),
-        "batch_marginal": "[" + ", ".join(f"[{n}, {m:.2f}]" for n, m in sorted(points.items())) + "]",
-    }
+    values = (
+        {key: _number(value) for key, value in coefficients.items()}
+        | more
+        | {
+            "weights_gb": _number(weights / GIGABYTE),
+            "activation_gb": _number(activation / GIGABYTE)
+            + ("" if times.peak_bytes else " # not measured on this device"),
+            "load_seconds": _number(times.load_seconds),
+            "batch_marginal": "[" + ", ".join(f"[{n}, {m:.2f}]" for n, m in sorted(points.items())) + "]",
+        }
+    )
     return _table(role.value, values) + "".join(_outputs(outputs))
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stage_server.engine.base import HOST_BANDWIDTH, Engine, LoadError
+from stage_server.offload import Offload
 from stage_server.profiling.settings import MemorySettings, read_memory_settings
 from stage_server.settings import InvalidSettings
-from stage_server.offload import Offload
 from stage_server.startup import make_real_engine, with_upscaler
 from stage_server.weight_formats import NEEDS, WeightFormat
 from wire.types import REQUIRED, Role
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str], program: str = "python -m stage_server") -> No
     copies = copy_seconds(engine)
     for role, seconds in copies.items():
         sys.stdout.write(
-            f"a call of the {role} takes {seconds:.3g} s or more, as its weights come at {HOST_BANDWIDTH / 1e9:g} GB/s\n"
+            f"a call of the {role} takes {seconds:.3g} s or more: its weights come at {HOST_BANDWIDTH / 1e9:g} GB/s\n"
         )
     if settings.output is not None:
         _write(settings, engine, roles, copies)

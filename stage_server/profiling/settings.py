@@ -14,7 +14,6 @@ from pydantic_settings import BaseSettings, NoDecode
 from stage_server.settings import EngineSettings, Settings, read_as
 from wire.environment import complaints
 
-
 _UPSCALER: str = Field("", description="folder or hub id of the upscaler beside it, as on stage servers")
 
 

@@ -1,7 +1,7 @@
 """Weights that come and go: the same pictures to the bit, no more on the device than was said, and nothing left over.
 
-On a processor, where they come from host memory into host memory; what is away holds NaN, so that a layer which computes
-with it spoils the picture. The order of copies on a device is tried with streams and events that are not real.
+On a processor, where they come from host memory into host memory; what is away holds NaN, so that a layer which
+computes with it spoils the picture. The order of copies on a device is tried with streams and events that are not real.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tests import quantize
 from tests.loras import lora, write
 from wire.params import AdapterUse, ImageParams
 from wire.types import REQUIRED, Role
+from wire.values import Tensor
 
 Generate = Callable[..., Image.Image]
 
@@ -118,10 +119,8 @@ def test_pictures_are_the_same_to_the_bit(level: Offload, generate: Generate, pl
     assert watch.came > 100
 
 
-@pytest.mark.parametrize("family", ["flux", "stable-diffusion-xl", "stable-diffusion-3-t5", "qwen-image", "flux2-klein"])
-def test_other_families(
-    family: str, model_folder: Callable[[str], str], generate: Generate, watch: Watch
-) -> None:
+@pytest.mark.parametrize("family", ["flux", "stable-diffusion-xl", "stable-diffusion-3-t5"])
+def test_other_families(family: str, model_folder: Callable[[str], str], generate: Generate, watch: Watch) -> None:
     folder = model_folder(family)
     params = msgspec.structs.replace(PARAMS, num_inference_steps=2, guidance_scale=None)
     whole = DiffusersEngine(folder)
@@ -142,7 +141,9 @@ def test_other_families(
 
 @pytest.mark.parametrize("level", [Offload.BLOCK, Offload.LEAF])
 @pytest.mark.parametrize("name", EVERYTHING)
-def test_no_more_is_on_the_device_than_was_predicted(level: Offload, name: str, generate: Generate, watch: Watch) -> None:
+def test_no_more_is_on_the_device_than_was_predicted(
+    level: Offload, name: str, generate: Generate, watch: Watch
+) -> None:
     engine = DiffusersEngine("tiny-shapes", offloads={name: level})
     predicted, whole = engine._components.nbytes(name), DiffusersEngine("tiny-shapes")._components.nbytes(name)
     assert predicted < 0.9 * whole
@@ -156,7 +157,9 @@ def test_no_more_is_on_the_device_than_was_predicted(level: Offload, name: str, 
     assert engine.resident_bytes == sum(map(engine._components.nbytes, engine._components.resident))
 
 
-@pytest.mark.parametrize("form", [WeightFormat.INT8, WeightFormat.FLOAT8, WeightFormat.NF4, WeightFormat.FLOAT8_STORAGE])
+@pytest.mark.parametrize(
+    "form", [WeightFormat.INT8, WeightFormat.FLOAT8, WeightFormat.NF4, WeightFormat.FLOAT8_STORAGE]
+)
 def test_formats_come_and_go_too(form: WeightFormat, generate: Generate, watch: Watch) -> None:
     quantize.make_importable()
     formats = {"transformer": form}
@@ -169,19 +172,31 @@ def test_formats_come_and_go_too(form: WeightFormat, generate: Generate, watch: 
     assert watch.came > 0
 
 
-@pytest.mark.parametrize("level", [Offload.BLOCK, Offload.LEAF])
-def test_step_caches_and_loras_are_as_without(level: Offload, generate: Generate, tmp_path: Path, watch: Watch) -> None:
+def test_step_caches_and_loras_are_as_without(tmp_path: Path, watch: Watch) -> None:
     file = write(tmp_path / "style.safetensors", lora("tiny-shapes", 1))
-    caches = {"low": "sea:threshold=0.5", "high": "first-block:threshold=0.2", "flat": "taylor", "pyramid": "pyramid"}
-    options: dict[str, Any] = {"adapters": {"style": file}, "adapter_bytes": 1 << 24, "step_caches": parse_levels(caches)}
+    options: dict[str, Any] = {
+        "adapters": {"style": file},
+        "adapter_bytes": 1 << 24,
+        "step_caches": parse_levels({"high": "first-block:threshold=0.2", "low": "pyramid", "medium": "taylor"}),
+    }
     whole = DiffusersEngine("tiny-shapes", **options)
     use = tuple(AdapterUse(each.name, each.digest, 0.8) for each in whole.describe().adapters)
-    jobs = [msgspec.structs.replace(PARAMS, step_cache=cache, num_inference_steps=6) for cache in caches]
+    jobs = [msgspec.structs.replace(PARAMS, step_cache=level, num_inference_steps=5) for level in ("high", "low")]
     jobs.append(msgspec.structs.replace(PARAMS, adapters=use))
-    expected = [drawn(generate, whole, params) for params in jobs]
-    engine = DiffusersEngine("tiny-shapes", offloads={"transformer": level}, **options)
-    assert [drawn(generate, engine, params) for params in jobs] == expected
+    whole.set_roles(frozenset({Role.ENCODER, Role.DIT}))
+    inputs = whole.run(StageJob(Role.ENCODER, PARAMS), {}, Unwatched())[Role.DIT]
+    expected = [latents(whole, params, inputs) for params in jobs]
+    for level in (Offload.BLOCK, Offload.LEAF):
+        engine = DiffusersEngine("tiny-shapes", offloads={"transformer": level}, **options)
+        engine.set_roles(DIT)
+        assert [latents(engine, params, inputs) for params in jobs] == expected
     assert len(set(expected)) == len(jobs)
+
+
+def latents(engine: DiffusersEngine, params: ImageParams, inputs: Any, **job: Any) -> bytes:
+    value = engine.run(StageJob(Role.DIT, params, **job), inputs, Unwatched())[Role.DECODER]["latents"]
+    assert isinstance(value, Tensor)
+    return bytes(value.data)
 
 
 def test_roles_go_and_come_back_from_host_memory(generate: Generate, plain: bytes) -> None:
@@ -203,25 +218,27 @@ def hooks(module: Module) -> list[Any]:
     return [hook for each in module.modules() for hook in each._forward_pre_hooks.values()]
 
 
-def test_a_job_goes_on_elsewhere_with_and_without(generate: Generate, plain: bytes) -> None:
+def test_a_job_goes_on_elsewhere_with_and_without() -> None:
     """Weights that come and go change no bit, so such servers are of one model."""
-    whole, engine = DiffusersEngine("tiny-shapes"), DiffusersEngine("tiny-shapes", offloads={"transformer": Offload.BLOCK})
+    whole, engine = (
+        DiffusersEngine("tiny-shapes"),
+        DiffusersEngine("tiny-shapes", offloads={"transformer": Offload.BLOCK}),
+    )
     assert whole.describe() == engine.describe()
     assert whole.software == engine.software
-    for each in (whole, engine):
-        each.set_roles(ALL)
+    whole.set_roles(DIT)
+    engine.set_roles(frozenset({Role.ENCODER, Role.DIT}))
     inputs = engine.run(StageJob(Role.ENCODER, PARAMS), {}, Unwatched())[Role.DIT]
 
     class LeavesAfterTwo(Unwatched):
-        def step_done(self, step: int, steps: int) -> None:  # noqa: ARG002
+        def step_done(self, step: int, steps: int) -> None:
             if step == 2:
                 raise HandOver
 
     with pytest.raises(Unfinished) as left:
         engine.run(StageJob(Role.DIT, PARAMS), inputs, LeavesAfterTwo())
-    resumed = whole.run(StageJob(Role.DIT, PARAMS, resume=left.value.values), inputs, Unwatched())
-    alone = whole.run(StageJob(Role.DIT, PARAMS), inputs, Unwatched())
-    assert msgspec.to_builtins(resumed[Role.DECODER]["latents"]) == msgspec.to_builtins(alone[Role.DECODER]["latents"])
+    resumed = latents(whole, PARAMS, inputs, resume=left.value.values)
+    assert resumed == latents(whole, PARAMS, inputs)
 
 
 def test_the_models_file_asks_for_it_and_the_option_goes_before(tmp_path: Path) -> None:
@@ -249,9 +266,12 @@ def test_what_excludes_it_is_said_at_the_start() -> None:
         DiffusersEngine("tiny-shapes", offloads={"vae": Offload.LEAF}, dtype="float16")
 
 
-def test_nothing_to_save_is_refused(model_folder: Callable[[str], str]) -> None:
-    engine = DiffusersEngine(model_folder("z-image"), offloads={"text_encoder": Offload.BLOCK})
-    with pytest.raises(LoadError, match="text_encoder of .* nothing is saved by offloading it by block"):
+def test_nothing_to_save_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offloading, "AT_ONCE", 3)  # as many as the text encoder has layers
+    engine = DiffusersEngine("tiny-shapes", offloads={"text_encoder": Offload.BLOCK})
+    with pytest.raises(
+        LoadError, match=r"text_encoder of .* nothing is saved by offloading it by block: .* has 3 such"
+    ):
         engine.set_roles(frozenset({Role.ENCODER}))
 
 
@@ -275,9 +295,9 @@ def test_an_emulation_has_no_weights_to_offload() -> None:
 
 
 def test_what_several_models_have_in_common_is_not_offloaded_for_both() -> None:
-    engine = DiffusersEngine("tiny-shapes", offloads={"text_encoder": Offload.BLOCK})
-    assert "text_encoder" not in engine._components.shareable()
-    assert "vae" in engine._components.shareable()
+    offloads = {"text_encoder": Offload.BLOCK}
+    assert "text_encoder" in DiffusersEngine("tiny-shapes")._components.shareable()
+    assert "text_encoder" not in DiffusersEngine("tiny-shapes", offloads=offloads)._components.shareable()
 
 
 def test_memory_tells_what_each_level_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -386,4 +406,5 @@ def test_what_two_layers_share_stays(watch: Watch) -> None:
     resting = {id(tensor) for tensor in parts.rest}
     assert id(module.blocks[0].weight) in resting
     assert id(module.head.weight) in resting, "a module is asked for its device, and looks at its first weight"
-    assert held(parts, true_bytes).copied == 2 * (4 * 4 + 4) * 4 + 2 * 4 * 4, "two layers, and two without weights"
+    biases, weights = 5 * 4, 2 * 16
+    assert held(parts, true_bytes).copied == (biases + weights) * 4

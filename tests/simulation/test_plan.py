@@ -53,9 +53,7 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[float,
     return float(found[1]), said
 
 
-def test_pictures_that_are_upscaled_take_the_upscaler_longer(
-    profile: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pictures_that_are_upscaled_take_the_upscaler_longer(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, _ = planned(capsys, "--gpu", f"{profile}:1:2")
     larger, said = planned(capsys, "--gpu", f"{profile}:1:2", "--upscale")
     assert larger == pytest.approx(plain + 0.5 + 4e-6 * 1024**2, rel=0.1)
@@ -70,7 +68,9 @@ def test_pictures_that_are_upscaled_take_the_upscaler_longer(
 def test_steps_that_reuse_others_are_planned_with_what_the_profile_says(
     profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain, quick = (planned(capsys, "--gpu", f"{profile}:1:2", *more)[0] for more in ((), ("--step-cache", "very-high")))
+    plain, quick = (
+        planned(capsys, "--gpu", f"{profile}:1:2", *more)[0] for more in ((), ("--step-cache", "very-high"))
+    )
     assert quick < 0.6 * plain
     with pytest.raises(SystemExit):
         main(["plan", "--gpu", f"{profile}:1:2", "--step-cache", "high", *LIGHT])
@@ -104,12 +104,12 @@ def test_weights_that_come_for_each_call_bound_its_time_from_below() -> None:
     assert seconds(quick) == alone, "they come while others compute"
     slow = waiting_for_weights(profile, {Role.DIT: 3.0 * alone / 10, Role.UPSCALER: 1.0}, KIND.works())
     assert seconds(slow) == pytest.approx(3.0 * alone)
-    assert fluid_rate(fleet(slow, 1), Phase(1.0, ((1.0, KIND),))) < fluid_rate(fleet(profile, 1), Phase(1.0, ((1.0, KIND),)))
+    assert fluid_rate(fleet(slow, 1), Phase(1.0, ((1.0, KIND),))) < fluid_rate(
+        fleet(profile, 1), Phase(1.0, ((1.0, KIND),))
+    )
 
 
-def test_a_plan_with_offloaded_weights_fits_and_is_slower(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_with_offloaded_weights_fits_and_is_slower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = {
         "model": "FLUX.1-dev",
         "weight_bytes": {"encoder": 3 * 10**9, "dit": 2 * 10**9},

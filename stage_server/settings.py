@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from stage_server.offload import Offload
 from stage_server.offload import parsed as parsed_offloads
 from stage_server.step_caches import CacheHook, StepCache, parse_levels
+from stage_server.vae_tiles import VaeTile
 from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import MAX_RELAYS
 from wire.security import CurveKeys, is_loopback, valid_key
@@ -127,11 +128,10 @@ class EngineSettings(BaseSettings):
         f"COMPONENT=LEVEL,… such as transformer=block; levels: {', '.join(Offload)} (none takes one of the model's "
         "serving.json back)",
     )
-    vae_tile: int | None = Field(
+    vae_tile: VaeTile | None = Field(
         None,
-        ge=64,
         description="side of the tiles, in pixels, in which larger pictures pass through the VAE, one picture at a "
-        "time; takes less memory and changes pictures slightly",
+        "time; takes less memory and changes pictures slightly; auto: tiles if the largest do not fit the device",
     )
     step_cache: Annotated[dict[str, StepCache | None], NoDecode] = Field(
         {},

@@ -6,8 +6,7 @@ Not counted: what kernels take for themselves, and what the allocator wastes. ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from math import prod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import finalize
 
@@ -18,39 +17,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stage_server.engine.stubs import meta_instance
+from stage_server.engine.tiling import tile
 
 SLACK = 1.25
 """Times what was counted."""
 
 
 def decoding_bytes(
-    kind: Any, config: Mapping[str, Any], dtype: torch.dtype, size: tuple[int, int], tile: Callable[[Any], None]
+    kind: Any, config: Mapping[str, Any], dtype: torch.dtype, latents: Sequence[int], tiles: int | None
 ) -> int | None:
-    """Of one picture of that width and height in pixels; ``tile`` makes the VAE take it in tiles, or does nothing.
+    """Of one picture whose latents have that shape, in ``tiles`` of so many pixels or as a whole.
 
-    None where that cannot be found out: of a class that needs more than its configuration, say. Raises what ``tile``
-    raises.
+    None where that cannot be found out: of a class that needs more than its configuration, say. Raises ``LoadError``
+    for tiles that the class has not, or not of that side.
     """
     vae = meta_instance(kind, config)
     if vae is None:
         return None
     vae = vae.to(dtype).eval()
-    tile(vae)
-    for latents in _latents(vae, dtype, size):
-        counted = _counted(vae, latents)
-        if counted is not None:
-            return int(SLACK * counted)
-    return None
-
-
-def _latents(vae: Any, dtype: torch.dtype, size: tuple[int, int]) -> list[torch.Tensor]:
-    """As pictures have them, and as videos of one frame."""
-    channels = vae.config.get("latent_channels") or vae.config.get("z_dim") or 0
-    stages = vae.config.get("block_out_channels") or ()
-    factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** max(0, len(stages) - 1)
-    width, height = (max(1, side // factor) for side in size)
-    shapes = ((1, channels, height, width), (1, channels, 1, height, width))
-    return [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes if prod(shape)]
+    if tiles is not None:
+        tile(vae, tiles)
+    counted = _counted(vae, torch.empty(tuple(latents), dtype=dtype, device="meta"))
+    return None if counted is None else int(SLACK * counted)
 
 
 def _counted(vae: Any, latents: torch.Tensor) -> int | None:

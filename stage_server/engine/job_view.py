@@ -7,6 +7,7 @@ find its own state when it goes on.
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import torch
@@ -19,6 +20,14 @@ from stage_server.engine.guiders import made
 from stage_server.engine.port import JobPort
 from stage_server.engine.split import walk
 from wire.guiders import GuiderUse
+
+
+def quiet_diffusers() -> None:
+    """Errors reach the caller as exceptions; diffusers would log them once more per nested block, with inputs."""
+    logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
+    logging.getLogger("diffusers.modular_pipelines").setLevel(logging.ERROR)  # warnings quote prompts that are cut
+    logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)
+    logging.getLogger("diffusers.hooks").setLevel(logging.ERROR)  # that they are experimental, for every job
 
 
 def quiet_loops(blocks: ModularPipelineBlocks) -> None:

@@ -40,7 +40,7 @@ def profile(tmp_path: Path) -> Path:
     """Of a model that has an upscaler and a level."""
     text = (PROFILES / "flux.1-dev-h100.toml").read_text()
     path = tmp_path / "mine.toml"
-    path.write_text(text.replace("[dit]\n", '[dit]\nstep_caches = { low = 0.8, "very-high" = 0.4 }\n') + UPSCALER)
+    path.write_text(text.replace("[dit]", '[dit]\nstep_caches = { low = 0.8, "very-high" = 0.4 }') + UPSCALER)
     return path
 
 
@@ -56,7 +56,8 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[float,
 def test_pictures_that_are_upscaled_take_the_upscaler_longer(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, _ = planned(capsys, "--gpu", f"{profile}:1:2")
     larger, said = planned(capsys, "--gpu", f"{profile}:1:2", "--upscale")
-    assert larger == pytest.approx(plain + 0.5 + 4e-6 * 1024**2, rel=0.1)
+    alone = 0.5 + 4e-6 * 1024**2
+    assert plain + alone < larger < plain + 2 * alone, "some wait for others"
     assert "encoder + dit + decoder + upscaler" in said
     assert main(["plan", "--gpu", f"{profile}:1:2:4", "--upscale", *LIGHT]) == 1
     assert "the upscaler of FLUX.1-dev takes 0.1 GB, and a job of it 5.0 GB" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from PIL import Image
 
 from gateway.service.references import picture_work
 from scheduler.cost.model import CostModel
+from scheduler.cost.profile import ProfileError
 from scheduler.cost.work import Target, Work
 from stage_server.engine.base import EngineError, JobCancelled, LoadError, OutOfMemory, Preview, StageJob, Unwatched
 from stage_server.engine.blank_pictures import blank_png
@@ -121,6 +122,38 @@ def test_an_upscaler_is_no_part_of_the_model_and_takes_what_the_scheduler_predic
     target = Target.of(profile.model.name, profile.device_class, profile.precision)
     predicted = cost.seconds(Work(Role.UPSCALER, height=1024, width=1024), target)
     assert predicted == pytest.approx(load_profile(tmp_path / "upscaled.toml").upscale_seconds(LARGE))
+
+
+def test_a_level_of_a_step_cache_takes_its_share_of_the_time_as_the_scheduler_predicts(
+    engine: EmulatedEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "cached.toml"
+    path.write_text(FLUX.read_text().replace("[dit]", '[dit]\nstep_caches = { low = 0.5, "very-high" = 0.25 }'))
+    cached = EmulatedEngine(path)
+    assert cached.describe().step_caches == {
+        "low": "emulated, in 0.5 of the time",
+        "very-high": "emulated, in 0.25 of the time",
+    }
+    assert cached.describe().key != engine.describe().key, "a server without the levels is of another model"
+    params = msgspec.structs.replace(LARGE, num_inference_steps=8, step_cache="very-high")
+    profile, cost = load_profile(path), CostModel()
+    target = Target.of(profile.model.name, profile.device.device_class, profile.device.precision)
+    cost.load_profile(path)
+    work = Work(Role.DIT, height=params.height, width=params.width, steps=8, step_cache="very-high")
+    assert 8 * profile.step_seconds(params) == pytest.approx(cost.seconds(work, target))
+    assert profile.step_seconds(params) == pytest.approx(
+        0.25 * profile.step_seconds(msgspec.structs.replace(params, step_cache=""))
+    )
+
+
+@pytest.mark.parametrize("share", ["0.0", "3.0", "'much'"])
+def test_a_share_that_cannot_be_is_refused_by_both_readers(share: str, tmp_path: Path) -> None:
+    path = tmp_path / "cached.toml"
+    path.write_text(FLUX.read_text().replace("[dit]", f"[dit]\nstep_caches = {{ low = {share} }}"))
+    with pytest.raises(LoadError, match="step_caches"):
+        load_profile(path)
+    with pytest.raises(ProfileError, match="a table of names and shares above 0, of 2 at most"):
+        CostModel().load_profile(path)
 
 
 def test_the_pictures_of_an_edit_take_the_time_that_the_scheduler_predicts(tmp_path: Path) -> None:

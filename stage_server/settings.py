@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stage_server.offload import Offload
 from stage_server.offload import parsed as parsed_offloads
+from stage_server.setting_values import ControlAddress, DataAddress, Name, by_name, host_of
 from stage_server.step_caches import CacheHook, StepCache, parse_levels
 from stage_server.vae_tiles import VaeTile
 from stage_server.weight_formats import WeightFormat, parsed
@@ -55,47 +56,6 @@ _COMPUTING = {
     ("--step-cache",): "no steps to leave out",
 }
 """Options of engines that compute, and what an emulation has instead."""
-
-
-def _control_address(given: str) -> str:
-    if not re.fullmatch(r"tcp://.+:\d+", given):
-        raise ValueError(f"{given!r} is no address; write tcp://HOST:PORT")
-    return given
-
-
-def _data_address(given: str) -> str:
-    if given and not re.fullmatch(r"tcp://.+:(\d+|\*)", given):
-        raise ValueError(f"{given!r} is no address; write tcp://HOST:PORT, or * for any port")
-    return given
-
-
-def _one_line(given: str) -> str:
-    if not given.isprintable():
-        raise ValueError(f"{given!r} is not one line of printable text")
-    return given
-
-
-ControlAddress = Annotated[str, AfterValidator(_control_address)]
-DataAddress = Annotated[str, AfterValidator(_data_address)]
-Name = Annotated[str, AfterValidator(_one_line)]
-
-
-def host_of(bind: str) -> str:
-    """As sockets take it."""
-    host = bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    return "0.0.0.0" if host == "*" else host  # noqa: S104 # what * means there
-
-
-def _named(given: object, form: str, what: str) -> dict[str, str] | None:
-    """Of a text such as ``transformer=int8,vae=none``, or of a table; None of anything else. Raises ``ValueError``."""
-    if isinstance(given, str):
-        pairs = [tuple(map(str.strip, part.partition("="))) for part in given.split(",") if part.strip()]
-        if unclear := ["".join(pair) for pair in pairs if not all(pair)]:
-            raise ValueError(f"{unclear[0]!r} is no {form}")
-        if len({name for name, _, _ in pairs}) < len(pairs):
-            raise ValueError(f"{given!r} names {what} twice")
-        return {name: value for name, _, value in pairs}
-    return {str(name): str(value) for name, value in given.items()} if isinstance(given, dict) else None
 
 
 class InvalidSettings(Exception):
@@ -152,19 +112,19 @@ class EngineSettings(BaseSettings):
     @field_validator("quantize", mode="before")
     @classmethod
     def _by_component(cls, given: object) -> object:
-        named = _named(given, "COMPONENT=FORMAT, such as transformer=int8", "a component")
+        named = by_name(given, "COMPONENT=FORMAT, such as transformer=int8", "a component")
         return given if named is None else parsed(named)
 
     @field_validator("offload", mode="before")
     @classmethod
     def _by_offloaded(cls, given: object) -> object:
-        named = _named(given, "COMPONENT=LEVEL, such as transformer=block", "a component")
+        named = by_name(given, "COMPONENT=LEVEL, such as transformer=block", "a component")
         return given if named is None else parsed_offloads(named)
 
     @field_validator("step_cache", mode="before")
     @classmethod
     def _by_level(cls, given: object) -> object:
-        named = _named(given, "LEVEL=CACHE, such as medium=first-block:threshold=0.1", "a level")
+        named = by_name(given, "LEVEL=CACHE, such as medium=first-block:threshold=0.1", "a level")
         return given if named is None else parse_levels(named)
 
 

@@ -159,7 +159,7 @@ class Components:
         level = level or self.offloads.get(name, Offload.NONE)
         return predicted(self.files[name], self.configs[name], form, level, self._options.dtype)
 
-    def _host_bytes(self, name: str) -> int:
+    def host_bytes(self, name: str) -> int:
         """Of all of its weights, which are in host memory before any is on the device."""
         if name not in self.offloads:
             return self.nbytes(name)
@@ -186,7 +186,7 @@ class Components:
         with self._common.moving(self._keys.get(name)), self._failures_named(name):
             if name in self.resident or self._is_elsewhere(name) or self.cache.get(self._kept_as(name)) is not None:
                 return True
-            if not self.cache.make_room(self._host_bytes(name), spared):
+            if not self.cache.make_room(self.host_bytes(name), spared):
                 return False
             return self.cache.put(self._kept_as(name), self._host_copy(name, turn, pinned=True), spared)
 
@@ -209,7 +209,7 @@ class Components:
             kept_as = self._kept_as(name)
             copy = self.cache.get(kept_as)
             if copy is None:
-                is_kept = self._copies is not None and self.cache.make_room(self._host_bytes(name))
+                is_kept = self._copies is not None and self.cache.make_room(self.host_bytes(name))
                 copy = self._host_copy(name, turn, pinned=is_kept or name in self.offloads)
                 if is_kept:
                     self.cache.put(kept_as, copy)

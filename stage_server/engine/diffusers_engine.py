@@ -49,13 +49,7 @@ from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_diffusers, quiet_loops
 from stage_server.engine.load_options import LoadOptions
-from stage_server.engine.model_info import (
-    default_size,
-    denoiser_config,
-    largest_side,
-    read_geometry,
-    read_info,
-)
+from stage_server.engine.model_info import default_size, denoiser_config, largest_side, read_geometry, read_info
 from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
@@ -64,7 +58,7 @@ from stage_server.engine.split import CONTROLNET, DENOISERS, split_workflows
 from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.steering import Steering
-from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES
+from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES, warn_of_untested
 from stage_server.engine.translated import errors_translated, known_device, opening, torch_dtype
 from stage_server.engine.warm_up import WarmUp, cached, warm_up
 from stage_server.offload import Offloads
@@ -168,13 +162,7 @@ class DiffusersEngine:
             steering.usable(split_workflows(blocks, available)), scheduler.type_hint if scheduler else None
         )
         family = blocks.model_name or type(blocks).__name__
-        if family not in TESTED_FAMILIES:
-            _log.warning(
-                "%s is of the family %s, which is not among those tested: %s",
-                checkpoint.name,
-                family,
-                ", ".join(sorted(TESTED_FAMILIES)),
-            )
+        warn_of_untested(checkpoint.name, family)
         self._components.load_guiders()
         self._geometry = read_geometry(self._pipeline, family, self._components)
         if options.attention_backend == AUTO and options.loads:
@@ -191,7 +179,7 @@ class DiffusersEngine:
             self._dtype,
             self._ip_adapters,
         )
-        nbytes = self._components.nbytes
+        nbytes = self._components.host_bytes
         offered = self._controls.offered(
             nbytes, sum(nbytes(name) for name in DENOISERS if name in self._components.files)
         )

@@ -9,7 +9,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
 from stage_server.relay.relay import MAX_STREAMS
-from stage_server.settings import DataAddress, EngineSettings, Seconds, read_as
+from stage_server.setting_values import DataAddress
+from stage_server.settings import EngineSettings, Seconds, read_as
 from wire.security import is_loopback
 
 

@@ -6,7 +6,5 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-AUTO = "auto"
-
 VaeTile = Annotated[int, Field(ge=64)] | Literal["auto"]
 """Side of the tiles in pixels, or what the device needs."""

@@ -15,7 +15,7 @@ from stage_server.engine.activations import decoding_bytes
 from stage_server.engine.base import LoadError
 from stage_server.engine.components import Components
 from stage_server.engine.load_options import LoadOptions
-from stage_server.vae_tiles import AUTO, VaeTile
+from stage_server.vae_tiles import VaeTile
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def decide(components: Components, options: LoadOptions, latents: Sequence[int],
 
 def decided(asked: VaeTile | None, needed: Needed, free: int) -> Decoding:
     """``free``: bytes of the device beside the weights. Raises ``LoadError``."""
-    if asked is not None and asked != AUTO:
+    if isinstance(asked, int):
         return Decoding(asked, needed(asked))
     whole = needed(None)
     if asked is None:

@@ -53,7 +53,7 @@ _COMPUTING = {
     ("--upscaler",): "one where its profile has a section [upscaler]",
     ("--quantize",): "no weights",
     ("--offload",): "no weights",
-    ("--step-cache",): "no steps to leave out",
+    ("--step-cache",): "the levels that its profile names in [dit]",
 }
 """Options of engines that compute, and what an emulation has instead."""
 

@@ -26,7 +26,7 @@ def one_thread() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=ON_CUDA)])
 def test_every_part_of_both_models(device: str, tmp_path: Path) -> None:
-    status = main(["--tiny", "--device", device, "--repeats", "1", "--output", str(tmp_path)])
+    status = main(["--tiny", "--device", device, "--repeats", "1", "--seconds", "3600", "--output", str(tmp_path)])
     assert status == 0, (tmp_path / "results.md").read_text()
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     done = {(r["model"], r["part"], r["role"]) for r in records if r.get("seconds", 0) > 0}

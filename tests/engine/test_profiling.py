@@ -71,7 +71,8 @@ def test_the_bundled_model_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert profile.roles[Role.ENCODER].coefficients[2] > 0  # uploaded pictures were encoded
     shares = profile.roles[Role.DIT].step_caches
     assert list(shares) == ["high", "low", "medium"]
-    assert all(0.2 < share < 1.0 for share in shares.values())
+    assert all(0.2 < share < 1.05 for share in shares.values())
+    assert min(shares.values()) < 0.9
     upscaler = profile.roles[Role.UPSCALER]
     assert (upscaler.factor, upscaler.batch_marginal[0][1]) == (2, 1.0)
     assert upscaler.coefficients[1] > 0

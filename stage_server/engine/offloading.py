@@ -88,7 +88,8 @@ def split(module: Module, level: Offload) -> Split:
     )
     kept = {tensor for tensor, count in uses.items() if count > 1}
     kept |= {id(tensor) for tensor in [*module.parameters()][:1]}  # a module is asked for its device, and looks there
-    groups, moved = [], set[int]()
+    groups: list[tuple[Module, list[torch.Tensor]]] = []
+    moved: set[int] = set()
     for part in {id(part): part for part in _parts(module, level)}.values():
         members = [tensor for tensor in tensors(part) if id(tensor) not in kept]
         if any(isinstance(tensor, torch.nn.Parameter) for tensor in members):

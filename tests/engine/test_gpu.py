@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
+import msgspec
 import pytest
 import torch
 from diffusers import ModularPipeline
@@ -207,7 +208,7 @@ def test_offloaded_weights_with_formats_loras_and_step_caches(
     file = write(tmp_path / "style.safetensors", lora("tiny-shapes", 1))
     for form in (WeightFormat.INT8, WeightFormat.NF4, WeightFormat.FLOAT8_STORAGE):
         pictures = []
-        for offloads in ({}, {"transformer": Offload.BLOCK}):
+        for offloads in (dict[str, Offload](), {"transformer": Offload.BLOCK}):
             engine = DiffusersEngine(
                 "tiny-shapes",
                 device=DEVICE,
@@ -219,10 +220,8 @@ def test_offloaded_weights_with_formats_loras_and_step_caches(
             )
             engine.set_roles(frozenset(REQUIRED))
             use = tuple(AdapterUse(each.name, each.digest, 0.8) for each in engine.describe().adapters)
-            jobs = [
-                ImageParams(prompt=PROMPT, width=64, height=64, num_inference_steps=6, seed=3, **changed)
-                for changed in ({"step_cache": "high"}, {"adapters": use})
-            ]
+            plain = ImageParams(prompt=PROMPT, width=64, height=64, num_inference_steps=6, seed=3)
+            jobs = [msgspec.structs.replace(plain, step_cache="high"), msgspec.structs.replace(plain, adapters=use)]
             pictures.append([generate(dict.fromkeys(REQUIRED, engine), job).tobytes() for job in jobs])
             engine.close()
         assert pictures[0] == pictures[1], form

@@ -126,7 +126,7 @@ def test_other_families(family: str, model_folder: Callable[[str], str], generat
     whole = DiffusersEngine(folder)
     expected = drawn(generate, whole, params)
     modules = [name for name, files in whole._components.files.items() if files.is_module]
-    able = {}
+    able: dict[Offload, dict[str, Offload]] = {}
     for level in (Offload.BLOCK, Offload.LEAF):
         for name in modules:
             try:
@@ -341,7 +341,7 @@ class Stack(Module):
         self.order = [0, 1, 2, 3]
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
-        value = self.head(given)
+        value: torch.Tensor = self.head(given)
         for index in self.order:
             value = self.blocks[index](value)
         return value
@@ -379,7 +379,7 @@ def test_the_next_group_is_copied_while_one_computes(stack: tuple[Stack, Offload
 def test_another_order_than_the_last_time_is_right_too(stack: tuple[Stack, Offloaded], watch: Watch) -> None:
     module, _ = stack
     given = torch.randn(2, 4)
-    results = {}
+    results: dict[tuple[int, ...], list[torch.Tensor]] = {}
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [0, 2], [1, 1, 3], [0, 1, 2, 3]):
         module.order = order
         results.setdefault(tuple(order), []).append(module(given))

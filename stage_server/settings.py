@@ -19,7 +19,6 @@ from stage_server.offload import Offload
 from stage_server.offload import parsed as parsed_offloads
 from stage_server.setting_values import ControlAddress, DataAddress, Name, by_name, host_of
 from stage_server.step_caches import CacheHook, StepCache, parse_levels
-from stage_server.vae_tiles import VaeTile
 from stage_server.weight_formats import WeightFormat, parsed
 from wire.bounded import MAX_RELAYS
 from wire.security import CurveKeys, is_loopback, valid_key
@@ -88,10 +87,11 @@ class EngineSettings(BaseSettings):
         f"COMPONENT=LEVEL,… such as transformer=block; levels: {', '.join(Offload)} (none takes one of the model's "
         "serving.json back)",
     )
-    vae_tile: VaeTile | None = Field(
+    vae_tile: int | None = Field(
         None,
+        ge=64,
         description="side of the tiles, in pixels, in which larger pictures pass through the VAE, one picture at a "
-        "time; takes less memory and changes pictures slightly; auto: tiles if the largest do not fit the device",
+        "time; takes less memory and changes pictures slightly",
     )
     step_cache: Annotated[dict[str, StepCache | None], NoDecode] = Field(
         {},

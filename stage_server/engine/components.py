@@ -67,8 +67,6 @@ class Components:
             offloading.check_possible(self.offloads, options.device, options.dtype, compiled, self.configs)
         self.attention_backend = options.attention_backend or ""
         """Of denoisers that are loaded from now on; empty: diffusers' own choice."""
-        self.vae_tile: int | None = None
-        """Side of the tiles, in pixels, in which larger pictures pass through a VAE that is loaded from now on."""
         self._sizes: dict[str, Held] = {}
         self._offloaded: dict[str, Offloaded] = {}
         """Components that are loaded, of those that ``offloads`` names."""
@@ -129,6 +127,10 @@ class Components:
     def adapted_name(self, module: torch.nn.Module) -> str | None:
         """The component, if it was loaded as one that adapters may change."""
         return self._names.get(module)
+
+    @property
+    def vae_tile(self) -> int | None:
+        return self._options.vae_tile
 
     @property
     def compiled(self) -> bool:
@@ -344,8 +346,8 @@ class Components:
         refuse_gaps(report, type(module).__name__)
         spec.revision = files.revision
         module._diffusers_load_id = spec.load_id  # as ``ComponentSpec.load`` notes it
-        if name == "vae" and self.vae_tile is not None:
-            tile(module, self.vae_tile)
+        if name == "vae" and self._options.vae_tile is not None:
+            tile(module, self._options.vae_tile)
         if name in self.formats:
             quantise(module, self.formats[name], self._options.device, self._options.dtype)
         if name in self.adapted:

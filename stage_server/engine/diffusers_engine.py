@@ -43,13 +43,12 @@ from stage_server.engine.common import CommonComponents, common_keys
 from stage_server.engine.compiled import Compiler, refuse_missing_compiler
 from stage_server.engine.components import Components
 from stage_server.engine.control_source import SteeringSources
-from stage_server.engine.decoding import decide
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_diffusers, quiet_loops
 from stage_server.engine.load_options import LoadOptions
-from stage_server.engine.model_info import default_size, denoiser_config, largest_side, read_geometry, read_info
+from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
 from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
@@ -63,7 +62,6 @@ from stage_server.engine.translated import errors_translated, known_device, open
 from stage_server.engine.warm_up import WarmUp, cached, warm_up
 from stage_server.offload import Offloads
 from stage_server.step_caches import StepCache
-from stage_server.vae_tiles import VaeTile
 from stage_server.weight_formats import Formats
 from wire.guiders import GUIDERS
 from wire.params import ImageParams, ModelInfo
@@ -106,7 +104,7 @@ class DiffusersEngine:
         steering: SteeringSources | None = None,
         formats: Formats | None = None,
         offloads: Offloads | None = None,
-        vae_tile: VaeTile | None = None,
+        vae_tile: int | None = None,
         step_caches: Mapping[str, StepCache | None] | None = None,
         loads: bool = True,
     ) -> None:
@@ -167,8 +165,6 @@ class DiffusersEngine:
         self._geometry = read_geometry(self._pipeline, family, self._components)
         if options.attention_backend == AUTO and options.loads:
             self._choose_attention(checkpoint, options)
-        side = largest_side(self._pipeline, checkpoint, self._geometry)
-        self._decoding = decide(self._components, options, self._geometry.latents_of(side), self.memory_bytes)
         self._info = read_info(
             self._pipeline,
             family,
@@ -247,7 +243,7 @@ class DiffusersEngine:
             role: RoleInfo(
                 weight_bytes=weights[role],
                 common_bytes=dict(common[name] for name in self._needed({role}) & common.keys()),
-                activation_bytes=self._spared if role is not Role.DECODER else self._to_decode,
+                activation_bytes=self._spared,
                 together=self._together[role],
                 warm_seconds=WARM_UP_SECONDS + weights[role] / copied,
             )
@@ -399,12 +395,6 @@ class DiffusersEngine:
     def _spared(self) -> int:
         """Bytes of the device for jobs and adapters."""
         return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes + self._ip_adapters.most_bytes
-
-    @property
-    def _to_decode(self) -> int:
-        """As predicted, where that is less than is left for any job."""
-        one, at_once = self._decoding.nbytes, 1 if self._decoding.tile else self._together[Role.DECODER]
-        return self._spared if one is None else min(self._spared, one * at_once)
 
     def _room(self) -> int:
         """Bytes that further weights may take beside those that are resident."""

@@ -99,11 +99,6 @@ class Geometry:
             images += _IMAGE_TENSORS * latents + 3 * area * 4 + 2 * encoded_bound(area, 1)
         return text + images + (16 << 10)
 
-    def latents_of(self, side: int) -> tuple[int, ...]:
-        """Shape of what the VAE decodes into one square picture of so many pixels along a side."""
-        extent = side // self.vae_factor
-        return 1, self.latent_channels, *((1,) if self.video_vae else ()), extent, extent
-
     def dit_bound(self, width: int, height: int) -> int:
         """Bytes at most that the dit role makes: latents, in float32 at most, and small values."""
         return math.prod(self.latent_shape(width, height)) * 4 + (16 << 10)

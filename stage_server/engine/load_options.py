@@ -11,7 +11,6 @@ from stage_server.engine.base import LoadError
 from stage_server.engine.compiled import Compiler
 from stage_server.offload import Offloads
 from stage_server.step_caches import StepCache
-from stage_server.vae_tiles import VaeTile
 from stage_server.weight_formats import Formats
 
 
@@ -35,7 +34,7 @@ class LoadOptions:
     """Of components whose weights are on the device in part; before those of ``serving.json``."""
     step_caches: Mapping[str, StepCache | None] = field(default_factory=dict)
     """By level, before those of ``serving.json``; None takes one of those back."""
-    vae_tile: VaeTile | None = None
-    """Side of the tiles, in pixels, in which larger pictures pass through the VAE; ``auto``: see ``decoding``."""
+    vae_tile: int | None = None
+    """Side of the tiles, in pixels, in which larger pictures pass through the VAE."""
     loads: bool = True
     """False: nothing will be loaded, so formats need not be possible here."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from math import isqrt
 from typing import Any
 
 from diffusers import ModularPipeline
 
 from stage_server.engine import guiders
-from stage_server.engine.base import UNKNOWN_LARGEST
 from stage_server.engine.checkpoint import Checkpoint
 from stage_server.engine.components import Components
 from stage_server.engine.geometry import Geometry
@@ -103,13 +101,6 @@ def default_size(pipeline: ModularPipeline, checkpoint: Checkpoint, geometry: Ge
     """Width and height, in pixels."""
     width, height = checkpoint.serving_defaults().get("default_size") or _default_size(pipeline, geometry)
     return width, height
-
-
-def largest_side(pipeline: ModularPipeline, checkpoint: Checkpoint, geometry: Geometry) -> int:
-    """Pixels, of the largest square picture that is served."""
-    width, height = default_size(pipeline, checkpoint, geometry)
-    pixels = int(checkpoint.serving_defaults().get("max_pixels", 0)) or UNKNOWN_LARGEST * width * height
-    return max(1, isqrt(pixels) // geometry.size_multiple) * geometry.size_multiple
 
 
 def denoiser_config(components: Components) -> Mapping[str, Any]:

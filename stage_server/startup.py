@@ -45,7 +45,6 @@ from wire.version import PROTOCOL
 
 if TYPE_CHECKING:
     from stage_server.engine.diffusers_engine import DiffusersEngine
-    from stage_server.engine.upscaling import UpscalingEngine
 
 UNKNOWN_LARGEST = 4
 """A model that names no limit is taken to draw at most so many times the pixels of its default size."""
@@ -202,10 +201,10 @@ def make_engine(settings: Settings) -> Engine:
     controls, ip_adapters = named_controls(settings.control), named_controls(settings.ip_adapter, "--ip-adapter")
     steering = SteeringSources(controls, ip_adapters, settings.image_encoder)
     engine = make_real_engine(settings, settings.together, adapters, settings.adapter_bytes, steering)
-    return with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
+    return _with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
 
 
-def with_upscaler(engine: DiffusersEngine, source: str) -> UpscalingEngine:
+def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
     """Raises ``LoadError``."""
     from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
     from stage_server.engine.upscaling import UpscalingEngine

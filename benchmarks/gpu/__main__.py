@@ -17,11 +17,9 @@ import logging
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import torch
 
@@ -30,7 +28,6 @@ from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.parts import FULL, TINY, Subject
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.weights import random_weights, write_folder
-from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.profiling.command import library_versions
 from stage_server.settings import EngineSettings
 from stage_server.startup import make_real_engine
@@ -44,11 +41,8 @@ NEEDS = {
     "step_caches": 30.0,
     "attention": 30.0,
     "compiled": 90.0,
-    "offload": 90.0,
-    "formats": 180.0,
 }
-"""Seconds of the larger model on an H100, estimated: with less left a part is not begun. The last ones are long, as
-weights are made anew for each way: give ``--seconds 900``, or one model."""
+"""Seconds of the larger model on an H100, estimated: with less left a part is not begun."""
 HOST_BYTES = 1 << 40
 """No bound: what roles give up stays in host memory, since it can be made again but not read again."""
 
@@ -76,20 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             engine = make_real_engine(settings, dict.fromkeys(REQUIRED, max(FULL.batches)))
             extent = TINY if args.tiny else FULL
-            make = partial(_changed, settings)
-            subject = Subject(engine, model.name, extent, args.repeats, engine.compiler, make)
+            subject = Subject(engine, model.name, extent, args.repeats, engine.compiler)
             _measure(subject, records, args.output, deadline)
             engine.close()
             gc.collect()
     print(records.write_tables())
     print(f"Tables, lines and profiles are in {args.output}.")
     return 1 if records.failed() else 0
-
-
-def _changed(settings: EngineSettings, changed: Mapping[str, Any]) -> DiffusersEngine:
-    """Without what takes time at the start, or excludes something."""
-    plain = {"compile": False, "step_cache": {}}
-    return make_real_engine(settings.model_copy(update={**plain, **changed}), {})
 
 
 def _measure(subject: Subject, records: Records, folder: Path, deadline: float) -> None:

@@ -13,7 +13,7 @@ from time import perf_counter
 import msgspec
 import torch
 
-from benchmarks.gpu import faster, lighter
+from benchmarks.gpu import faster
 from benchmarks.gpu.overlap import in_sequence
 from benchmarks.gpu.records import Records
 from stage_server.engine.base import NamedValues, StageJob
@@ -70,8 +70,6 @@ class Subject:
     extent: Extent
     repeats: int
     compiler: Compiler | None = None
-    make: lighter.Make | None = None
-    """Another engine of the same model, whose settings differ so."""
     measured: Measured | None = field(default=None)
 
     def stages(self, records: Records, folder: Path) -> None:
@@ -83,9 +81,7 @@ class Subject:
                     "stages", self.name, role=role, size=_shown(size), seconds=seconds, peak_bytes=times.peak_bytes
                 )
             records.add("load", self.name, role=role, seconds=times.load_seconds)
-        about = describe(
-            self.engine, self.engine.describe(), self.engine.token_pixels, "host memory, weights being random"
-        )
+        about = describe(self.engine, self.engine.describe(), "host memory, weights being random")
         text = render(about, self.measured, read_shapes(self.measured))
         (folder / f"{self.name.lower()}.toml").write_text(text, encoding="utf-8")
 
@@ -164,19 +160,6 @@ class Subject:
         for size, params, inputs in self._denoising():
             tell = faster.told(records, "attention", self.name, size)
             faster.attention(self.engine, params, inputs, self.repeats, tell)
-
-    def formats(self, records: Records, folder: Path) -> None:  # noqa: ARG002
-        self._lighter("formats", lighter.formats(), records)
-
-    def offload(self, records: Records, folder: Path) -> None:  # noqa: ARG002
-        self._lighter("offload", lighter.offloads(), records)
-
-    def _lighter(self, part: str, ways: Iterator[lighter.Way], records: Records) -> None:
-        if self.make is None:
-            raise RuntimeError("nobody said how another engine is made")
-        jobs = list(self._denoising())
-        self.engine.set_roles(frozenset())
-        lighter.measured(self.make, ways, jobs, self.repeats, lambda size: faster.told(records, part, self.name, size))
 
     def _denoising(self) -> Iterator[tuple[str, ImageParams, NamedValues]]:
         self.engine.set_roles(frozenset(REQUIRED))

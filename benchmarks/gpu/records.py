@@ -14,8 +14,6 @@ _WAYS: Sequence[tuple[str, Callable[[Record], str]]] = (
     ("ms", lambda r: f"{r['seconds'] * 1e3:.1f}"),
 )
 
-_WAYS_AND_PEAK = (*_WAYS, ("peak, GB", lambda r: f"{r['job_peak_bytes'] / 1e9:.1f}"))
-
 _TABLES: Mapping[str, tuple[str, Sequence[tuple[str, Callable[[Record], str]]]]] = {
     "stages": (
         "Stages, one job; of dit jobs one forward pass",
@@ -50,8 +48,6 @@ _TABLES: Mapping[str, tuple[str, Sequence[tuple[str, Callable[[Record], str]]]]]
     ),
     "step_caches": ("Steps that reuse what earlier ones computed", _WAYS),
     "attention": ("Attention backends", _WAYS),
-    "formats": ("Weights of the transformer in fewer bits, one dit job", _WAYS_AND_PEAK),
-    "offload": ("Weights of the transformer that come part by part, one dit job", _WAYS_AND_PEAK),
     "compiled": ("torch.compile; compiling: until fast jobs are served by it", _WAYS),
 }
 

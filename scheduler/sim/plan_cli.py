@@ -82,8 +82,8 @@ def _offers(args: argparse.Namespace, kind: Kind) -> list[Offer]:
         offers[number - 1] = replace(offer, setup=_with_memory(setup, args.memory, kind) if args.memory else setup)
     if kind.upscaled and not any(Role.UPSCALER in offer.setup.profile.roles for offer in offers):
         raise PlanError(
-            "--upscale: no profile offered has a section [upscaler]; measure one with "
-            "'disagfusion profile --upscaler', and name its file with --gpu"
+            "--upscale: no profile offered has a section [upscaler]; add one to a "
+            "profile of yours (docs/profiles.md), and name its file with --gpu"
         )
     return offers
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from stage_server.engine.base import Engine, EngineError, LoadError
+from stage_server.engine.base import EngineError, LoadError
 from stage_server.profiling.document import Subject, render
 from stage_server.profiling.measure import COLORS, Bench, Size
 from stage_server.profiling.settings import ProfileSettings, read_profile_settings
 from stage_server.profiling.shapes import read_shapes
 from stage_server.settings import InvalidSettings
-from stage_server.startup import largest_side, make_real_engine, with_upscaler
+from stage_server.startup import largest_side, make_real_engine
 from wire.params import ModelInfo
 from wire.types import Role
+
+if TYPE_CHECKING:
+    from stage_server.engine.diffusers_engine import DiffusersEngine
 
 SMALLEST = 4
 """The smallest size by default, in the model's steps of width and height."""
@@ -37,8 +41,7 @@ def run(arguments: Sequence[str], program: str = "python -m stage_server") -> No
 
 def measure(settings: ProfileSettings) -> str:
     """The profile as TOML."""
-    inner = make_real_engine(settings, dict.fromkeys(Role, len(COLORS)))
-    engine: Engine = with_upscaler(inner, settings.upscaler) if settings.upscaler else inner
+    engine = make_real_engine(settings, dict.fromkeys(Role, len(COLORS)))
     info = engine.describe()
     sizes = settings.sizes or default_sizes(info)
     _check(sizes, info)
@@ -46,15 +49,15 @@ def measure(settings: ProfileSettings) -> str:
         measured = Bench(engine, sizes, settings.repeats).run()
     except EngineError as error:
         raise LoadError(f"{info.name} cannot be timed: {error}") from error
-    subject = describe(engine, info, inner.token_pixels, "files that the system had in its cache")
+    subject = describe(engine, info, "files that the system had in its cache")
     engine.close()
     return render(subject, measured, read_shapes(measured))
 
 
-def describe(engine: Engine, info: ModelInfo, token_pixels: int, loaded_from: str) -> Subject:
+def describe(engine: DiffusersEngine, info: ModelInfo, loaded_from: str) -> Subject:
     return Subject(
         info,
-        token_pixels,
+        engine.token_pixels,
         engine.device_class,
         engine.memory_bytes,
         engine.capable(),

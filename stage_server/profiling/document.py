@@ -13,14 +13,13 @@ from stage_server.profiling.measure import Measured, RoleTimes, Size
 from stage_server.profiling.shapes import Shapes, TensorShape
 from wire.params import ModelInfo
 from wire.to_gateway import RoleInfo
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 GIGABYTE = 10**9
 KEYS: Mapping[Role, tuple[str, ...]] = {
     Role.ENCODER: ("fixed_seconds", "seconds_per_text_token", "seconds_per_image_pixel"),
     Role.DIT: ("fixed_seconds", "seconds_per_token", "seconds_per_token_squared"),
     Role.DECODER: ("fixed_seconds", "seconds_per_pixel"),
-    Role.UPSCALER: ("fixed_seconds", "seconds_per_pixel"),
 }
 
 
@@ -40,15 +39,14 @@ class Subject:
 
 def render(subject: Subject, measured: Measured, shapes: Shapes) -> str:
     """The whole file."""
-    rows = {role: _rows(role, subject, measured, shapes) for role in measured.times}
-    fitted = {role: fit(*rows[role]) for role in rows}
-    accuracy = {role: errors(*rows[role], fitted[role]) for role in rows}
+    rows = {role: _rows(role, subject, measured, shapes) for role in REQUIRED}
+    fitted = {role: fit(*rows[role]) for role in REQUIRED}
+    accuracy = {role: errors(*rows[role], fitted[role]) for role in REQUIRED}
     sections = [_head(subject, measured, accuracy), _model(subject, measured, shapes), _device(subject)]
-    outputs = {Role.ENCODER: shapes.encoder, Role.DIT: shapes.dit}
-    for role, times in measured.times.items():
+    outputs = {Role.ENCODER: shapes.encoder, Role.DIT: shapes.dit, Role.DECODER: ()}
+    for role in REQUIRED:
         coefficients = dict(zip(KEYS[role], fitted[role], strict=True))
-        more = _more(role, subject, measured)
-        sections.append(_role(role, coefficients, more, times, subject, outputs.get(role, ())))
+        sections.append(_role(role, coefficients, measured.times[role], subject, outputs[role]))
     return "\n\n".join(sections) + "\n"
 
 
@@ -116,38 +114,19 @@ def _device(subject: Subject) -> str:
 
 
 def _role(
-    role: Role,
-    coefficients: Mapping[str, float],
-    more: Mapping[str, str],
-    times: RoleTimes,
-    subject: Subject,
-    outputs: tuple[TensorShape, ...],
+    role: Role, coefficients: Mapping[str, float], times: RoleTimes, subject: Subject, outputs: tuple[TensorShape, ...]
 ) -> str:
-    """``more``: what sections of this role alone have."""
     weights = subject.capable[role].weight_bytes
     activation = max(0, times.peak_bytes - weights)
     points = {_tokens(subject, size): marginal for size, marginal in times.batch_marginal.items()}
-    values = (
-        {key: _number(value) for key, value in coefficients.items()}
-        | more
-        | {
-            "weights_gb": _number(weights / GIGABYTE),
-            "activation_gb": _number(activation / GIGABYTE)
-            + ("" if times.peak_bytes else " # not measured on this device"),
-            "load_seconds": _number(times.load_seconds),
-            "batch_marginal": "[" + ", ".join(f"[{n}, {m:.2f}]" for n, m in sorted(points.items())) + "]",
-        }
-    )
+    values = {key: _number(value) for key, value in coefficients.items()} | {
+        "weights_gb": _number(weights / GIGABYTE),
+        "activation_gb": _number(activation / GIGABYTE)
+        + ("" if times.peak_bytes else " # not measured on this device"),
+        "load_seconds": _number(times.load_seconds),
+        "batch_marginal": "[" + ", ".join(f"[{n}, {m:.2f}]" for n, m in sorted(points.items())) + "]",
+    }
     return _table(role.value, values) + "".join(_outputs(outputs))
-
-
-def _more(role: Role, subject: Subject, measured: Measured) -> dict[str, str]:
-    if role is Role.UPSCALER and subject.info.upscaler is not None:
-        return {"factor": str(subject.info.upscaler.factor)}
-    if role is Role.DIT and measured.cached_shares:
-        shares = ", ".join(f"{_quoted(level)} = {share:.3f}" for level, share in measured.cached_shares.items())
-        return {"step_caches": f"{{ {shares} }}"}
-    return {}
 
 
 def _outputs(outputs: tuple[TensorShape, ...]) -> Iterator[str]:

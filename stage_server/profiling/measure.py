@@ -10,15 +10,13 @@ from itertools import pairwise
 from statistics import median
 from time import perf_counter
 
-import msgspec
 from PIL import Image
 
-from stage_server.engine.base import PIXELS, Engine, EngineError, NamedValues, Outputs, StageJob, Unwatched
+from stage_server.engine.base import Engine, EngineError, NamedValues, Outputs, StageJob
 from stage_server.profiling.together import Stopwatch, run_together, seconds_together
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.references import References
 from wire.types import Role
-from wire.values import Tensor
 
 WORKFLOW = "text2image"
 SHORT = "a red circle"
@@ -60,8 +58,6 @@ class Measured:
     """Of encoder jobs with a picture, by the size at which it is encoded; empty where the model takes none."""
     guidance_passes: int
     """Forward passes per step with guidance."""
-    cached_shares: dict[str, float] = field(default_factory=dict)
-    """Step cache → share of the time that a job takes which computes every step."""
 
 
 class Bench:
@@ -87,15 +83,11 @@ class Bench:
         dit = self._load(Role.DIT)
         passes = self._guidance_passes(guided)
         latents = self._sweep(dit, Role.DIT, embedded)
-        cached_shares = self._cached_shares(embedded, [*latents])
         decoder = self._load(Role.DECODER)
         self._sweep(decoder, Role.DECODER, latents, embedded)
         times = {Role.ENCODER: encoder, Role.DIT: dit, Role.DECODER: decoder}
-        if self._info.upscaler is not None:
-            times[Role.UPSCALER] = self._load(Role.UPSCALER)
-            self._sweep(times[Role.UPSCALER], Role.UPSCALER, {size: _pixels(size) for size in self._sizes})
         outputs = {Role.ENCODER: embedded, Role.DIT: latents}
-        return Measured(times, outputs, short, short_seconds, image_seconds, passes, cached_shares)
+        return Measured(times, outputs, short, short_seconds, image_seconds, passes)
 
     def _load(self, role: Role) -> RoleTimes:
         """The second time counts: the files are then in the system's cache, and libraries are imported."""
@@ -121,9 +113,6 @@ class Bench:
             times.peak_bytes = max(times.peak_bytes, self._engine.peak_bytes())
             log.info("%s of %dx%d: %.4g s", role, *size, times.seconds[size])
         for size in (min(results, key=_area), max(results, key=_area)):
-            if role is Role.UPSCALER:  # its jobs compute one at a time
-                times.batch_marginal[size] = 1.0
-                continue
             self._companions[role, size] = [results[size]] * len(COLORS)  # unless they do compute together
             times.batch_marginal[size] = self._marginal(role, size, times.seconds[size])
             log.info("%s of %dx%d: one more adds %.2f of a job", role, *size, times.batch_marginal[size])
@@ -177,18 +166,6 @@ class Bench:
         _, with_guidance = self._timed(self._job(Role.DIT, self._sizes[0], guidance=self._scale), inputs)
         return 2 if with_guidance > TWO_PASSES * without else 1
 
-    def _cached_shares(self, embedded: Mapping[Size, Outputs], sizes: Sequence[Size]) -> dict[str, float]:
-        """Of whole jobs of the usual number of steps, at a middle size: which steps are left out depends on both."""
-        size, took = sizes[len(sizes) // 2], dict[str, float]()
-        for level in ("", *self._info.step_caches) if self._info.step_caches else ():
-            job = self._job(Role.DIT, size, guidance=1.0)
-            params = msgspec.structs.replace(job.params, step_cache=level, num_inference_steps=self._info.default_steps)
-            began = perf_counter()
-            self._engine.run(StageJob(Role.DIT, params), inputs_of(Role.DIT, [embedded[size]]), Unwatched())
-            took[level] = perf_counter() - began
-            log.info("dit of %dx%d with the step cache %r: %.4g s", *size, level or "none", took[level])
-        return {level: seconds / took[""] for level, seconds in took.items() if level}
-
     def _image_encoding(self) -> dict[Size, float]:
         """Of the first workflow that needs one uploaded picture and nothing else."""
         found = next((w for w in self._info.workflows if "image" in w.inputs and "mask_image" not in w.inputs), None)
@@ -225,7 +202,6 @@ class Bench:
             num_inference_steps=self._repeats + 2,
             guidance_scale=guidance if self._steerable else None,
             seed=seed,
-            upscale=self._info.upscaler.factor if self._info.upscaler is not None and role is Role.UPSCALER else 0,
         )
         return StageJob(role, params, share=share)
 
@@ -243,12 +219,6 @@ def inputs_of(role: Role, sources: Sequence[Outputs]) -> NamedValues:
 
 def _area(size: Size) -> int:
     return size[0] * size[1]
-
-
-def _pixels(size: Size) -> Outputs:
-    """What a decoder leaves for an upscaler."""
-    gradient = Image.linear_gradient("L").convert("RGB").resize(size)
-    return {Role.UPSCALER: {PIXELS: Tensor("uint8", (size[1], size[0], 3), gradient.tobytes())}}
 
 
 def _png(size: Size) -> bytes:

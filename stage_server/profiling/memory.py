@@ -11,11 +11,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stage_server.engine.base import HOST_BANDWIDTH, Engine, LoadError
+from stage_server.engine.base import HOST_BANDWIDTH, LoadError
 from stage_server.offload import Offload
 from stage_server.profiling.settings import MemorySettings, read_memory_settings
 from stage_server.settings import InvalidSettings
-from stage_server.startup import make_real_engine, with_upscaler
+from stage_server.startup import make_real_engine
 from stage_server.weight_formats import NEEDS, WeightFormat
 from wire.types import REQUIRED, Role
 
@@ -52,12 +52,11 @@ def run(arguments: Sequence[str], program: str = "python -m stage_server") -> No
     settings = read_memory_settings(arguments, program)
     logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stderr)
     engine = make_real_engine(settings, {}, loads=False)
-    everything: Engine = with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
     sys.stdout.write(_COLUMNS.format("component", "format", "offloaded", "predicted", "loaded", "off").rstrip() + "\n")
     for line in lines(engine, settings):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-    roles = {role: info.weight_bytes for role, info in everything.capable().items()}
+    roles = {role: info.weight_bytes for role, info in engine.capable().items()}
     offloads = engine._components.offloads
     parts = [f"{name} in {form}" for name, form in engine.describe().formats.items()]
     parts += [f"{name} offloaded by {level}" for name, level in offloads.items()]

@@ -14,8 +14,6 @@ from pydantic_settings import BaseSettings, NoDecode
 from stage_server.settings import EngineSettings, Settings, read_as
 from wire.environment import complaints
 
-_UPSCALER: str = Field("", description="folder or hub id of the upscaler beside it, as on stage servers")
-
 
 class ProfileSettings(EngineSettings):
     """Of ``python -m stage_server profile``."""
@@ -24,7 +22,6 @@ class ProfileSettings(EngineSettings):
     sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
         (), description="pictures to time, WIDTHxHEIGHT,…; unset: from the smallest to the largest that is served"
     )
-    upscaler: str = _UPSCALER
     repeats: int = Field(5, ge=1, le=100, description="measurements of each, of which the median counts")
     output: Path | None = Field(None, description="file to write; to the terminal if unset")
 
@@ -43,7 +40,6 @@ class MemorySettings(EngineSettings):
     """Of ``python -m stage_server memory``."""
 
     model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
-    upscaler: str = _UPSCALER
     measure: bool = Field(False, description="load each component in each way, and compare")
     output: Path | None = Field(None, description="file for what the roles take, as 'plan --memory' reads it")
 

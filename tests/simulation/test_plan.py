@@ -63,7 +63,7 @@ def test_pictures_that_are_upscaled_take_the_upscaler_longer(profile: Path, caps
     assert "the upscaler of FLUX.1-dev takes 0.1 GB, and a job of it 5.0 GB" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["plan", "--gpu", "flux.1-dev-h100", "--upscale", *LIGHT])
-    assert "no profile offered has a section [upscaler]; measure one with" in capsys.readouterr().err
+    assert "no profile offered has a section [upscaler]; add one to a profile of yours" in capsys.readouterr().err
 
 
 def test_steps_that_reuse_others_are_planned_with_what_the_profile_says(

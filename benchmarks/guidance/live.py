@@ -24,6 +24,8 @@ HEAD = (
     "one server", "two servers", "times as fast", "equal to the byte",
     "denoising: one server", "one server, the other busy", "two servers", "times as fast",
 )  # fmt: skip
+Ask = Callable[[int, range], "list[Answer]"]
+"""Port and seeds."""
 _DENOISING = re.compile(r"\bdit\.0\.compute;dur=([0-9.]+)")
 
 
@@ -51,10 +53,10 @@ def rows(cases: Sequence[tuple[int, int]], pictures: int, rounds: int) -> Iterat
             def one_by_one(port: int, seeds: range, side: int = side, steps: int = steps) -> list[Answer]:
                 return [_answer(port, side, steps, seed) for seed in seeds]
 
-            def two_at_once(port: int, seeds: range, ask: Callable[..., list[Answer]] = one_by_one) -> list[Answer]:
+            def two_at_once(port: int, seeds: range, ask: Ask = one_by_one) -> list[Answer]:
                 return [answer for answers in pool.map(ask, (port, port), (seeds, seeds)) for answer in answers]
 
-            turns = ((alone, one_by_one), (shared, one_by_one), (alone, two_at_once))
+            turns: tuple[tuple[int, Ask], ...] = ((alone, one_by_one), (shared, one_by_one), (alone, two_at_once))
             answers: list[list[Answer]] = [[] for _ in turns]
             for number in range(rounds):
                 for found, (port, ask) in zip(answers, turns, strict=True):

@@ -25,10 +25,19 @@ class Peer:
 
     def __init__(self, *said: CellState) -> None:
         self.says: asyncio.Queue[CellState] = asyncio.Queue()
+        self._told = False
+        """Something, which was taken note of by the time the next is waited for."""
         for state in said:
             self.says.put_nowait(state)
 
+    async def heard(self) -> None:
+        """All that it says."""
+        await self.says.join()
+
     async def receive(self) -> list[bytes]:
+        if self._told:
+            self.says.task_done()
+        self._told = True
         return [encode(await self.says.get())]
 
     def send(self, frames: Sequence[bytes]) -> bool:
@@ -84,8 +93,8 @@ async def test_a_move_is_not_made_where_its_target_is_no_more_and_is_planned_ane
         running = asyncio.create_task(cells.run())
         carry_out = await dispatcher.next()
         peer.says.put_nowait(news)
-        while cells.others() != [news]:
-            await asyncio.sleep(0)
+        await peer.heard()
+        assert cells.others() == [news]
         assert carry_out() == ()
         assert dispatcher.sent == []
         back = CellState(name=news.name, gateway="g4")

@@ -69,11 +69,10 @@ def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) ->
     check_data_address(settings)
     curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
     ask = question(settings)
-    seconds = min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS)
-    answers = ask_gateways(settings.gateway, ask, curve, seconds)
+    told = ask_gateways(settings.gateway, ask, curve, min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS))
     models = _of_each_model(settings)
     engines = [make_engine(each) for each in models]
-    for engine, answer in product(engines, answers):
+    for engine, answer in product(engines, told):
         engine.forms.learn(answer.forms.get(engine.describe().key, {}))
     _acquaint(engines, models)
     rooms = [Condition() for _ in models]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from math import isqrt
 from pathlib import Path
 from threading import Condition
@@ -68,9 +69,11 @@ def _assembled(settings: Settings, on_told: Callable[[str, ToGateway], None]) ->
     check_data_address(settings)
     curve = Curve(keys, settings.curve_gateway_key) if keys is not None else None
     ask = question(settings)
-    ask_gateways(settings.gateway, ask, curve, min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS))
+    told = ask_gateways(settings.gateway, ask, curve, min(ANSWER_SECONDS, settings.connect_timeout or ANSWER_SECONDS))
     models = _of_each_model(settings)
     engines = [make_engine(each) for each in models]
+    for engine, answer in product(engines, told):
+        engine.forms.learn(answer.forms.get(engine.describe().key, {}))
     _acquaint(engines, models)
     rooms = [Condition() for _ in models]
     stores = [OutputStore(settings.store_bytes, on_room=partial(_notify, room)) for room in rooms]
@@ -373,6 +376,7 @@ def introduction(
         joins=True,
         moves=True,
         pool=settings.pool,
+        forms=engine.forms.seen(),
     )
 
 

@@ -26,5 +26,9 @@ Detail = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f
 Address = Annotated[str, msgspec.Meta(max_length=256)]
 BoundedHandle = Annotated[Handle, msgspec.Meta(min_length=1, max_length=64)]
 
+MAX_FORM_BYTES = 32 << 10
+Form = Annotated[bytes, msgspec.Meta(max_length=MAX_FORM_BYTES)]
+"""Names, shapes and dtypes of what a role makes, as stage servers write it; nobody else looks into it."""
+
 MAX_RELAYS = 4
 """Of one stage server."""

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import MAX_RELAYS, Address, BoundedHandle, Celsius, Count, Detail, Name, Positive, Seconds, Watts
+from wire.bounded import (
+    MAX_RELAYS,
+    Address,
+    BoundedHandle,
+    Celsius,
+    Count,
+    Detail,
+    Form,
+    Name,
+    Positive,
+    Seconds,
+    Watts,
+)
 from wire.params import ModelInfo
 from wire.types import Epoch, Role
 
@@ -83,6 +95,8 @@ class Hello(Message, frozen=True, kw_only=True):
     """Where those reach its data socket who cannot connect to ``data_endpoint``: ``relay://HOST:PORT/NAME``."""
     shares_guidance: bool = False
     """It can compute half of another server's guided steps, or have half of its own computed: ``Member.half``."""
+    forms: dict[Role, Form] = {}
+    """Of what the warm-ups of its roles made, for servers that hold the roles which read it: ``Fine.forms``."""
 
 
 class Ask(Message, frozen=True, kw_only=True):
@@ -243,6 +257,8 @@ class RolesReady(Message, frozen=True, kw_only=True):
     """All weights that are new were in host memory already: ``load_seconds`` is that of warm roles."""
     stopped_seconds: Seconds = 0.0
     """For which the device was taken from jobs to swap the roles; before that, each new role had a tiny job."""
+    forms: dict[Role, Form] = {}
+    """As in ``Hello``."""
 
 
 class RolesFailed(Message, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ class Fine(Message, frozen=True, kw_only=True):
 
     gateway: str
     """Incarnation."""
+    forms: dict[str, dict[Role, bytes]] = {}
+    """Model key → what servers of it say in ``Hello.forms``, for the warm-ups of roles that read it."""
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -165,6 +167,8 @@ class AssignRoles(Message, frozen=True, kw_only=True):
 
     epoch: Epoch
     roles: tuple[Role, ...]
+    forms: dict[Role, bytes] = {}
+    """As in ``Fine``, of this model."""
 
 
 class Preload(Message, frozen=True, kw_only=True):

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from wire.errors import ProtocolMismatch
 from wire.record import record
-from wire.to_gateway import Ask, AskCell, Goodbye, Heartbeat, Hello, ToGateway
+from wire.to_gateway import Ask, AskCell, Goodbye, Heartbeat, Hello, RolesReady, ToGateway
 from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, ToStage, Welcome
-from wire.types import ServerId, server_name
+from wire.types import Role, ServerId, server_name
 from wire.version import PROTOCOL, check_protocol
 
 BY_STRANGERS = (Hello, Ask, AskCell)
@@ -39,6 +39,9 @@ ASK_RATE = 32.0
 
 GATEWAYS = "~gateways"
 """User of connections that come with the gateways' own key, which they share."""
+
+MAX_FORMS = 32
+"""Models of which it is remembered what crosses between their stages."""
 
 STALL_SECONDS = 1.0
 """A tick that comes so late tells of a gateway that stood still, not of silent servers."""
@@ -161,6 +164,8 @@ class Roster:
         self._told = _Memory()
         self._allowance = _Allowance(HELLO_BURST, HELLO_RATE)
         self._questions = _Allowance(ASK_BURST, ASK_RATE)
+        self._forms: dict[str, dict[Role, bytes]] = {}
+        """By model key, in the order in which they were heard of."""
 
     @property
     def servers(self) -> tuple[ServerId, ...]:
@@ -177,6 +182,11 @@ class Roster:
         """Whether it is here and goes to another gateway when told."""
         peer = self._peers.get(server)
         return peer is not None and peer.hello.moves
+
+    def forms(self, server: ServerId) -> dict[Role, bytes]:
+        """What servers of its model have told of what crosses between their stages."""
+        peer = self._peers.get(server)
+        return self._forms.get(peer.hello.model.key, {}) if peer is not None else {}
 
     def joins(self, server: ServerId) -> bool:
         """Whether it is here and reads messages that come as the frames of one."""
@@ -202,6 +212,8 @@ class Roster:
             return [Send(server, HeartbeatAck(sequence=message.sequence)), *news]
         if isinstance(message, Goodbye):
             return self.lose(server, "it left", clean=True)
+        if isinstance(message, RolesReady):
+            self._note(peer.hello.model.key, message.forms)
         return [Heard(server, message)]
 
     def stranger(self, server: ServerId, now: float) -> list[Effect]:
@@ -251,7 +263,7 @@ class Roster:
             code, message = fault
             return [Send(server, Refused(code=code, message=message)), Warn(f"refused {server}: {message}")]
         if isinstance(greeting, Ask):
-            return [Send(server, Fine(gateway=self._rules.gateway))]
+            return [Send(server, Fine(gateway=self._rules.gateway, forms=self._forms))]
         return self._introduced(server, greeting, now)
 
     def _asked(self, peer: ServerId, now: float, user: str) -> list[Effect]:
@@ -272,8 +284,17 @@ class Roster:
         if peer is None:
             peer = self._peers[server] = _Peer(hello, now, Heartbeat(sequence=0))
         peer.hello, peer.heard, peer.vitals = hello, now, Heartbeat(sequence=0, warm=hello.warm)
+        self._note(hello.model.key, hello.forms)
         self._peers.move_to_end(server)
         return [*effects, Send(server, self._welcome()), Joined(server, hello)]
+
+    def _note(self, key: str, forms: Mapping[Role, bytes]) -> None:
+        """Copied, as messages on their way may refer to it."""
+        if not forms:
+            return
+        self._forms = {**self._forms, key: {**self._forms.get(key, {}), **forms}}
+        if len(self._forms) > MAX_FORMS:
+            del self._forms[next(iter(self._forms))]
 
     def _fault(self, server: ServerId, hello: Hello | Ask, user: str) -> tuple[str, str] | None:
         """Code and text of why ``hello`` cannot be served, if so.

@@ -7,12 +7,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
+import msgspec
+
 from gateway.stages.liveness import Effect, Heard, Joined, Lost, Report, Roster, Send, TellCell, Warn
 from gateway.stages.sockets import Incoming, Router
 from wire.control_codec import decode_to_gateway, encode
 from wire.errors import WireError
 from wire.to_gateway import Heartbeat
-from wire.to_stage import CellState, HeartbeatAck, Release, ToStage
+from wire.to_stage import AssignRoles, CellState, HeartbeatAck, Release, ToStage
 from wire.types import ServerId
 
 PROBE = HeartbeatAck(sequence=0)
@@ -82,6 +84,8 @@ class StagePool:
 
     def send(self, server: ServerId, message: ToStage) -> None:
         """A server that cannot be reached is reported as ``Lost``; to one that is not here, nothing is sent."""
+        if isinstance(message, AssignRoles):
+            message = msgspec.structs.replace(message, forms=self._roster.forms(server))
         frame = encode(message)
         if isinstance(message, Release) and self._roster.joins(server):
             self._hold(server, frame)

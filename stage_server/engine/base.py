@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import RoleInfo
 from wire.types import Role
 from wire.values import Value
+
+if TYPE_CHECKING:
+    from stage_server.engine.forms import Forms  # which knows outputs
 
 IMAGE_PORT = "image"
 """Port of the finished picture: ``{"image": bytes, "format": str, "width": int, "height": int}``."""
@@ -245,6 +248,10 @@ class Engine(Protocol):
 
     beside: Callable[[], int]
     """Bytes of weights that other engines have on the device."""
+
+    @property
+    def forms(self) -> Forms:
+        """What crosses between the model's stages looks like, as far as it is known here."""
 
     @property
     def resident_bytes(self) -> int:

@@ -43,6 +43,7 @@ from stage_server.engine.common import CommonComponents, common_keys
 from stage_server.engine.compiled import Compiler, refuse_missing_compiler
 from stage_server.engine.components import Components
 from stage_server.engine.control_source import SteeringSources
+from stage_server.engine.forms import Forms
 from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
@@ -127,6 +128,7 @@ class DiffusersEngine:
         self._port = ForwardPort(self._adapted) if compiler is None else ForwardPort(self._adapted, compiler.instead)
         self._made: dict[Role, Outputs] = {}
         """What warm-ups made, for those of later roles; in host memory."""
+        self.forms = Forms()
         self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(
             self._device,
@@ -411,7 +413,7 @@ class DiffusersEngine:
         Where a stand-in has a form of which nobody can be sure, its failure says nothing about the role.
         """
         dtype = torch_dtype(self._dtype)
-        warming = warm_up(role, self._workflows, self._geometry, self._info, dtype, self._made)
+        warming = warm_up(role, self._workflows, self._geometry, self._info, dtype, self._made, self.forms)
         if warming is None:
             _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
             return
@@ -423,6 +425,8 @@ class DiffusersEngine:
                 raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
             _log.warning("%s: the %s is not warmed up, it refused stand-ins: %s", self._info.name, role, error)
             return
+        if not warming.is_guessed:
+            self.forms.note(role, self._made[role])
         if role is Role.DIT:
             self._warm_up_caches(warming, pipeline)
 

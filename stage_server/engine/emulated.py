@@ -41,6 +41,7 @@ from stage_server.engine.emulated_values import (
     picture_bound,
     workflows,
 )
+from stage_server.engine.forms import Forms
 from stage_server.engine.profile import GIGABYTE, TensorSpec, load_profile
 from stage_server.engine.rendezvous import Call, Rendezvous, unattended
 from wire.params import ImageParams, ModelInfo
@@ -103,6 +104,7 @@ class EmulatedEngine:
         """Pixels of all jobs that compute."""
         self._closed = Event()
         self.beside: Callable[[], int] = lambda: 0
+        self.forms = Forms()
 
     @property
     def resident_bytes(self) -> int:

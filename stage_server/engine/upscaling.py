@@ -29,6 +29,7 @@ from stage_server.engine.base import (
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.finite import FiniteCheck
+from stage_server.engine.forms import Forms
 from stage_server.engine.translated import errors_translated
 from stage_server.engine.upscaler import DTYPE, PictureUpscaler, Pixels
 from wire.params import ImageParams, ModelInfo
@@ -96,6 +97,10 @@ class UpscalingEngine:
     @property
     def host_buffer(self) -> MakeBuffer | None:
         return self.inner.host_buffer
+
+    @property
+    def forms(self) -> Forms:
+        return self.inner.forms
 
     @property
     def warm(self) -> frozenset[Role]:

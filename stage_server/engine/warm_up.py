@@ -1,4 +1,7 @@
-"""A tiny job for one role, fed with what other roles made in theirs, or with stand-ins where those are elsewhere."""
+"""A tiny job for one role, fed with what other roles made in theirs.
+
+Of roles on other servers it is zeros, in the form of what they made there; where nobody has told that, a guess.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from PIL import Image
 
 from stage_server.engine.base import Outputs
+from stage_server.engine.forms import Forms
 from stage_server.engine.geometry import Geometry
 from stage_server.engine.job_check import complete
 from stage_server.engine.pictures import encode
@@ -33,6 +37,8 @@ class WarmUp:
     task: StageTask
     is_real: bool
     """Its inputs were made by the roles that make them in earnest."""
+    is_guessed: bool
+    """The form of some is what configurations tell."""
 
 
 def warm_up(
@@ -42,8 +48,10 @@ def warm_up(
     info: ModelInfo,
     dtype: torch.dtype,
     made: Mapping[Role, Outputs],
+    forms: Forms,
 ) -> WarmUp | None:
-    """``made``: what other roles' warm-ups on this server made. None where nobody knows what the role would read."""
+    """``made``: what other roles' warm-ups on this server made; ``forms``: of those on others. None where nobody knows
+    what the role would read."""
     workflow = workflows.get(_WORKFLOW) or workflows.get(_WITH_PICTURE)
     if workflow is None:
         return None
@@ -51,11 +59,18 @@ def warm_up(
     images = {"image": _grey(side)} if workflow.name == _WITH_PICTURE and role is Role.ENCODER else {}
     params = ImageParams(workflow=workflow.name, prompt="warm up", width=side, height=side, num_inference_steps=1)
     makers = [source for source, target in workflow.edges if target is role]
-    is_real = all(source in made for source in makers)
-    inputs = _made(makers, role, made) if is_real else _stand_ins(role, workflow, geometry, dtype, side)
-    if inputs is None:
-        return None
-    return WarmUp(StageTask(role, workflow, complete(params, info), images, inputs), is_real)
+    inputs: dict[str, Value] = {}
+    guessed: list[Role] = []
+    for maker in makers:
+        values = made[maker].get(role, {}) if maker in made else _told(maker, role, forms)
+        if values is None:
+            guessed.append(maker)
+            values = _guess(maker, role, workflow, geometry, dtype, side)
+        if values is None:
+            return None
+        inputs |= values
+    is_real = all(maker in made for maker in makers)
+    return WarmUp(StageTask(role, workflow, complete(params, info), images, inputs), is_real, bool(guessed))
 
 
 def cached(warming: WarmUp, caches: StepCaches) -> Iterator[tuple[str, StageTask]]:
@@ -65,23 +80,24 @@ def cached(warming: WarmUp, caches: StepCaches) -> Iterator[tuple[str, StageTask
         yield level, replace(warming.task, params=params, cache=cache)
 
 
-def _made(makers: list[Role], role: Role, made: Mapping[Role, Outputs]) -> dict[str, Value]:
-    return {name: value for maker in makers for name, value in made[maker].get(role, {}).items()}
+def _told(maker: Role, role: Role, forms: Forms) -> dict[str, Value] | None:
+    values = forms.stand_ins(maker, role)
+    # A generator in zeros is none: without one the role makes its own, from the seed.
+    return None if values is None else {name: value for name, value in values.items() if name != GENERATOR}
 
 
-def _stand_ins(
-    role: Role, workflow: WorkflowSplit, geometry: Geometry, dtype: torch.dtype, side: int
+def _guess(
+    maker: Role, role: Role, workflow: WorkflowSplit, geometry: Geometry, dtype: torch.dtype, side: int
 ) -> dict[str, Value] | None:
     """In the shapes that the configurations of denoiser and VAE tell; None where they do not tell all of them."""
     inputs: dict[str, Value] = {}
-    for source, target in workflow.edges:
-        for output in workflow.crossing(source, target) if target is role else ():
-            if output.name == GENERATOR or output.name in ("height", "width"):
-                continue  # as the parameters have them
-            stand_in = geometry.stand_in(output, side, dtype)
-            if stand_in is None:
-                return None
-            inputs[output.name] = to_wire(output.name, stand_in, _as_is)
+    for output in workflow.crossing(maker, role):
+        if output.name == GENERATOR or output.name in ("height", "width"):
+            continue  # as the parameters have them
+        stand_in = geometry.stand_in(output, side, dtype)
+        if stand_in is None:
+            return None
+        inputs[output.name] = to_wire(output.name, stand_in, _as_is)
     return inputs
 
 

@@ -18,7 +18,7 @@ from wire.control_codec import MAX_TO_STAGE_BYTES, decode_to_stage, encode
 from wire.dial import announced_mechanism
 from wire.errors import WireError
 from wire.to_gateway import Ask
-from wire.to_stage import Refused
+from wire.to_stage import Fine, Refused
 
 ANSWER_SECONDS = 3.0
 
@@ -33,26 +33,32 @@ class Unwelcome(Exception):
     """The gateway would refuse this server; the text is for the operator."""
 
 
-def ask_gateways(endpoints: Sequence[str], ask: Ask, curve: Curve | None, seconds: float = ANSWER_SECONDS) -> None:
-    """Ask all at once. Raises ``Unwelcome`` where every one refuses, or ``BadEndpoint``."""
+def ask_gateways(
+    endpoints: Sequence[str], ask: Ask, curve: Curve | None, seconds: float = ANSWER_SECONDS
+) -> tuple[Fine, ...]:
+    """Ask all at once; those that said yes. Raises ``Unwelcome`` where every one refuses, or ``BadEndpoint``."""
 
-    def refusal(endpoint: str) -> str:
+    def answer(endpoint: str) -> Fine | str | None:
         try:
-            ask_gateway(endpoint, ask, curve, seconds)
+            return ask_gateway(endpoint, ask, curve, seconds)
         except Unwelcome as error:
             return str(error)
-        return ""
 
     with ThreadPoolExecutor(len(endpoints), "ask") as threads:
-        refusals = list(threads.map(refusal, endpoints))
-    if all(refusals):
+        answers = list(threads.map(answer, endpoints))
+    refusals = [said for said in answers if isinstance(said, str)]
+    if len(refusals) == len(answers):
         raise Unwelcome("; ".join(refusals))
-    for text in filter(None, refusals):
+    for text in refusals:
         log.warning("%s", text)
+    return tuple(said for said in answers if isinstance(said, Fine))
 
 
-def ask_gateway(endpoint: str, ask: Ask, curve: Curve | None, seconds: float = ANSWER_SECONDS) -> None:
-    """Return when the gateway says yes, or nothing for so many seconds. Raises ``Unwelcome`` or ``BadEndpoint``."""
+def ask_gateway(endpoint: str, ask: Ask, curve: Curve | None, seconds: float = ANSWER_SECONDS) -> Fine | None:
+    """What the gateway says; None where that is nothing for so many seconds, or it is older than the question.
+
+    Raises ``Unwelcome`` or ``BadEndpoint``.
+    """
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.IDENTITY, f"{ask.name}/{ask.incarnation}".encode())
         dealer.setsockopt(zmq.LINGER, 0)
@@ -66,20 +72,22 @@ def ask_gateway(endpoint: str, ask: Ask, curve: Curve | None, seconds: float = A
             try:
                 dealer.connect(endpoint)
                 dealer.send(encode(ask))
-                fault = _fault(dealer, monitor, endpoint, monotonic() + seconds)
+                said = _said(dealer, monitor, endpoint, monotonic() + seconds)
             except zmq.ZMQError as error:
                 raise BadEndpoint(f"{endpoint!r} is no address of a gateway: {error.strerror}") from error
             except (TimeoutError, WireError) as silence:
                 log.warning("asking the gateway at %s: %s; loading all the same", endpoint, silence)
-                return
+                return None
             finally:
                 dealer.disable_monitor()
-    if fault:
-        raise Unwelcome(f"the gateway at {endpoint} refuses this server: {fault}")
+    if isinstance(said, str):
+        raise Unwelcome(f"the gateway at {endpoint} refuses this server: {said}")
+    return said
 
 
-def _fault(dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], endpoint: str, until: float) -> str:
-    """Why this server is refused; empty if it is not. Raises ``TimeoutError`` where nobody says."""
+def _said(dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], endpoint: str, until: float) -> Fine | str | None:
+    """Yes, or why this server is refused; None of a gateway that is older than the question. Raises ``TimeoutError``
+    where nobody says."""
     poller = zmq.Poller()
     poller.register(dealer, zmq.POLLIN)
     poller.register(monitor, zmq.POLLIN)
@@ -98,8 +106,10 @@ def _fault(dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], endpoint: str,
             match decode_to_stage(dealer.recv_multipart()[-1]):
                 case Refused(code=code, message=message):
                     return f"{message} ({code})"
-                case _:  # ``Fine``, or ``SayHello`` of a gateway that is older than the question
-                    return ""
+                case Fine() as fine:
+                    return fine
+                case _:  # ``SayHello``
+                    return None
     raise TimeoutError(silence)
 
 

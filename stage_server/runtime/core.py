@@ -189,6 +189,7 @@ class StageCore:
     def _about_roles(self, event: RolesLoaded | RolesBroke | ReadAheadOver) -> list[Effect]:
         match event:
             case RolesLoaded():
+                self._base = msgspec.structs.replace(self._base, forms=dict(event.forms))
                 return self._roles.loaded(event)
             case RolesBroke(message, roles):
                 return self._roles.broke(message, roles)

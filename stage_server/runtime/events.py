@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NewType
 
 from wire.errors import Code
@@ -166,6 +167,8 @@ class RolesLoaded:
     """No weights had to be read from files."""
     stopped: float = 0.0
     """Seconds for which the device was stopped to swap the roles."""
+    forms: Mapping[Role, bytes] = field(default_factory=dict)
+    """``Hello.forms``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +278,8 @@ class LoadRoles:
     """Make these roles resident beside the work of those that stay; answered by ``RolesLoaded`` or ``RolesBroke``."""
 
     roles: frozenset[Role]
+    forms: Mapping[Role, bytes] = field(default_factory=dict)
+    """``AssignRoles.forms``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,8 @@ class RoleLoader:
     def begin(self, work: LoadRoles | ReadAhead) -> None:
         """Returns at once, and posts what came of it. One of each kind is under way at most."""
         match work:
-            case LoadRoles(roles):
-                self._start("roles", lambda: self._post(self._exchange(roles)))
+            case LoadRoles():
+                self._start("roles", lambda: self._post(self._exchange(work)))
             case ReadAhead(roles):
                 self._start("read ahead", lambda: self._post(self._preload(roles)))
 
@@ -91,8 +91,9 @@ class RoleLoader:
         self._threads.append(Thread(target=target, name=name, daemon=True))
         self._threads[-1].start()
 
-    def _exchange(self, roles: frozenset[Role]) -> RolesLoaded | RolesBroke:
-        engine, turns = self._engine, self._turns()
+    def _exchange(self, work: LoadRoles) -> RolesLoaded | RolesBroke:
+        engine, turns, roles = self._engine, self._turns(), work.roles
+        engine.forms.learn(work.forms)
         former, began = engine.roles, monotonic()
         from_host = roles - former <= engine.warm
         try:
@@ -101,7 +102,7 @@ class RoleLoader:
         except (LoadError, OutputTooLarge) as error:
             self._resize(engine.roles)
             return RolesBroke(str(error), engine.roles)
-        return RolesLoaded(roles, monotonic() - began - turns.waited, from_host, turns.last)
+        return RolesLoaded(roles, monotonic() - began - turns.waited, from_host, turns.last, engine.forms.seen())
 
     def _preload(self, roles: frozenset[Role]) -> ReadAheadOver:
         began = monotonic()

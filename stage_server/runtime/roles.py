@@ -68,7 +68,7 @@ class RoleSet:
         if wanted == self.held:
             return [Send(RolesReady(epoch=change.epoch, roles=in_order(wanted), load_seconds=0.0))]
         self.loading = change
-        return [LoadRoles(wanted)]
+        return [LoadRoles(wanted, change.forms)]
 
     def loaded(self, done: RolesLoaded) -> list[Effect]:
         change, self.loading = self.loading, None
@@ -81,6 +81,7 @@ class RoleSet:
             load_seconds=done.seconds,
             from_host=done.from_host,
             stopped_seconds=done.stopped,
+            forms=dict(done.forms),
         )
         return [Send(ready)]
 

@@ -83,6 +83,7 @@ FAMILIES: Mapping[str, Callable[[], Model]] = {
     "wan": lambda: videos.wan("WanPipeline"),
     "wan-2.2": lambda: videos.wan("WanPipeline", two=True),
     "wan-i2v": videos.wan_i2v,
+    "wan-2.2-i2v": videos.wan_2_2_i2v,
     "ltx": videos.ltx,
     "cosmos-3": lambda: cosmos.cosmos_3(distilled=False),
     "cosmos-3-distilled": lambda: cosmos.cosmos_3(distilled=True),

@@ -87,3 +87,35 @@ def test_stand_ins_that_an_unknown_family_refuses_say_nothing_about_the_role(
     engine._made[Role.DIT] = {Role.DECODER: {"latents": 3}}
     with pytest.raises(LoadError, match="cannot run the role decoder here"):  # for what it reads was made here
         engine.set_roles(frozenset({Role.DECODER}))
+
+
+@pytest.mark.parametrize(
+    ("family", "guess"),
+    [("flux", lambda *_: torch.zeros(3)), ("stable-diffusion-xl", lambda *_: None)],
+    ids=["wrong", "none"],
+)
+def test_what_other_servers_made_goes_before_a_guess(
+    family: str,
+    guess: Callable[..., object],
+    model_folder: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each role is elsewhere: what they know of each other is what they have been told."""
+    monkeypatch.setattr("stage_server.engine.geometry.Geometry.stand_in", guess)
+    told: dict[Role, bytes] = {}
+    for role in REQUIRED:
+        engine = DiffusersEngine(model_folder(family))
+        engine.forms.learn(told)
+        engine.set_roles(frozenset({role}))
+        assert role in engine._made
+        told |= engine.forms.seen()
+    assert told.keys() == set(REQUIRED)
+    assert "not warmed up" not in caplog.text
+
+
+def test_what_was_made_of_a_guess_is_told_to_nobody(model_folder: Callable[[str], str]) -> None:
+    engine = DiffusersEngine(model_folder("flux"))
+    engine.set_roles(frozenset({Role.DIT}))
+    assert Role.DIT in engine._made
+    assert engine.forms.seen() == {}

@@ -9,6 +9,7 @@ from gateway.stages.liveness import (
     GATEWAYS,
     HELLO_BURST,
     HELLO_RATE,
+    MAX_FORMS,
     MAX_REMEMBERED,
     OWN_BURST,
     OWN_RATE,
@@ -22,9 +23,9 @@ from gateway.stages.liveness import (
     TellCell,
     Warn,
 )
-from wire.to_gateway import Ask, AskCell, Goodbye, Grant, Heartbeat
+from wire.to_gateway import Ask, AskCell, Goodbye, Grant, Heartbeat, RolesReady
 from wire.to_stage import Fine, HeartbeatAck, Refused, SayHello, Welcome
-from wire.types import Role, ServerId
+from wire.types import Epoch, Role, ServerId
 from wire.version import PROTOCOL
 
 A1, A2, B1 = ServerId("a/1"), ServerId("a/2"), ServerId("b/1")
@@ -155,6 +156,27 @@ def test_a_restarted_server_may_ask_while_its_former_life_is_still_here(roster, 
     join(roster, A1, hello)
     assert roster.hear(A2, ask(incarnation="2"), 1) == [Send(A2, Fine(gateway="g1"))]
     assert roster.hear(A1, GRANT, 1) == [Heard(A1, GRANT)], "it serves until the new one is loaded"
+
+
+def test_what_crosses_between_stages_is_told_to_servers_of_the_same_model(roster, hello, model):
+    join(roster, A1, hello, forms={Role.ENCODER: b"e"})
+    join(roster, B1, hello, model=model("other"))
+    assert (roster.forms(A1), roster.forms(B1)) == ({Role.ENCODER: b"e"}, {})
+    ready = RolesReady(epoch=Epoch("g1", 1), roles=(Role.DIT,), load_seconds=1.0, forms={Role.DIT: b"d"})
+    assert roster.hear(A1, ready, 1) == [Heard(A1, ready)]
+    both = {Role.ENCODER: b"e", Role.DIT: b"d"}
+    key = model().key
+    (answer,) = roster.hear(A2, ask(incarnation="2"), 2)
+    assert answer == Send(A2, Fine(gateway="g1", forms={key: both}))
+    roster.lose(A1, "it is gone")
+    assert roster.hear(A2, ask(incarnation="2"), 3) == [answer], "what was seen stays true"
+
+
+def test_models_are_forgotten_in_the_order_in_which_they_came(roster, hello, model):
+    for number in range(MAX_FORMS + 1):
+        join(roster, A1, hello, number * 2.0, model=model(f"m{number}"), forms={Role.DIT: b"d"})
+    (answer,) = roster.hear(B1, ask("b"), 999)
+    assert list(answer.message.forms) == [f"m{number}@1" for number in range(1, MAX_FORMS + 1)]
 
 
 @pytest.mark.parametrize(

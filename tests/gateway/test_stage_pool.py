@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 import zmq
 import zmq.asyncio
@@ -15,8 +16,8 @@ from tests.curve import generate_keys
 from wire.control_codec import MAX_CONTROL_BYTES, decode_to_stage, encode
 from wire.security import CurveKeys
 from wire.to_gateway import Goodbye, Grant, Heartbeat
-from wire.to_stage import Cancel, HeartbeatAck, Refused, Release, SayHello, Welcome
-from wire.types import Handle, Role, ServerId
+from wire.to_stage import AssignRoles, Cancel, HeartbeatAck, Refused, Release, SayHello, Welcome
+from wire.types import Epoch, Handle, Role, ServerId
 
 A = ServerId("a/1")
 GRANT = Grant(limits={Role.DIT: 3})
@@ -104,6 +105,13 @@ async def test_messages_go_both_ways(pool, hello):
     assert await hear(dealer) == Cancel(epochs=())
     await dealer.send(encode(Heartbeat(sequence=3)))
     assert await hear(dealer) == HeartbeatAck(sequence=3)
+
+
+async def test_an_order_of_roles_brings_what_crosses_between_the_stages(pool, hello):
+    dealer = await join(pool, hello, forms={Role.ENCODER: b"e"})
+    order = AssignRoles(epoch=Epoch("g1", 1), roles=(Role.DIT,))
+    pool.pool.send(A, order)
+    assert await hear(dealer) == msgspec.structs.replace(order, forms={Role.ENCODER: b"e"})
 
 
 class GoneBefore:

@@ -18,7 +18,7 @@ from tests.engine.both_ways import PROMPT, as_png, made_by_whole
 from tests.engine.families import build
 from tests.engine.test_bit_for_bit import CASES, SEED, uploads
 from wire.params import ImageParams
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 FAMILIES = (
     "tiny-shapes",
@@ -58,6 +58,15 @@ def parameters(workflow: str, guidance: Mapping[str, Any]) -> ImageParams:
     strength = {} if workflow in {"text2image", "image_conditioned"} else {"strength": 0.7}
     size = {"width": 96, "height": 64, "num_inference_steps": 3}
     return ImageParams(workflow=workflow, prompt=PROMPT, seed=SEED, **size, **guidance, **strength)
+
+
+async def test_a_role_is_warmed_up_with_what_the_others_made_on_other_servers(service):
+    """What was made of a guess is told to nobody: so the forms say how each was warmed up."""
+    folder = str(BUNDLED / "tiny-shapes")
+    for role in REQUIRED:
+        await service.serve(role, role, model=folder)
+    (server, *_) = service.gateway.pool.vitals()
+    assert service.gateway.pool._roster.forms(server).keys() == set(REQUIRED)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from stage_server.engine.base import (
     Prepared,
     StageJob,
 )
+from stage_server.engine.forms import Forms
 from stage_server.runtime.core import CoreTimes
 from stage_server.runtime.link import LinkTimes
 from stage_server.runtime.server import Equipment, StageServer
@@ -163,6 +164,7 @@ class GatedEngine:
         self.roles: frozenset[Role] = frozenset()
         self.refused: frozenset[Role] = frozenset()
         self.warm: frozenset[Role] = frozenset()
+        self.forms = Forms()
         self.disk = Event()
         """Reading weights waits for it."""
         self.disk.set()

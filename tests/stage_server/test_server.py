@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stage_server.engine.base import EngineError, NonFinite, WrongSize
+from stage_server.engine.forms import Forms
 from stage_server.runtime.baton import Baton
 from wire.errors import Code
 from wire.params import ImageParams
@@ -470,6 +471,22 @@ async def test_roles_change_once_the_jobs_of_those_that_go_are_done(gateway: Any
     assert (await gateway.expect(Grant)).limits[Role.DECODER] == 2
     assert kept.outputs[0].handle in bench.store.handles()
     assert bench.engine.roles == {Role.ENCODER, Role.DECODER}
+
+
+async def test_what_crosses_between_stages_is_learnt_before_roles_are_loaded_and_told_after(
+    gateway: Any, make_bench: MakeBench
+) -> None:
+    bench = make_bench(roles=(Role.ENCODER,))
+    await gateway.welcome()
+    told = Forms()
+    told.note(Role.ENCODER, {Role.DIT: {"size": 64}})
+    bench.engine.forms.note(Role.DIT, {Role.DECODER: {"size": 32}})
+    await gateway.send(AssignRoles(epoch=gateway.epoch(), roles=(Role.DIT,), forms=told.seen()))
+    ready = await gateway.expect(RolesReady)
+    assert ready.forms == bench.engine.forms.seen()
+    assert bench.engine.forms.stand_ins(Role.ENCODER, Role.DIT) == {"size": 64}
+    await gateway.send(SayHello())
+    assert (await gateway.expect(Hello)).forms == ready.forms
 
 
 async def test_kept_roles_are_served_while_another_is_read(gateway: Any, make_bench: MakeBench) -> None:

@@ -30,7 +30,7 @@ from stage_server.runtime.link import LinkTimes
 from stage_server.runtime.route import Route
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import Ask, Goodbye, Heartbeat, Hello, Leaving, RoleInfo, StageFailed
-from wire.to_stage import AssignRoles, Member, MoveTo, Refused, Run, Shutdown, Welcome
+from wire.to_stage import AssignRoles, Fine, Member, MoveTo, Refused, Run, Shutdown, Welcome
 from wire.types import REQUIRED, Epoch, Role
 
 GATEWAYS = ("tcp://a:1", "tcp://b:1", "tcp://c:1")
@@ -283,20 +283,24 @@ class TestMove:
         assert not [effect for effect in world.effects if isinstance(effect, Drop)]
 
 
+SILENT = "3"
+
+
 class TestAsking:
-    def asked(self, monkeypatch: pytest.MonkeyPatch, *refusals: str) -> None:
+    def asked(self, monkeypatch: pytest.MonkeyPatch, *refusals: str) -> tuple[Fine, ...]:
         """Gateways that refuse with these words; an empty one lets it in."""
 
-        def answer(endpoint: str, *_: object) -> None:
+        def answer(endpoint: str, *_: object) -> Fine | None:
             if refusal := refusals[int(endpoint)]:
                 raise Unwelcome(refusal)
+            return None if endpoint == SILENT else Fine(gateway=endpoint)
 
         monkeypatch.setattr(ask, "ask_gateway", answer)
         question = Ask(protocol=(1, 3), name="s", incarnation="i")
-        ask.ask_gateways([str(number) for number in range(len(refusals))], question, None)
+        return ask.ask_gateways([str(number) for number in range(len(refusals))], question, None)
 
     def test_a_refusal_by_one_is_told(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-        self.asked(monkeypatch, "it is full", "")
+        assert self.asked(monkeypatch, "it is full", "", "", "") == (Fine(gateway="1"), Fine(gateway="2"))
         assert "it is full" in caplog.text
 
     def test_a_refusal_by_all_ends_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:

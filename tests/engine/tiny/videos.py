@@ -56,6 +56,13 @@ def wan(pipeline: str, two: bool = False) -> Model:
     )
 
 
+def wan_2_2_i2v() -> Model:
+    """The picture is encoded by its autoencoder alone."""
+    _, components, config = wan("WanPipeline", two=True)
+    own = {name: _wan_denoiser(in_channels=12) for name in ("transformer", "transformer_2")}
+    return "WanImageToVideoPipeline", components | own, config
+
+
 def wan_i2v() -> Model:
     """Its picture is read by an encoder of its own, too."""
     _, components, _ = wan("WanPipeline")

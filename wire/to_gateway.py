@@ -6,7 +6,19 @@ from typing import Annotated
 
 import msgspec
 
-from wire.bounded import MAX_RELAYS, Address, BoundedHandle, Celsius, Count, Detail, Name, Positive, Seconds, Watts
+from wire.bounded import (
+    MAX_RELAYS,
+    Address,
+    BoundedHandle,
+    Celsius,
+    Count,
+    Detail,
+    Name,
+    Positive,
+    Prompt,
+    Seconds,
+    Watts,
+)
 from wire.params import ModelInfo
 from wire.types import Epoch, Role
 
@@ -203,6 +215,8 @@ class StageDone(Message, frozen=True, kw_only=True):
     """Of an encoder job: tokens of the prompt, by the model's own tokenizer; 0: not known."""
     prompt_dropped: Count = 0
     """Of these, past what the model reads."""
+    prompt: Prompt = ""
+    """Of an enhancer job: the prompt in its words; empty: nothing came of it, and the prompt stays as it was sent."""
 
 
 class StageFailed(Message, frozen=True, kw_only=True):

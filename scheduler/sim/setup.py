@@ -222,10 +222,10 @@ class Scenario:
         if stray := {kind.model for kind in self.kinds()} - models - ({""} if len(models) == 1 else set()):
             named = ", ".join(sorted(stray)) or "no model"
             raise ValueError(f"a kind of requests names {named}, where the servers have {', '.join(sorted(models))}")
-        if any(kind.upscaled for kind in self.kinds()) and not any(
-            Role.UPSCALER in server.profile.roles for server in self.setups
-        ):
-            raise ValueError("a kind of requests is upscaled, and no server's profile has a section [upscaler]")
+        for role, what in {Role.UPSCALER: "upscaled", Role.ENHANCER: "enhanced"}.items():
+            asked = any(getattr(kind, what) for kind in self.kinds())
+            if asked and not any(role in server.profile.roles for server in self.setups):
+                raise ValueError(f"a kind of requests is {what}, and no server's profile has a section [{role}]")
         shared = [(server.device, server.model) for server in self.servers if server.device]
         if len(set(shared)) < len(shared):
             raise ValueError("two servers of one model share a device")

@@ -60,7 +60,7 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "complaint"),
     [
         ((), "--role: is missing"),
-        (("--role", "painter"), "--role: 'painter' is no role; encoder, dit, decoder, upscaler are"),
+        (("--role", "painter"), "--role: 'painter' is no role; enhancer, encoder, dit, decoder, upscaler are"),
         (("--role", "dit", "--gateway", "localhost"), "--gateway: 'localhost' is no address; write tcp://HOST:PORT"),
         (
             ("--role", "dit", "--data-bind", "nonsense"),

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
 import msgspec
 
@@ -118,7 +117,7 @@ def measured(api: Api, record: JobRecord, fate: Fate) -> Iterator[Visit]:
         if api.meter is not None and status != ATTEMPT:
             # As the job, not as this attempt: should the gateway be killed before the job's end is written down, it is
             # run again, and counts once.
-            api.meter.record(replace(visit.record(status, code), id=record.id))
+            api.meter.record(msgspec.structs.replace(visit.record(status, code), id=record.id))
         elif api.meter is not None and visit.seconds:
             api.meter.record(visit.attempt_record())
 

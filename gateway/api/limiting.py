@@ -10,11 +10,12 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import cast
 
+import msgspec
 from starlette.requests import Request
 
 from gateway.accounts.caller import Caller, Limits
@@ -84,7 +85,7 @@ class Visit:
 
     def attempt_record(self) -> UsageRecord:
         """Of an attempt at a job that another one follows: its use is charged, and it is no request."""
-        return replace(self.record(ATTEMPT, ""), status=ATTEMPT, images=0)
+        return msgspec.structs.replace(self.record(ATTEMPT, ""), status=ATTEMPT, images=0)
 
     def tell(self, what: str, standing: Standing | None) -> None:
         """OpenAI's headers: how much is allowed, how much is left, and how long until it is more."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import fields
 from datetime import UTC, date, datetime
 from functools import cache, lru_cache
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     Column,
     Dialect,
@@ -70,8 +70,7 @@ spending = Table(
 """Sums of ``usage``, so that a budget is one look and outlives the records."""
 
 
-@record(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(msgspec.Struct, frozen=True):
     """Of one request, or one job."""
 
     id: str
@@ -138,11 +137,6 @@ def month_of(unix_seconds: float) -> int:
 def _month_of_day(day: int) -> int:
     when = datetime.fromtimestamp(day * DAY_SECONDS, UTC)
     return when.year * 12 + when.month - 1
-
-
-_FIELDS = tuple(field.name for field in fields(UsageRecord))
-_values = attrgetter(*_FIELDS)
-_after_day = attrgetter(*(column.name for column in usage.columns if column.name not in ("id", "created", "day")))
 
 
 class Usage:
@@ -237,16 +231,16 @@ def _charging(dialect: Dialect) -> str:
 
 
 def _tuple(record: UsageRecord) -> tuple[Any, ...]:
-    return (record.id, record.created, int(record.created // DAY_SECONDS), *_after_day(record))
+    """In the order of the table's columns, which is that of the fields but for the day."""
+    values = msgspec.structs.astuple(record)
+    return (*values[:2], int(record.created // DAY_SECONDS), *values[2:])
 
 
 _tenant = itemgetter(usage.columns.keys().index("tenant"))
 
 
 def _row(record: UsageRecord) -> dict[str, object]:
-    row: dict[str, object] = dict(zip(_FIELDS, _values(record), strict=True))
-    row["day"] = int(record.created // DAY_SECONDS)
-    return row
+    return msgspec.structs.asdict(record) | {"day": int(record.created // DAY_SECONDS)}
 
 
 def _charge(connection: Connection, records: Iterable[UsageRecord]) -> None:

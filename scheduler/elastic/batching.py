@@ -1,7 +1,7 @@
 """When a waiting job computes together with those that run already, and when it rather waits for a device of its own.
 
 What counts is the predicted sum of delays: what the job gains, what those lose that it joins, and what all that wait
-behind it gain because the device gets more done.
+behind it, or will come while the device is busy, gain because it gets more done.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from itertools import islice
 
 from scheduler.elastic.fairness import Fairness
+from scheduler.elastic.inflow import Inflow
 from scheduler.elastic.settings import ElasticSettings
+from scheduler.policy import Observer
 from scheduler.sharing import ends
-from scheduler.state import Attempt, Job, Server
+from scheduler.state import Attempt, Job, Request, Server
 from scheduler.transitions import COMMITTED
-from scheduler.view import View
+from scheduler.view import Station, View
 from wire.record import record
 from wire.types import ROLES
 
@@ -38,10 +40,20 @@ class _Joined:
     """Seconds, of all concerned."""
 
 
-class LeastDelay:
+class LeastDelay(Observer):
     def __init__(self, settings: ElasticSettings, fairness: Fairness):
         self._settings = settings
         self._fairness = fairness
+        self._coming: dict[Station, Inflow] = {}
+        """Jobs."""
+
+    def opened(self, request: Request, view: View, now: float) -> None:  # noqa: ARG002
+        if self._settings.max_batch == 1:
+            return
+        for job in request.jobs.values():
+            if not job.spec.optional:
+                station = (request.spec.model, job.spec.role)
+                self._coming.setdefault(station, Inflow(now)).add(1.0, 1.0, now)
 
     def most(self, job: Job, server: Server, view: View) -> int:
         if self._settings.max_batch == 1 or view.marginal(job, server) >= 1:
@@ -83,8 +95,17 @@ class LeastDelay:
         )
         end = max(after[len(group) :], default=pause)
         spared = pause + sum(work) - (max(after) - max(before))
-        gain = otherwise - end - lost + _behind(job, server, view) * spared
+        busy = max(before) + pause + sum(work)
+        gain = otherwise - end - lost + (_behind(job, server, view) + self._later(server, busy, view, now)) * spared
         return _Joined(server, group, before, after, end, gain)
+
+    def _later(self, server: Server, seconds: float, view: View, now: float) -> float:
+        """Requests that are expected to come to this server within so long, from how many came lately."""
+        model, most = server.spec.model, 0.0
+        for role in server.serving:
+            if (inflow := self._coming.get((model, role))) is not None:
+                most = max(most, inflow.rate(now) / len(view.serving(model, role)))
+        return most * seconds
 
 
 def _own_device(jobs: Sequence[Job], view: View, now: float) -> float:

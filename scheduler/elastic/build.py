@@ -53,12 +53,13 @@ def elastic(settings: ElasticSettings | None = None, profiles: Iterable[Profile]
     placement = Backpressure(settings, suspects)
     previews = WhileThereIsTime()
     roles = ElasticRoles(settings, book, suspects) if settings.elastic_roles else None
+    batching = LeastDelay(settings, fairness)
     admits: Admission = AdmitUnknown(admission)
     policies = Policies(
         admission=admits if roles is None else AdmitWhereThereIsRoom(admits, roles, coming),
         order=order,
         placement=placement,
-        batching=LeastDelay(settings, fairness),
+        batching=batching,
         preemption=ShortestRemaining(settings) if settings.preemption else None,
         migration=StepMigration(settings, suspects) if settings.migration else None,
         guidance=SharedGuidance(settings, suspects) if settings.share_guidance else None,
@@ -69,6 +70,6 @@ def elastic(settings: ElasticSettings | None = None, profiles: Iterable[Profile]
         cost=CostModel(bundled() if profiles is None else profiles),
         # In any order: each keeps its own record, and none reads another's while it is told. Admission does read the
         # book, but before anybody is told of the request, or it would count the request as work ahead of itself.
-        observers=(fairness, suspects, book, admission, placement, previews),
+        observers=(fairness, suspects, book, admission, placement, batching, previews),
     )
     return Elastic(policies, roles, suspects)

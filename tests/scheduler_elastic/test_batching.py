@@ -10,10 +10,11 @@ import pytest
 from scheduler import actions as do
 from scheduler.actions import Action
 from scheduler.elastic.settings import ElasticSettings, Ordering
+from scheduler.events import RequestCancelled
 from scheduler.spec import Timings
 from tests.scheduler.game import D, E, V, of
 from tests.scheduler_elastic.play import Play
-from wire.types import ServerId
+from wire.types import RequestId, ServerId
 
 STEP = 0.0352
 """Seconds at 512²."""
@@ -48,17 +49,17 @@ def together(
     [
         # With so many behind it, what the device gets done more is worth what those lose that compute already.
         ([{}] * 3, {}, ["r0", "r1"]),
-        ([{}] * 6, {}, ["r0", "r1", "r2"]),
+        ([{}] * 6, {}, ["r0", "r1", "r2", "r3"]),
         ([{}] * 20, {}, [f"r{number}" for number in range(8)]),
         ([{}] * 20, {"max_batch": 3}, ["r0", "r1", "r2"]),
         ([{}] * 20, {"max_batch": 1}, ["r0"]),
-        ([{"side": 1024}] * 20, {}, ["r0"]),  # one more costs 0.96 jobs
+        ([{"side": 1024}] * 12, {}, ["r0"]),  # one more costs 0.96 jobs
         ([{}, *[{"exact": True}] * 5], {}, ["r0"]),
         ([{"exact": True}, *[{}] * 5], {}, ["r0"]),
         # Whose turn it is decides, and one of another size is not passed over for company.
         ([{}, {"side": 256, "steps": 1000}, *[{}] * 5], {"ordering": Ordering.FIRST_COME}, ["r0"]),
         ([{"steps": 20}, {"steps": 22}, *[{}] * 5], {}, ["r0", "r1", "r2", "r3"]),
-        ([{"tenant": "a"}, {"tenant": "b"}, *[{}] * 4], {}, ["r0", "r1", "r2"]),
+        ([{"tenant": "a"}, {"tenant": "b"}, *[{}] * 4], {}, ["r0", "r1", "r2", "r3"]),
     ],
 )
 def test_who_computes_together(
@@ -75,7 +76,7 @@ def test_no_more_than_the_server_allows_and_one_in_line() -> None:
 def test_a_small_tenant_slows_nobody_down() -> None:
     shares = {"background": 1e-3}
     crowd: list[dict[str, object]] = [{}, *[{"tenant": "background"}] * 5]
-    assert together(crowd) == ["r0", "r1", "r2"]
+    assert together(crowd) == ["r0", "r1", "r2", "r3"]
     assert together(crowd, tenant_shares=shares) == ["r0"]
 
 
@@ -90,13 +91,31 @@ def running(game: Play, *requests: dict[str, object]) -> None:
 def test_a_short_job_joins_a_long_one_midway() -> None:
     game = play()
     game.serve("dit", {D})
-    running(game, {"steps": 100})
-    game.at(20 * STEP)
-    ask(game, "long", steps=100)
+    running(game, {"steps": 15})
+    game.at(3 * STEP)
+    ask(game, "long", steps=15)
     assert game.jobs_on("dit") == ["run0/d0"], "both would be late"
-    ask(game, "short", steps=10)
+    ask(game, "short", steps=2)
     assert game.jobs_on("dit") == ["run0/d0", "short/d0"]
     assert of(do.Run, game.through("short/d0")) == []
+
+
+def test_two_equal_ones_share_where_more_are_expected() -> None:
+    """Nobody waits behind them, but who comes meanwhile gains what the device gets done more."""
+
+    def shared(requests_before: int) -> list[str]:
+        game = play()
+        for number in range(requests_before):
+            ask(game, f"before{number}")
+            game.post(RequestCancelled(RequestId(f"before{number}")))
+            game.at(game.now + 1.0)
+        game.serve("dit", {D})
+        running(game, {})
+        ask(game, "a")
+        return game.jobs_on("dit")
+
+    assert shared(0) == ["run0/d0"]
+    assert shared(30) == ["run0/d0", "a/d0"]
 
 
 def test_as_others_come_those_that_wait_may_join() -> None:
@@ -142,7 +161,7 @@ def test_nobody_misses_a_deadline_for_company() -> None:
     crowd: list[dict[str, object]] = [{}] * 5
     assert together([{"deadline": 2.0}, *crowd]) == ["r0", "r1", "r2"]
     assert together([{"deadline": 1.0}, *crowd]) == ["r0"], "it would take 1.36 s with another"
-    assert together([{"deadline": 1.0}, *crowd], comes_at=0.5) == ["r0", "r1", "r2"], "it is late in any case"
+    assert together([{"deadline": 1.0}, *crowd], comes_at=0.5) == ["r0", "r1", "r2", "r3"], "it is late in any case"
 
 
 def test_decoding_is_not_held_up_by_a_group_that_never_ends() -> None:
@@ -151,7 +170,7 @@ def test_decoding_is_not_held_up_by_a_group_that_never_ends() -> None:
     for name in "abcdef":
         ask(game, name)
     first = game.jobs_on("both")
-    assert len(first) == 3
+    assert len(first) == 4
     for job in first:
         game.fetched(job)
         game.started(job)
@@ -201,7 +220,7 @@ def test_a_picture_is_decoded_between_two_steps_of_those_that_go_on() -> None:
     """That takes 6 ms, and it would wait for seconds."""
     game = alone_on_one("a")
     for name in "bc":
-        game.want(name, 512, 100, exact=False)
+        game.want(name, 512, 40, exact=False)
     game.through("b/e")
     game.fetched("b/d0")
     game.started("b/d0")

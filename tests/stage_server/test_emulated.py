@@ -119,7 +119,6 @@ def test_an_enhancer_tells_other_words_and_takes_what_the_scheduler_predicts(
     assert info.enhancer is not None
     assert tuple(enhanced.capable()) == (Role.ENHANCER, *REQUIRED)
     control, job = Steps(), StageJob(Role.ENHANCER, ImageParams(prompt="a star"))
-    assert enhanced.output_bound(job) >= 0
     assert enhanced.run(job, {}, control) == {}
     assert control.rewrites == ["a star, rewritten"]
     cost = CostModel()

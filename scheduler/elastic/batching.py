@@ -37,7 +37,9 @@ class _Joined:
     end: float
     """Of the last of the others."""
     gain: float
-    """Seconds, of all concerned."""
+    """Seconds, of all that are here."""
+    later: float
+    """The same, of those that are expected to come. They may go to any server, so this does not say which is best."""
 
 
 class LeastDelay(Observer):
@@ -76,7 +78,8 @@ class LeastDelay(Observer):
         otherwise = _own_device(jobs, view, now)
         found = [self._joined(joining, first, server, otherwise, view, now) for server in candidates]
         best = max(found, key=lambda joined: joined.gain)
-        return best.server if best.gain > 0 and _keeps_deadlines(jobs[-1], best, otherwise, view, now) else None
+        pays = best.gain + best.later > 0
+        return best.server if pays and _keeps_deadlines(jobs[-1], best, otherwise, view, now) else None
 
     def _joined(
         self, joining: Sequence[Job], first: Job | None, server: Server, otherwise: float, view: View, now: float
@@ -95,9 +98,9 @@ class LeastDelay(Observer):
         )
         end = max(after[len(group) :], default=pause)
         spared = pause + sum(work) - (max(after) - max(before))
-        busy = max(before) + pause + sum(work)
-        gain = otherwise - end - lost + (_behind(job, server, view) + self._later(server, busy, view, now)) * spared
-        return _Joined(server, group, before, after, end, gain)
+        gain = otherwise - end - lost + _behind(job, server, view) * spared
+        later = self._later(server, otherwise, view, now) * spared
+        return _Joined(server, group, before, after, end, gain, later)
 
     def _later(self, server: Server, seconds: float, view: View, now: float) -> float:
         """Requests that are expected to come to this server within so long, from how many came lately."""

@@ -54,7 +54,7 @@ def test_its_loss_repeats_what_it_was_at_and_nothing_else(policies: Policies, ki
 
 
 def test_a_server_is_given_the_stage_when_requests_ask_for_it() -> None:
-    servers = fleet(extended(bundled_profile("flux.1-dev-h100")), 4)
+    servers = tuple(fleet(extended(bundled_profile("flux.1-dev-h100")), 4))
     mixed = Phase(200, ((0.5, PLAIN), (0.5, ENHANCED)), rate=0.1)
     result = simulate(Scenario("mixed", servers, Workload((mixed,))), elastic_policies(), seed=1)
     assert {request.end for request in result.requests} == {End.FINISHED}

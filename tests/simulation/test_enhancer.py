@@ -10,6 +10,7 @@ from scheduler.cost.profile import Profile, RoleProfile
 from scheduler.elastic.build import elastic_policies
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.policy import Policies
+from scheduler.sim.bound import with_best_roles
 from scheduler.sim.engine import simulate
 from scheduler.sim.metrics import End
 from scheduler.sim.setup import Kill, Scenario, ServerSetup
@@ -54,7 +55,8 @@ def test_its_loss_repeats_what_it_was_at_and_nothing_else(policies: Policies, ki
 
 
 def test_a_server_is_given_the_stage_when_requests_ask_for_it() -> None:
-    servers = tuple(fleet(extended(bundled_profile("flux.1-dev-h100")), 4))
+    plain = Phase(1, ((1.0, PLAIN),))
+    servers = with_best_roles(fleet(extended(bundled_profile("flux.1-dev-h100")), 4), plain)
     mixed = Phase(200, ((0.5, PLAIN), (0.5, ENHANCED)), rate=0.1)
     result = simulate(Scenario("mixed", servers, Workload((mixed,))), elastic_policies(), seed=1)
     assert {request.end for request in result.requests} == {End.FINISHED}

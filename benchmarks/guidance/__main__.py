@@ -28,7 +28,11 @@ def main() -> None:
     args = parser.parse_args()
     load = f"load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores at the start"
     told = {
-        "live": (LIVE.format(load=load), live.HEAD, lambda: live.rows(CASES, args.pictures, args.rounds)),
+        "live": (
+            LIVE.format(load=load[0].upper() + load[1:]),
+            live.HEAD,
+            lambda: live.rows(CASES, args.pictures, args.rounds),
+        ),
         "swaps": (SWAPS.format(load=load, swaps=swaps.SWAPS), swaps.HEAD, swaps.rows),
         "simulated": (SIMULATED.format(seeds=args.seeds), simulated.HEAD, lambda: simulated.rows(range(args.seeds))),
     }
@@ -57,8 +61,10 @@ LIVE = """\
 ## One request alone
 
 Measured on real processes, the bundled model in float32: two dit servers with one thread and a core each, a server with
-the other roles, a gateway. Medians of the whole request at the HTTP API, with `SHARE_GUIDANCE` off and on in turns;
-{load}.
+the other roles, a gateway. Medians of the whole request at the HTTP API, encoding and decoding included, with
+`SHARE_GUIDANCE` off and on in turns, and of the denoising in it, as `Server-Timing` says; {load}.
+"The other busy" is of two requests at once, each on a dit server of its own. What they lose to each other in caches and
+memory, halves of steps lose as well: about half of that column is what a swap that costs nothing would leave.
 """
 SWAPS = """\
 ## What is swapped

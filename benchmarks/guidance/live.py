@@ -2,66 +2,96 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+import re
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 
-from benchmarks.http_load import ask
 from benchmarks.on_cores import running
 from benchmarks.ports import free_port
 
-HEAD = ("size", "steps", "pictures", "one server", "two servers", "times as fast", "equal to the byte")
+HEAD = (
+    "size", "steps", "pictures",
+    "one server", "two servers", "times as fast", "equal to the byte",
+    "denoising: one server", "one server, the other busy", "two servers", "times as fast",
+)  # fmt: skip
+Ask = Callable[[int, range], "list[Answer]"]
+"""Port and seeds."""
+_DENOISING = re.compile(r"\bdit\.0\.compute;dur=([0-9.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    picture: str
+    seconds: float
+    """The whole request."""
+    denoising: float
+    """Seconds of it, as ``Server-Timing`` says."""
 
 
 def rows(cases: Sequence[tuple[int, int]], pictures: int, rounds: int) -> Iterator[tuple[str, ...]]:
-    """Both services stand ready at once, and take turns: what else the machine does befalls both."""
-    with _service(share=False) as alone, _service(share=True) as shared:
+    """Both services stand ready at once, and take turns: what else the machine does befalls both.
+
+    The third turn is of two requests at once on the service whose servers do not help each other. What those lose to
+    each other in caches and memory, halves of steps lose as well, and no way of swapping them gives it back.
+    """
+    with _service(share=False) as alone, _service(share=True) as shared, ThreadPoolExecutor(2) as pool:
         for port in (alone, shared):
-            asyncio.run(_latencies(port, *cases[0], range(2)))  # until all is warm
+            for seed in range(2):  # until all is warm
+                _answer(port, *cases[0], seed)
         for side, steps in cases:
-            took: dict[int, list[float]] = {alone: [], shared: []}
+
+            def one_by_one(port: int, seeds: range, side: int = side, steps: int = steps) -> list[Answer]:
+                return [_answer(port, side, steps, seed) for seed in seeds]
+
+            def two_at_once(port: int, seeds: range, ask: Ask = one_by_one) -> list[Answer]:
+                return [answer for answers in pool.map(ask, (port, port), (seeds, seeds)) for answer in answers]
+
+            turns: tuple[tuple[int, Ask], ...] = ((alone, one_by_one), (shared, one_by_one), (alone, two_at_once))
+            answers: list[list[Answer]] = [[] for _ in turns]
             for number in range(rounds):
-                for port in took:
-                    seeds = range(number * pictures, (number + 1) * pictures)
-                    took[port] += asyncio.run(_latencies(port, side, steps, seeds))
-            one, two = median(took[alone]), median(took[shared])
-            same = _picture(alone, side, steps) == _picture(shared, side, steps)
-            yield (
-                f"{side}²",
-                str(steps),
-                str(pictures * rounds),
-                f"{one:.2f} s",
-                f"{two:.2f} s",
-                f"{one / two:.2f}",
-                "yes" if same else "**no**",
-            )
+                for found, (port, ask) in zip(answers, turns, strict=True):
+                    found += ask(port, range(number * pictures, (number + 1) * pictures))
+            yield (f"{side}²", str(steps), str(pictures * rounds), *_compared(*answers))
 
 
-async def _latencies(port: int, side: int, steps: int, seeds: range) -> list[float]:
-    return [await ask(port, _body(side, steps, seed)) for seed in seeds]
+def _compared(one: list[Answer], two: list[Answer], busy: list[Answer]) -> tuple[str, ...]:
+    whole = [median(answer.seconds for answer in answers) for answers in (one, two)]
+    denoising = [median(answer.denoising for answer in answers) for answers in (one, busy, two)]
+    same = [answer.picture for answer in one] == [answer.picture for answer in two]
+    return (
+        *(f"{seconds:.2f} s" for seconds in whole),
+        f"{whole[0] / whole[1]:.2f}",
+        "yes" if same else "**no**",
+        *(f"{seconds:.2f} s" for seconds in denoising),
+        f"{denoising[0] / denoising[2]:.2f}",
+    )
 
 
-def _body(side: int, steps: int, seed: int) -> bytes:
+def _answer(port: int, side: int, steps: int, seed: int) -> Answer:
     asked = {"prompt": "a red circle", "size": f"{side}x{side}", "num_inference_steps": steps, "seed": seed}
-    return json.dumps(asked | {"guidance_scale": 3.0}).encode()
-
-
-def _picture(port: int, side: int, steps: int) -> str:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/images/generations",
-        _body(side, steps, 1),
+        json.dumps(asked | {"guidance_scale": 3.0}).encode(),
         {"content-type": "application/json"},
     )
+    began = perf_counter()
     with urllib.request.urlopen(request) as response:  # noqa: S310
-        data: str = json.load(response)["data"][0]["b64_json"]
-    return data
+        body = response.read()
+    seconds = perf_counter() - began
+    said = _DENOISING.search(response.headers.get("server-timing", ""))
+    if said is None:
+        raise SystemExit("the gateway does not say how long the dit job took: DISAGFUSION_EXPOSE_STAGE_TIMINGS is off")
+    return Answer(json.loads(body)["data"][0]["b64_json"], seconds, float(said[1]) / 1e3)
 
 
 @contextmanager
@@ -75,6 +105,7 @@ def _service(*, share: bool) -> Iterator[int]:
             "CONTROL_BIND": f"tcp://127.0.0.1:{control}",
             "STATE_DIR": folder,
             "SHARE_GUIDANCE": "true" if share else "false",
+            "EMBEDDING_CACHE_BYTES": "0",  # every request asks for the same, and is to pass all three stages
         }
         settings = {f"DISAGFUSION_{name}": value for name, value in variables.items()}
         stage = [sys.executable, "-m", "stage_server", "--model", "tiny-shapes", "--threads", "1", "--pin"]

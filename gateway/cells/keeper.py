@@ -86,8 +86,14 @@ class Keeper:
 
     def others(self) -> list[CellState]:
         """Gateways that have answered of late."""
+        return [state for _, state in self._heard()]
+
+    def _heard(self) -> Iterator[tuple[str, CellState]]:
+        """With their endpoints."""
         now = asyncio.get_running_loop().time()
-        return [peer.state for peer in self._peers if peer.state is not None and now - peer.heard < SILENCE_SECONDS]
+        for peer in self._peers:
+            if peer.state is not None and now - peer.heard < SILENCE_SECONDS:
+                yield peer.endpoint, peer.state
 
     async def _listen(self, peer: _Peer) -> NoReturn:
         while True:
@@ -138,13 +144,15 @@ class Keeper:
 
     def _send_all(self, moves: Sequence[Move], now: float) -> Iterator[ev.Event]:
         departures = self._own.departures()
+        # A turn or more after they were planned: a gateway may have a new name since, may end, or be gone.
+        endpoints = {state.name: endpoint for endpoint, state in self._heard() if not state.draining}
         for move in moves:
-            if self._own.is_draining or departures.safe(move.holds):
-                yield from self._send(move, departures)
+            endpoint = endpoints.get(move.target)
+            if endpoint is not None and (self._own.is_draining or departures.safe(move.holds)):
+                yield from self._send(move, endpoint, departures)
                 self._steadiness.acted(move, now)
 
-    def _send(self, move: Move, departures: Departures) -> Iterator[ev.Event]:
-        endpoint = next(peer.endpoint for peer in self._peers if peer.state and peer.state.name == move.target)
+    def _send(self, move: Move, endpoint: str, departures: Departures) -> Iterator[ev.Event]:
         process = departures.choose(move.holds, move.target)
         if process is None:
             return

@@ -61,6 +61,27 @@ class Record:
         return tuple(self.reports[job] for job in self.graph.jobs if job in self.reports)
 
 
+@dataclass(slots=True, eq=False)
+class _Help:
+    """Of a server that computes half of another's guided steps."""
+
+    server: ServerId
+    began: float | None = None
+    ended: float | None = None
+
+    def seconds(self, now: float) -> float:
+        """For which it has had its device."""
+        return 0.0 if self.began is None else (now if self.ended is None else self.ended) - self.began
+
+    def begin(self, now: float) -> None:
+        if self.began is None and self.ended is None:
+            self.began = now
+
+    def end(self, now: float) -> None:
+        if self.ended is None:
+            self.ended = now
+
+
 @dataclass(slots=True)
 class _Attempt:
     record: Record
@@ -79,9 +100,14 @@ class _Attempt:
     """Of its span."""
     linked: set[Epoch] = field(default_factory=set)
     """With whom it was seen to compute: after a pause they are not linked again."""
+    help: _Help | None = None
 
     def device_seconds(self, now: float) -> float:
         return self.computed_seconds + (now - self.at) / self.company if self.company else self.computed_seconds
+
+    def helped_seconds(self, now: float) -> float:
+        """Of another server's device."""
+        return 0.0 if self.help is None else self.help.seconds(now)
 
     def keep_company(self, company: int, now: float) -> None:
         self.computed_seconds, self.at, self.company = self.device_seconds(now), now, company
@@ -94,6 +120,7 @@ class Attempts:
         self._under_way: dict[Epoch, _Attempt] = {}
         self._together: dict[ServerId, dict[Epoch, _Attempt]] = {}
         """Those that compute and share their device."""
+        self._helps: dict[Epoch, _Help] = {}
 
     def begin(
         self,
@@ -118,6 +145,12 @@ class Attempts:
         self._under_way[epoch] = _Attempt(record, job, server, queued, span, share, traceparent=traceparent)
         return traceparent
 
+    def help(self, epoch: Epoch, server: ServerId, helped: Epoch) -> None:
+        """From now on ``server`` computes half of the attempt ``helped``, which pays for that device, too."""
+        attempt = self._under_way.get(helped)
+        if attempt is not None:
+            attempt.help = self._helps[epoch] = _Help(server)
+
     def job(self, server: ServerId, epoch: Epoch) -> StageJob | None:
         """What the server works on under this epoch, if it does."""
         attempt = self._under_way.get(epoch)
@@ -130,6 +163,9 @@ class Attempts:
 
     def started(self, server: ServerId, epoch: Epoch, now: float) -> None:
         """It has the device, for the first time or again."""
+        help_ = self._helps.get(epoch)
+        if help_ is not None and help_.server == server:
+            help_.begin(now)
         attempt = self._under_way.get(epoch)
         if attempt is not None and attempt.server == server:
             self._computes(epoch, attempt, now, computes=True)
@@ -145,7 +181,7 @@ class Attempts:
         return handed_over + [
             Took(attempt.job.spec.role, seconds)
             for attempt in self._under_way.values()
-            if attempt.record is record and (seconds := attempt.device_seconds(now)) > 0
+            if attempt.record is record and (seconds := attempt.device_seconds(now) + attempt.helped_seconds(now)) > 0
         ]
 
     def done(self, server: ServerId, message: StageDone, now: float) -> Took | None:
@@ -157,7 +193,8 @@ class Attempts:
         attempt.span.set_attribute("disagfusion.steps", times.steps)
         attempt.span.end()
         before = record.before.pop(job.spec.id, Before())
-        took = Took(job.spec.role, times.compute / times.batch + before.device_seconds)
+        seconds = times.compute / times.batch + before.device_seconds + attempt.helped_seconds(now)
+        took = Took(job.spec.role, seconds)
         if job.preview is not None:
             return took
         is_new = job.spec.id not in record.reports
@@ -187,7 +224,7 @@ class Attempts:
         if message.output is not None:
             times, before = message.timings, attempt.record.before.setdefault(attempt.job.spec.id, Before())
             before.compute_seconds += times.compute
-            before.device_seconds += times.compute / times.batch
+            before.device_seconds += times.compute / times.batch + attempt.helped_seconds(now)
             before.steps += times.steps
 
     def failed(self, server: ServerId, epoch: Epoch, why: str, now: float) -> None:
@@ -197,7 +234,10 @@ class Attempts:
             attempt.span.end()
 
     def server_lost(self, server: ServerId, now: float) -> None:
-        for epoch in [epoch for epoch, attempt in self._under_way.items() if attempt.server == server]:
+        lost = [
+            epoch for known in (self._under_way, self._helps) for epoch, each in known.items() if each.server == server
+        ]
+        for epoch in lost:
             self.failed(server, epoch, "server lost", now)
 
     def _computes(self, epoch: Epoch, attempt: _Attempt, now: float, *, computes: bool) -> None:
@@ -218,10 +258,17 @@ class Attempts:
 
     def _take(self, server: ServerId, epoch: Epoch, now: float) -> _Attempt | None:
         """None for what a server says of attempts that are not its own."""
+        help_ = self._helps.get(epoch)
+        if help_ is not None and help_.server == server:
+            del self._helps[epoch]
+            help_.end(now)
+            return None
         attempt = self._under_way.get(epoch)
         if attempt is None or attempt.server != server:
             return None
         self._computes(epoch, attempt, now, computes=False)
+        if attempt.help is not None:
+            attempt.help.end(now)  # what it still does is for nobody
         return self._under_way.pop(epoch)
 
 

@@ -94,7 +94,8 @@ class Instructions:
         return Half(handle=mine, partner=self.reference(Input(theirs, partner, 0)), leads=leads)
 
     def _help(self, action: act.Help, now: float) -> to_stage.Run:
-        """Nobody's attempt in the records: what comes of it is part of the one that it helps."""
+        """No attempt of its own in the records: what comes of it, and what it takes, is part of the one it helps."""
+        self._attempts.help(action.epoch, action.server, action.leader)
         graph = self._record(action.job).graph
         job = graph.jobs[action.job]
         member = to_stage.Member(

@@ -303,7 +303,8 @@ class Roster:
         if keys is not None and not (self._rules.admits(user, owner) and keys.get(user) == hello.public_key):
             return "key", f"the key shown is registered for {user!r}, not for {hello.name!r}"
         if len(self._peers) >= self._rules.max_servers and hello.name not in self._names:
-            return "full", f"the gateway serves {self._rules.max_servers} stage servers at most"
+            most = self._rules.max_servers
+            return "full", f"the gateway serves {most} stage servers at most (its DISAGFUSION_MAX_STAGE_SERVERS)"
         return None
 
     def _welcome(self) -> Welcome:

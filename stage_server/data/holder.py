@@ -41,6 +41,8 @@ MAX_KEPT = 64
 
 MAX_CONNECTIONS = 512
 HANDSHAKE_MS = 5_000
+_READ, _EVENTS = int(zmq.POLLIN), int(zmq.EVENTS)
+"""As plain numbers, see ``multipart``."""
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _CLOSE_SECONDS = 5.0
 
@@ -115,7 +117,11 @@ class Holder:
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._woken.setblocking(False)
+        self._lock = threading.Lock()
+        """Of the router, and of what follows."""
         self._kept: list[_Kept] = []
+        self._may_have_more = True
+        """Requests: its descriptor says so only once, and to whichever thread uses the socket next."""
         self._configure(keys)
         try:
             self.endpoint = self._bind(bind, keys, allow_plaintext)
@@ -126,9 +132,19 @@ class Holder:
         self._thread.start()
 
     def look_again(self) -> None:
-        """What somebody waits for may be there now. From any thread."""
-        with suppress(BlockingIOError, OSError):  # full: it is awake anyway; closed: nobody is served any more
-            self._wake.send(b"\0")
+        """What somebody waits for may be there now. From any thread, which answers by itself: a hop to another takes as
+        long as a small transfer, and longer where that one has to wait for a processor.
+        """
+        if not self._lock.acquire(blocking=False):
+            self._rouse()
+            return
+        try:
+            if self._kept and not self._router.closed:
+                self._answer_kept()
+                if self._is_readable():
+                    self._rouse()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Stop serving; answers under way are dropped. Closing twice is harmless."""
@@ -170,7 +186,8 @@ class Holder:
 
     def _loop(self) -> None:
         poller = zmq.Poller()
-        for source in (self._router, self._monitor, self._zap, self._stopped, self._woken):
+        descriptor = int(self._router.getsockopt(zmq.FD))  # the socket itself must not be polled while others use it
+        for source in (descriptor, self._monitor, self._zap, self._stopped, self._woken):
             poller.register(source, zmq.POLLIN)
         try:
             while self._stopped.fileno() not in (ready := dict(poller.poll(self._patience_ms()))):
@@ -178,15 +195,16 @@ class Holder:
                     self._count()
                 if self._zap in ready:
                     self._admit()
-                if self._router in ready:
-                    self._answer_some()
                 if self._woken.fileno() in ready:
                     with suppress(BlockingIOError):
                         self._woken.recv(4096)
-                if self._kept:
+                with self._lock:
+                    self._answer_some()
                     self._answer_kept()
+                    self._may_have_more = self._is_readable()
         finally:
-            self._release()
+            with self._lock:
+                self._release()
 
     def _answer_some(self) -> None:
         for _ in range(BURST):
@@ -196,10 +214,19 @@ class Holder:
                 return
             self._answer(peer, frames)
 
+    def _rouse(self) -> None:
+        with suppress(BlockingIOError, OSError):  # full: it is awake anyway; closed: nobody is served any more
+            self._wake.send(b"\0")
+
+    def _is_readable(self) -> bool:
+        return bool(int(self._router.getsockopt(_EVENTS)) & _READ)
+
     def _patience_ms(self) -> int | None:
-        if not self._kept:
-            return None
-        return max(0, int(1e3 * (min(kept.until for kept in self._kept) - monotonic())) + 1)
+        if self._may_have_more:
+            return 0
+        with self._lock:
+            until = min((kept.until for kept in self._kept), default=None)
+        return None if until is None else max(0, int(1e3 * (until - monotonic())) + 1)
 
     def _answer_kept(self) -> None:
         now = monotonic()

@@ -13,6 +13,8 @@ from wire.bundle import Bundle
 from wire.types import Handle
 
 MOST_WORDS = 256
+MOST_LEFT = 8
+"""Halves of jobs that are over. Each may be megabytes."""
 
 
 class Mailbox:
@@ -24,6 +26,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._lying: dict[Handle, Bundle] = {}
         self._words: deque[Handle] = deque()
+        self._left: deque[Handle] = deque()
 
     def get(self, handle: Handle) -> Bundle | None:
         return self._lying.get(handle)
@@ -33,8 +36,16 @@ class Mailbox:
             self._lying[handle] = bundle
         self.on_put()
 
+    def leave(self, handle: Handle) -> None:
+        """Nobody will drop this one: it lies here until some others were left so."""
+        with self._lock:
+            if handle in self._lying:
+                self._left.append(handle)
+            if len(self._left) > MOST_LEFT:
+                self._lying.pop(self._left.popleft(), None)
+
     def leave_word(self, handle: Handle, bundle: Bundle) -> None:
-        """The same for something small that nobody will drop: it lies here until many others have come."""
+        """The same for something new and small, until many others have come."""
         with self._lock:
             self._words.append(handle)
             self._lying[handle] = bundle

@@ -128,6 +128,8 @@ class Worker:
             self._begin_fetches()
         except TooManyFetches as error:
             self._refused = error
+        if self._partner is not None:
+            self._partner.begin()
         self._plant.threads.run(self.name, self._live)
 
     def stop(self) -> None:

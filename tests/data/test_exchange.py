@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
 import pytest
 
-from stage_server.data.consumer import Consumer
-from stage_server.data.exchange import Exchange
+from stage_server.data.consumer import Consumer, TooManyFetches
+from stage_server.data.exchange import LONGEST_WAIT, Exchange
 from stage_server.data.holder import MAX_KEPT, Holder
-from stage_server.data.mailbox import MOST_WORDS, Mailbox
-from wire.bundle import pack, unpack
+from stage_server.data.mailbox import MOST_LEFT, MOST_WORDS, Mailbox
+from wire.bundle import Bundle, pack, unpack
 from wire.errors import InputLost, Loss
 from wire.to_stage import Half, InputRef
 from wire.types import Handle
@@ -110,6 +110,97 @@ def test_a_partner_that_is_gone_is_noticed(sides: tuple[Side, Side], beside: Any
     taken = beside(leads.take, 1, BOUND)
     sides[1].holder.close()
     assert taken.result(BOUND / 2) is None
+
+
+class Asked:
+    """A consumer that notes what it is asked for, and brings what it is told to."""
+
+    def __init__(self) -> None:
+        self.fetches: dict[str, Future[Bundle]] = {}
+        self.brings: dict[str, Any] | None = None
+        """At once; None: nothing by itself."""
+        self.is_full = False
+
+    def fetch(self, ref: InputRef, deadline_seconds: float, wait_ms: int = 0) -> Future[Bundle]:
+        if self.is_full:
+            raise TooManyFetches
+        fetch = self.fetches[ref.handle] = Future[Bundle]()
+        if self.brings is not None:
+            fetch.set_result(pack(self.brings))
+        return fetch
+
+    def has_missed(self, step: int) -> None:
+        handle = Handle(f"{OTHER}.{step}")
+        self.fetches.pop(handle).set_exception(InputLost(handle, Loss.MISSING))
+
+    def steps(self) -> list[int]:
+        return [int(handle.rpartition(".")[2]) for handle in self.fetches]
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def one(asked: Any) -> Exchange:
+    half = Half(handle=ONE, partner=InputRef(handle=OTHER, endpoint="tcp://127.0.0.1:1"), leads=True)
+    return Exchange(half, Mailbox(), asked)
+
+
+def test_each_half_is_asked_for_once_before_the_own_one_is_computed(one: Exchange, asked: Asked) -> None:
+    one.begin()
+    for step in range(1, 4):
+        assert asked.steps() == list(range(1, step + 1))
+        one.give(step, {})
+        asked.fetches[f"{OTHER}.{step}"].set_result(pack({"half": step}))
+        assert one.take(step, BOUND) == {"half": step}
+
+
+def test_one_that_there_was_no_room_to_ask_for_is_asked_for_when_it_is_due(one: Exchange, asked: Asked) -> None:
+    asked.is_full = True
+    one.begin()
+    assert one.take(1, BOUND) is None
+    asked.is_full, asked.brings = False, {"half": 1}
+    assert one.take(1, BOUND) == {"half": 1}
+
+
+def test_one_that_was_waited_for_long_enough_is_asked_for_again(
+    one: Exchange, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("stage_server.data.exchange.monotonic", lambda: now[0])
+    one.begin()
+    now[0] += LONGEST_WAIT
+    asked.has_missed(1)
+    asked.brings = {"half": 1}
+    assert one.take(1, BOUND) == {"half": 1}
+
+
+def test_a_holder_that_waits_for_nothing_is_not_asked_again(one: Exchange, asked: Asked) -> None:
+    one.begin()
+    asked.has_missed(1)
+    asked.brings = {"half": 1}
+    assert one.take(1, BOUND) is None
+
+
+def test_a_half_that_was_given_can_be_had_when_its_server_has_left(pair: tuple[Exchange, Exchange]) -> None:
+    leads, helps = pair
+    helps.give(1, {"half": 1})
+    helps.leave()
+    assert leads.take(1, BOUND) == {"half": 1}
+    assert leads.take(2, BOUND) == {}
+
+
+def test_halves_of_jobs_that_are_over_do_not_pile_up(asked: Any) -> None:
+    mailbox = Mailbox()
+    for number in range(2 * MOST_LEFT):
+        half = Half(handle=Handle(f"{number:032x}"), partner=InputRef(handle=OTHER, endpoint="tcp://127.0.0.1:1"))
+        exchange = Exchange(half, mailbox, asked)
+        for step in (1, 2):
+            exchange.give(step, {"half": step})
+        exchange.leave()
+    assert len(mailbox) == MOST_LEFT + 2 * 2 * MOST_LEFT, "a half of each, and words that there are no more"
 
 
 def test_words_do_not_pile_up() -> None:

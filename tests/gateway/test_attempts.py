@@ -173,3 +173,58 @@ def test_what_was_handed_over_is_told_when_the_request_ends_before_another_goes_
     under_way = Attempts()
     hand_over(under_way, record, LATENTS)
     assert under_way.unfinished(record, 20.0) == [Took("dit", 1.5)]
+
+
+def helped(under_way, record, **fields):
+    """A dit attempt on A that has computed since 11.0; B has helped it since 12.0."""
+    begin(under_way, record, "dit.0", 1, A, 11.0, **fields)
+    under_way.help(Epoch("g", 2), B, Epoch("g", 1))
+    under_way.started(A, Epoch("g", 1), 11.0)
+    assert under_way.unfinished(record, 12.0) == [Took("dit", 1.0)], "nobody helps yet"
+    under_way.started(A, Epoch("g", 2), 11.5)  # not this server's
+    under_way.started(B, Epoch("g", 2), 12.0)
+    assert under_way.unfinished(record, 14.0) == [Took("dit", 3.0 + 2.0)]
+
+
+def done(counter, compute):
+    return StageDone(epoch=Epoch("g", counter), outputs=(), timings=Timings(compute=compute))
+
+
+def test_the_device_of_a_server_that_helps_is_paid_for_as_well(record):
+    under_way = Attempts()
+    helped(under_way, record)
+    assert under_way.done(A, done(1, 4.0), 15.0) == Took("dit", 4.0 + 3.0)
+    assert under_way.done(B, done(2, 9.0), 21.0) is None, "what it did afterwards was for nobody"
+    assert under_way.unfinished(record, 22.0) == []
+    assert [(stage.server, stage.compute_seconds) for stage in record.stages()] == [("a", 4.0)]
+
+
+@pytest.mark.parametrize("end", ["is done", "fails", "is lost"])
+def test_help_that_ends_first_counts_until_then(record, end):
+    under_way = Attempts()
+    helped(under_way, record)
+    match end:
+        case "is done":
+            assert under_way.done(B, done(2, 9.0), 14.5) is None
+        case "fails":
+            under_way.failed(B, Epoch("g", 2), "cancelled", 14.5)
+        case "is lost":
+            under_way.server_lost(B, 14.5)
+    under_way.started(B, Epoch("g", 2), 15.0)  # too late to count
+    assert under_way.done(A, done(1, 5.0), 16.0) == Took("dit", 5.0 + 2.5)
+
+
+def test_help_for_steps_that_were_handed_over_counts_with_them(record):
+    under_way = Attempts()
+    helped(under_way, record)
+    timings = Timings(compute=3.0, steps=5)
+    under_way.handed_over(A, HandedOver(epoch=Epoch("g", 1), step=5, output=LATENTS, timings=timings), 15.0)
+    begin(under_way, record, "dit.0", 3, B, 15.0, resumes=True)
+    assert under_way.done(B, done(3, 4.0), 19.0) == Took("dit", 3.0 + 3.0 + 4.0)
+
+
+def test_help_for_an_attempt_that_failed_is_nobodys_use(record):
+    under_way = Attempts()
+    helped(under_way, record)
+    under_way.failed(A, Epoch("g", 1), "server lost", 15.0)
+    assert under_way.unfinished(record, 16.0) == []

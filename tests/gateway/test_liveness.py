@@ -136,7 +136,7 @@ def test_introductions_that_contradict_themselves_are_refused(roster, hello, cha
 def test_no_more_servers_than_allowed(hello):
     roster = Roster(PoolRules("g1", 2, 10, max_servers=1))
     join(roster, A1, hello)
-    assert "1 stage servers at most" in refusal(join(roster, B1, hello)).message
+    assert "1 stage servers at most (its DISAGFUSION_MAX_STAGE_SERVERS)" in refusal(join(roster, B1, hello)).message
     assert isinstance(join(roster, A2, hello)[-1], Joined), "a new life takes the old one's place"
 
 

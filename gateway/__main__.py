@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -43,6 +43,7 @@ from wire.errors import USER_MISTAKE
 from wire.logs import log_to_stderr
 from wire.open_files import allow_files
 from wire.telemetry import BadExporter, MetricsExport, configure, metrics_export
+from wire.types import OPTIONAL, Role
 
 GRACE_SECONDS = 5
 """For connections to close when the gateway ends, and with ``--local`` for requests under way."""
@@ -65,6 +66,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m gatew
         return config_command(words[1:], program)
     given = {name: value for name, value in vars(_parser(program).parse_args(words)).items() if value is not None}
     local, config = given.pop("local"), given.pop("config", None)
+    further = {role: str(given.pop(name)) for role in OPTIONAL if (name := f"local_{role}") in given}
+    if further and not local:
+        print(f"gateway: --local-{next(iter(further))} needs --local", file=sys.stderr)  # noqa: T201 # as below
+        return USER_MISTAKE
     status = 0
     if local:
         given.setdefault("control_bind", "tcp://127.0.0.1:*")
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m gatew
         configure("gateway")
         export = metrics_export("gateway") if settings.metrics else None
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-            runner.run(_serve(settings, made_key, export, local=local))
+            runner.run(_serve(settings, made_key, export, local=local, further=further))
     except* (InvalidSettings, BadExporter, BindError, DatabaseRefused, LocalStageFailed, CannotStart) as group:
         _complain(group)
         status = USER_MISTAKE
@@ -96,11 +101,13 @@ def _settings(given: dict[str, object], *, local: bool, config: str | None = Non
     return load_settings(config, **given, admin_key=SecretStr(made_key)), made_key
 
 
-async def _serve(settings: Settings, made_key: str, export: MetricsExport | None, *, local: bool) -> None:
+async def _serve(
+    settings: Settings, made_key: str, export: MetricsExport | None, *, local: bool, further: Mapping[Role, str]
+) -> None:
     allow_files(settings.max_stage_servers + OTHER_FILES, "DISAGFUSION_MAX_STAGE_SERVERS")
     listener = _listen(settings, settings.port, "--port")
     gateway = Gateway(settings)
-    stages = LocalStages(gateway.pool.endpoint) if local else None
+    stages = LocalStages(gateway.pool.endpoint, further=further) if local else None
     async with asyncio.TaskGroup() as tasks:
         # Before all else: importing torch takes them longer than everything that we still have to do.
         serving = [] if stages is None else [tasks.create_task(stages.run(), name="local stages")]
@@ -269,6 +276,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "setting: see their --help. Settings may also be given as DISAGFUSION_<SETTING>; the command line wins.",
     )
     parser.add_argument("--local", action="store_true", help=f"also start stage servers here, with {BUNDLED_MODEL}")
+    for role in OPTIONAL:
+        which = f"and one with this {role}, a folder or hub id; needs --local"
+        parser.add_argument(f"--local-{role}", metavar="SOURCE", help=which)
     parser.add_argument("--config", metavar="FILE", help="TOML with settings, behind variables (DISAGFUSION_CONFIG)")
     parser.add_argument("--host", help="address of the HTTP API (default: 127.0.0.1)")
     parser.add_argument("--port", help="its port, 0 for any (default: 8000)")

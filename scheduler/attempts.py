@@ -19,7 +19,7 @@ from scheduler.state import Attempt, Job, Server
 from scheduler.transitions import COMMITTED, JobState
 from scheduler.trials import Trials
 from scheduler.view import View
-from wire.types import Handle
+from wire.types import STAGES, Handle
 
 AttemptEvent = (
     ev.JobFetched
@@ -292,7 +292,8 @@ def _fault(attempt: Attempt, event: ev.JobDone) -> str:
     server, handles = attempt.server, [output.handle for output in event.outputs]
     if len(set(handles)) < len(handles) or any(handle in server.holds or handle in server.shown for handle in handles):
         return "a stage server used a handle twice"
-    return "" if handles or attempt.job.spec.is_final else "a stage server left no output"
+    needs_none = attempt.job.spec.is_final or STAGES[attempt.job.spec.role].is_told
+    return "" if handles or needs_none else "a stage server left no output"
 
 
 def _failure(event: ev.JobDone | ev.JobCancelled, message: str) -> ev.JobFailed:

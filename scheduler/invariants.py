@@ -60,7 +60,7 @@ def _about_job(view: View, job: Job) -> Iterator[str]:
 def _about_outputs(view: View, job: Job, holder: ServerId) -> Iterator[str]:
     if job.state is not JobState.DONE:
         yield f"{_name(job)} has outputs"
-    held = view.servers[holder].holds
+    held = view.servers[holder].holds if job.outputs else {}  # who left none may be gone
     if any(held.get(output.handle) is not job for output in job.outputs):
         yield f"{_name(job)}: {holder} does not hold its outputs"
 

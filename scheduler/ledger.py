@@ -96,7 +96,7 @@ class Ledger:
             yield job.shown.holder, self._forget_shown(job)
         if job.handed_over is not None:
             yield job.handed_over.source.holder, self._forget_handed_over(job)
-        if job.holder is not None:
+        if job.holder is not None and job.outputs:
             yield job.holder, self._forget_outputs(job)
 
     def give_up(self, job: Job, code: str, message: str) -> None:
@@ -139,7 +139,7 @@ class Ledger:
             self.end(request, "finished")
             return
         for each in request.jobs.values():
-            if each.holder is not None and each.is_settled:
+            if each.holder is not None and each.outputs and each.is_settled:
                 holder = each.holder
                 self._outbox.release(holder, self._forget_outputs(each), "every picture made of it was taken")
 

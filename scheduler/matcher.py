@@ -84,7 +84,8 @@ class Matcher:
         queue = self._view.queues.get(station)
         if queue is None:
             queue = self._view.queues[station] = self._policies.order.queue()
-        held = [job.request.jobs[need].holder for need in job.spec.needs]
+        sources = [job.request.jobs[need] for need in job.spec.needs]
+        held = [source.holder for source in sources if source.outputs]
         if job.handed_over is not None:
             held.append(job.handed_over.source.holder)
         job.avoid |= self._view.reach.unable(holder for holder in held if holder is not None)

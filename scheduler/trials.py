@@ -84,7 +84,9 @@ class Trials:
     def fetched(self, job: Job, fetcher: ServerId, now: float) -> None:
         """Its inputs have arrived there."""
         for need in job.spec.needs if self._view.reach.failing else ():
-            self.reached(fetcher, job.request.jobs[need].holder or fetcher, now)
+            source = job.request.jobs[need]
+            if source.outputs:
+                self.reached(fetcher, source.holder or fetcher, now)
 
     def reached(self, fetcher: ServerId, holder: ServerId, now: float) -> None:
         failing = self._view.reach.failing

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stage_server.further_settings import OF_NONE, FurtherSettings
 from stage_server.offload import Offload
 from stage_server.offload import parsed as parsed_offloads
 from stage_server.setting_values import ControlAddress, DataAddress, Name, by_name, host_of
@@ -49,7 +50,6 @@ REPEATABLE = {
 _COMPUTING = {
     ("--adapter", "--adapters-folder"): "no weights",
     ("--control", "--ip-adapter"): "no weights",
-    ("--upscaler",): "one where its profile has a section [upscaler]",
     ("--quantize",): "no weights",
     ("--offload",): "no weights",
     ("--step-cache",): "the levels that its profile names in [dit]",
@@ -128,12 +128,12 @@ class EngineSettings(BaseSettings):
         return given if named is None else parse_levels(named)
 
 
-class Settings(EngineSettings):
+class Settings(FurtherSettings, EngineSettings):
     """Of a server."""
 
     role: Annotated[tuple[Role, ...], NoDecode] = Field(
         min_length=1,
-        description="encoder, dit, decoder or upscaler: what to serve at start; repeatable or comma-separated",
+        description="what to serve at start: encoder, dit, decoder, upscaler, enhancer; repeatable or comma-separated",
     )
     may_take: Annotated[tuple[Role, ...], NoDecode] = Field(
         tuple(Role), min_length=1, description="roles that the gateway may give this server; all unless named"
@@ -153,11 +153,6 @@ class Settings(EngineSettings):
         description="LoRA that requests may name: NAME=FILE, NAME=FOLDER or NAME=HUB_ID[@REVISION][:FILE]; repeatable",
     )
     adapters_folder: str = Field("", description="folder whose LoRA files, and folders with one, may be named")
-    upscaler: str = Field(
-        "",
-        description="folder or hub id, HUB_ID[@REVISION], of a Swin2SR model that makes finished pictures larger: "
-        "the stage upscaler, which --role may name and the gateway may give this server",
-    )
     adapter_bytes: int = Field(
         2 << 30, ge=0, description="device memory for LoRAs; those used longest ago are given up first"
     )
@@ -286,8 +281,7 @@ class Settings(EngineSettings):
             raise ValueError("--profile and --time-scale belong to --engine emulated")
         if self.engine == "diffusers" and not self.model:
             raise ValueError("which model? add --model NAME_OR_PATH")
-        if self.engine == "diffusers" and Role.UPSCALER in self.role and not self.upscaler:
-            raise ValueError("--role upscaler needs to know which: add --upscaler FOLDER_OR_HUB_ID")
+        self.check_further(self.engine, self.role)
         if self.pin and self.may_load:
             raise ValueError(
                 "--pin keeps the roles of --model, so that --may-load would do nothing: leave one of them out"
@@ -343,13 +337,12 @@ class Settings(EngineSettings):
             "control": (),
             "ip_adapter": (),
             "image_encoder": "",
-            "upscaler": "",
             "served_model_name": name,
             "quantize": {},
             "offload": {},
             "step_cache": {},
         }
-        return self.model_copy(update={**own, **which})
+        return self.model_copy(update={**own, **OF_NONE, **which})
 
     def data_host(self) -> str:
         """Of ``data_bind``, as sockets take it."""

@@ -41,7 +41,7 @@ from stage_server.settings import EngineSettings, InvalidSettings, Settings, fin
 from wire.bundle import Bundle
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import Ask, Hello, RoleInfo, ToGateway
-from wire.types import MAX_UPSCALE, Handle, Role
+from wire.types import MAX_UPSCALE, OPTIONAL, Handle, Role
 from wire.version import PROTOCOL
 
 if TYPE_CHECKING:
@@ -175,8 +175,9 @@ def _acquaint(engines: Sequence[Engine], models: Sequence[Settings]) -> None:
             engine.beside = partial(_resident_bytes, others)
     if len(engines) > 1 and models[0].engine == "diffusers":
         from stage_server.engine.diffusers_engine import DiffusersEngine  # here, as torch comes with it
+        from stage_server.engine.further import innermost
 
-        inner = [getattr(engine, "inner", engine) for engine in engines]
+        inner = map(innermost, engines)
         DiffusersEngine.acquaint([engine for engine in inner if isinstance(engine, DiffusersEngine)])
 
 
@@ -204,15 +205,11 @@ def make_engine(settings: Settings) -> Engine:
     controls, ip_adapters = named_controls(settings.control), named_controls(settings.ip_adapter, "--ip-adapter")
     steering = SteeringSources(controls, ip_adapters, settings.image_encoder)
     engine = make_real_engine(settings, settings.together, adapters, settings.adapter_bytes, steering)
-    return _with_upscaler(engine, settings.upscaler) if settings.upscaler else engine
+    if not (settings.upscaler or settings.enhancer):
+        return engine
+    from stage_server.further_stages import with_further_stages
 
-
-def _with_upscaler(engine: DiffusersEngine, source: str) -> Engine:
-    """Raises ``LoadError``."""
-    from stage_server.engine.upscaler import PictureUpscaler  # here, as in ``make_real_engine``
-    from stage_server.engine.upscaling import UpscalingEngine
-
-    return UpscalingEngine(engine, PictureUpscaler(source, engine.device))
+    return with_further_stages(engine, settings)
 
 
 @contextmanager
@@ -355,8 +352,7 @@ def introduction(
 ) -> Hello:
     offered = settings.role if settings.pin else settings.may_take
     capable = {role: cost for role, cost in capable.items() if role in offered}
-    if Role.UPSCALER not in capable:
-        info = msgspec.structs.replace(info, upscaler=None)
+    info = msgspec.structs.replace(info, **{role.value: None for role in OPTIONAL if role not in capable})
     return Hello(
         protocol=ask.protocol,
         name=ask.name,

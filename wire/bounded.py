@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from wire.types import Handle
+from wire.types import MAX_PROMPT, Handle
 
 MAX_SECONDS = 1e9
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
@@ -23,6 +23,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[^\x
 """One line: names appear in logs."""
 
 Detail = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Prompt = Annotated[str, msgspec.Meta(max_length=MAX_PROMPT)]
 Address = Annotated[str, msgspec.Meta(max_length=256)]
 BoundedHandle = Annotated[Handle, msgspec.Meta(min_length=1, max_length=64)]
 

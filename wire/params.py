@@ -9,7 +9,7 @@ import msgspec
 from wire.bounded import Count, Detail, Guidance, Name, Positive
 from wire.guiders import GuiderUse
 from wire.references import References
-from wire.types import MAX_UPSCALE, Role
+from wire.types import MAX_UPSCALE, OPTIONAL, Role
 
 MAX_ADAPTERS = 8
 """Of one image."""
@@ -22,8 +22,12 @@ MAX_CONTROLS = 4
 MAX_CONTROLS_OFFERED = 64
 """By one server."""
 MAX_CONTROL_SCALE = 10.0
+MAX_ENHANCED_TOKENS = 4096
+"""That an enhancer may be allowed to write."""
 MAX_STEP_CACHES = 16
 """Levels of one model."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English, about."""
 
 AdapterName = Annotated[str, msgspec.Meta(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Digest = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[0-9a-f]+$")]
@@ -92,6 +96,25 @@ class Upscaler(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         return f"upscaler {self.name}@{self.digest}"
+
+
+class Enhancer(msgspec.Struct, frozen=True):
+    """What writes prompts anew. Where its files lie stays on the server."""
+
+    name: Name
+    """For people: the last part of its folder's, or of its id."""
+    digest: Digest
+    """Of all that decides what it writes, its instruction too: servers of one model may have different ones."""
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_ENHANCED_TOKENS)]
+    """That it writes at most."""
+
+    @property
+    def key(self) -> str:
+        return f"enhancer {self.name}@{self.digest}"
+
+    def tokens(self, prompt: str) -> int:
+        """About those that it reads, and at most writes: what its time is predicted by."""
+        return len(prompt) // CHARACTERS_PER_TOKEN + self.max_tokens
 
 
 class IPAdapterUse(msgspec.Struct, frozen=True):
@@ -206,6 +229,14 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """As clients name them."""
     step_caches: Annotated[dict[StepCacheLevel, Detail], msgspec.Meta(max_length=MAX_STEP_CACHES)] = {}
     """Level → how its steps reuse what earlier ones computed, for people. Part of the key likewise."""
+    enhancer: Enhancer | None = None
+    """In a ``Hello``: the one that this server has; no part of the key, as with ``upscaler``."""
+
+    @property
+    def brought(self) -> dict[Role, Upscaler | Enhancer]:
+        """What there is for optional stages."""
+        found = {role: getattr(self, role.value) for role in OPTIONAL}
+        return {role: each for role, each in found.items() if each is not None}
 
     def workflow(self, name: str) -> Workflow | None:
         return next((workflow for workflow in self.workflows if workflow.name == name), None)

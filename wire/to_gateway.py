@@ -16,6 +16,7 @@ from wire.bounded import (
     Form,
     Name,
     Positive,
+    Prompt,
     Seconds,
     Watts,
 )
@@ -217,6 +218,8 @@ class StageDone(Message, frozen=True, kw_only=True):
     """Of an encoder job: tokens of the prompt, by the model's own tokenizer; 0: not known."""
     prompt_dropped: Count = 0
     """Of these, past what the model reads."""
+    prompt: Prompt = ""
+    """Of an enhancer job: the prompt in its words; empty: nothing came of it, and the prompt stays as it was sent."""
 
 
 class StageFailed(Message, frozen=True, kw_only=True):

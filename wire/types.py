@@ -25,6 +25,7 @@ ModelKey = NewType("ModelKey", str)
 class Role(StrEnum):
     """A stage of the pipeline, in the order in which requests pass through them."""
 
+    ENHANCER = "enhancer"
     ENCODER = "encoder"
     DIT = "dit"
     DECODER = "decoder"
@@ -44,9 +45,13 @@ class StageKind(NamedTuple):
     """Only requests that ask for it pass through it. A model does without it unless some server brings it."""
     makes_pictures: bool = False
     """What it makes can go to the client."""
+    is_told: bool = False
+    """What it makes is a few words that the gateway is told, and puts into the parameters of jobs that need them: there
+    is no output that anybody fetches, or that dies with its server."""
 
 
 STAGES: Mapping[Role, StageKind] = {
+    Role.ENHANCER: StageKind(is_optional=True, is_told=True),
     Role.ENCODER: StageKind(),
     Role.DIT: StageKind(reads=(Role.ENCODER,)),
     Role.DECODER: StageKind(reads=(Role.ENCODER, Role.DIT), makes_pictures=True),
@@ -56,9 +61,14 @@ STAGES: Mapping[Role, StageKind] = {
 
 REQUIRED = tuple(role for role in Role if not STAGES[role].is_optional)
 """Roles that every model needs held."""
+OPTIONAL = tuple(role for role in Role if STAGES[role].is_optional)
+"""Those that a model has where some server brings them."""
 
 MAX_UPSCALE = 8
 """Factor by which a picture may become larger."""
+
+MAX_PROMPT = 32_000
+"""Characters of a prompt."""
 
 READERS: Mapping[Role, tuple[Role, ...]] = {
     role: tuple(later for later in Role if role in STAGES[later].reads) for role in Role

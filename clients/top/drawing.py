@@ -12,7 +12,7 @@ from rich.text import Text
 
 from clients.top.state import Pipeline, Row
 
-ROLES = ("encoder", "dit", "decoder", "upscaler")
+ROLES = ("enhancer", "encoder", "dit", "decoder", "upscaler")
 COMPUTES = ("running", "paused")
 REQUESTS, NEWS = 10, 8
 """That are shown, the latest."""

@@ -28,6 +28,7 @@ def abilities(model: ModelInfo, settings: Settings) -> Mapping[str, object]:
         },
         "max_n": settings.max_n,
         "upscale": model.upscaler.factor if model.upscaler is not None else None,
+        "enhance": model.enhancer is not None,
         "default_steps": model.default_steps or None,
         "default_guidance": model.default_guidance,
         "quality_steps": model.quality_steps,

@@ -43,8 +43,9 @@ def join(items: Sequence[Item], generation: Generation, created: int, prompt: Pr
     if (used := usage(generation, prompt, len(items))) is not None:
         fields["usage"] = used
     pieces = [msgspec.json.encode(fields).removesuffix(b"}"), b',"data":[']
-    for item in items:
-        pieces += (*item, b",")
+    said = b'{"revised_prompt":%b,' % msgspec.json.encode(prompt.revised) if prompt.revised else b"{"
+    for first, *rest in items:
+        pieces += (said + first.removeprefix(b"{"), *rest, b",")
     pieces[-1] = b"]}"  # in place of the last comma: a request has at least one picture
     return b"".join(pieces)
 

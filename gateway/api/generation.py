@@ -63,6 +63,8 @@ class Generation:
     """Edge of the square of pixels that one image token stands for."""
     uploaded_tokens: int = 0
     """Image tokens of the pictures that were sent."""
+    enhance: bool = False
+    """Its prompt is written anew before it is encoded."""
 
     @property
     def final_size(self) -> Size:
@@ -130,6 +132,18 @@ def upscale_asked(body: GenerationBody, model: ModelInfo, size: Size, settings: 
             param="upscale",
         )
     return factor
+
+
+def enhance_asked(body: GenerationBody, model: ModelInfo) -> bool:
+    """Raises ``ApiError`` where nobody would do it."""
+    if body.enhance and model.enhancer is None:
+        raise ApiError(
+            f"The model '{model.name}' has no stage 'enhancer' here, which 'enhance' needs. Its operator adds one by "
+            "starting a stage server for it with --role enhancer --enhancer FOLDER_OR_HUB_ID.",
+            code="unsupported_parameter",
+            param="enhance",
+        )
+    return bool(body.enhance)
 
 
 def check_answer(body: GenerationBody, settings: Settings) -> None:
@@ -205,6 +219,7 @@ def compose(
         steps=steps or model.default_steps,
         guidance=guidance,
         token_side=model.size_multiple,
+        enhance=enhance_asked(body, model),
     )
 
 

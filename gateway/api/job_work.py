@@ -76,6 +76,7 @@ class JobWork:
             tenant=tenant,
             priority=record.priority,
             exact=generation.exact,
+            enhance=generation.enhance,
             uploads=uploads,
         )
         parent = propagator.extract({"traceparent": traceparent})

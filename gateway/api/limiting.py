@@ -78,7 +78,7 @@ class Visit:
             status=status or NOBODY_THERE,
             code=code,
             images=self.pictures,
-            encoder_seconds=self.seconds[Role.ENCODER],
+            encoder_seconds=self.seconds[Role.ENCODER] + self.seconds[Role.ENHANCER],
             dit_seconds=self.seconds[Role.DIT],
             decoder_seconds=self.seconds[Role.DECODER] + self.seconds[Role.UPSCALER],
         )

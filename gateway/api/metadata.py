@@ -22,14 +22,15 @@ _APP0, _APP1 = 0xE0, 0xE1
 _HAS_ALPHA, _HAS_EXIF = 0x10, 0x08
 
 
-def with_metadata(data: bytes, generation: Generation, image: int, mode: Mode) -> bytes:
-    """Picture number ``image`` of ``generation`` with its parameters in it, and its prompt if ``mode`` says so."""
+def with_metadata(data: bytes, generation: Generation, image: int, mode: Mode, revised: str = "") -> bytes:
+    """Picture number ``image`` of ``generation`` with its parameters in it, and its prompt if ``mode`` says so, which
+    is ``revised`` if it was."""
     if mode == "none":
         return data
-    return embed(data, describe(generation, image, with_prompt=mode == "parameters+prompt"))
+    return embed(data, describe(generation, image, with_prompt=mode == "parameters+prompt", revised=revised))
 
 
-def describe(generation: Generation, image: int, *, with_prompt: bool) -> str:
+def describe(generation: Generation, image: int, *, with_prompt: bool, revised: str = "") -> str:
     params = generation.images[image]
     facts = {
         "Steps": generation.steps or None,
@@ -45,7 +46,7 @@ def describe(generation: Generation, image: int, *, with_prompt: bool) -> str:
     if not with_prompt:
         return line
     negative = f"\nNegative prompt: {_shortened(params.negative_prompt)}" if params.negative_prompt else ""
-    return f"{_shortened(params.prompt)}{negative}\n{line}"
+    return f"{_shortened(revised or params.prompt)}{negative}\n{line}"
 
 
 def _shortened(prompt: str) -> str:

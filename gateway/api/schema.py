@@ -10,9 +10,9 @@ from pydantic_core import PydanticCustomError
 from gateway.api.controls import AskedIPAdapter, ControlEntries
 from gateway.api.guiders import AskedGuider
 from gateway.api.loras import Loras
-from wire.types import MAX_UPSCALE
+from wire.types import MAX_PROMPT, MAX_UPSCALE
 
-Text = Annotated[str, Field(max_length=32_000)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT)]
 Steps = Annotated[int, Field(ge=1, le=200)]
 Guidance = Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=1)]
@@ -58,7 +58,7 @@ class GenerationBody(BaseModel):
         json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
     )
 
-    prompt: Annotated[str, Field(min_length=1, max_length=32_000), AfterValidator(_not_blank)]
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_not_blank)]
     model: Annotated[str, Field(max_length=256)] | None = None
     n: (
         Annotated[
@@ -92,6 +92,7 @@ class GenerationBody(BaseModel):
         Annotated[int, Field(ge=2, le=MAX_UPSCALE, description="Factor by which an upscaler makes the picture larger.")]
         | None
     ) = None
+    enhance: Annotated[bool | None, Field(description="Have the prompt written anew by the model's enhancer.")] = None
     max_sequence_length: Annotated[int, Field(ge=1, le=32_000)] | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None

@@ -49,6 +49,7 @@ async def serve(
         tenant=tenant,
         priority=priority(request.headers),
         exact=generation.exact,
+        enhance=generation.enhance,
         uploads=uploads or {},
     )
     done = request.state.work = WorkDone(generation)
@@ -111,7 +112,8 @@ async def _items(request: Request, api: Api, generation: Generation, finished: F
 
 def finished_pictures(finished: Finished, generation: Generation, mode: Mode) -> list[bytes]:
     """As clients get them."""
-    return [with_metadata(data, generation, image, mode) for image, data in enumerate(finished.images)]
+    revised = finished.prompt.revised
+    return [with_metadata(data, generation, image, mode, revised) for image, data in enumerate(finished.images)]
 
 
 def _span(generation: Generation, parent: Context | None) -> AbstractContextManager[Span]:

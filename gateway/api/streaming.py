@@ -75,7 +75,9 @@ class Events:
                 if prompt.dropped:
                     more["prompt_truncated"] = prompt.dropped
                 more["usage"] = event_usage(self.generation, prompt)
-                data = with_metadata(data, self.generation, image, self.metadata)
+                if prompt.revised:
+                    more["revised_prompt"] = prompt.revised
+                data = with_metadata(data, self.generation, image, self.metadata, prompt.revised)
                 yield self._event("completed", image, data, **more)
 
     def place(self, place: Place) -> bytes:

@@ -25,6 +25,7 @@ from gateway.service.interfaces import (
     News,
     Partial,
     Ready,
+    Rewritten,
     unheard,
 )
 from gateway.service.wrapped import Wrapped
@@ -54,10 +55,12 @@ class Moderated(Wrapped):
 
     async def generate(self, request: ImageRequest, listener: Listener = unheard) -> Finished:
         """Also raises ``ModerationBlocked``, ``ModerationUnavailable`` and ``RoomTaken``; before ``Admitted`` for what
-        was sent, at any time for what was made. The time that the hook takes is the request's."""
+        was sent, at any time for what was made: pictures, and what an enhancer made of the prompt, which is asked about
+        as if it had been sent. The time that the hook takes is the request's."""
         if Stage.BEFORE in self._rules.stages:
             request = await self._let_in(request)
-        if Stage.AFTER in self._rules.stages:
+        checks_prompt = Stage.BEFORE in self._rules.stages and request.enhance
+        if Stage.AFTER in self._rules.stages or checks_prompt:
             return await self._let_out(request, listener)
         return await self._service.generate(request, listener)
 
@@ -72,17 +75,23 @@ class Moderated(Wrapped):
         return replace(request, deadline_seconds=left)
 
     async def _let_out(self, request: ImageRequest, listener: Listener) -> Finished:
-        if self._rules.partial_images == "withhold":  # nor need they be made
+        looks_at_pictures = Stage.AFTER in self._rules.stages
+        if looks_at_pictures and self._rules.partial_images == "withhold":  # nor need they be made
             request = replace(request, images=tuple(map(_without_previews, request.images)))
 
-        def check(image: int, data: bytes) -> Coroutine[object, object, None]:
-            kind = request.images[image].output_format
-            asked = _question(Stage.AFTER, request, {"result": data})
-            return self._check(replace(asked, picture_format=kind, image_index=image))
+        async def check(image: int, data: bytes) -> None:
+            if looks_at_pictures:
+                kind = request.images[image].output_format
+                asked = _question(Stage.AFTER, request, {"result": data})
+                await self._check(replace(asked, picture_format=kind, image_index=image))
+
+        async def check_prompt(prompt: str) -> None:
+            if Stage.BEFORE in self._rules.stages and prompt != request.images[0].prompt:
+                await self._check(replace(_question(Stage.BEFORE, request, {}), prompt=prompt))
 
         try:
             async with asyncio.TaskGroup() as checks:
-                gate = _Gate(check, listener, checks)
+                gate = _Gate(check, check_prompt, listener, checks)
                 finished = await self._service.generate(request, gate.hear)
                 gate.check_rest(finished)
         except BaseExceptionGroup as failed:  # the first failure has cancelled the rest, on the stage servers too
@@ -105,15 +114,19 @@ class Moderated(Wrapped):
 
 
 class _Gate:
-    """Holds a request's pictures back until each was looked at."""
+    """Holds a request's pictures back until each was looked at, and the prompt that an enhancer wrote for them."""
 
     def __init__(
         self,
         check: Callable[[int, bytes], Coroutine[object, object, None]],
+        check_prompt: Callable[[str], Coroutine[object, object, None]],
         listener: Listener,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._check = check
+        self._check_prompt = check_prompt
+        self._prompt: asyncio.Task[None] | None = None
+        """Looks at the prompt; it comes before any picture."""
         self._listener = listener
         self._tasks = tasks
         self._asked: dict[int, bytes] = {}
@@ -122,6 +135,9 @@ class _Gate:
 
     def hear(self, news: News) -> None:
         match news:
+            case Rewritten(prompt):
+                self._prompt = self._tasks.create_task(self._check_prompt(prompt), name="moderate rewritten prompt")
+                self._listener(news)
             case Partial(image, _, data):
                 self._tasks.create_task(self._pass(news, image, data), name="moderate partial image")
             case Ready(image, _):
@@ -137,6 +153,8 @@ class _Gate:
                 self._tasks.create_task(self._check(image, data), name="moderate image")
 
     async def _pass(self, news: Partial | Ready, image: int, data: bytes) -> None:
+        if self._prompt is not None:
+            await self._prompt
         await self._check(image, data)
         if image in self._out:
             return

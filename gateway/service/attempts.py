@@ -200,7 +200,7 @@ class Attempts:
         is_new = job.spec.id not in record.reports
         record.done[job.spec.id] = now
         if message.prompt_tokens:
-            record.prompt = PromptRead(message.prompt_tokens, message.prompt_dropped)
+            record.prompt = PromptRead(message.prompt_tokens, message.prompt_dropped, record.prompt.revised)
         record.reports[job.spec.id] = StageReport(
             role=job.spec.role,
             image=job.image,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from wire.params import Adapter, ModelInfo, Upscaler
-from wire.types import REQUIRED, ModelKey, Role, ServerId
+from wire.params import Adapter, Enhancer, ModelInfo, Upscaler
+from wire.types import OPTIONAL, REQUIRED, ModelKey, Role, ServerId
 
 MAX_MODELS = 256
 """Remembered; those that nobody serves any more are forgotten first."""
@@ -23,7 +23,8 @@ class _Member:
     """Of no use: somebody is not reached."""
     why: str = ""
     adapters: tuple[Adapter, ...] = ()
-    upscaler: Upscaler | None = None
+    brought: Mapping[Role, Upscaler | Enhancer] = field(default_factory=dict)
+    """For optional stages."""
     guiders: tuple[str, ...] = ()
     guided_layers: int = 0
 
@@ -56,7 +57,7 @@ class Catalogue:
             key,
             frozenset(roles),
             adapters=info.adapters,
-            upscaler=info.upscaler,
+            brought=info.brought,
             guiders=info.guiders,
             guided_layers=info.guided_layers,
         )
@@ -123,8 +124,8 @@ class Catalogue:
         key = ModelKey(info.key)
         if key not in self._told:
             if key in self._sizes:
-                offered = {"adapters": self._offered(key), "upscaler": self._upscaler(key)}
-                info = msgspec.structs.replace(info, **offered, **self._guiders(key))
+                offered = {role.value: self._brought(key, role) for role in OPTIONAL}
+                info = msgspec.structs.replace(info, adapters=self._offered(key), **offered, **self._guiders(key))
             self._told[key] = info
         return self._told[key]
 
@@ -136,13 +137,13 @@ class Catalogue:
         common = tuple(name for name in first if all(name in other for other in others))
         return {"guiders": common, "guided_layers": max(member.guided_layers for member in members)}
 
-    def _upscaler(self, key: ModelKey) -> Upscaler | None:
-        """Of several the one that is held, and of these the one that came last. One that nobody holds is loaded when
-        it is asked for."""
-        members = [member for member in self._members.values() if member.key == key and member.upscaler is not None]
-        held = [member for member in members if Role.UPSCALER in member.roles - member.aside]
+    def _brought(self, key: ModelKey, role: Role) -> Upscaler | Enhancer | None:
+        """For an optional stage: of several the one that is held, and of these the one that came last. One that nobody
+        holds is loaded when it is asked for."""
+        members = [member for member in self._members.values() if member.key == key and role in member.brought]
+        held = [member for member in members if role in member.roles - member.aside]
         found = held or members
-        return found[-1].upscaler if found else None
+        return found[-1].brought[role] if found else None
 
     def _offered(self, key: ModelKey) -> tuple[Adapter, ...]:
         """One for each name; of other files under one name the last. A role that nobody holds at all is waited for."""
@@ -170,8 +171,7 @@ class Catalogue:
 
     def _stages(self, key: ModelKey) -> list[Role]:
         """Those of the model, with the optional ones that some server brings."""
-        has_upscaler = self._upscaler(key) is not None
-        return [*REQUIRED, *([Role.UPSCALER] if has_upscaler else [])]
+        return [role for role in Role if role in REQUIRED or self._brought(key, role) is not None]
 
     def _held(self, key: ModelKey) -> Counter[Role]:
         return self._holders.get(key, Counter())

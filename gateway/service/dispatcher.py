@@ -19,7 +19,6 @@ from gateway.service.embeddings import Embeddings, Releases
 from gateway.service.inbox import Inbox
 from gateway.service.instructions import Instructions
 from gateway.service.interfaces import (
-    Admitted,
     Finished,
     ImageRequest,
     Listener,
@@ -315,9 +314,7 @@ class Dispatcher:
             case act.Run() | act.Release():  # most of them
                 self._instructions.carry_out(action, now)
             case act.Admit(request=request, predicted_seconds=seconds):
-                entry = self._requests[request]
-                entry.predicted_seconds = seconds
-                entry.listener(Admitted(seconds))
+                self._requests.admitted(request, seconds)
             case act.Reject():
                 self._end(action.request, failures.rejected(action))
             case act.Finish(request=request):

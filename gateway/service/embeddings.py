@@ -85,6 +85,14 @@ class Embeddings:
         self._nbytes: dict[ServerId, int] = {}
         self._leaving: set[ServerId] = set()
 
+    @property
+    def keeps(self) -> bool:
+        return self._most > 0
+
+    def owner(self, request: ImageRequest) -> str:
+        """Whose requests may use what is kept for this one."""
+        return "" if self._shared else request.tenant
+
     def keys(self, graph: Graph, request: ImageRequest, model: ModelInfo) -> dict[JobId, str]:
         """Of its encoder jobs, which equal jobs share; none where not everything that they read is known."""
         workflow = model.workflow(request.images[0].workflow)
@@ -95,7 +103,7 @@ class Embeddings:
         reads_controls = CONTROL in workflow.encoder_inputs
         read = {name: data for name, data in request.uploads.items() if reads_controls or not steers(name)}
         uploads = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(read.items())}
-        tenant = "" if self._shared else request.tenant
+        tenant = self.owner(request)
         jobs = [job for job in graph.jobs.values() if job.spec.role is Role.ENCODER]
         return {job.spec.id: _key(job, model, workflow.encoder_inputs, uploads, tenant) for job in jobs}
 

@@ -23,6 +23,9 @@ FALLBACK_STEPS = 50
 LEAST_SHARE = 0.05
 """Of a pass, that a ControlNet adds to it, or an IP-Adapter."""
 
+TOKEN_STEP = 64
+"""Predicted lengths are rounded up to it: so much alike, jobs cost the same."""
+
 _work = lru_cache(maxsize=4096)(Work)
 """Most requests ask for what others have asked for, and what is the same object is found without being compared."""
 
@@ -52,12 +55,20 @@ class Graph:
 
 
 def build(
-    request: ImageRequest, model: ModelInfo, deadline: float, uploads: Mapping[str, InputRef] | None = None
+    request: ImageRequest,
+    model: ModelInfo,
+    deadline: float,
+    uploads: Mapping[str, InputRef] | None = None,
+    rewritten: str | None = None,
 ) -> Graph:
     """The jobs of ``request``, in an order in which each follows those it needs.
 
-    ``deadline`` is absolute, on the scheduler's clock. Raises ``UnsupportedRequest``.
+    ``deadline`` is absolute, on the scheduler's clock. ``rewritten``: what the enhancer would make of the prompt, where
+    that is known. Raises ``UnsupportedRequest``.
     """
+    if rewritten is not None:
+        images = tuple(msgspec.structs.replace(params, prompt=rewritten) for params in request.images)
+        request = replace(request, images=images, enhance=False)
     workflow = _workflow(model, request.images[0].workflow)
     jobs = {job.spec.id: _adapted(job, model) for job in _jobs(request, model, workflow, uploads or {})}
     spec = RequestSpec(
@@ -80,6 +91,16 @@ def supplied(graph: Graph, made: Mapping[JobId, Made]) -> Graph:
     return Graph(replace(graph.spec, jobs=jobs), graph.jobs)
 
 
+def enhanced(graph: Graph, prompt: str) -> Graph:
+    """The same, where encoder jobs read ``prompt``."""
+
+    def told(job: StageJob) -> StageJob:
+        return replace(job, params=msgspec.structs.replace(job.params, prompt=prompt))
+
+    jobs = {name: told(job) if job.spec.role is Role.ENCODER else job for name, job in graph.jobs.items()}
+    return Graph(graph.spec, jobs)
+
+
 def _jobs(
     request: ImageRequest, model: ModelInfo, workflow: Workflow, uploads: Mapping[str, InputRef]
 ) -> Iterator[StageJob]:
@@ -87,13 +108,17 @@ def _jobs(
     steering = {} if CONTROL in workflow.encoder_inputs else {name: uploads[name] for name in filter(steers, uploads)}
     uploads = {name: upload for name, upload in uploads.items() if name not in steering}
     first = _not_upscaled(request.images[0])
-    shared = None if uploads else _encoder(request, first, None, uploads, PictureWork())
+    enhancer = _enhancer(request, first, model) if request.enhance else None
+    if enhancer is not None:
+        yield enhancer
+    told = () if enhancer is None else (enhancer.spec.id,)
+    shared = None if uploads else _encoder(request, first, None, uploads, PictureWork(), told)
     if shared is not None:
         yield shared
     for index, params in enumerate(request.images):
         sent = [request.uploads.get(name) for name in uploads if name not in (MASK, PROMPTING)]
         pictures = picture_work(workflow, sent, (params.width, params.height))
-        encoder = shared or _encoder(request, params, index, uploads, pictures)
+        encoder = shared or _encoder(request, params, index, uploads, pictures, told)
         if encoder is not shared:
             yield encoder
         upscaler, upscaled = _upscaler(model, params), params
@@ -165,12 +190,24 @@ def _preview(
     return StageJob(JobSpec(JobId(name), work.role, work, needs, optional=True), index, params, uploads, number)
 
 
+def _enhancer(request: ImageRequest, first: ImageParams, model: ModelInfo) -> StageJob:
+    """All images have one prompt. It is told nothing but that, and is sent to a server that has this very enhancer."""
+    enhancer = model.enhancer
+    if enhancer is None:
+        raise UnsupportedRequest(f"The model '{model.name}' has no enhancer any more.", param="enhance")
+    tokens = -(-enhancer.tokens(first.prompt) // TOKEN_STEP) * TOKEN_STEP
+    params = ImageParams(workflow=first.workflow, prompt=first.prompt, seed=first.seed)
+    job = _job(request, None, params, _work(Role.ENHANCER, text_tokens=tokens), ())
+    return replace(job, spec=replace(job.spec, adapters=frozenset({enhancer.key})))
+
+
 def _encoder(
     request: ImageRequest,
     params: ImageParams,
     index: int | None,
     uploads: Mapping[str, InputRef],
     pictures: PictureWork,
+    needs: tuple[JobId, ...],
 ) -> StageJob:
     params = msgspec.structs.replace(params, guider=None) if params.guider is not None else params
     work = _work(
@@ -180,7 +217,7 @@ def _encoder(
         image_pixels=pictures.encoded_pixels,
         picture_tokens=pictures.prompt_tokens,
     )
-    return _job(request, index, params, work, (), uploads)
+    return _job(request, index, params, work, needs, uploads)
 
 
 def _job(

@@ -32,6 +32,8 @@ class ImageRequest:
     uploads: Mapping[str, bytes] = field(default_factory=dict)
     """Uploaded pictures as PNG: ``image``, further ones ``image_1`` …, and ``mask_image`` (grey, 255 = edit)."""
     traceparent: str = ""
+    enhance: bool = False
+    """The model's enhancer writes the prompt anew before it is encoded."""
 
 
 @record(frozen=True, slots=True)
@@ -63,12 +65,15 @@ class Partial:
 
 @record(frozen=True, slots=True)
 class PromptRead:
-    """How much of a prompt the model read."""
+    """What of a prompt the model read."""
 
     tokens: int = 0
     """Of the whole prompt, by the model's own tokenizer; 0: not known."""
     dropped: int = 0
     """Of these, past what the model reads."""
+    revised: str = ""
+    """What an enhancer made of it, of which the rest is then true; the prompt itself where nothing came of that. Empty
+    where it was not asked for."""
 
 
 UNCOUNTED = PromptRead()
@@ -84,6 +89,13 @@ class Ready:
 
 
 @record(frozen=True, slots=True)
+class Rewritten:
+    """An enhancer has other words for the prompt, of which the pictures are made."""
+
+    prompt: str
+
+
+@record(frozen=True, slots=True)
 class Took:
     """A stage job held a device that long: until it was done, or until its request was given up. Told once per job,
     whatever losses made it run again; what somebody else's failure cost is nobody's use."""
@@ -92,7 +104,7 @@ class Took:
     device_seconds: float
 
 
-News = Admitted | Progress | Partial | Ready | Took
+News = Admitted | Rewritten | Progress | Partial | Ready | Took
 """What a caller may hear of its request before it is over."""
 
 Listener = Callable[[News], None]

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.service import graph
 from gateway.service.attempts import Record, note_kept
 from gateway.service.embeddings import Embeddings
-from gateway.service.interfaces import Finished, ImageRequest, Listener, NoCapacity
+from gateway.service.interfaces import (
+    Admitted,
+    Finished,
+    ImageRequest,
+    Listener,
+    NoCapacity,
+    PromptRead,
+    Rewritten,
+)
+from gateway.service.rewrites import Rewrites
 from gateway.storage.room import RoomTaken
 from scheduler.spec import Made
 from wire.params import ModelInfo
@@ -31,6 +40,8 @@ class Open:
     encodings: Mapping[JobId, str] = field(default_factory=dict)
     """Of encoder jobs, what they make; see ``gateway.service.embeddings``."""
     exact: bool = False
+    asked: tuple[ImageRequest, ModelInfo] | None = None
+    """While an enhancer has not said yet what it makes of the prompt."""
 
     def finished(self) -> Finished:
         pictures = tuple(self.pictures[index] for index in sorted(self.pictures))
@@ -44,6 +55,7 @@ class OpenRequests:
         self._hold = hold
         self._drop = drop
         self._embeddings = embeddings
+        self._rewrites = Rewrites(embeddings)
         self._requests: dict[RequestId, Open] = {}
         self._owners: dict[JobId, Open] = {}
 
@@ -66,18 +78,42 @@ class OpenRequests:
             raise ValueError(f"a request {request.request_id} is under way already")
         uploads = self._held(request.uploads)
         try:
-            work = graph.build(request, model, now + request.deadline_seconds, uploads)
-            encodings = self._embeddings.keys(work, request, model)
+            known = self._rewrites.find(request, model) if request.enhance else None
+            work = graph.build(request, model, now + request.deadline_seconds, uploads, known)
+            is_open = request.enhance and known is None  # what the encoder is to read
+            encodings = {} if is_open else self._embeddings.keys(work, request, model)
         except BaseException:  # defects too: nobody else would ever give up what the pictures take
             self._let_go(uploads.values())
             raise
         record = Record(work, request.traceparent, now)
         outcome: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
         entry = Open(record, outcome, tuple(uploads.values()), listener, encodings=encodings, exact=request.exact)
+        entry.asked = (request, model) if is_open else None
+        record.prompt = PromptRead(revised=known or "")
         self._requests[work.spec.id] = entry
         for job in work.jobs:
             self._owners[job] = entry
         return entry
+
+    def admitted(self, request: RequestId, seconds: float) -> None:
+        entry = self._requests[request]
+        entry.predicted_seconds = seconds
+        entry.listener(Admitted(seconds))
+        if entry.record.prompt.revised:
+            entry.listener(Rewritten(entry.record.prompt.revised))
+
+    def rewritten(self, entry: Open, text: str) -> None:
+        """What an enhancer made of the prompt, empty if nothing: from now on its encoder jobs have it in place of the
+        prompt, and what they make is kept under it."""
+        if entry.asked is None:
+            return
+        (request, model), entry.asked = entry.asked, None
+        revised, record = text or request.images[0].prompt, entry.record
+        record.prompt = replace(record.prompt, revised=revised)
+        record.graph = graph.enhanced(record.graph, revised)
+        entry.encodings = self._embeddings.keys(record.graph, request, model)
+        self._rewrites.made(request, model, revised)
+        entry.listener(Rewritten(revised))
 
     def supply(self, entry: Open) -> dict[JobId, str]:
         """Encoder jobs whose outputs are kept are done from the start; the keys of the others."""
@@ -88,7 +124,7 @@ class OpenRequests:
             if kept is not None:
                 del missing[job]
                 made[job] = kept.made
-                record.prompt = kept.prompt
+                record.prompt = replace(kept.prompt, revised=record.prompt.revised)
                 note_kept(record, kept.made.holder, kept.traceparent)
         record.graph = graph.supplied(record.graph, made)
         return missing

@@ -14,7 +14,7 @@ from gateway.service.open_requests import OpenRequests
 from gateway.service.under_way import UnderWay
 from scheduler import events as ev
 from wire import to_gateway
-from wire.types import Epoch, ServerId
+from wire.types import Epoch, Role, ServerId
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ class Reports:
         if job is not None and entry is not None and (key := entry.encodings.get(job.spec.id)) is not None:
             self._release(self._embeddings.made(key, server, message, traceparent))
             self._under_way.made(key, entry.record.graph.spec.id)
+        if job is not None and entry is not None and job.spec.role is Role.ENHANCER:
+            self._requests.rewritten(entry, message.prompt)
         if took is not None and entry is not None:
             entry.listener(took)
 

@@ -57,9 +57,9 @@ def server_spec(server: ServerId, hello: wire.Hello) -> ServerSpec:
 
 
 def _adapters(model: ModelInfo) -> dict[str, frozenset[Role]]:
-    """What jobs may need of a server beside its model, by key. An upscaler is told apart from others like a LoRA."""
+    """What jobs may need of a server beside its model, by key. An upscaler or enhancer is told apart like a LoRA."""
     found = {adapter.key: frozenset(adapter.roles) for adapter in model.adapters}
-    return found if model.upscaler is None else found | {model.upscaler.key: frozenset({Role.UPSCALER})}
+    return found | {each.key: frozenset({role}) for role, each in model.brought.items()}
 
 
 def event(server: ServerId, message: wire.ToGateway) -> ev.Event | None:

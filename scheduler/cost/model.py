@@ -22,6 +22,7 @@ STEP_GAIN = 0.25
 OTHER_GAIN = 0.1
 
 GENERIC = {
+    Role.ENHANCER: RoleProfile((0.05, 0.01)),
     Role.ENCODER: RoleProfile((0.1, 0.0, 1e-7)),
     Role.DIT: RoleProfile((0.03, 5e-5, 2e-9)),
     Role.DECODER: RoleProfile((0.01, 1e-7)),

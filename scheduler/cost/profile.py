@@ -18,6 +18,7 @@ __all__ = ["ModelShape", "Profile", "ProfileError", "RoleProfile", "TensorSpec",
 SCHEMA = 1
 GIGABYTE = 10**9
 COEFFICIENTS: dict[Role, tuple[str, ...]] = {
+    Role.ENHANCER: ("fixed_seconds", "seconds_per_token"),
     Role.ENCODER: ("fixed_seconds", "seconds_per_text_token", "seconds_per_image_pixel"),
     Role.DIT: ("fixed_seconds", "seconds_per_token", "seconds_per_token_squared"),
     Role.DECODER: ("fixed_seconds", "seconds_per_pixel"),

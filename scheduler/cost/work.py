@@ -36,7 +36,7 @@ class Work:
     cfg: bool = False
     """Two forward passes per step (classifier-free guidance), of dit jobs only."""
     text_tokens: int = 0
-    """Length of the prompt, of encoder jobs only; 0: the model's usual length."""
+    """Length of the prompt, of encoder jobs; of enhancer jobs with what is made of it; 0: the model's usual length."""
     image_pixels: int = 0
     """Pixels of all uploaded pictures that the encoder runs through the autoencoder."""
     picture_tokens: int = 0
@@ -54,7 +54,7 @@ class Work:
         counts = (self.text_tokens, self.image_pixels, self.picture_tokens, self.reference_pixels)
         if min(self.height, self.width, *counts) < 0:
             raise ValueError(f"sizes and lengths are 0 or more, not {self}")
-        if self.role is not Role.ENCODER and not (self.height and self.width):
+        if self.role not in (Role.ENHANCER, Role.ENCODER) and not (self.height and self.width):
             raise ValueError(f"{self.role} work needs a height and a width in pixels")
         if not self._step_passes > 0:
             raise ValueError(f"a step has some forward pass, and there are {self.more_passes} beside the usual ones")

@@ -13,7 +13,7 @@ from scheduler.state import Attempt, Job, Server
 from scheduler.view import View
 from wire.types import ModelKey, Role
 
-NEXT = {Role.ENCODER: Role.DIT, Role.DIT: Role.DECODER}
+NEXT = {Role.ENHANCER: Role.ENCODER, Role.ENCODER: Role.DIT, Role.DIT: Role.DECODER}
 PREVIOUS = {following: role for role, following in NEXT.items()}
 FETCH_GAIN = 0.2
 FIRST_FETCH = 0.1

@@ -11,7 +11,13 @@ from scheduler.sim.metrics import End, Result, mean, quantile
 from wire.types import STAGES, Role
 
 BINS = 60
-COLOURS = {Role.ENCODER: "tab:blue", Role.DIT: "tab:orange", Role.DECODER: "tab:green", Role.UPSCALER: "tab:red"}
+COLOURS = {
+    Role.ENHANCER: "tab:purple",
+    Role.ENCODER: "tab:blue",
+    Role.DIT: "tab:orange",
+    Role.DECODER: "tab:green",
+    Role.UPSCALER: "tab:red",
+}
 
 
 class PlotsUnavailable(Exception):

@@ -218,19 +218,7 @@ class Scenario:
     def __post_init__(self) -> None:
         if not self.setups:
             raise ValueError("a scenario needs at least one server, or a pool of them")
-        models = {server.model for server in self.setups}
-        if stray := {kind.model for kind in self.kinds()} - models - ({""} if len(models) == 1 else set()):
-            named = ", ".join(sorted(stray)) or "no model"
-            raise ValueError(f"a kind of requests names {named}, where the servers have {', '.join(sorted(models))}")
-        if any(kind.upscaled for kind in self.kinds()) and not any(
-            Role.UPSCALER in server.profile.roles for server in self.setups
-        ):
-            raise ValueError("a kind of requests is upscaled, and no server's profile has a section [upscaler]")
-        if unknown := {kind.step_cache for kind in self.kinds() if kind.step_cache} - self._step_caches():
-            known = ", ".join(sorted(self._step_caches())) or "none"
-            raise ValueError(
-                f"kinds of requests name the step cache {min(unknown)}; the servers' profiles know {known}"
-            )
+        self._check_kinds()
         shared = [(server.device, server.model) for server in self.servers if server.device]
         if len(set(shared)) < len(shared):
             raise ValueError("two servers of one model share a device")
@@ -245,6 +233,21 @@ class Scenario:
             held = [(other, other.roles) for other in self.servers if other is server or other.shares(server)]
             if not fit(held):
                 raise ValueError(f"{' + '.join(sorted(server.roles))} do not fit the memory of server {server.name}")
+
+    def _check_kinds(self) -> None:
+        models = {server.model for server in self.setups}
+        if stray := {kind.model for kind in self.kinds()} - models - ({""} if len(models) == 1 else set()):
+            named = ", ".join(sorted(stray)) or "no model"
+            raise ValueError(f"a kind of requests names {named}, where the servers have {', '.join(sorted(models))}")
+        for role, what in {Role.UPSCALER: "upscaled", Role.ENHANCER: "enhanced"}.items():
+            asked = any(getattr(kind, what) for kind in self.kinds())
+            if asked and not any(role in server.profile.roles for server in self.setups):
+                raise ValueError(f"a kind of requests is {what}, and no server's profile has a section [{role}]")
+        if unknown := {kind.step_cache for kind in self.kinds() if kind.step_cache} - self._step_caches():
+            known = ", ".join(sorted(self._step_caches())) or "none"
+            raise ValueError(
+                f"kinds of requests name the step cache {min(unknown)}; the servers' profiles know {known}"
+            )
 
     @property
     def setups(self) -> tuple[ServerSetup, ...]:

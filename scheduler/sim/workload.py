@@ -16,6 +16,9 @@ from scheduler.cost.work import Work
 from scheduler.spec import JobSpec, RequestSpec
 from wire.types import JobId, ModelKey, RequestId, Role
 
+SHARED = (Role.ENHANCER, Role.ENCODER)
+"""Stages of which a request has one job, whatever number of images it has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -47,27 +50,34 @@ class Kind:
     """Each picture goes through the upscaler."""
     step_cache: str = ""
     """Level at which its steps reuse what earlier ones computed, one of the profile's; empty: all are computed."""
+    enhanced: bool = False
+    """The prompt goes through the enhancer."""
 
     def works(self) -> tuple[Work, ...]:
-        """Of its encoder job and of each of its dit, decoder and, if it has any, upscaler jobs."""
+        """Of its encoder job and of each of its dit and decoder jobs; of enhancer and upscaler jobs if it has any."""
         return _works(self)
 
     def request(self, name: str, model: ModelKey, arrived: float, *, masks: bool = False) -> RequestSpec:
         """``masks``: decoder jobs read an output of the encoder, too."""
-        encoding, denoising, decoding, *upscaling = self.works()
-        encoder = JobSpec(JobId(f"{name}/encoder"), Role.ENCODER, encoding)
+        works = {work.role: work for work in self.works()}
+        denoising, decoding, upscaling = works[Role.DIT], works[Role.DECODER], works.get(Role.UPSCALER)
+        enhancing = works.get(Role.ENHANCER)
+        jobs = [] if enhancing is None else [JobSpec(JobId(f"{name}/enhancer"), Role.ENHANCER, enhancing)]
+        enhanced = tuple(job.id for job in jobs)
+        encoder = JobSpec(JobId(f"{name}/encoder"), Role.ENCODER, works[Role.ENCODER], enhanced)
         shared = (encoder.id,) if masks else ()
-        jobs = [encoder]
+        jobs.append(encoder)
         for i in range(self.images):
             previews = tuple(
                 JobSpec(JobId(f"{name}/decoder.{i}.preview.{k}"), Role.DECODER, decoding, shared, optional=True)
                 for k in range(self.previews)
             )
             dit = JobSpec(JobId(f"{name}/dit.{i}"), Role.DIT, denoising, (encoder.id,), previews=previews)
-            needs, is_passed_on = (*shared, dit.id), bool(upscaling)
+            needs, is_passed_on = (*shared, dit.id), upscaling is not None
             decoder = JobSpec(JobId(f"{name}/decoder.{i}"), Role.DECODER, decoding, needs, is_passed_on=is_passed_on)
             jobs += [dit, decoder]
-            jobs += [JobSpec(JobId(f"{name}/upscaler.{i}"), Role.UPSCALER, work, (decoder.id,)) for work in upscaling]
+            if upscaling is not None:
+                jobs.append(JobSpec(JobId(f"{name}/upscaler.{i}"), Role.UPSCALER, upscaling, (decoder.id,)))
         return RequestSpec(
             RequestId(name),
             model,
@@ -88,11 +98,13 @@ def size_class(of: Kind | Work) -> str:
 def _works(kind: Kind) -> tuple[Work, ...]:
     """Kept, so that equal work is the same object: simulations compare it all the time."""
     height, width = kind.height, kind.width
-    works = (
+    works: tuple[Work, ...] = (
         Work(Role.ENCODER, height=height, width=width, text_tokens=kind.text_tokens, image_pixels=kind.image_pixels),
         Work(Role.DIT, height=height, width=width, steps=kind.steps, cfg=kind.cfg, step_cache=kind.step_cache),
         Work(Role.DECODER, height=height, width=width),
     )
+    if kind.enhanced:
+        works = (Work(Role.ENHANCER, text_tokens=kind.text_tokens), *works)
     return (*works, Work(Role.UPSCALER, height=height, width=width)) if kind.upscaled else works
 
 
@@ -131,7 +143,7 @@ class Phase:
         """(mean number per request, work) of every job that the mix may ask for; of several models, of this one."""
         total = sum(weight for weight, _ in self.mix)
         return [
-            (weight / total * (1 if work.role is Role.ENCODER else kind.images), work)
+            (weight / total * (1 if work.role in SHARED else kind.images), work)
             for weight, kind in self.mix
             if not kind.model or not model or kind.model == model
             for work in kind.works()

@@ -19,6 +19,7 @@ from wire.types import Handle, Role
 
 HANDLE_BYTES = 16
 DEFAULT_SHARES: Mapping[Role, float] = {
+    Role.ENHANCER: 0.5,
     Role.ENCODER: 0.5,
     Role.DIT: 0.75,
     Role.DECODER: 1.0,

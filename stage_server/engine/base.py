@@ -140,6 +140,9 @@ class JobControl(Protocol):
     def prompt_read(self, tokens: int, dropped: int) -> None:
         """An encoder job's prompt has so many tokens, of which the last ``dropped`` were not read."""
 
+    def rewritten(self, prompt: str) -> None:
+        """What an enhancer job made of its prompt; empty: nothing."""
+
     def step_done(self, step: int, steps: int) -> None:
         """Report the end of denoising step ``step`` (1-based) of ``steps``. Raises ``JobCancelled`` or ``HandOver``."""
 
@@ -170,6 +173,9 @@ class Unwatched:
         pass
 
     def prompt_read(self, tokens: int, dropped: int) -> None:
+        pass
+
+    def rewritten(self, prompt: str) -> None:
         pass
 
     def step_done(self, step: int, steps: int) -> None:

@@ -35,8 +35,10 @@ from stage_server.engine.base import (
 )
 from stage_server.engine.emulated_values import (
     EDITS,
+    REWRITTEN,
     blank_outputs,
     check_inputs,
+    emulated_enhancer,
     emulated_upscaler,
     picture_bound,
     workflows,
@@ -150,6 +152,7 @@ class EmulatedEngine:
             default_steps=shape.default_steps,
             default_guidance=shape.default_guidance,
             upscaler=emulated_upscaler(self._profile),
+            enhancer=emulated_enhancer(self._profile),
             step_caches={
                 level: f"emulated, in {share:g} of the time" for level, share in self._profile.dit.step_caches.items()
             },
@@ -214,6 +217,8 @@ class EmulatedEngine:
         share = job.share and self._together[job.role] > 1
         with self._occupied(job), self._rendezvous.attended() if share else nullcontext():
             match job.role:
+                case Role.ENHANCER:
+                    self._enhance(job, share, control)
                 case Role.ENCODER:
                     self._compute(job, share, self._profile.encode_seconds(*self._uploaded(job)), control)
                     self._count_words(job, control)
@@ -303,6 +308,12 @@ class EmulatedEngine:
         values = blank_outputs(self._profile, Role.DIT, job.params, inputs).get(Role.DECODER)
         if values:
             control.preview(Preview(wanted.index(step), step, steps, values))
+
+    def _enhance(self, job: StageJob, share: bool, control: JobControl) -> None:
+        enhancer, prompt = emulated_enhancer(self._profile), job.params.prompt
+        tokens = enhancer.tokens(prompt) if enhancer is not None else 0
+        self._compute(job, share, self._profile.enhance_seconds(tokens), control)
+        control.rewritten(prompt + REWRITTEN)
 
     def _count_words(self, job: StageJob, control: JobControl) -> None:
         """There is no tokenizer; a word stands for a token."""

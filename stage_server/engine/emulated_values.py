@@ -9,14 +9,20 @@ from threading import Lock
 from stage_server.engine.base import IMAGE_PORT, PIXELS, EngineError, NamedValues, Outputs
 from stage_server.engine.blank_pictures import blank_png, inscribed
 from stage_server.engine.profile import Profile
-from wire.params import ImageParams, Upscaler, Workflow
+from wire.params import Enhancer, ImageParams, Upscaler, Workflow
 from wire.types import REQUIRED, STAGES, Role
 from wire.values import Tensor, Value
 
 PROMPT_DIGEST = "prompt_digest"
 """Crosses from encoder to dit to decoder beside the tensors: the gateway tells only the encoder the prompt."""
 
+REWRITTEN = ", rewritten"
+"""What the emulation's enhancer adds to a prompt."""
+
 NEXT = {Role.ENCODER: Role.DIT, Role.DIT: Role.DECODER}
+
+EMULATED_TOKENS = 64
+"""That the emulation's enhancer is taken to write."""
 
 EDITS = "image_conditioned"
 MAX_REFERENCES = 16
@@ -26,6 +32,8 @@ TEXT_INPUTS = ("prompt", "height", "width", "num_inference_steps", "guidance_sca
 
 def blank_outputs(profile: Profile, role: Role, params: ImageParams, given: NamedValues) -> Outputs:
     """Tensors of the true sizes, or the picture, blank but for its code; ``given`` are the job's inputs."""
+    if STAGES[role].is_told:
+        return {}
     digest = prompt_digest(params.prompt) if role is Role.ENCODER else str(given[PROMPT_DIGEST])
     if role is Role.DECODER and params.upscale:
         pixels = Tensor("uint8", (params.height, params.width, 3), _zeros.view(_raw_bytes(params)))
@@ -60,6 +68,13 @@ def emulated_upscaler(profile: Profile) -> Upscaler | None:
         return None
     factor = profile.upscaler.factor
     return Upscaler("emulated", hashlib.sha256(b"emulated %d" % factor).hexdigest()[:12], factor)
+
+
+def emulated_enhancer(profile: Profile) -> Enhancer | None:
+    """As servers introduce it."""
+    if profile.enhancer is None:
+        return None
+    return Enhancer("emulated", hashlib.sha256(REWRITTEN.encode()).hexdigest()[:12], EMULATED_TOKENS)
 
 
 def _size_made(profile: Profile, role: Role, params: ImageParams) -> tuple[int, int]:

@@ -113,6 +113,11 @@ class DecoderCosts(RoleCosts, frozen=True, kw_only=True):
     seconds_per_pixel: float
 
 
+class EnhancerCosts(RoleCosts, frozen=True, kw_only=True):
+    seconds_per_token: float
+    """Of those that it reads, and those that it may write."""
+
+
 class UpscalerCosts(RoleCosts, frozen=True, kw_only=True):
     seconds_per_pixel: float
     """Of the picture that it is given."""
@@ -129,6 +134,7 @@ class Profile(_Section, frozen=True, kw_only=True):
     dit: DitCosts
     decoder: DecoderCosts
     upscaler: UpscalerCosts | None = None
+    enhancer: EnhancerCosts | None = None
 
     def costs(self, role: Role) -> RoleCosts:
         """Of one of ``roles``."""
@@ -168,9 +174,15 @@ class Profile(_Section, frozen=True, kw_only=True):
             raise ValueError("the profile has no section [upscaler]")
         return costs.fixed_seconds + costs.seconds_per_pixel * params.height * params.width
 
+    def enhance_seconds(self, tokens: int) -> float:
+        costs = self.enhancer
+        if costs is None:
+            raise ValueError("the profile has no section [enhancer]")
+        return costs.fixed_seconds + costs.seconds_per_token * tokens
+
     def digest(self) -> str:
-        """Equal for profiles of one model on different devices: their stages can be mixed. An upscaler is no part of
-        the model."""
+        """Equal for profiles of one model on different devices: their stages can be mixed. Optional stages are no
+        part of the model."""
         outputs = [self.costs(role).outputs for role in REQUIRED]
         levels = [sorted(self.dit.step_caches)] if self.dit.step_caches else []  # a request's must be everywhere
         content = msgspec.json.encode([self.model, self.device.precision, outputs, *levels])

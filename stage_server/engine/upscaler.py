@@ -5,22 +5,16 @@ Beside the diffusion model and apart from it: it reads pixels and makes pixels, 
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.constants import is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
 
 from stage_server.engine.base import LoadError
-from stage_server.engine.weights import check_file, element_counts, loaded_bytes, read_json
+from stage_server.engine.published import check_all_found, digest_of, located, name_of, weights_of
+from stage_server.engine.weights import element_counts, loaded_bytes, read_json
 from wire.params import Upscaler
 from wire.types import MAX_UPSCALE
 
@@ -30,14 +24,11 @@ Pixels = npt.NDArray[np.uint8]
 DTYPE = torch.float32
 """Whatever the diffusion model computes in: the eight bits of bfloat16 are no more than those of a picture."""
 
-_HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _FILES = ("config.json", "preprocessor_config.json", "*.safetensors")
 _UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv")
 """Not ``pixelshuffle_aux``, which makes a second picture; with any other name the size stays as it is."""
-_DIGEST_CHARACTERS = 16
-_CHUNK = 1 << 20
-
-_log = logging.getLogger(__name__)
+WARM_SIDE = 32
+"""Pixels of the picture with which it warms up."""
 
 
 class PictureUpscaler:
@@ -45,18 +36,15 @@ class PictureUpscaler:
 
     def __init__(self, source: str, device: torch.device, *, local_files_only: bool = False) -> None:
         """Reads configuration files and the headers of weights. Raises ``LoadError``."""
-        self._folder = _located(source, offline=local_files_only or is_offline_mode())
+        self._folder = located(source, "upscaler", _FILES, local_files_only=local_files_only)
         self._device = device
         self._model: Any = None
-        weights = sorted(self._folder.glob("*.safetensors"))
-        if not weights:
-            raise LoadError(f"{self._folder} has no .safetensors file; other formats can run code when they are read")
-        for file in weights:
-            check_file(file)
+        weights = weights_of(self._folder)
         config = self._config()
         self._processor: Any = self._opened_processor(config)
         self.nbytes = sum(loaded_bytes(element_counts(file), DTYPE.itemsize) for file in weights)
-        self.info = Upscaler(_name(source), _digest(self._folder, weights), config.upscale)
+        described = [self._folder / "config.json", self._folder / "preprocessor_config.json"]
+        self.info = Upscaler(name_of(source, "upscaler"), digest_of([*described, *weights]), config.upscale)
 
     @property
     def is_loaded(self) -> bool:
@@ -70,15 +58,15 @@ class PictureUpscaler:
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise LoadError(f"the upscaler {self._folder} cannot be loaded: {error}") from error
-        if missing := sorted(about["missing_keys"]):
-            raise LoadError(
-                f"the upscaler {self._folder} lacks {len(missing)} of its weights, such as {missing[0]}: they would be "
-                "random; download it again"
-            )
+        check_all_found(about, f"the upscaler {self._folder}")
         self._model = model.to(self._device).eval()
 
     def unload(self) -> None:
         self._model = None
+
+    def warm_up(self) -> None:
+        """Raises whatever the model raises."""
+        self.enlarged(self.read(np.zeros((WARM_SIDE, WARM_SIDE, 3), np.uint8)), WARM_SIDE, WARM_SIDE)
 
     def read(self, pixels: Pixels) -> torch.Tensor:
         """As the model takes it, on the device."""
@@ -116,40 +104,3 @@ class PictureUpscaler:
         if (self._folder / "preprocessor_config.json").is_file():
             return Swin2SRImageProcessorPil.from_pretrained(self._folder, local_files_only=True)
         return Swin2SRImageProcessorPil(size_divisor=config.window_size)
-
-
-def _located(source: str, *, offline: bool) -> Path:
-    """The folder; what is on the hub is downloaded. Raises ``LoadError``."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    found = _HUB.fullmatch(source)
-    if found is None or source.startswith((".", "/", "~")):
-        raise LoadError(
-            f"no upscaler at {source!r}: neither a folder nor a hub id; write --upscaler FOLDER or "
-            "--upscaler ORG/REPOSITORY[@REVISION]"
-        )
-    try:
-        return Path(
-            snapshot_download(
-                found["repo"], revision=found["revision"], allow_patterns=list(_FILES), local_files_only=offline
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise LoadError(f"the upscaler {source} cannot be fetched: {error}") from error
-
-
-def _name(source: str) -> str:
-    return source.rstrip("/").rpartition("/")[2].partition("@")[0][:100] or "upscaler"
-
-
-def _digest(folder: Path, weights: list[Path]) -> str:
-    """Of all that decides what becomes of a picture."""
-    digest = hashlib.sha256()
-    for path in (folder / "config.json", folder / "preprocessor_config.json", *weights):
-        if path.is_file():
-            digest.update(path.name.encode() + b"\0")
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-    return digest.hexdigest()[:_DIGEST_CHARACTERS]

@@ -62,7 +62,7 @@ def _rows(role: Role, subject: Subject, measured: Measured, shapes: Shapes) -> t
         case Role.DIT:
             tokens = [float(_tokens(subject, size)) for size in seconds]
             return [(1.0, n, n * n) for n in tokens], [*seconds.values()]
-        case Role.DECODER | Role.UPSCALER:
+        case _:  # the decoder: optional stages are not measured
             return [(1.0, float(w * h)) for w, h in seconds], [*seconds.values()]
 
 

@@ -16,7 +16,7 @@ from stage_server.engine.base import Engine, EngineError, NamedValues, Outputs, 
 from stage_server.profiling.together import Stopwatch, run_together, seconds_together
 from wire.params import ImageParams, ModelInfo, Workflow
 from wire.references import References
-from wire.types import Role
+from wire.types import REQUIRED, Role
 
 WORKFLOW = "text2image"
 SHORT = "a red circle"
@@ -154,7 +154,7 @@ class Bench:
     def _companion(self, role: Role, size: Size, number: int) -> tuple[StageJob, NamedValues]:
         prompt = USUAL.replace(COLORS[0], COLORS[number])
         job = self._job(role, size, prompt=prompt, guidance=1.0, seed=number, share=True)
-        earlier = list(Role)[: list(Role).index(role)]
+        earlier = REQUIRED[: REQUIRED.index(role)]
         return job, inputs_of(role, [self._companions[source, size][number] for source in earlier])
 
     def _guidance_passes(self, guided: Outputs) -> int:

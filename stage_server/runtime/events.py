@@ -116,6 +116,8 @@ class Published:
     """0: not known."""
     prompt_dropped: int = 0
     """Of these, how many were not read."""
+    prompt: str = ""
+    """Of an enhancer job, what it made of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,7 @@ class Jobs:
                         timings=event.timings,
                         prompt_tokens=event.prompt_tokens,
                         prompt_dropped=event.prompt_dropped,
+                        prompt=event.prompt,
                     )
                 )
             case Published(outputs=outputs):

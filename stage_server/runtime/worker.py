@@ -119,7 +119,8 @@ class Worker:
         self._meter = StepMeter()
         self._is_computed = False
         self._refused: TooManyFetches | None = None
-        self._prompt = (0, 0)
+        self._prompt: tuple[int, int] = (0, 0)
+        self._rewritten = ""
 
     def start(self) -> None:
         """Does not wait. Inputs are asked for at once: they are on their way while the thread comes to life."""
@@ -190,6 +191,9 @@ class Worker:
 
     def prompt_read(self, tokens: int, dropped: int) -> None:
         self._prompt = tokens, dropped
+
+    def rewritten(self, prompt: str) -> None:
+        self._rewritten = prompt
 
     def preview(self, preview: Preview) -> None:
         """Where the store has no room it is left out: nobody was promised one."""
@@ -270,7 +274,8 @@ class Worker:
                 self._plant.store.close(reservation)
         finally:
             self.phases.end()
-        return Published(self._key, outputs, self.phases.timings(self._plant.engine.peak_bytes()), *self._prompt)
+        timings = self.phases.timings(self._plant.engine.peak_bytes())
+        return Published(self._key, outputs, timings, *self._prompt, self._rewritten)
 
     def _surrendered(self, values: NamedValues | None) -> Surrendered:
         """Where the store has no room for it, all steps are lost, as they are where it cannot cross."""

@@ -36,7 +36,7 @@ FORBID_EACH_OTHER = frozenset(
 )
 NOT_HERE = frozenset(
     {"model", "image", "image[]", "images", "image_url", "reference_images", "mask", "lora", "loras", "image_loras"}
-    | {"control", "control_image", "guider", "ip_adapter", "ip_adapter_image", "upscale"}
+    | {"control", "control_image", "guider", "ip_adapter", "ip_adapter_image", "upscale", "enhance"}
 )
 """Models, adapters and files that a server has are no part of its document."""
 

@@ -52,7 +52,10 @@ def test_a_begin_for_each_server_in_turn(tmp_path: Path) -> None:
         ("models = 3 4", "is not TOML"),
         (SMALL + "mni = 2", "pools.cpu: there is no 'mni' here; did you mean 'min'?"),
         (SMALL + "xyzzy = 2", "pools.cpu: there is no 'xyzzy' here; there are 'models', 'gateways', "),
-        (SMALL + 'roles = ["painter"]', "pools.cpu.roles.0: Input should be 'encoder', 'dit', 'decoder' or 'upscaler'"),
+        (
+            SMALL + 'roles = ["painter"]',
+            "pools.cpu.roles.0: Input should be 'enhancer', 'encoder', 'dit', 'decoder' or 'upscaler'",
+        ),
         (SMALL + 'roles = ["dit"]', "models.shapes: no pool may serve its encoder"),
         (SMALL + 'roles = ["dit"]\nbegin = [["encoder"]]', "pools.cpu: begin: encoder is not among roles (dit)"),
         (SMALL + "min = 3\nmax = 2", "pools.cpu: max (2) must be at least 1, and not below min (3)"),

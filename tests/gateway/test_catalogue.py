@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.service.catalogue import MAX_MODELS, Catalogue
-from wire.params import Adapter, Upscaler
+from wire.params import Adapter, Enhancer, Upscaler
 from wire.types import REQUIRED, Role, ServerId
 
 A, B = ServerId("a/1"), ServerId("b/1")
@@ -152,6 +152,18 @@ def test_of_several_upscalers_one_that_is_held_is_offered(model):
     assert catalogue.resolve("tiny").upscaler == LARGE
     catalogue.set_aside(B, (Role.UPSCALER,), "not reached")
     assert catalogue.resolve("tiny").upscaler == SMALL
+
+
+def test_an_enhancer_is_offered_beside_an_upscaler_of_another_server(model):
+    writer = Enhancer("writer", "0e", 64)
+    catalogue = Catalogue()
+    catalogue.joined(A, model(upscaler=SMALL), REQUIRED)
+    catalogue.joined(B, model(enhancer=writer), (Role.ENHANCER,))
+    told = catalogue.resolve("tiny")
+    assert (told.upscaler, told.enhancer) == (SMALL, writer)
+    assert catalogue.status()["tiny"]["roles"] == {Role.ENHANCER: 1, **dict.fromkeys(REQUIRED, 1), Role.UPSCALER: 0}
+    catalogue.lost(B)
+    assert catalogue.resolve("tiny").enhancer is None
 
 
 def test_only_guiders_that_all_servers_of_the_model_have_are_offered(model):

@@ -7,7 +7,17 @@ import pytest
 from gateway.service import graph
 from gateway.service.interfaces import UnsupportedRequest
 from wire.guiders import GuiderUse
-from wire.params import Adapter, AdapterUse, Control, ControlUse, ImageParams, IPAdapterUse, Upscaler, Workflow
+from wire.params import (
+    Adapter,
+    AdapterUse,
+    Control,
+    ControlUse,
+    Enhancer,
+    ImageParams,
+    IPAdapterUse,
+    Upscaler,
+    Workflow,
+)
 from wire.to_stage import InputRef
 from wire.types import Handle, Role
 
@@ -235,3 +245,45 @@ def test_a_picture_that_prompts_is_read_by_the_encoder_and_costs_a_little_in_eac
     assert (built["r/encoder.0"].uploads, built["r/dit.0"].uploads) == (uploads, {})
     assert built["r/encoder.0"].spec.work.image_pixels == 0  # another encoder reads it than that of the autoencoder
     assert built["r/dit.0"].spec.work.more_passes > 0
+
+
+# --- enhancing --------------------------------------------------------------------------------------------------------
+
+WRITER = Enhancer("writer", "0e", 64)
+
+
+def test_one_enhancer_job_comes_before_every_encoder_job(request_for, model):
+    built = graph.build(request_for(n=2, enhance=True), model(enhancer=WRITER), 1.0)
+    assert list(edges(built).items())[:2] == [("r/enhancer", ()), ("r/encoder", ("r/enhancer",))]
+    job = built.jobs["r/enhancer"]
+    assert job.spec.adapters == {WRITER.key}
+    assert job.spec.work.text_tokens == 128  # 64, and 12 // 4 of the prompt, rounded up
+    assert job.params == ImageParams(prompt="a red circle", seed=7)
+
+    images = tuple(ImageParams(workflow="image2image", width=64, height=64, seed=seed) for seed in (1, 2))
+    built = graph.build(request_for(images=images, enhance=True), model(enhancer=WRITER), 1.0, UPLOAD)
+    assert edges(built)["r/encoder.0"] == edges(built)["r/encoder.1"] == ("r/enhancer",)
+
+
+def test_what_it_wrote_is_told_to_encoder_jobs_and_to_no_other(request_for, model):
+    built = graph.build(request_for(n=2, enhance=True), model(enhancer=WRITER), 1.0)
+    told = graph.enhanced(built, "a crimson disc")
+    assert {name: job.params.prompt for name, job in told.jobs.items() if job.params.prompt} == {
+        "r/enhancer": "a red circle",
+        "r/encoder": "a crimson disc",
+    }
+    assert told.jobs["r/encoder"].params.negative_prompt == "blue"
+    assert told.spec is built.spec
+
+
+def test_where_it_is_known_what_it_would_write_it_has_no_job(request_for, model):
+    plain = graph.build(request_for(), model(), 1.0)
+    built = graph.build(request_for(enhance=True), model(enhancer=WRITER), 1.0, rewritten="a crimson disc")
+    assert edges(built) == edges(plain)
+    assert built.jobs["r/encoder"].params.prompt == "a crimson disc"
+
+
+def test_an_enhancer_that_has_gone_meanwhile_is_told(request_for, model):
+    with pytest.raises(UnsupportedRequest, match="has no enhancer any more") as refused:
+        graph.build(request_for(enhance=True), model(), 1.0)
+    assert refused.value.param == "enhance"

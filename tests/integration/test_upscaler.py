@@ -17,7 +17,7 @@ from tests.engine.upscaler_folder import by_transformers_alone, save_upscaler
 from wire.references import png_size
 from wire.types import Role
 
-E, T, D, U = Role
+X, E, T, D, U = Role
 
 PROFILE = Path(__file__).with_name("slow.toml")
 UPSCALER = """

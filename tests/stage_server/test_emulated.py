@@ -41,6 +41,7 @@ class Steps(Unwatched):
         self.done: list[tuple[int, int]] = []
         self.previews: list[Preview] = []
         self.prompts: list[tuple[int, int]] = []
+        self.rewrites: list[str] = []
         self.company: list[int] = []
         self.most = most
 
@@ -52,6 +53,9 @@ class Steps(Unwatched):
 
     def prompt_read(self, tokens: int, dropped: int) -> None:
         self.prompts.append((tokens, dropped))
+
+    def rewritten(self, prompt: str) -> None:
+        self.rewrites.append(prompt)
 
     def computed(self, company: int) -> None:
         self.company.append(company)
@@ -90,14 +94,46 @@ batch_marginal = [[0, 1.0]]
 def upscaled(tmp_path: Path) -> EmulatedEngine:
     (tmp_path / "upscaled.toml").write_text(FLUX.read_text() + UPSCALER)
     made = EmulatedEngine(tmp_path / "upscaled.toml", time_scale=0.02)
-    made.set_roles(frozenset(Role))
+    made.set_roles(frozenset((*REQUIRED, Role.UPSCALER)))
     return made
+
+
+ENHANCER = """
+[enhancer]
+fixed_seconds = 0.05
+seconds_per_token = 1e-3
+weights_gb = 1.0
+activation_gb = 1.0
+load_seconds = 0.1
+batch_marginal = [[0, 1.0]]
+"""
+
+
+def test_an_enhancer_tells_other_words_and_takes_what_the_scheduler_predicts(
+    engine: EmulatedEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "enhanced.toml").write_text(FLUX.read_text() + ENHANCER)
+    enhanced = EmulatedEngine(tmp_path / "enhanced.toml", time_scale=0.02)
+    enhanced.set_roles(frozenset({Role.ENHANCER}))
+    info = enhanced.describe()
+    assert (info.key, engine.describe().enhancer) == (engine.describe().key, None)
+    assert info.enhancer is not None
+    assert tuple(enhanced.capable()) == (Role.ENHANCER, *REQUIRED)
+    control, job = Steps(), StageJob(Role.ENHANCER, ImageParams(prompt="a star"))
+    assert enhanced.run(job, {}, control) == {}
+    assert control.rewrites == ["a star, rewritten"]
+    cost = CostModel()
+    profile = cost.load_profile(tmp_path / "enhanced.toml")
+    target = Target.of(profile.model.name, profile.device_class, profile.precision)
+    tokens = 16 * 7
+    predicted = cost.seconds(Work(Role.ENHANCER, text_tokens=tokens - 1), target)
+    assert predicted == pytest.approx(load_profile(tmp_path / "enhanced.toml").enhance_seconds(tokens))
 
 
 def test_a_picture_that_is_passed_on_keeps_its_code_and_has_the_size_of_its_pixels(upscaled: EmulatedEngine) -> None:
     params = ImageParams(prompt="a star", width=128, height=64, num_inference_steps=1, seed=9, upscale=2)
     values: dict[str, object] = {}
-    for role in Role:
+    for role in (*REQUIRED, Role.UPSCALER):
         job = StageJob(role, params)
         (port, given), *others = upscaled.run(job, values, Steps()).items()
         assert not others
@@ -116,7 +152,7 @@ def test_an_upscaler_is_no_part_of_the_model_and_takes_what_the_scheduler_predic
     assert (info.key, engine.describe().upscaler) == (engine.describe().key, None)
     assert info.upscaler is not None
     assert info.upscaler.factor == 2
-    assert (tuple(engine.capable()), tuple(upscaled.capable())) == (REQUIRED, tuple(Role))
+    assert (tuple(engine.capable()), tuple(upscaled.capable())) == (REQUIRED, (*REQUIRED, Role.UPSCALER))
     cost = CostModel()
     profile = cost.load_profile(tmp_path / "upscaled.toml")
     target = Target.of(profile.model.name, profile.device_class, profile.precision)

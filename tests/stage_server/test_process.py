@@ -185,7 +185,7 @@ async def test_a_refused_version(gateway: Any, start: Start) -> None:
 async def test_a_mistake_takes_one_line_and_status_2(start: Start) -> None:
     code, errors = await ended(start("--role", "painter"))
     assert code == 2
-    assert errors == "stage_server: --role: 'painter' is no role; encoder, dit, decoder, upscaler are\n"
+    assert errors == "stage_server: --role: 'painter' is no role; enhancer, encoder, dit, decoder, upscaler are\n"
 
 
 async def test_an_exporter_that_is_not_built_in_is_a_mistake(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "complaint"),
     [
         ((), "--role: is missing"),
-        (("--role", "painter"), "--role: 'painter' is no role; encoder, dit, decoder, upscaler are"),
+        (("--role", "painter"), "--role: 'painter' is no role; enhancer, encoder, dit, decoder, upscaler are"),
         (("--role", "dit", "--gateway", "localhost"), "--gateway: 'localhost' is no address; write tcp://HOST:PORT"),
         (
             ("--role", "dit", "--data-bind", "nonsense"),
@@ -112,6 +112,18 @@ def test_an_upscaler_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
         read_settings(real)
     own, other = read_settings([*real, "--upscaler", "x", "--may-load", "y"]).of_each_model()
     assert (own.upscaler, other.upscaler) == ("x", "")
+
+
+def test_an_enhancer_has_to_be_named() -> None:
+    real = ["--gateway", "tcp://127.0.0.1:5600", "--role", "enhancer", "--model", "tiny-shapes"]
+    with pytest.raises(InvalidSettings, match="--role enhancer needs to know which: add --enhancer FOLDER_OR_HUB_ID"):
+        read_settings(real)
+    with pytest.raises(InvalidSettings, match="--enhancer-instruction and --enhancer-tokens are about an enhancer"):
+        read_settings([*real[:2], "--role", "dit", *real[4:], "--enhancer-tokens", "7"])
+    more = ["--enhancer", "x", "--enhancer-tokens", "7", "--enhancer-instruction", "be brief", "--may-load", "y"]
+    own, other = read_settings([*real, *more]).of_each_model()
+    assert (own.enhancer, own.enhancer_tokens, own.enhancer_instruction) == ("x", 7, "be brief")
+    assert (other.enhancer, other.enhancer_tokens, other.enhancer_instruction) == ("", 256, "")
 
 
 def test_an_emulation_without_an_upscaler_says_what_it_has() -> None:

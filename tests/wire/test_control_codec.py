@@ -80,7 +80,7 @@ def test_epochs_and_roles_come_back_as_their_types():
         (msgspec.msgpack.encode({"type": "Heartbeat", "sequence": float("nan")}), "sequence"),
         (msgspec.msgpack.encode({"type": "Grant", "limits": {"cook": 1}}), "cook"),
         (b"\x82\xa4type\xabStageFailed\xa4code\xa2\xff\xff", "utf-8"),
-        (b"\x82\xa4type\xaaRolesReady\xa5roles\xdd\xff\xff\xff\xff", "length <= 4"),
+        (b"\x82\xa4type\xaaRolesReady\xa5roles\xdd\xff\xff\xff\xff", "length <= 5"),
         (b"\x82\xa4type\xa5Hello\xa5holds\xdd\xff\xff\xff\xff", "truncated"),
         (b"\x82\xa4type\xa5Grant\xa5other" + b"\x91" * 500_000 + b"\xc0", "nested"),
     ],

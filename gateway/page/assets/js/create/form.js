@@ -19,6 +19,7 @@ export const form = {
   strength: signal(""),
   seed: signal(""),
   upscale: signal(""),
+  enhance: signal(""),
   n: signal("1"),
   partials: signal(String(MAX_PARTIALS)),
 };
@@ -69,6 +70,7 @@ export const request = computed(() => {
     strength: reads("strength") ? number(form.strength.value) : undefined,
     seed: seed(),
     upscale: (form.upscale.value && abilities.value?.upscale) || undefined,
+    enhance: (form.enhance.value && abilities.value?.enhance) || undefined,
     n: Number(form.n.value) > 1 ? Number(form.n.value) : undefined,
   };
   for (const name of Object.keys(fields)) if (fields[name] === undefined) delete fields[name];
@@ -105,6 +107,7 @@ export function useAgain(fields, seedUsed) {
     form.strength.value = String(fields.strength ?? "");
     form.seed.value = seedUsed;
     form.upscale.value = String(fields.upscale ?? "");
+    form.enhance.value = fields.enhance ? "yes" : "";
     form.n.value = "1";
   });
 }

@@ -111,6 +111,13 @@ function Numbers() {
       <input id="seed" inputmode="numeric" autocomplete="off" placeholder="random" value=${form.seed.value}
         onInput=${setter(form.seed)} />
     <//>
+    ${can.enhance && html`
+      <${Field} id="enhance" label="Enhance the prompt">
+        <select id="enhance" value=${form.enhance.value} onChange=${setter(form.enhance)}>
+          <option value="">no</option>
+          <option value="yes">write it anew</option>
+        </select>
+      <//>`}
     ${can.upscale && html`
       <${Field} id="upscale" label="Upscale">
         <select id="upscale" value=${form.upscale.value} onChange=${setter(form.upscale)}>

@@ -5,7 +5,7 @@ import { tables } from "./feed.js";
 
 const MOST_DOTS = 24;
 
-export const ROLES = { encoder: "Encoder", dit: "Transformer", decoder: "Decoder", upscaler: "Upscaler" };
+export const ROLES = { enhancer: "Enhancer", encoder: "Encoder", dit: "Transformer", decoder: "Decoder", upscaler: "Upscaler" };
 
 export const plainModel = (key) => key.split("@")[0];
 

@@ -136,13 +136,13 @@ class _Gate:
     def hear(self, news: News) -> None:
         match news:
             case Rewritten(prompt):
-                self._prompt = self._tasks.create_task(self._check_prompt(prompt), name="moderate rewritten prompt")
+                self._prompt = self._begin(self._check_prompt(prompt), "moderate rewritten prompt")
                 self._listener(news)
             case Partial(image, _, data):
-                self._tasks.create_task(self._pass(news, image, data), name="moderate partial image")
+                self._begin(self._pass(news, image, data), "moderate partial image")
             case Ready(image, _):
                 self._asked[image] = news.data
-                self._tasks.create_task(self._pass(news, image, news.data), name="moderate image")
+                self._begin(self._pass(news, image, news.data), "moderate image")
             case _:
                 self._listener(news)
 
@@ -151,6 +151,14 @@ class _Gate:
         for image, data in enumerate(finished.images):
             if self._asked.get(image) != data:
                 self._tasks.create_task(self._check(image, data), name="moderate image")
+
+    def _begin(self, looking: Coroutine[object, object, None], name: str) -> asyncio.Task[None] | None:
+        """None once the request is over, of which the service may not know yet: then nobody waits for anything."""
+        try:
+            return self._tasks.create_task(looking, name=name)
+        except RuntimeError:  # after a refusal, or without the client: the group takes no more
+            looking.close()
+            return None
 
     async def _pass(self, news: Partial | Ready, image: int, data: bytes) -> None:
         if self._prompt is not None:

@@ -10,7 +10,17 @@ import pytest
 
 from gateway.moderation.hook import Question, Stage, Verdict
 from gateway.moderation.moderated import Moderated, Rules
-from gateway.service.interfaces import Finished, ImageRequest, Listener, ModerationBlocked, News, Ready, Rewritten
+from gateway.service.interfaces import (
+    Finished,
+    ImageRequest,
+    Listener,
+    ModerationBlocked,
+    News,
+    Partial,
+    Ready,
+    Rewritten,
+    unheard,
+)
 from gateway.service.wrapped import Wrapped
 from gateway.storage.room import Room
 from wire.params import ImageParams
@@ -39,10 +49,12 @@ class Writing(Wrapped):
 
     def __init__(self, written: str) -> None:
         self.written = written
+        self.listener: Listener = unheard
         self.drawn, self.end, self.was_cancelled = asyncio.Event(), asyncio.Event(), False
 
     async def generate(self, request: ImageRequest, listener: Listener) -> Finished:
         assert request.enhance
+        self.listener = listener
         listener(Rewritten(self.written))
         listener(Ready(0, b"picture"))
         self.drawn.set()
@@ -106,3 +118,18 @@ async def test_where_prompts_are_nobodys_affair_rewritten_ones_are_not_either(re
     task, _ = begun(service, hook, request_for, frozenset({Stage.AFTER}))
     await task
     assert [question.stage for question in hook.questions] == [Stage.AFTER]
+
+
+@pytest.mark.parametrize("forbidden", [WRITTEN, ""])
+async def test_who_still_has_news_of_a_request_that_is_over_is_not_disturbed(request_for, forbidden):
+    service, hook = Writing(WRITTEN), FakeHook(forbidden=forbidden)
+    task, heard = begun(service, hook, request_for)
+    await service.drawn.wait()
+    if forbidden:
+        hook.go.set()
+    else:
+        task.cancel()  # the client is gone
+    await asyncio.wait({task})
+    for news in (Rewritten(WRITTEN), Partial(0, 0, b"sketch"), Ready(0, b"picture")):
+        service.listener(news)
+    assert {type(news) for news in heard} == {Rewritten}

@@ -50,7 +50,7 @@ from wire.params import ImageParams, ModelInfo
 from wire.previews import preview_steps
 from wire.references import References, png_size
 from wire.to_gateway import RoleInfo
-from wire.types import Role
+from wire.types import MAX_PROMPT, Role
 from wire.values import Value
 
 ACTIVATION_PIXELS = 2048 * 2048
@@ -313,7 +313,7 @@ class EmulatedEngine:
         enhancer, prompt = emulated_enhancer(self._profile), job.params.prompt
         tokens = enhancer.tokens(prompt) if enhancer is not None else 0
         self._compute(job, share, self._profile.enhance_seconds(tokens), control)
-        control.rewritten(prompt + REWRITTEN)
+        control.rewritten((prompt + REWRITTEN)[:MAX_PROMPT])
 
     def _count_words(self, job: StageJob, control: JobControl) -> None:
         """There is no tokenizer; a word stands for a token."""

@@ -26,7 +26,7 @@ from stage_server.settings import find_profile
 from tests.chaos.pictures import Said, read
 from wire.bundle import pack
 from wire.params import ImageParams
-from wire.types import REQUIRED, Role
+from wire.types import MAX_PROMPT, REQUIRED, Role
 from wire.values import Tensor
 
 PROFILES = Path(__file__).parents[2] / "scheduler" / "profiles"
@@ -121,7 +121,9 @@ def test_an_enhancer_tells_other_words_and_takes_what_the_scheduler_predicts(
     assert tuple(enhanced.capable()) == (Role.ENHANCER, *REQUIRED)
     control, job = Steps(), StageJob(Role.ENHANCER, ImageParams(prompt="a star"))
     assert enhanced.run(job, {}, control) == {}
-    assert control.rewrites == ["a star, rewritten"]
+    longest = "x" * MAX_PROMPT
+    enhanced.run(StageJob(Role.ENHANCER, ImageParams(prompt=longest)), {}, control)
+    assert control.rewrites == ["a star, rewritten", longest], "more does not go to the gateway"
     cost = CostModel()
     profile = cost.load_profile(tmp_path / "enhanced.toml")
     target = Target.of(profile.model.name, profile.device_class, profile.precision)

@@ -53,7 +53,7 @@ class LeastDelay(Observer):
         if self._settings.max_batch == 1:
             return
         for job in request.jobs.values():
-            if not job.spec.optional:
+            if not job.spec.optional and job.holder is None:  # what is kept from earlier is not made again
                 station = (request.spec.model, job.spec.role)
                 self._coming.setdefault(station, Inflow(now)).add(1.0, 1.0, now)
 

@@ -9,12 +9,16 @@ import pytest
 
 from scheduler import actions as do
 from scheduler.actions import Action
+from scheduler.cost.work import Work
+from scheduler.elastic.batching import LeastDelay
+from scheduler.elastic.fairness import Fairness
 from scheduler.elastic.settings import ElasticSettings, Ordering
 from scheduler.events import RequestCancelled
-from scheduler.spec import Timings
-from tests.scheduler.game import D, E, V, of
+from scheduler.spec import JobSpec, RequestSpec, Timings
+from scheduler.state import Job, Request
+from tests.scheduler.game import MODEL, D, E, V, of
 from tests.scheduler_elastic.play import Play
-from wire.types import RequestId, ServerId
+from wire.types import JobId, RequestId, ServerId
 
 STEP = 0.0352
 """Seconds at 512²."""
@@ -116,6 +120,20 @@ def test_two_equal_ones_share_where_more_are_expected() -> None:
 
     assert shared(0) == ["run0/d0"]
     assert shared(30) == ["run0/d0", "a/d0"]
+
+
+def test_what_is_kept_from_earlier_is_not_expected_to_be_made() -> None:
+    policy, view = LeastDelay(ElasticSettings(), Fairness()), play().scheduler.view
+    for name, holder in (("a", ServerId("encoder")), ("b", None)):
+        encoder = JobSpec(JobId(f"{name}/e"), E, Work(E))
+        dit = JobSpec(JobId(f"{name}/d"), D, Work(D, height=512, width=512, steps=4), (encoder.id,))
+        decoder = JobSpec(JobId(f"{name}/v"), V, Work(V, height=512, width=512), (dit.id,))
+        request = Request(RequestSpec(RequestId(name), MODEL, (encoder, dit, decoder), 1000.0), 0.0, 0)
+        request.jobs = {spec.id: Job(spec, request) for spec in request.spec.jobs}
+        request.jobs[encoder.id].holder = holder
+        policy.opened(request, view, 0.0)
+    rates = {role: policy._coming[MODEL, role].rate(0.0) for role in (E, D)}
+    assert rates[D] == 2 * rates[E] > 0
 
 
 def test_as_others_come_those_that_wait_may_join() -> None:

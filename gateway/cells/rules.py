@@ -55,10 +55,11 @@ def plan(cells: Iterable[CellState]) -> list[Move]:
 
 
 def lets_go(held: Counter[Holds], holds: Holds) -> bool:
-    """Whether a cell with these processes is complete for the same models without one of them."""
+    """Whether a cell with these processes is complete for the same models without one of them, and has the optional
+    stages of these that it had."""
     rest = held - Counter([holds])
-    models = {model for model, _ in holds}
-    return all(bool(_missing(held, model)) or not _missing(rest, model) for model in models)
+    complete = {model for model, _ in holds if not _missing(held, model)}
+    return all(_holders(rest, stage) > 0 for stage in holds if stage[0] in complete)
 
 
 def present(cell: CellState) -> Counter[Holds]:

@@ -61,6 +61,11 @@ class TestPlan:
         cells = [cell("a", "encoder", "dit", "dit", "dit", "dit", "decoder"), cell("b", ALL)]
         assert told(plan(cells)) == [("a", "b", "dit"), ("a", "b", "dit")]
 
+    def test_so_does_that_of_an_optional_one(self) -> None:
+        assert plan([cell("a", "enhancer", "encoder", "dit", "decoder"), cell("b", ALL)]) == []
+        moves = plan([cell("a", "enhancer", "enhancer", "encoder", "dit", "decoder"), cell("b", ALL)])
+        assert [move.holds for move in moves] == [holds("enhancer")]
+
     def test_servers_are_spread_evenly_and_the_role_of_which_there_are_most_goes(self) -> None:
         cells = [cell("a", *["encoder"] * 2, *["dit"] * 4, *["decoder"] * 2), cell("b", "encoder", "dit", "decoder")]
         assert told(plan(cells))[0] == ("a", "b", "dit")

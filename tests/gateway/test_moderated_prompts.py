@@ -129,7 +129,7 @@ async def test_who_still_has_news_of_a_request_that_is_over_is_not_disturbed(req
         hook.go.set()
     else:
         task.cancel()  # the client is gone
-    await asyncio.wait({task})
+    await asyncio.gather(task, return_exceptions=True)
     for news in (Rewritten(WRITTEN), Partial(0, 0, b"sketch"), Ready(0, b"picture")):
         service.listener(news)
     assert {type(news) for news in heard} == {Rewritten}

@@ -32,7 +32,11 @@ INSTRUCTION = (
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 _WARM_PROMPT = "a red circle"
 _WARM_TOKENS = 2
-_THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+_THOUGHTS = re.compile(r"\A((?!<think>).)*?</think>|<think>.*?(</think>|\Z)", re.DOTALL)
+"""The opening mark may be missing."""
+_OPENED = "<think>"
+_TAIL_TOKENS = 8
+"""Of what is read: templates of models that always think end with the opening mark."""
 _QUOTED = re.compile(r"\A[\"\u201c](?P<inside>[^\"\u201c\u201d]*)[\"\u201d]\Z")
 
 
@@ -108,14 +112,17 @@ class PromptEnhancer:
     def rewritten(self, prompt: str, read: torch.Tensor, check: Callable[[], None]) -> str:
         """The prompt in its words; empty where it finds none. ``read``: of the prompt. ``check`` is called before each
         token. Raises ``NonFinite``, and whatever ``check`` and the model raise."""
-        made = cleaned(self._continued(read, self._max_tokens, check))
+        tail = self._tokenizer.decode(read[0, -_TAIL_TOKENS:]).rstrip() if self._chats else ""
+        opened = _OPENED if tail.endswith(_OPENED) else ""
+        made = cleaned(opened + self._continued(read, self._max_tokens, check))
         if made and not self._chats:
             made = f"{prompt.rstrip()}{'' if made[0] in ',.;:!?' else ' '}{made}"
         return made[:MAX_PROMPT]
 
     def _continued(self, read: torch.Tensor, most: int, check: Callable[[], None]) -> str:
-        end = self._model.generation_config.eos_token_id
-        padding = self._model.generation_config.pad_token_id
+        known, padding = self._model.generation_config.eos_token_id, self._model.generation_config.pad_token_id
+        # The tokenizer's, too: of models that learned to chat later, the configuration often names only the older one.
+        ends = {*(known if isinstance(known, list) else [known]), self._tokenizer.eos_token_id} - {None}
         settings = GenerationConfig(
             do_sample=False,
             num_beams=1,
@@ -123,8 +130,8 @@ class PromptEnhancer:
             top_p=1.0,
             top_k=50,
             max_new_tokens=most,
-            eos_token_id=end,
-            pad_token_id=(end[0] if isinstance(end, list) else end) if padding is None else padding,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=min(ends, default=None) if padding is None else padding,
         )
         with torch.no_grad():
             made = self._model.generate(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from stage_server.engine.base import BadJob, EngineError, JobCancelled, LoadError, NonFinite, StageJob, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
@@ -171,12 +172,41 @@ def test_what_is_no_number_is_no_prompt(tmp_path: Path) -> None:
         ('"open" and "closed"', '"open" and "closed"'),
         ("<think>what now?\n</think>\n\na red disc", "a red disc"),
         ("<think>what now? and on until nothing is le", ""),
+        ("what now?\n</think>\n\na red disc", "a red disc"),
+        ("a disc <think>or so</think>that is red", "a disc that is red"),
         ("a red dis\ufffd", "a red dis"),
         ("  \n", ""),
     ],
 )
 def test_only_the_prompt_is_left_of_an_answer(text: str, expected: str) -> None:
     assert cleaned(text) == expected
+
+
+def test_thoughts_that_the_template_opens_are_no_part_of_the_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_enhancer(tmp_path, chat=CHAT + "<think>")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens(["<think>"])
+    tokenizer.save_pretrained(folder)
+    enhancer = opened(folder)
+    for text, expected in (("what now?\n</think>\n\na red disc", "a red disc"), ("what now? and on until", "")):
+        monkeypatch.setattr(enhancer, "_continued", lambda *_, text=text: text)
+        assert enhancer.rewritten(PROMPT, enhancer.read(PROMPT), lambda: None) == expected
+
+
+def test_it_ends_where_the_tokenizer_says_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enhancer = opened(save_enhancer(tmp_path, eos_token_id=1))
+    enhancer.load()
+    ends: list[list[int]] = []
+
+    def generate(read: torch.Tensor, *, generation_config: GenerationConfig, **_: object) -> torch.Tensor:
+        ends.append(generation_config.eos_token_id)
+        return read
+
+    monkeypatch.setattr(enhancer._model, "generate", generate)
+    assert enhancer.rewritten(PROMPT, enhancer.read(PROMPT), lambda: None) == ""
+    assert ends == [[1, 2]]
 
 
 def test_what_is_no_enhancer_is_refused_with_the_reason(tmp_path: Path, folder: Path) -> None:

@@ -50,7 +50,7 @@ def asked(http, **more):
 
 
 def counts(service):
-    return {role: len(service.tape.runs(role)) for role in Role}
+    return {role: len(service.tape.runs(role)) for role in (E, T, D, U)}
 
 
 def picture_size(answer):
@@ -72,7 +72,8 @@ async def test_a_picture_that_asks_for_it_goes_through_the_fourth_stage(service,
     await asyncio.gather(service.serve("model", E, T, D), serve("larger", U))
 
     plain = await asked(http)
-    assert (plain.json()["size"], picture_size(plain), counts(service)) == ("64x48", (64, 48), {E: 1, T: 1, D: 1, U: 0})
+    assert (plain.json()["size"], picture_size(plain)) == ("64x48", (64, 48))
+    assert counts(service) == {E: 1, T: 1, D: 1, U: 0}
     assert service.gateway.dispatcher.status()["slow"]["roles"] == {E: 1, T: 1, D: 1, U: 1}
 
     answer, again = await asked(http, upscale=2), await asked(http, upscale=2)

@@ -399,6 +399,21 @@ def test_a_call_that_fails_leaves_no_group_too_many(stack: tuple[Stack, Offloade
     assert watch.most_groups == 2
 
 
+def test_what_came_is_held_until_nothing_reads_it(stack: tuple[Stack, Offloaded]) -> None:
+    """Of weights that are cast for each call, as in the format float8-storage."""
+    module, _ = stack
+    block, came = module.blocks[0], list[int]()
+
+    def cast(*_: object) -> None:
+        came.append(block.weight.data_ptr())
+        block.weight.data = block.weight.data.double().float()
+
+    block.register_forward_pre_hook(cast)
+    module.order = [0]
+    module(torch.randn(2, 4))
+    assert [block.weight.data_ptr()] == came, "else its memory is free while the device may yet read it"
+
+
 def test_what_two_layers_share_stays(watch: Watch) -> None:
     module = Stack()
     module.blocks[2].weight = module.blocks[0].weight

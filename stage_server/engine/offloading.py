@@ -90,7 +90,10 @@ def split(module: Module, level: Offload) -> Split:
     kept |= {id(tensor) for tensor in [*module.parameters()][:1]}  # a module is asked for its device, and looks there
     groups: list[tuple[Module, list[torch.Tensor]]] = []
     moved: set[int] = set()
-    for part in {id(part): part for part in _parts(module, level)}.values():
+    parts = {id(part): part for part in _parts(module, level)}.values()
+    owners = Counter(id(tensor) for part in parts for tensor in tensors(part))
+    kept |= {tensor for tensor, count in owners.items() if count > 1}  # of a layer that two blocks have
+    for part in parts:
         members = [tensor for tensor in tensors(part) if id(tensor) not in kept]
         if any(isinstance(tensor, torch.nn.Parameter) for tensor in members):
             groups.append((part, members))

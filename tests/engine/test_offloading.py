@@ -423,3 +423,11 @@ def test_what_two_layers_share_stays(watch: Watch) -> None:
     assert id(module.head.weight) in resting, "a module is asked for its device, and looks at its first weight"
     biases, weights = 5 * 4, 2 * 16
     assert held(parts, true_bytes).copied == (biases + weights) * 4
+
+
+def test_a_layer_that_two_blocks_have_stays() -> None:
+    module, common = Stack(), Linear(4, 4)
+    module.blocks = ModuleList(torch.nn.Sequential(Linear(4, 4), common) for _ in range(4))
+    parts = split(module, Offload.BLOCK)
+    assert {id(common.weight), id(common.bias)} <= {id(tensor) for tensor in parts.rest}
+    assert [len(members) for _, members in parts.groups] == [2] * 4

@@ -407,13 +407,14 @@ class DiffusersEngine:
             lambda: self.resident_bytes + self.beside(),
         )
 
-    def _warm_up(self, role: Role, pipeline: ModularPipeline) -> None:
+    def _warm_up(self, role: Role, pipeline: ModularPipeline, forms: Forms | None = None) -> None:
         """Run a tiny job, so that the first real one is not slow and a role that cannot run is never announced.
 
-        Where a stand-in has a form of which nobody can be sure, its failure says nothing about the role.
+        Where a stand-in has a form of which nobody can be sure, its failure says nothing about the role: what another
+        server told is then left out. ``forms``: instead of the engine's.
         """
         dtype = torch_dtype(self._dtype)
-        warming = warm_up(role, self._workflows, self._geometry, self._info, dtype, self._made, self.forms)
+        warming = warm_up(role, self._workflows, self._geometry, self._info, dtype, self._made, forms or self.forms)
         if warming is None:
             _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
             return
@@ -421,9 +422,16 @@ class DiffusersEngine:
             self._made[role] = self._tried(warming.task, pipeline)
         except EngineError as error:
             is_sure = warming.is_real or self._info.family in TESTED_FAMILIES
-            if is_sure or isinstance(error, OutOfMemory | NonFinite):
+            if not warming.is_told and (is_sure or isinstance(error, OutOfMemory | NonFinite)):
                 raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
-            _log.warning("%s: the %s is not warmed up, it refused stand-ins: %s", self._info.name, role, error)
+            which = "what others told of its inputs" if warming.is_told else "stand-ins"
+            _log.warning("%s: the %s is not warmed up, it refused %s: %s", self._info.name, role, which, error)
+            is_refused = True
+        else:
+            is_refused = False
+        if is_refused and warming.is_told:  # not while the error holds what it had on the device
+            self._warm_up(role, pipeline, Forms())
+        if is_refused:
             return
         if not warming.is_guessed:
             self.forms.note(role, self._made[role])

@@ -24,7 +24,7 @@ _SMALL = 4 << 10
 """Bytes of a tensor of whole numbers that is told as it is: masks, lengths and sizes are no good as zeros."""
 
 _MOST = 1 << 30
-"""Bytes of zeros that a form may ask for."""
+"""Bytes of zeros that a form may ask for, in all its tensors."""
 
 _SHAPE, _DTYPE = "shape of zeros", "dtype of zeros"
 """Keys of the dict that stands for a tensor."""
@@ -88,10 +88,11 @@ def zeros(form: bytes) -> dict[str, NamedValues]:
     pieces = ((0, memoryview(payload)),) if payload else ()
     ports = unpack(Bundle(header, len(payload), pieces), _LIMITS)
     found: dict[str, NamedValues] = {}
+    filler = _Filler()
     for port, values in ports.items():
         if not isinstance(values, dict):
             raise MalformedFrame(f"a form: {port} holds a {type(values).__name__}, not named values")
-        found[port] = {name: _filled(value) for name, value in values.items()}
+        found[port] = {name: filler.filled(value) for name, value in values.items()}
     return found
 
 
@@ -108,23 +109,30 @@ def _bare(value: Value) -> Value:
     return value
 
 
-def _filled(value: Value) -> Value:
-    if isinstance(value, dict) and value.keys() == {_SHAPE, _DTYPE}:
-        return _zeros(value[_SHAPE], value[_DTYPE])
-    if isinstance(value, list):
-        return [_filled(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_filled(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _filled(item) for key, item in value.items()}
-    return value
+class _Filler:
+    """Of one form: a few bytes of it may ask for any number of zeros."""
 
+    def __init__(self) -> None:
+        self._nbytes = 0
 
-def _zeros(shape: Value, dtype: Value) -> Tensor:
-    sides = [side for side in shape if type(side) is int and side >= 0] if isinstance(shape, tuple) else []
-    if not isinstance(shape, tuple) or len(sides) < len(shape) or dtype not in DTYPE_BYTES:
-        raise MalformedFrame(f"a form: {shape!r} of {dtype!r} is no tensor")
-    nbytes = math.prod(sides) * DTYPE_BYTES[str(dtype)]
-    if nbytes > _MOST:
-        raise MalformedFrame(f"a form: a tensor of {nbytes} bytes, at most {_MOST} are made")
-    return Tensor(str(dtype), tuple(sides), np.zeros(nbytes, np.uint8).data)
+    def filled(self, value: Value) -> Value:
+        if isinstance(value, dict) and value.keys() == {_SHAPE, _DTYPE}:
+            return self._zeros(value[_SHAPE], value[_DTYPE])
+        if isinstance(value, list):
+            return [self.filled(item) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self.filled(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self.filled(item) for key, item in value.items()}
+        return value
+
+    def _zeros(self, shape: Value, dtype: Value) -> Tensor:
+        sides = [side for side in shape if type(side) is int and side >= 0] if isinstance(shape, tuple) else []
+        is_shape = isinstance(shape, tuple) and len(sides) == len(shape)
+        if not is_shape or not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+            raise MalformedFrame(f"a form: {shape!r} of {dtype!r} is no tensor")
+        nbytes = math.prod(sides) * DTYPE_BYTES[dtype]
+        self._nbytes += nbytes
+        if self._nbytes > _MOST:
+            raise MalformedFrame(f"a form: tensors of {self._nbytes} bytes, at most {_MOST} are made")
+        return Tensor(dtype, tuple(sides), np.zeros(nbytes, np.uint8).data)

@@ -90,7 +90,10 @@ def split(module: Module, level: Offload) -> Split:
     kept |= {id(tensor) for tensor in [*module.parameters()][:1]}  # a module is asked for its device, and looks there
     groups: list[tuple[Module, list[torch.Tensor]]] = []
     moved: set[int] = set()
-    for part in {id(part): part for part in _parts(module, level)}.values():
+    parts = {id(part): part for part in _parts(module, level)}.values()
+    owners = Counter(id(tensor) for part in parts for tensor in tensors(part))
+    kept |= {tensor for tensor, count in owners.items() if count > 1}  # of a layer that two blocks have
+    for part in parts:
         members = [tensor for tensor in tensors(part) if id(tensor) not in kept]
         if any(isinstance(tensor, torch.nn.Parameter) for tensor in members):
             groups.append((part, members))
@@ -119,6 +122,9 @@ class _Group:
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     """Tensor, and its data in host memory."""
     places: list[Place] = field(default_factory=list)
+    there: list[torch.Tensor] = field(default_factory=list)
+    """Data on the device, of each of ``pairs``. Held: a layer that casts its weights for a call lets go of them while
+    the device has yet to read them, and the next group would be copied over them."""
     is_on: bool = False
     come: Any = None
     """The event after which it is there; None on a processor."""
@@ -129,7 +135,8 @@ class _Group:
         self.is_on = True
         try:
             for tensor, kept in self.pairs:
-                tensor.data = fetch(kept)
+                self.there.append(fetch(kept))
+                tensor.data = self.there[-1]
             for layer, name, whole in self.places:
                 put(layer, name, rebuilt(whole, fetch))
         except BaseException:
@@ -141,8 +148,14 @@ class _Group:
             tensor.data = kept
         for layer, name, whole in self.places:
             put(layer, name, whole)
+        self.there.clear()
         self.is_on = False
         self.come = self.computed = None
+
+    def uncast(self) -> None:
+        """What came is in its place again: a layer that casts its weights has left copies there."""
+        for (tensor, _), data in zip(self.pairs, self.there, strict=False):  # none of a group that did not come
+            tensor.data = data
 
 
 class Offloaded:
@@ -167,6 +180,9 @@ class Offloaded:
         if self._stream is not None:
             self._bring(self._rest)
             self._rest.come.synchronize()
+            for data in self._rest.there:  # the same for what stays, of which nobody knows when it is read
+                data.record_stream(torch.cuda.default_stream(device))
+            self._rest.there.clear()
         for (part, _), group in zip(parts.groups, self._groups, strict=True):
             self._hooks.append(part.register_forward_pre_hook(_Before(self, group)))
             self._hooks.append(part.register_forward_hook(_After(self, group), always_call=True))
@@ -202,6 +218,7 @@ class Offloaded:
         if self._stream is None:
             group.put_back()
             return
+        group.uncast()
         group.computed = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         group.computed.record(torch.cuda.current_stream(self._device))
         if self._leaving is not None:

@@ -39,6 +39,8 @@ class WarmUp:
     """Its inputs were made by the roles that make them in earnest."""
     is_guessed: bool
     """The form of some is what configurations tell."""
+    is_told: bool
+    """That of some is what other servers tell."""
 
 
 def warm_up(
@@ -60,9 +62,11 @@ def warm_up(
     params = ImageParams(workflow=workflow.name, prompt="warm up", width=side, height=side, num_inference_steps=1)
     makers = [source for source, target in workflow.edges if target is role]
     inputs: dict[str, Value] = {}
-    guessed: list[Role] = []
+    guessed, told = list[Role](), list[Role]()
     for maker in makers:
         values = made[maker].get(role, {}) if maker in made else _told(maker, role, forms)
+        if values is not None and maker not in made:
+            told.append(maker)
         if values is None:
             guessed.append(maker)
             values = _guess(maker, role, workflow, geometry, dtype, side)
@@ -70,7 +74,8 @@ def warm_up(
             return None
         inputs |= values
     is_real = all(maker in made for maker in makers)
-    return WarmUp(StageTask(role, workflow, complete(params, info), images, inputs), is_real, bool(guessed))
+    task = StageTask(role, workflow, complete(params, info), images, inputs)
+    return WarmUp(task, is_real, bool(guessed), bool(told))
 
 
 def cached(warming: WarmUp, caches: StepCaches) -> Iterator[tuple[str, StageTask]]:

@@ -79,6 +79,8 @@ def encoded(**values: Value) -> bytes:
         (encoded(x={"shape of zeros": (True,), "dtype of zeros": "float32"}), "is no tensor"),
         (encoded(x={"shape of zeros": (1,), "dtype of zeros": "float31"}), "is no tensor"),
         (encoded(x={"shape of zeros": 3, "dtype of zeros": "float32"}), "is no tensor"),
+        (encoded(x={"shape of zeros": (1,), "dtype of zeros": ["float32"]}), "is no tensor"),
+        (encoded(x=[{"shape of zeros": (1 << 29,), "dtype of zeros": "int8"}] * 3), "tensors of 1610612736 bytes"),
     ],
 )
 def test_a_form_that_is_none_is_as_good_as_none(form: bytes, words: str, caplog: pytest.LogCaptureFixture) -> None:

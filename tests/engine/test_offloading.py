@@ -399,6 +399,21 @@ def test_a_call_that_fails_leaves_no_group_too_many(stack: tuple[Stack, Offloade
     assert watch.most_groups == 2
 
 
+def test_what_came_is_held_until_nothing_reads_it(stack: tuple[Stack, Offloaded]) -> None:
+    """Of weights that are cast for each call, as in the format float8-storage."""
+    module, _ = stack
+    block, came = module.blocks[0], list[int]()
+
+    def cast(*_: object) -> None:
+        came.append(block.weight.data_ptr())
+        block.weight.data = block.weight.data.double().float()
+
+    block.register_forward_pre_hook(cast)
+    module.order = [0]
+    module(torch.randn(2, 4))
+    assert [block.weight.data_ptr()] == came, "else its memory is free while the device may yet read it"
+
+
 def test_what_two_layers_share_stays(watch: Watch) -> None:
     module = Stack()
     module.blocks[2].weight = module.blocks[0].weight
@@ -408,3 +423,11 @@ def test_what_two_layers_share_stays(watch: Watch) -> None:
     assert id(module.head.weight) in resting, "a module is asked for its device, and looks at its first weight"
     biases, weights = 5 * 4, 2 * 16
     assert held(parts, true_bytes).copied == (biases + weights) * 4
+
+
+def test_a_layer_that_two_blocks_have_stays() -> None:
+    module, common = Stack(), Linear(4, 4)
+    module.blocks = ModuleList(torch.nn.Sequential(Linear(4, 4), common) for _ in range(4))
+    parts = split(module, Offload.BLOCK)
+    assert {id(common.weight), id(common.bias)} <= {id(tensor) for tensor in parts.rest}
+    assert [len(members) for _, members in parts.groups] == [2] * 4

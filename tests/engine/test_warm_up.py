@@ -11,6 +11,7 @@ import torch
 from stage_server.engine import diffusers_engine
 from stage_server.engine.base import LoadError
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.forms import form_of
 from wire.types import REQUIRED, Role
 from wire.values import Tensor, Value
 
@@ -119,3 +120,17 @@ def test_what_was_made_of_a_guess_is_told_to_nobody(model_folder: Callable[[str]
     engine.set_roles(frozenset({Role.DIT}))
     assert Role.DIT in engine._made
     assert engine.forms.seen() == {}
+
+
+def test_what_others_told_wrongly_costs_no_role(
+    model_folder: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = DiffusersEngine(model_folder("flux"))
+    wrong: dict[str, Value] = {"prompt_embeds": 3, "pooled_prompt_embeds": "no tensor"}
+    form = form_of({Role.DIT: wrong})
+    assert form is not None
+    engine.forms.learn({Role.ENCODER: form})
+    engine.set_roles(frozenset({Role.DIT}))
+    assert Role.DIT in engine._made, "warmed up with what the configurations tell"
+    assert "it refused what others told of its inputs" in caplog.text
+    assert engine.forms.seen() == {}, "of a guess"

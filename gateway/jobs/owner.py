@@ -10,10 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # no such locks on this system: jobs of the dead wait until their leases expire
-    fcntl = None  # type: ignore[assignment]
+from gateway.storage import locks
 
 FILE_NAME = "gateway.owner"
 
@@ -26,11 +23,11 @@ class Owner:
         self.name = secrets.token_hex(8)
         self.dead: str | None = None
         """The gateway that was here before this one, and is certainly gone."""
-        self._file = None if folder is None or fcntl is None else (folder / FILE_NAME).open("a+")
+        self._file = None if folder is None or not locks.EXIST else (folder / FILE_NAME).open("a+")
         if self._file is None:
             return
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.lock(self._file.fileno(), waits=False)
         except BlockingIOError:  # two gateways share the folder: neither speaks for the other
             self._file.close()
             self._file = None

@@ -17,11 +17,7 @@ import msgspec
 
 from gateway.database.usage import UsageRecord
 from gateway.metering.overflow import Overflow
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # no such locks on this system: nobody notices that two gateways share a folder
-    fcntl = None  # type: ignore[assignment]
+from gateway.storage.locks import lock
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 MOST_BYTES = 16 << 20
@@ -121,8 +117,7 @@ def _opened(path: Path, flags: int) -> int:
     """Locked until it is closed. Raises ``OSError``: ``BlockingIOError`` where another process has locked it."""
     file = os.open(path, flags, 0o600)
     try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, waits=False)
     except OSError:
         os.close(file)
         raise

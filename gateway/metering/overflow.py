@@ -16,11 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from gateway.database.usage import UsageRecord
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # no such locks on this system
-    fcntl = None  # type: ignore[assignment]
+from gateway.storage import locks
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +90,8 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
     """Open for adding, at its end. Nobody deletes it meanwhile."""
     while True:
         with path.open("a+b") as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if not os.fstat(file.fileno()).st_nlink:  # another gateway has deleted it since it was opened
-                    continue
+            if locks.lock(file.fileno(), waits=True) and not os.fstat(file.fileno()).st_nlink:
+                continue  # another gateway has deleted it since it was opened
             file.seek(0, os.SEEK_END)
             yield file
             return

@@ -13,11 +13,12 @@ from gateway.database.errors import DatabaseError, Trouble
 from gateway.database.usage import UsageRecord, month_of
 from gateway.limits.budgets import Budgets
 from gateway.limits.refusals import BudgetUsedUp
-from gateway.metering import journal, overflow
+from gateway.metering import journal
 from gateway.metering import meter as module
 from gateway.metering.journal import Journal
 from gateway.metering.meter import Meter
 from gateway.metering.overflow import Overflow
+from gateway.storage import locks
 
 NOVEMBER = 1_795_000_000.0  # 18 November 2026
 
@@ -200,14 +201,14 @@ async def test_nothing_is_added_to_a_file_that_another_gateway_deletes(tmp_path,
     mine, others = Overflow(path, 10_000), Overflow(path, 10_000)
     others.append([record(1)])
     assert len(list(others.batches(10))) == 1
-    flock = overflow.fcntl.flock
+    lock = locks.lock
 
-    def deleted_meanwhile(file, how):  # after it was opened, before it is locked
-        monkeypatch.setattr(overflow.fcntl, "flock", flock)
+    def deleted_meanwhile(file, *, waits):  # after it was opened, before it is locked
+        monkeypatch.setattr(locks, "lock", lock)
         others.clear()
-        flock(file, how)
+        return lock(file, waits=waits)
 
-    monkeypatch.setattr(overflow.fcntl, "flock", deleted_meanwhile)
+    monkeypatch.setattr(locks, "lock", deleted_meanwhile)
     assert mine.append([record(2)]) == 1
     assert list(mine.batches(10)) == [[record(2)]]
 

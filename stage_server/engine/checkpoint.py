@@ -283,7 +283,8 @@ def modular_class(classic: str, index: Mapping[str, Any]) -> type[ModularPipelin
     """
     model = _get_model(classic)
     name = MODULAR_PIPELINE_MAPPING[model](index) if model in MODULAR_PIPELINE_MAPPING else ""
-    found = getattr(diffusers, name or f"{classic.removesuffix('Pipeline')}ModularPipeline", None)
+    alone = classic.removesuffix("Pipeline").removesuffix("ImageToVideo")  # for a task of it, where there are several
+    found = getattr(diffusers, name or f"{alone}ModularPipeline", None)
     if isinstance(found, type) and issubclass(found, ModularPipeline):
         return found
     raise LoadError(

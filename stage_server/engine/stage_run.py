@@ -186,7 +186,12 @@ class _Loop:
     state: PipelineState
 
     def steps(self) -> int:
-        return len(self.state.get("timesteps"))
+        """Where the loop goes through chunks of a video and sizes of each: as many as all of these are to have."""
+        timesteps = self.state.get("timesteps")
+        if timesteps is not None:
+            return len(timesteps)
+        sizes = self.state.get("pyramid_num_inference_steps_list") or [self.state.get("num_inference_steps")]
+        return int(sum(sizes) * self.state.get("num_latent_chunk"))
 
     def generator(self) -> torch.Generator | None:
         found = self.state.get(GENERATOR)

@@ -85,7 +85,7 @@ class Steps:
             result = named if as_dict else named.to_tuple()
         self.done += 1
         self._fence.passed()
-        steps = self._loop.steps()
+        steps = max(self.done, self._loop.steps())  # the first chunk of a video may have more than the others
         self._preview(steps)
         try:
             self._port.step_done(self.done, steps)

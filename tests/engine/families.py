@@ -88,6 +88,10 @@ FAMILIES: Mapping[str, Callable[[], Model]] = {
     "cosmos-3": lambda: cosmos.cosmos_3(distilled=False),
     "cosmos-3-distilled": lambda: cosmos.cosmos_3(distilled=True),
     "hunyuan-video-1.5": videos.hunyuan_1_5,
+    "hunyuan-video-1.5-i2v": videos.hunyuan_1_5_i2v,
+    "helios": lambda: videos.helios(pyramid=False),
+    "helios-pyramid": lambda: videos.helios(pyramid=True),
+    "helios-pyramid-distilled": lambda: videos.helios(pyramid=True, distilled=True),
 }
 
 NEED_TORCHVISION = frozenset(

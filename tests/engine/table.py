@@ -20,6 +20,7 @@ import tests.torchvision
 tests.torchvision.make_importable()  # before anything imports transformers
 
 import diffusers  # noqa: E402
+import diffusers.modular_pipelines.helios.encoders as helios_encoders  # noqa: E402
 import diffusers.modular_pipelines.wan.encoders as wan_encoders  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -227,9 +228,11 @@ def write(path: Path, lines: Mapping[str, str]) -> None:
 
 
 def stand_in_for_ftfy() -> None:
-    """Wan calls it to mend texts, and it leaves plain ones as they are. It is not installed with ``.[stage]``."""
-    if not hasattr(wan_encoders, "ftfy"):
-        wan_encoders.ftfy = SimpleNamespace(fix_text=lambda text: text)
+    """Wan and Helios call it to mend texts, and it leaves plain ones as they are. It is not installed with
+    ``.[stage]``."""
+    for module in (wan_encoders, helios_encoders):
+        if not hasattr(module, "ftfy"):
+            module.ftfy = SimpleNamespace(fix_text=lambda text: text)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import diffusers.modular_pipelines.helios.encoders as helios_encoders
 import diffusers.modular_pipelines.wan.encoders as wan_encoders
 import pytest
 from diffusers import ModularPipeline
@@ -43,6 +44,10 @@ CASES = [
     ("qwen-image-2.1", "text2image", 0),
     ("wan", "text2video", 0),
     pytest.param("ltx", "image2video", 0, marks=SERVICES),
+    pytest.param("wan-2.2-i2v", "image2video", 0, marks=SERVICES),
+    pytest.param("hunyuan-video-1.5-i2v", "image2video", 0, marks=SERVICES),
+    pytest.param("helios", "image2video", 0, marks=SERVICES),
+    pytest.param("helios-pyramid", "text2video", 0, marks=SERVICES),
     pytest.param("anima", "text2image", 1, marks=SERVICES),
     pytest.param("ernie-image", "text2image", 1, marks=SERVICES),
     pytest.param("flux-3", "text2image", 1, marks=SERVICES),
@@ -56,9 +61,10 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def ftfy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wan calls it, and it leaves plain text as it is."""
-    if not hasattr(wan_encoders, "ftfy"):
-        monkeypatch.setattr(wan_encoders, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
+    """Wan and Helios call it, and it leaves plain text as it is."""
+    for module in (wan_encoders, helios_encoders):
+        if not hasattr(module, "ftfy"):
+            monkeypatch.setattr(module, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,22 @@ def test_each_task_is_that_of_the_whole_pipeline_and_others_are_as_before(bench:
     assert drawn(bench, asked("text2image", None)) == plain
 
 
+def test_the_plus_kind_reads_what_is_hidden_in_the_encoder(bench: Bench) -> None:
+    """By a resampler of four layers."""
+    pipeline = whole(bench.model)
+    load_ip_adapter(pipeline, bench.sources, "plus", 0.6)
+    drawn_by = set[bytes]()
+    for task in ("ip_adapter_text2image", "ip_adapter_inpainting"):
+        params, images = asked(task, IPAdapterUse("plus", 0.6)), uploads(task)
+        theirs = made_by_whole(pipeline, params, images)
+        if "mask_image" in images:
+            theirs = Image.composite(theirs, images["image"], images["mask_image"])
+        ours = drawn(bench, params)
+        assert ours == theirs.tobytes(), task
+        drawn_by |= {ours, drawn(bench, asked(task, IPAdapterUse("style", 0.6)))}
+    assert len(drawn_by) == 4, "its picture counts"
+
+
 def test_a_lora_changes_its_denoiser_too(bench: Bench, tmp_path: Path) -> None:
     """Of which the job has a tree of its own."""
     path = write(tmp_path / "paint.safetensors", lora(bench.model, 1, "unet"))
@@ -151,7 +167,7 @@ def test_what_it_takes_is_where_it_is_used(bench: Bench) -> None:
     assert "image_encoder" in bench.engines[Role.ENCODER]._components.resident
     assert "image_encoder" not in bench.engines[Role.DIT]._components.resident
     info = bench.engines[Role.DIT].describe()
-    assert info.ip_adapters == ("style",)
+    assert info.ip_adapters == ("plus", "style")
     assert set(TASKS) <= {workflow.name for workflow in info.workflows}
     plain = DiffusersEngine(bench.model)
     assert plain.describe().key != info.key
@@ -161,7 +177,11 @@ def test_what_it_takes_is_where_it_is_used(bench: Bench) -> None:
 def test_what_cannot_be_is_refused(bench: Bench) -> None:
     picture_sent = {"ip_adapter_image": as_png(picture())}
     cases = [
-        (asked("ip_adapter_text2image", IPAdapterUse("face")), picture_sent, "has no IP-Adapter 'face'; it has style"),
+        (
+            asked("ip_adapter_text2image", IPAdapterUse("face")),
+            picture_sent,
+            "has no IP-Adapter 'face'; it has plus, style",
+        ),
         (asked("ip_adapter_text2image", None), picture_sent, "needs an IP-Adapter"),
         (asked("text2image", IPAdapterUse("style")), {}, "no other task takes one"),
         (

@@ -107,8 +107,30 @@ def build_ip_adapters(folder: Path) -> tuple[dict[str, str], str]:
             "image_proj.norm.weight": torch.ones(width),
             "image_proj.norm.bias": torch.zeros(width),
         }
-    save_file({**plain, **layers}, folder / "style.safetensors")
-    return {"style": str(folder / "style.safetensors")}, str(folder / "image_encoder")
+        plus = {f"image_proj.{name}": tensor for name, tensor in _resampler(encoder.config.hidden_size, width).items()}
+    files = {}
+    for name, projection in (("style", plain), ("plus", plus)):
+        save_file({**projection, **layers}, folder / f"{name}.safetensors")
+        files[name] = str(folder / f"{name}.safetensors")
+    return files, str(folder / "image_encoder")
+
+
+def _resampler(read: int, made: int) -> dict[str, torch.Tensor]:
+    """Of the plus kind, as its makers name the weights: four layers in which tokens look at what is hidden in the
+    encoder, ``read`` features wide, and become ``made`` features wide."""
+    hidden, head = 8, 64  # diffusers tells the number of heads by their width
+    weights = {"latents": torch.randn(1, 4, hidden), "proj_in.weight": torch.randn(hidden, read) * 0.3}
+    weights |= {"proj_in.bias": torch.randn(hidden), "proj_out.weight": torch.randn(made, hidden) * 0.3}
+    weights |= {"proj_out.bias": torch.randn(made)}
+    norms = {"norm_out": made}
+    for layer in (f"layers.{index}" for index in range(4)):
+        norms |= {f"{layer}.0.norm1": hidden, f"{layer}.0.norm2": hidden, f"{layer}.1.0": hidden}
+        shapes = {"0.to_q": (head, hidden), "0.to_kv": (2 * head, hidden), "0.to_out": (hidden, head)}
+        shapes |= {"1.1": (4 * hidden, hidden), "1.3": (hidden, 4 * hidden)}
+        weights |= {f"{layer}.{name}.weight": torch.randn(shape) * 0.3 for name, shape in shapes.items()}
+    for name, width in norms.items():
+        weights |= {f"{name}.weight": torch.rand(width) + 0.5, f"{name}.bias": torch.randn(width) * 0.3}
+    return weights
 
 
 def build_steering(family: str, folder: Path) -> SteeringSources:

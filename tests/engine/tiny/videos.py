@@ -122,7 +122,7 @@ def ltx() -> Model:
     )
 
 
-def hunyuan_1_5() -> Model:
+def hunyuan_1_5(task: str = "t2v") -> Model:
     transformer = diffusers.HunyuanVideo15Transformer3DModel(
         in_channels=9,
         out_channels=4,
@@ -136,7 +136,7 @@ def hunyuan_1_5() -> Model:
         image_embed_dim=12,
         rope_axes_dim=(2, 2, 4),
         target_size=16,
-        task_type="t2v",
+        task_type=task,
     )
     vae = diffusers.AutoencoderKLHunyuanVideo15(
         latent_channels=4,
@@ -170,4 +170,58 @@ def hunyuan_1_5() -> Model:
             "guider": diffusers.ClassifierFreeGuidance(guidance_scale=6.0),
         },
         {},
+    )
+
+
+def hunyuan_1_5_i2v() -> Model:
+    """Its picture is read by an encoder of its own, too."""
+    _, components, config = hunyuan_1_5("i2v")
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=12,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
+    own = {
+        "image_encoder": transformers.SiglipVisionModel(vision),
+        "feature_extractor": transformers.SiglipImageProcessor(size={"height": 32, "width": 32}),
+    }
+    return "HunyuanVideo15ImageToVideoPipeline", components | own, config
+
+
+def helios(pyramid: bool, distilled: bool = False) -> Model:
+    """Made in chunks of frames, each of which sees those before it; as a pyramid each in three sizes."""
+    _, components, _ = wan("WanPipeline")
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.1, 0.9, 1.2, 1.0],
+        scale_factor_spatial=4,
+        scale_factor_temporal=2,
+    )
+    transformer = diffusers.HeliosTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=WIDTH,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=1,
+        rope_dim=(4, 4, 4),
+    )
+    stages: dict[str, Any] = {} if pyramid else {"stages": 1, "stage_range": [0, 1]}
+    scheduler = diffusers.HeliosDMDScheduler() if distilled else diffusers.HeliosScheduler(**stages)
+    own = {"vae": vae, "transformer": transformer, "scheduler": scheduler}
+    pipeline = "HeliosPyramidPipeline" if pyramid else "HeliosPipeline"
+    return (
+        pipeline,
+        {name: component for name, component in (components | own).items() if name != "transformer_2"},
+        {"is_distilled": True} if distilled else {},
     )

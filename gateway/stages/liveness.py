@@ -43,6 +43,9 @@ GATEWAYS = "~gateways"
 MAX_FORMS = 32
 """Models of which it is remembered what crosses between their stages."""
 
+MAX_FORMS_BYTES = 256 << 10
+"""For all of them together: whoever asks is told all."""
+
 STALL_SECONDS = 1.0
 """A tick that comes so late tells of a gateway that stood still, not of silent servers."""
 
@@ -165,7 +168,7 @@ class Roster:
         self._allowance = _Allowance(HELLO_BURST, HELLO_RATE)
         self._questions = _Allowance(ASK_BURST, ASK_RATE)
         self._forms: dict[str, dict[Role, bytes]] = {}
-        """By model key, in the order in which they were heard of."""
+        """By model key; that of which nobody has told for longest comes first."""
 
     @property
     def servers(self) -> tuple[ServerId, ...]:
@@ -292,8 +295,9 @@ class Roster:
         """Copied, as messages on their way may refer to it."""
         if not forms:
             return
-        self._forms = {**self._forms, key: {**self._forms.get(key, {}), **forms}}
-        if len(self._forms) > MAX_FORMS:
+        others = {other: known for other, known in self._forms.items() if other != key}
+        self._forms = {**others, key: {**self._forms.get(key, {}), **forms}}
+        while len(self._forms) > MAX_FORMS or (len(self._forms) > 1 and _nbytes(self._forms) > MAX_FORMS_BYTES):
             del self._forms[next(iter(self._forms))]
 
     def _fault(self, server: ServerId, hello: Hello | Ask, user: str) -> tuple[str, str] | None:
@@ -335,6 +339,10 @@ class Roster:
             liveness_seconds=self._rules.liveness_seconds,
             joins=True,
         )
+
+
+def _nbytes(forms: Mapping[str, Mapping[Role, bytes]]) -> int:
+    return sum(len(form) for known in forms.values() for form in known.values())
 
 
 def _owner(hello: Hello | Ask) -> str:

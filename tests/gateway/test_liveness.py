@@ -10,6 +10,7 @@ from gateway.stages.liveness import (
     HELLO_BURST,
     HELLO_RATE,
     MAX_FORMS,
+    MAX_FORMS_BYTES,
     MAX_REMEMBERED,
     OWN_BURST,
     OWN_RATE,
@@ -177,6 +178,15 @@ def test_models_are_forgotten_in_the_order_in_which_they_came(roster, hello, mod
         join(roster, A1, hello, number * 2.0, model=model(f"m{number}"), forms={Role.DIT: b"d"})
     (answer,) = roster.hear(B1, ask("b"), 999)
     assert list(answer.message.forms) == [f"m{number}@1" for number in range(1, MAX_FORMS + 1)]
+
+
+def test_what_is_told_of_all_models_is_bounded(roster, hello, model):
+    """By those told of last, as many as there is room for, one at least."""
+    large = dict.fromkeys((Role.ENCODER, Role.DIT), b"f" * (MAX_FORMS_BYTES // 3))
+    for number in range(3):
+        join(roster, A1, hello, number * 2.0, model=model(f"m{number}"), forms=large)
+    (answer,) = roster.hear(B1, ask("b"), 999)
+    assert answer.message.forms == {"m2@1": large}
 
 
 @pytest.mark.parametrize(

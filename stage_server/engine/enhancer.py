@@ -35,6 +35,8 @@ _WARM_TOKENS = 2
 _THOUGHTS = re.compile(r"\A((?!<think>).)*?</think>|<think>.*?(</think>|\Z)", re.DOTALL)
 """The opening mark may be missing."""
 _OPENED = "<think>"
+_SHORTEST_MARK = 3
+"""Characters: one such as "!" may stand for padding, and is a word as well."""
 _TAIL_TOKENS = 8
 """Of what is read: templates of models that always think end with the opening mark."""
 _QUOTED = re.compile(r"\A[\"\u201c](?P<inside>[^\"\u201c\u201d]*)[\"\u201d]\Z")
@@ -100,7 +102,8 @@ class PromptEnhancer:
 
     def read(self, prompt: str) -> torch.Tensor:
         """What the model is told, (1, tokens) on the device. Raises ``BadJob`` for more than it reads."""
-        tokens = self._asked(prompt) if self._chats else self._tokenizer(prompt)["input_ids"]
+        plain = self._without_marks(prompt)
+        tokens = self._asked(plain) if self._chats else self._tokenizer(plain)["input_ids"]
         most = None if self._longest is None else self._longest - self._max_tokens
         if most is not None and len(tokens) > most:
             raise BadJob(
@@ -152,6 +155,14 @@ class PromptEnhancer:
             return self._templated(told)
         except TemplateError:
             return self._templated(alone)
+
+    def _without_marks(self, prompt: str) -> str:
+        """Those that end a turn in a chat, or begin one: who writes them into a prompt would speak as the operator."""
+        added = (token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special)
+        marks = {mark for mark in (*self._tokenizer.all_special_tokens, *added) if len(mark) >= _SHORTEST_MARK}
+        for mark in sorted(marks, key=len, reverse=True):
+            prompt = prompt.replace(mark, " ")
+        return prompt
 
     def _templated(self, messages: list[dict[str, str]]) -> list[int]:
         tokens: list[int] = self._tokenizer.apply_chat_template(

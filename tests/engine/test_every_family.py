@@ -47,7 +47,6 @@ CASES = [
     pytest.param("wan-2.2-i2v", "image2video", 0, marks=SERVICES),
     pytest.param("hunyuan-video-1.5-i2v", "image2video", 0, marks=SERVICES),
     pytest.param("helios", "image2video", 0, marks=SERVICES),
-    pytest.param("helios-pyramid", "text2video", 0, marks=SERVICES),
     pytest.param("anima", "text2image", 1, marks=SERVICES),
     pytest.param("ernie-image", "text2image", 1, marks=SERVICES),
     pytest.param("flux-3", "text2image", 1, marks=SERVICES),

@@ -82,6 +82,11 @@ class LocalFleet(Commands):
                 named[words[words.index("--name") + 1]] = process
         return named
 
+    def joined(self) -> set[str]:
+        """Servers that have said that others reach them through the relay."""
+        said = "others reach this server through the relay tcp://127.0.0.1:"
+        return {line.split()[0] for line in self.log.read_text().splitlines() if said in line}
+
     def named(self, *words: str) -> psutil.Process:
         """The process whose command line has these words, one after the other."""
         return until(lambda: next((each for each in self.processes() if _has(_words(each), words)), None), str(words))
@@ -123,7 +128,7 @@ def test_up_status_scale_and_down_from_another_shell(fleet: LocalFleet) -> None:
     assert "pool a: 2 wanted of 2 to 4" in status.stdout
     assert re.search(r"front +running .* a relay, port \d+", status.stdout)
     assert fleet.said("scale", "a=3").returncode == 0
-    until(lambda: "a-3" in fleet.servers(), "the third server runs")
+    until(lambda: "a-3" in fleet.servers() and "a-3" in fleet.joined(), "the third server runs and has joined")
     assert fleet.said("scale", "a=2").returncode == 0
     assert set(fleet.servers()) == {"a-1", "a-2"}
     refused = fleet.said("scale", "a=5")
@@ -140,8 +145,7 @@ def test_up_status_scale_and_down_from_another_shell(fleet: LocalFleet) -> None:
     lines = fleet.log.read_text().splitlines()
     assert any(line.startswith("a-1") and " | " in line for line in lines)
     assert any(line.startswith("main") and " | " in line for line in lines)
-    joined = [line for line in lines if "others reach this server through the relay tcp://127.0.0.1:" in line]
-    assert {line.split()[0] for line in joined} >= {"a-1", "a-2", "a-3"}
+    assert fleet.joined() >= {"a-1", "a-2", "a-3"}
 
 
 def test_a_killed_server_is_back(fleet: LocalFleet) -> None:

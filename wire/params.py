@@ -83,34 +83,32 @@ class ControlUse(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: Count | None = None
 
 
-class Upscaler(msgspec.Struct, frozen=True):
-    """What makes finished pictures larger. Where its files lie stays on the server."""
+class Brought(msgspec.Struct, frozen=True):
+    """A model for an optional stage. Where its files lie stays on the server."""
 
     name: Name
     """For people: the last part of its folder's, or of its id."""
     digest: Digest
-    """Of its files: servers of one model may have different ones, and no picture may depend on which it meets."""
+    """Of all that decides what it makes: servers of one model may have different ones, and no picture may depend on
+    which it meets."""
+
+    @property
+    def key(self) -> str:
+        return f"{type(self).__name__.lower()} {self.name}@{self.digest}"
+
+
+class Upscaler(Brought, frozen=True):
+    """What makes finished pictures larger."""
+
     factor: Annotated[int, msgspec.Meta(ge=2, le=MAX_UPSCALE)]
     """By which width and height grow."""
 
-    @property
-    def key(self) -> str:
-        return f"upscaler {self.name}@{self.digest}"
 
+class Enhancer(Brought, frozen=True):
+    """What writes prompts anew. Its digest is of its instruction, too."""
 
-class Enhancer(msgspec.Struct, frozen=True):
-    """What writes prompts anew. Where its files lie stays on the server."""
-
-    name: Name
-    """For people: the last part of its folder's, or of its id."""
-    digest: Digest
-    """Of all that decides what it writes, its instruction too: servers of one model may have different ones."""
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_ENHANCED_TOKENS)]
     """That it writes at most."""
-
-    @property
-    def key(self) -> str:
-        return f"enhancer {self.name}@{self.digest}"
 
     def tokens(self, prompt: str) -> int:
         """About those that it reads, and at most writes: what its time is predicted by."""

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from pathlib import Path
 
 import pytest
 
-from scheduler import actions as act
 from scheduler import events as ev
 from stage_server.engine.emulated_values import REWRITTEN, prompt_digest
 from tests.chaos.pictures import read
 from tests.engine.enhancer_folder import save_enhancer
+from tests.integration.further_stages import BODY, asked, server_with, started
 from wire.types import Role
 
 X, E, T, D, U = Role
-
-PROFILE = Path(__file__).with_name("slow.toml")
 
 ENHANCER = """
 [enhancer]
@@ -29,8 +26,7 @@ activation_gb = 0.001
 load_seconds = 0.01
 batch_marginal = [[0, 1.0]]
 """
-PROMPT = "a star"
-BODY = {"prompt": PROMPT, "size": "64x48", "num_inference_steps": 2, "seed": 7}
+PROMPT = BODY["prompt"]
 
 
 @pytest.fixture
@@ -41,18 +37,7 @@ def settings(settings):
 
 @pytest.fixture
 def serve(service, tmp_path):
-    """A server of the model that also has an enhancer, whether it holds that role or not."""
-    profile = tmp_path / "enhanced.toml"
-    profile.write_text(PROFILE.read_text() + ENHANCER)
-
-    async def start(name, *roles):
-        return await service.serve(name, *roles, options=("--profile", str(profile)))
-
-    return start
-
-
-def asked(http, **more):
-    return asyncio.create_task(http.post("/v1/images/generations", json=BODY | more))
+    return server_with(service, tmp_path, ENHANCER)
 
 
 def counts(service):
@@ -64,11 +49,6 @@ def drawn(answer):
     assert answer.status_code == 200, answer.text
     (picture,) = answer.json()["data"]
     return read(base64.b64decode(picture["b64_json"])).digest, picture.get("revised_prompt")
-
-
-async def started(service, role):
-    run = await service.tape.find(act.Run, lambda action: action.role is role)
-    return await service.tape.find(ev.JobStarted, lambda event: event.epoch == run.epoch)
 
 
 async def test_pictures_are_made_of_what_the_enhancer_wrote(service, http, serve):

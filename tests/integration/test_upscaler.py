@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scheduler import actions as act
 from scheduler import events as ev
 from tests.engine.upscaler_folder import by_transformers_alone, save_upscaler
+from tests.integration.further_stages import BODY, asked, server_with, started
 from wire.references import png_size
 from wire.types import Role
 
 X, E, T, D, U = Role
 
-PROFILE = Path(__file__).with_name("slow.toml")
 UPSCALER = """
 [upscaler]
 fixed_seconds = 0.4
@@ -30,23 +28,11 @@ activation_gb = 0.001
 load_seconds = 0.01
 batch_marginal = [[0, 1.0]]
 """
-BODY = {"prompt": "a star", "size": "64x48", "num_inference_steps": 2, "seed": 7}
 
 
 @pytest.fixture
 def serve(service, tmp_path):
-    """A server of the model that also has an upscaler, whether it holds that role or not."""
-    profile = tmp_path / "upscaled.toml"
-    profile.write_text(PROFILE.read_text() + UPSCALER)
-
-    async def start(name, *roles):
-        return await service.serve(name, *roles, options=("--profile", str(profile)))
-
-    return start
-
-
-def asked(http, **more):
-    return asyncio.create_task(http.post("/v1/images/generations", json=BODY | more))
+    return server_with(service, tmp_path, UPSCALER)
 
 
 def counts(service):
@@ -60,11 +46,6 @@ def picture_size(answer):
 
 def opened(answer):
     return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
-
-
-async def started(service, role):
-    run = await service.tape.find(act.Run, lambda action: action.role is role)
-    return await service.tape.find(ev.JobStarted, lambda event: event.epoch == run.epoch)
 
 
 async def test_a_picture_that_asks_for_it_goes_through_the_fourth_stage(service, http, serve):

@@ -24,6 +24,22 @@ if importlib.util.find_spec("hypothesis"):  # not where only the tests marked ``
     settings.load_profile("untimed")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Importing all files takes a minute or two; those without a test of the half that is asked for are left out."""
+    half = config.option.markexpr
+    if half in ("services", "nightly", "gpu") and collection_path.name.startswith("test_"):
+        near = (collection_path, collection_path.with_name("conftest.py"))
+        return not any(half in path.read_text() for path in near if path.exists()) or None
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``--dist loadgroup`` keeps files whole, and those that say so in one process."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test, and no process that one starts, writes to the state directory of whoever runs them."""

@@ -16,7 +16,11 @@ from tests.needed import needs
 from tests.page.conftest import Visit, Visitor, until
 from tests.picture_service import ADMIN_KEY, KEY, MODEL, SEVERAL, PictureService
 
-pytestmark = [pytest.mark.services, needs("chromium"), pytest.mark.xdist_group("page")]
+pytestmark = [
+    pytest.mark.services,
+    needs("chromium"),
+    pytest.mark.xdist_group("network"),  # Chromium gives requests up when interfaces come and go
+]
 
 expect.set_options(timeout=30_000)  # as long as the page's other waits
 

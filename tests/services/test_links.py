@@ -20,7 +20,12 @@ ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "tests/integration/slow.toml"
 PUBLIC = "93.184.215.14"
 
-pytestmark = [pytest.mark.services, needs("iproute2"), pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+pytestmark = [
+    pytest.mark.services,
+    needs("iproute2"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.xdist_group("network"),
+]
 
 CONVERSATION = f"""
 import io, json, sys, threading, time

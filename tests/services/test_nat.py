@@ -37,6 +37,7 @@ pytestmark = [
     pytest.mark.services,
     needs("iproute2", "iptables"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.xdist_group("network"),
 ]
 
 

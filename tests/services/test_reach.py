@@ -18,7 +18,12 @@ from tests.needed import needs
 
 HOSTS = {"gw": "10.77.0.1", "a": "10.77.0.2", "d1": "10.77.0.3", "d2": "10.77.0.4"}
 
-pytestmark = [pytest.mark.services, needs("iproute2"), pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+pytestmark = [
+    pytest.mark.services,
+    needs("iproute2"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.xdist_group("network"),
+]
 
 
 @pytest.fixture

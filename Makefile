@@ -24,7 +24,7 @@ test: $(STAMP) $(VISION) $(QUANTIZE)
 
 # Real servers and namespaces; .ci/install-packages installs what these tests need, and they skip what is missing.
 test-services: $(STAMP) $(VISION)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m services
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "services and not nightly"
 
 test-nightly: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) -m nightly

@@ -15,7 +15,7 @@ from pathlib import Path
 import zmq
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60.0
+PATIENCE = 240.0
 GATEWAY = "10.77.0.1"
 PORT = 5601
 

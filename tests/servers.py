@@ -18,7 +18,7 @@ from typing import Self
 
 from tests.needed import find
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds for a server to start or stop on a busy machine."""
 
 

@@ -252,7 +252,7 @@ async def test_it_follows_the_database_by_itself_and_outlives_its_failure(scene,
     scene.stored.lost = True
     ring = scene.ring()
     following = asyncio.create_task(ring.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await scene.stored.failed.wait()
         await scene.create("sk-1")
         scene.stored.lost = False

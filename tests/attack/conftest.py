@@ -26,7 +26,7 @@ from wire.transfer import serve
 from wire.types import REQUIRED, Handle, Role
 from wire.version import PROTOCOL
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 PICTURE = b"a picture"
 NEXT_PORT = {Role.ENCODER: "dit", Role.DIT: "decoder", Role.DECODER: "image"}
 

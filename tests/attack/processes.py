@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.databases import prepared
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @contextmanager

@@ -38,7 +38,7 @@ async def exchange(port, *pieces):
     for piece in pieces:
         writer.write(piece)
         await asyncio.sleep(0.02)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     return answer

@@ -25,7 +25,7 @@ from wire.to_stage import MoveTo, SayHello, ToStage, Welcome
 from wire.types import REQUIRED
 from wire.version import PROTOCOL
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 Start = Callable[..., Gateway]
 
 

@@ -15,7 +15,7 @@ from wire.control_codec import encode
 from wire.to_stage import CellState, MoveTo, ToStage
 from wire.types import ServerId
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 THERE = CellState(name="there", gateway="g2")
 Judge = Callable[[], tuple[ev.Event, ...]]
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.proxy import Proxy
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

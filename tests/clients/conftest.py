@@ -95,5 +95,5 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     fake.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     yield fake
     running.should_exit = True
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()

@@ -16,7 +16,7 @@ from PIL import Image
 from gateway.service.interfaces import BACKGROUND, OutOfDeviceMemory
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
-PATIENCE = 30.0
+PATIENCE = 120.0
 OVER = ("completed", "failed", "cancelled", "expired")
 
 

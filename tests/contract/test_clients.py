@@ -55,7 +55,7 @@ def test_a_url_through_the_sdk(sdk, live):
     answer = sdk.images.generate(model="dall-e-3", prompt="x", output_format="jpeg")
     url = answer.data[0].url
     assert url.startswith(live)
-    done = subprocess.run(["curl", "-sS", "--head", url], capture_output=True, check=True, timeout=20)
+    done = subprocess.run(["curl", "-sS", "--head", url], capture_output=True, check=True, timeout=60)
     assert b"content-type: image/jpeg\r\n" in done.stdout.lower()
 
 
@@ -104,7 +104,7 @@ def test_a_client_that_goes_away_cancels_its_work(live, service):
     service.hang = True
     body = b'{"prompt": "x"}'
     host, port = live.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\n\r\n%s" % (len(body), body)
@@ -127,7 +127,7 @@ def test_a_killed_curl_cancels_its_work(live, service):
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(live, service, caplog):
     host, port = live.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
         connection.sendall(b"content-length: 100\r\n\r\n{")
     curl(f"{live}/v1/images/generations", "-d", '{"prompt": "after"}')  # the server still answers

@@ -163,7 +163,7 @@ def test_n8n(live, service, settings, model, name):
 def raw(live: str, head: bytes, body: bytes) -> tuple[bytes, dict]:
     """Status line and body of the answer to these very bytes."""
     host, port = live.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/images/edits HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + head + b"\r\n" + body
         )
@@ -220,7 +220,7 @@ def test_a_client_that_leaves_while_it_sends_leaves_nothing(live, service):
     body = form("x", ('name="image"; filename="a"', bytes(3 << 20)))
     host, port = live.removeprefix("http://").split(":")
     head = b"POST /v1/images/edits HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=x\r\n"
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body[: 2 << 20])
     with openai.OpenAI(base_url=f"{live}/v1", **OPTIONS) as client:  # the server still answers
         client.images.edit(model="editor", image=PNG, prompt="after")

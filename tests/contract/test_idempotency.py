@@ -61,7 +61,7 @@ def serving(app) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -82,7 +82,7 @@ def sdk(live):
 
 @pytest.fixture
 def http(live):
-    with httpx.Client(base_url=live, timeout=20) as client:
+    with httpx.Client(base_url=live, timeout=60) as client:
         yield client
 
 
@@ -185,7 +185,7 @@ def test_a_file_is_stored_once(sdk):
 def test_fifty_at_once_are_one_generation(live, service):
     service.hang = True
 
-    with httpx.Client(base_url=live, timeout=20) as http, ThreadPoolExecutor(50) as pool:
+    with httpx.Client(base_url=live, timeout=60) as http, ThreadPoolExecutor(50) as pool:
         calls = [pool.submit(http.post, GENERATIONS, json={"prompt": "x"}, headers=KEY) for _ in range(50)]
         assert service.started.wait(10)
         service.resume()
@@ -198,7 +198,7 @@ def test_fifty_at_once_are_one_generation(live, service):
 def begin(live: str, body: bytes) -> socket.socket:
     """A request whose answer is not waited for."""
     host, port = live.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection = socket.create_connection((host, int(port)), timeout=60)
     connection.sendall(
         b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         b"idempotency-key: %s\r\ncontent-length: %d\r\n\r\n%s" % (KEY["Idempotency-Key"].encode(), len(body), body)
@@ -344,7 +344,7 @@ async def test_the_body_of_an_edit_is_given_back_to_the_room_by_all(connect, ser
     calls = [asyncio.create_task(client.post(EDITS, **form)) for _ in range(50)]
     await asyncio.to_thread(service.started.wait, 10)
     (run,) = app.state.api.once._runs.values()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while run.audience < 50:  # noqa: ASYNC110 # nothing tells of it
             await asyncio.sleep(0)
     assert app.state.api.room.nbytes == 0

@@ -25,7 +25,7 @@ from tests.contract.metered import Keys, Metered, keys
 from tests.databases import prepared
 
 URL, JOBS = "/v1/images/generations", "/v1/images/jobs"
-PATIENCE = 30.0
+PATIENCE = 120.0
 Open = Callable[..., httpx.AsyncClient]
 
 

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from gateway.service.interfaces import OutOfDeviceMemory
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from gateway.service.interfaces import DeadlineExceeded, NoCapacity, OutOfDevice
 
 URL, JOBS = "/v1/images/generations", "/v1/images/jobs"
 KEYS = {"api_keys": {"alice": "sk-alice", "bob": "sk-bob"}}
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def nginx(live: str, tmp_path: Path, buffering: bool) -> Iterator[str]:
         assert client.get(f"{url}/healthz").status_code == 200
     yield url
     started.terminate()
-    started.wait(timeout=10)
+    started.wait(timeout=60)
 
 
 @pytest.fixture
@@ -96,6 +96,6 @@ def test_events_are_not_held_back(nginx: str, service) -> None:
     """They reach the client while the work goes on, also through an nginx that buffers whatever does not forbid it."""
     service.hang = service.is_admitted = True
     body = {"prompt": "x", "stream": True}
-    with httpx.stream("POST", f"{nginx}/v1/images/generations", json=body, timeout=10) as answer:
+    with httpx.stream("POST", f"{nginx}/v1/images/generations", json=body, timeout=60) as answer:
         assert next(answer.iter_raw()).startswith(b": admitted")
     assert service.cancelled.wait(10)

@@ -23,7 +23,7 @@ KEY = "sk-alice"
 SENT = {"headers": {"authorization": f"Bearer {KEY}"}, "timeout": 60}
 SETTINGS = {"api_keys": {"alice": KEY}, "max_pixels": 128 * 128, "fetch_image_urls": False}
 JOBS, BATCHES = "/v1/images/jobs", "/v1/batches"
-PATIENCE = 60.0
+PATIENCE = 240.0
 AS_JOB = {"async": True, "stream": False, "webhook_url": None}
 MANY = pytest.mark.parametrize("examples", [20, pytest.param(500, marks=pytest.mark.nightly)])
 

@@ -123,7 +123,7 @@ def test_a_client_that_leaves_a_stream_cancels_its_work(live, service, caplog):
     service.hang = service.is_admitted = True
     body = b'{"prompt": "x", "stream": true}'
     host, port = live.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\n\r\n%s" % (len(body), body)

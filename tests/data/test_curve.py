@@ -12,7 +12,7 @@ from wire.security import CurveKeys, check_bind
 from wire.to_stage import InputRef
 from wire.types import Handle
 
-WAIT = 20.0
+WAIT = 90.0
 HANDLE = Handle("cd" * 16)
 VALUES = {"x": b"secret" * 1000}
 SERVER, CLIENT, STRANGER = generate_keys(), generate_keys(), generate_keys()

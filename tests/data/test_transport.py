@@ -29,7 +29,7 @@ from wire.transfer import CHUNK_BYTES, MAX_ANSWER_BYTES, Chunk, Fetch, Header, P
 from wire.types import Handle, Role
 from wire.values import Tensor
 
-WAIT = 20.0
+WAIT = 90.0
 HANDLE = Handle("ab" * 16)
 
 

@@ -119,7 +119,7 @@ async def test_a_server_that_is_not_there_at_the_start(make, said):
             await database.open()
         opening = asyncio.create_task(database.run())
         server.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await opening
         assert await count(database) == 0
     assert len(said()) == 2

@@ -25,7 +25,7 @@ from scheduler.invariants import check
 from wire.types import Role, ServerId
 
 PROFILE = Path(__file__).with_name("two_halves.toml")
-PATIENCE = 120.0
+PATIENCE = 300.0
 KEY = "operators-only-0123"
 
 Item = TypeVar("Item")

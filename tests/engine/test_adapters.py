@@ -22,7 +22,7 @@ from wire.types import Role
 from wire.values import Tensor
 
 MODEL = "tiny-shapes"
-PATIENCE = 60.0
+PATIENCE = 240.0
 ROOM = 1 << 30
 
 

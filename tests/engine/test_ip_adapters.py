@@ -38,7 +38,7 @@ from wire.params import AdapterUse, ControlUse, ImageParams, IPAdapterUse
 from wire.types import Role
 
 FAMILY = "stable-diffusion-xl"
-PATIENCE = 60.0
+PATIENCE = 240.0
 CANNY = ControlUse("canny", 0.7)
 
 

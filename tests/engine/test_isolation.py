@@ -16,7 +16,7 @@ from wire.params import ImageParams
 from wire.types import Role
 from wire.values import Tensor
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 Engines = Callable[[str], Mapping[Role, DiffusersEngine]]
 

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from stage_server.engine.base import JobCancelled, Unwatched
 from stage_server.engine.port import ForwardPort, JobPort
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 class Control(Unwatched):

@@ -12,7 +12,7 @@ import pytest
 from stage_server.engine.base import JobCancelled
 from stage_server.engine.rendezvous import Call, Rendezvous
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 def answer_all(calls: Sequence[Call[int]]) -> None:

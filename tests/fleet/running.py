@@ -15,7 +15,7 @@ import httpx
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds for what should take a few: the machine may be busy."""
 GATEWAY = """
 [gateways.main]

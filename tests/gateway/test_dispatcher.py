@@ -105,7 +105,7 @@ class Bench:
 
     async def hear_of(self, kind: type) -> ev.Event:
         """The latest event, once it is of that kind."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (self.scheduler.events and isinstance(self.scheduler.events[-1], kind)):
                 self.scheduler.news.clear()
                 await self.scheduler.news.wait()

@@ -48,7 +48,7 @@ class ManualClock:
 
     async def until_sleeping(self, *seconds: float) -> None:
         """Until these sleepers are there, among others."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not all(each in self.sleeping() for each in seconds):
                 self._changed.clear()
                 await self._changed.wait()
@@ -76,7 +76,7 @@ async def sent(run: Run, body: bytes = b'{"a":1}', headers=JSON, status: int = 2
 
 async def heard(run: Run) -> tuple[Head, bytes]:
     """What a client gets."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with run.attended():
             words = [word async for word in run.listen()]
     assert isinstance(words[0], Head)

@@ -23,7 +23,7 @@ from gateway.storage.job_pictures import ORPHAN_SECONDS, JobPictures
 from gateway.storage.objects import StoreError, in_memory
 from gateway.storage.space import Space
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Work:

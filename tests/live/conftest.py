@@ -34,7 +34,7 @@ MAX_WAITING = 12
 """Requests that the gateway lets in."""
 CRASH_SEED = 666
 """The dit fails with it, each time."""
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 BLOCKED_WORD = "unspeakable"
 """No prompt with it passes moderation."""

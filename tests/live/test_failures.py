@@ -60,7 +60,7 @@ def test_t44_a_client_that_leaves_cancels_its_work(service):
     body = json.dumps(LONG).encode()
     host, port = service.url.removeprefix("http://").split(":")
     offset = len(service.log("gateway").read_text())
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n%s" % (KEY.encode(), len(body), body)

@@ -48,7 +48,7 @@ async def test_a_client_that_does_not_read_costs_little_and_is_told_all_when_it_
         loop = asyncio.get_running_loop()
         await loop.sock_connect(client, listener.getsockname())
         await loop.sock_sendall(client, ASKED)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not desk.feed._readers:  # noqa: ASYNC110 # the server says nothing to those who do not read
                 await asyncio.sleep(0)
             (reader,) = desk.feed._readers
@@ -76,7 +76,7 @@ async def test_a_client_that_does_not_read_costs_little_and_is_told_all_when_it_
 async def test_clients_that_read_are_told_the_same_bytes_framed_once() -> None:
     desk = WatchedDesk()
     desk.join("a", *REQUIRED)
-    async with serving(desk) as (_, listener), asyncio.timeout(30):
+    async with serving(desk) as (_, listener), asyncio.timeout(120):
         clients = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
         copies = []
         for reader, writer in clients:

@@ -18,7 +18,7 @@ from wire.doors import Doors
 from wire.to_stage import InputRef
 from wire.types import Handle, ServerId
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 NOWHERE = "tcp://127.0.0.1:1"
 """Refuses connections, as an address behind NAT does at best."""
 

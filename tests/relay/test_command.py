@@ -24,7 +24,7 @@ from wire.to_stage import TryPeer
 from wire.types import ServerId
 
 ROOT = Path(__file__).parents[2]
-WAIT = 30.0
+WAIT = 90.0
 EMULATED = (
     "--engine",
     "emulated",

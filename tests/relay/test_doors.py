@@ -20,7 +20,7 @@ from wire.types import Handle
 
 HANDLE = Handle("ab" * 16)
 ONE, OTHER = address("tcp://127.0.0.1:1", "0" * 32), address("tcp://127.0.0.1:1", "1" * 32)
-WAIT = 20.0
+WAIT = 90.0
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from wire.types import Handle, ServerId
 from wire.values import Tensor
 from wire.version import PROTOCOL
 
-WAIT = 20.0
+WAIT = 90.0
 HANDLE = Handle("ab" * 16)
 NAME = "0" * 32
 LARGE = 24 * CHUNK_BYTES

@@ -48,7 +48,7 @@ def test_a_job_that_passed_the_baton_on_gets_it_back_before_later_ones() -> None
         baton.take(urgent)
         assert not paused.done()
         baton.leave(urgent)
-        assert paused.result(timeout=5) > 0
+        assert paused.result(timeout=60) > 0
     baton.leave(running)
     baton.take(later)
 
@@ -142,7 +142,7 @@ def test_whoever_waits_for_a_kept_device_wakes_by_itself() -> None:
         paused = threads.submit(baton.pass_on, running)
         baton.take(urgent)
         baton.leave(urgent, 0.01)
-        assert paused.result(timeout=5) >= 0.01
+        assert paused.result(timeout=60) >= 0.01
 
 
 # --- a device that is shared ------------------------------------------------------------------------------------------

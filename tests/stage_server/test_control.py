@@ -12,7 +12,7 @@ from stage_server.runtime.control import ControlSocket, LinkEvent
 from stage_server.runtime.events import Connected, Reconnect
 from tests.descriptors import none_left
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 async def test_without_descriptors_it_waits_for_some(caplog: pytest.LogCaptureFixture) -> None:

@@ -59,7 +59,7 @@ async def test_it_offers_what_it_may_take_and_a_file_tells_probes_that_it_was_le
     assert set((await gateway.expect(Hello)).capable) == {Role.ENCODER, Role.DECODER}
     assert not ready.exists()
     await gateway.send(Welcome(gateway=gateway.incarnation, heartbeat_seconds=0.5, liveness_seconds=5.0))
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(300):
         while not ready.exists():  # noqa: ASYNC110 # files have no events
             await asyncio.sleep(0.01)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from stage_server.engine.base import Engine
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.enhancer import PromptEnhancer
@@ -28,3 +30,10 @@ def with_further_stages(engine: DiffusersEngine, settings: FurtherSettings) -> E
         )
         made = EnhancingEngine(made, enhancer)
     return made
+
+
+def stages_of(engine: Engine) -> Iterator[FurtherEngine]:
+    """Those that were put around a model's engine."""
+    while isinstance(engine, FurtherEngine):
+        yield engine
+        engine = engine.inner

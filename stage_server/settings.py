@@ -87,11 +87,10 @@ class EngineSettings(BaseSettings):
         f"COMPONENT=LEVEL,… such as transformer=block; levels: {', '.join(Offload)} (none takes one of the model's "
         "serving.json back)",
     )
-    vae_tile: int | None = Field(
+    vae_tile: Annotated[int, Field(ge=64)] | Literal["auto"] | None = Field(
         None,
-        ge=64,
         description="side of the tiles, in pixels, in which larger pictures pass through the VAE, one picture at a "
-        "time; takes less memory and changes pictures slightly",
+        "time; takes less memory and changes pictures slightly; auto: the largest for which the device is large enough",
     )
     step_cache: Annotated[dict[str, StepCache | None], NoDecode] = Field(
         {},

@@ -26,7 +26,7 @@ from stage_server.data.mailbox import Mailbox
 from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore, OutputTooLarge
 from stage_server.data_sockets import DataSockets
-from stage_server.engine.base import Engine, EngineError, LoadError, StageJob
+from stage_server.engine.base import UNKNOWN_LARGEST, Engine, EngineError, LoadError, StageJob
 from stage_server.engine.control_source import SteeringSources, named_controls
 from stage_server.engine.emulated import EmulatedEngine
 from stage_server.runtime.ask import ANSWER_SECONDS, ask_gateways
@@ -46,9 +46,6 @@ from wire.version import PROTOCOL
 
 if TYPE_CHECKING:
     from stage_server.engine.diffusers_engine import DiffusersEngine
-
-UNKNOWN_LARGEST = 4
-"""A model that names no limit is taken to draw at most so many times the pixels of its default size."""
 
 log = logging.getLogger(__name__)
 

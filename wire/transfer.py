@@ -280,6 +280,11 @@ class Fetch:
         self._under_way: dict[int, int] = {}
         """Offset → times that it arrived damaged."""
 
+    @property
+    def is_ahead(self) -> bool:
+        """Its holder may have to wait for it, and nothing of it has come."""
+        return self._wait_ms > 0 and self.state is State.ASKED
+
     def request(self) -> list[Buffer]:
         """The first message."""
         chunk, ahead = self._chunk_bytes, self._window

@@ -1,5 +1,5 @@
-"""Models of full size on one GPU: stage times as cost profiles, batches, prefetch against none, peak memory, and what
-makes steps faster.
+"""Models of full size on one GPU: stage times as cost profiles, batches, prefetch against none, peak memory, what
+makes steps faster, and what makes weights lighter.
 
 make bench-gpu PYTHON=python3 OUT=out/bench-gpu
 python -m benchmarks.gpu [--models z-image,flux] [--seconds 420] [--output out/bench-gpu]
@@ -17,9 +17,11 @@ import logging
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 
@@ -28,6 +30,7 @@ from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.parts import FULL, TINY, Subject
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.weights import random_weights, write_folder
+from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.profiling.command import library_versions
 from stage_server.settings import EngineSettings
 from stage_server.startup import make_real_engine
@@ -41,6 +44,8 @@ NEEDS = {
     "step_caches": 30.0,
     "attention": 30.0,
     "compiled": 90.0,
+    "formats": 120.0,
+    "offloading": 60.0,
 }
 """Seconds of the larger model on an H100, estimated: with less left a part is not begun."""
 HOST_BYTES = 1 << 40
@@ -70,13 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             engine = make_real_engine(settings, dict.fromkeys(REQUIRED, max(FULL.batches)))
             extent = TINY if args.tiny else FULL
-            subject = Subject(engine, model.name, extent, args.repeats, engine.compiler)
+            subject = Subject(engine, model.name, extent, args.repeats, partial(_further, settings), engine.compiler)
             _measure(subject, records, args.output, deadline)
             engine.close()
             gc.collect()
     print(records.write_tables())
     print(f"Tables, lines and profiles are in {args.output}.")
     return 1 if records.failed() else 0
+
+
+def _further(settings: EngineSettings, changed: Mapping[str, Any]) -> DiffusersEngine:
+    """Raises ``LoadError``."""
+    plain = {"compile": False, "step_cache": {}, "weight_cache_bytes": 0}
+    return make_real_engine(settings.model_copy(update={**plain, **changed}), {})
 
 
 def _measure(subject: Subject, records: Records, folder: Path, deadline: float) -> None:

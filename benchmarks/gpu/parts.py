@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,7 @@ from time import perf_counter
 import msgspec
 import torch
 
-from benchmarks.gpu import faster
+from benchmarks.gpu import faster, lighter
 from benchmarks.gpu.overlap import in_sequence
 from benchmarks.gpu.records import Records
 from stage_server.engine.base import NamedValues, StageJob
@@ -69,6 +70,8 @@ class Subject:
     name: str
     extent: Extent
     repeats: int
+    make: lighter.Make
+    """Further engines of the model, with other settings."""
     compiler: Compiler | None = None
     measured: Measured | None = field(default=None)
 
@@ -160,6 +163,17 @@ class Subject:
         for size, params, inputs in self._denoising():
             tell = faster.told(records, "attention", self.name, size)
             faster.attention(self.engine, params, inputs, self.repeats, tell)
+
+    def formats(self, records: Records, folder: Path) -> None:  # noqa: ARG002
+        self._lighter("formats", lighter.FORMATS, records)
+
+    def offloading(self, records: Records, folder: Path) -> None:  # noqa: ARG002
+        self._lighter("offloading", lighter.OFFLOADING, records)
+
+    def _lighter(self, part: str, ways: lighter.Ways, records: Records) -> None:
+        jobs = [(_shown(size), params, inputs) for _, size, params, inputs in self._jobs((Role.DIT,))]
+        tell = partial(records.add, part, self.name, role=Role.DIT)
+        lighter.lighter(self.engine, self.make, ways, jobs, self.repeats, tell)
 
     def _denoising(self) -> Iterator[tuple[str, ImageParams, NamedValues]]:
         self.engine.set_roles(frozenset(REQUIRED))

@@ -14,6 +14,15 @@ _WAYS: Sequence[tuple[str, Callable[[Record], str]]] = (
     ("ms", lambda r: f"{r['seconds'] * 1e3:.1f}"),
 )
 
+_LIGHTER: Sequence[tuple[str, Callable[[Record], str]]] = (
+    ("way", lambda r: str(r["way"])),
+    ("ms per step", lambda r: f"{r['seconds'] * 1e3:.1f}"),
+    ("× full weights", lambda r: f"{r['relative']:.2f}"),
+    ("on the device, GB", lambda r: f"{_taken(r) / 1e9:.3f}"),
+    ("predicted, GB", lambda r: f"{r['predicted_bytes'] / 1e9:.3f}"),
+    ("prediction is off by", lambda r: f"{r['predicted_bytes'] / _taken(r) - 1:+.2%}"),
+)
+
 _TABLES: Mapping[str, tuple[str, Sequence[tuple[str, Callable[[Record], str]]]]] = {
     "stages": (
         "Stages, one job; of dit jobs one forward pass",
@@ -49,6 +58,8 @@ _TABLES: Mapping[str, tuple[str, Sequence[tuple[str, Callable[[Record], str]]]]]
     "step_caches": ("Steps that reuse what earlier ones computed", _WAYS),
     "attention": ("Attention backends", _WAYS),
     "compiled": ("torch.compile; compiling: until fast jobs are served by it", _WAYS),
+    "formats": ("Formats of the denoiser's weights", _LIGHTER),
+    "offloading": ("The denoiser's weights in host memory, brought for their calls", _LIGHTER),
 }
 
 
@@ -83,6 +94,11 @@ class Records:
         text = "\n\n".join([*parts, *(["## Not measured", "\n".join(lines)] if lines else [])]) + "\n"
         self._tables.write_text(text, encoding="utf-8")
         return text
+
+
+def _taken(record: Record) -> int:
+    """Bytes of weights on the device: as it counts them, or where it does not as the engine does."""
+    return int(record.get("allocated_bytes") or record["loaded_bytes"])
 
 
 def _table(rows: Sequence[Record], columns: Sequence[tuple[str, Callable[[Record], str]]]) -> str:

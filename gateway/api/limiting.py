@@ -78,9 +78,11 @@ class Visit:
             status=status or NOBODY_THERE,
             code=code,
             images=self.pictures,
-            encoder_seconds=self.seconds[Role.ENCODER] + self.seconds[Role.ENHANCER],
+            encoder_seconds=self.seconds[Role.ENCODER],
             dit_seconds=self.seconds[Role.DIT],
-            decoder_seconds=self.seconds[Role.DECODER] + self.seconds[Role.UPSCALER],
+            decoder_seconds=self.seconds[Role.DECODER],
+            enhancer_seconds=self.seconds[Role.ENHANCER],
+            upscaler_seconds=self.seconds[Role.UPSCALER],
         )
 
     def attempt_record(self) -> UsageRecord:

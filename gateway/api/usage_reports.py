@@ -20,7 +20,7 @@ from gateway.api.body import json_answer
 from gateway.api.errors import ApiError
 from gateway.api.keys import check_admin, with_scope
 from gateway.api.state import Api, ApiDep, api_of
-from gateway.database.usage import UsageSelection, UsageSum
+from gateway.database.usage import STAGE_SECONDS, UsageSelection, UsageSum
 
 DAYS = 30
 """Reported unless the query says otherwise, today included."""
@@ -28,7 +28,7 @@ MAX_ROWS = 10_000
 
 COLUMNS = (
     *("day", "tenant", "requests", "failed", "images"),
-    *("device_seconds", "encoder_seconds", "dit_seconds", "decoder_seconds"),
+    *("device_seconds", *STAGE_SECONDS),
 )
 
 
@@ -112,8 +112,7 @@ async def _answer(api: Api, report: Report, tenant: str | None) -> Response:
 
 
 def _row(each: UsageSum, columns: Sequence[str]) -> dict[str, object]:
-    total = each.encoder_seconds + each.dit_seconds + each.decoder_seconds
-    fields = asdict(each) | {"day": str(each.day), "device_seconds": total}
+    fields = asdict(each) | {"day": str(each.day), "device_seconds": each.device_seconds}
     return {name: round(fields[name], 6) if name.endswith("_seconds") else fields[name] for name in columns}
 
 

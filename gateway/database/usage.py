@@ -40,6 +40,9 @@ KEYS_AT_ONCE = 1000
 ATTEMPT = 0
 """Status of an attempt at a job that another one followed: its use counts, and it is no request."""
 
+STAGE_SECONDS = ("encoder_seconds", "dit_seconds", "decoder_seconds", "enhancer_seconds", "upscaler_seconds")
+"""What each stage took of devices."""
+
 usage = Table(
     "usage",
     metadata,
@@ -56,6 +59,8 @@ usage = Table(
     Column("encoder_seconds", Double, nullable=False),
     Column("dit_seconds", Double, nullable=False),
     Column("decoder_seconds", Double, nullable=False),
+    Column("enhancer_seconds", Double, nullable=False, server_default="0"),
+    Column("upscaler_seconds", Double, nullable=False, server_default="0"),
     Index("ix_usage_day", "day", "tenant"),
     Index("ix_usage_tenant", "tenant", "day"),
 )
@@ -92,10 +97,13 @@ class UsageRecord(msgspec.Struct, frozen=True):
     encoder_seconds: float
     dit_seconds: float
     decoder_seconds: float
+    enhancer_seconds: float = 0.0
+    upscaler_seconds: float = 0.0
 
     @property
     def device_seconds(self) -> float:
-        return self.encoder_seconds + self.dit_seconds + self.decoder_seconds
+        model = self.encoder_seconds + self.dit_seconds + self.decoder_seconds
+        return model + self.enhancer_seconds + self.upscaler_seconds
 
 
 @record(frozen=True, slots=True)
@@ -111,8 +119,15 @@ class UsageSum:
     encoder_seconds: float
     dit_seconds: float
     decoder_seconds: float
+    enhancer_seconds: float = 0.0
+    upscaler_seconds: float = 0.0
     key: str = ""
     """Empty where all of a tenant's are summed."""
+
+    @property
+    def device_seconds(self) -> float:
+        model = self.encoder_seconds + self.dit_seconds + self.decoder_seconds
+        return model + self.enhancer_seconds + self.upscaler_seconds
 
 
 @record(frozen=True, slots=True)
@@ -169,7 +184,7 @@ class Usage:
     async def sums(self, selection: UsageSelection, limit: int) -> list[UsageSum]:
         """By day and tenant, in that order, then by key if asked for; the first ``limit``."""
         columns = usage.c
-        names = ("images", "encoder_seconds", "dit_seconds", "decoder_seconds")
+        names = ("images", *STAGE_SECONDS)
         requests = func.sum(case((columns.status != ATTEMPT, 1), else_=0))
         failed = func.sum(case((columns.code != "", 1), else_=0))
         groups = (columns.day, columns.tenant, *((columns.key,) if selection.by_key else ()))

@@ -47,6 +47,8 @@ class Question:
     picture_format: str = "png"
     image_index: int | None = None
     """Which of the request's pictures it is; only after."""
+    revised_prompt: str | None = None
+    """What an enhancer made of ``prompt``, and the picture was made of; only after."""
 
     def body(self) -> bytes:
         media_type = f"image/{self.picture_format}"
@@ -64,6 +66,8 @@ class Question:
         }
         if self.image_index is not None:
             fields["image_index"] = self.image_index
+        if self.revised_prompt is not None:
+            fields["revised_prompt"] = self.revised_prompt
         return msgspec.json.encode(fields)
 
 

@@ -79,11 +79,11 @@ class Moderated(Wrapped):
         if looks_at_pictures and self._rules.partial_images == "withhold":  # nor need they be made
             request = replace(request, images=tuple(map(_without_previews, request.images)))
 
-        async def check(image: int, data: bytes) -> None:
+        async def check(image: int, data: bytes, revised: str | None) -> None:
             if looks_at_pictures:
                 kind = request.images[image].output_format
                 asked = _question(Stage.AFTER, request, {"result": data})
-                await self._check(replace(asked, picture_format=kind, image_index=image))
+                await self._check(replace(asked, picture_format=kind, image_index=image, revised_prompt=revised))
 
         async def check_prompt(prompt: str) -> None:
             if Stage.BEFORE in self._rules.stages and prompt != request.images[0].prompt:
@@ -118,7 +118,7 @@ class _Gate:
 
     def __init__(
         self,
-        check: Callable[[int, bytes], Coroutine[object, object, None]],
+        check: Callable[[int, bytes, str | None], Coroutine[object, object, None]],
         check_prompt: Callable[[str], Coroutine[object, object, None]],
         listener: Listener,
         tasks: asyncio.TaskGroup,
@@ -127,6 +127,7 @@ class _Gate:
         self._check_prompt = check_prompt
         self._prompt: asyncio.Task[None] | None = None
         """Looks at the prompt; it comes before any picture."""
+        self._revised: str | None = None
         self._listener = listener
         self._tasks = tasks
         self._asked: dict[int, bytes] = {}
@@ -136,6 +137,7 @@ class _Gate:
     def hear(self, news: News) -> None:
         match news:
             case Rewritten(prompt):
+                self._revised = prompt
                 self._prompt = self._begin(self._check_prompt(prompt), "moderate rewritten prompt")
                 self._listener(news)
             case Partial(image, _, data):
@@ -150,7 +152,7 @@ class _Gate:
         """What was not told on the way, or came out otherwise than it was told."""
         for image, data in enumerate(finished.images):
             if self._asked.get(image) != data:
-                self._tasks.create_task(self._check(image, data), name="moderate image")
+                self._tasks.create_task(self._check(image, data, self._revised), name="moderate image")
 
     def _begin(self, looking: Coroutine[object, object, None], name: str) -> asyncio.Task[None] | None:
         """None once the request is over, of which the service may not know yet: then nobody waits for anything."""
@@ -163,7 +165,7 @@ class _Gate:
     async def _pass(self, news: Partial | Ready, image: int, data: bytes) -> None:
         if self._prompt is not None:
             await self._prompt
-        await self._check(image, data)
+        await self._check(image, data, self._revised)
         if image in self._out:
             return
         if isinstance(news, Ready):

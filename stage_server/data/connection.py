@@ -60,6 +60,13 @@ class Holder:
     def idle(self) -> bool:
         return not self.active and not self.waiting
 
+    def due(self, most_under_way: int, most_ahead: int) -> Transfer | None:
+        """The first of those that wait and may begin. What is asked for ahead of time is in nobody's way: it may lie at
+        its holder for seconds, with nothing on this connection."""
+        ahead = sum(each.fetch.is_ahead for each in self.active.values())
+        has_room = {True: ahead < most_ahead, False: len(self.active) - ahead < most_under_way}
+        return next((each for each in self.waiting if has_room[each.fetch.is_ahead]), None)
+
     def send(self, messages: list[list[Buffer]]) -> None:
         for message in messages:
             send(self.dealer, message)

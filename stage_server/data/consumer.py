@@ -42,6 +42,10 @@ MAX_FETCHES = 256
 MAX_FETCHES_PER_HOLDER = 8
 """Transfers under way on one connection; more wait their turn, so that chunks in its queue stay few."""
 
+MAX_ASKED_AHEAD = 24
+"""The same, of those for which a holder waits. If all of them come at once, each with its window, the holder's queue
+just takes them."""
+
 BURST = 4
 """Answers of one holder that are taken in a row; then others have their turn, and those who ask for something."""
 
@@ -157,8 +161,8 @@ class Consumer:
         self._start_waiting(holder)
 
     def _start_waiting(self, holder: Holder) -> None:
-        while holder.waiting and len(holder.active) < MAX_FETCHES_PER_HOLDER:
-            transfer = holder.waiting.popleft()
+        while (transfer := holder.due(MAX_FETCHES_PER_HOLDER, MAX_ASKED_AHEAD)) is not None:
+            holder.waiting.remove(transfer)
             holder.active[transfer.fetch.transfer] = transfer
             transfer.silent_until = time.monotonic() + self._stall_seconds
             try:

@@ -30,6 +30,9 @@ PIXELS = "pixels"
 HOST_BANDWIDTH = 20e9
 """Bytes per second from pinned host memory to a device, where nobody has measured it: PCIe 4.0 gives 22 to 26 GB/s."""
 
+UNKNOWN_LARGEST = 4
+"""A model that names no limit is taken to draw at most so many times the pixels of its default size."""
+
 NamedValues = Mapping[str, Value]
 """Values that cross between stages under the names that the blocks give them."""
 

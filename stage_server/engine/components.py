@@ -67,6 +67,8 @@ class Components:
             offloading.check_possible(self.offloads, options.device, options.dtype, compiled, self.configs)
         self.attention_backend = options.attention_backend or ""
         """Of denoisers that are loaded from now on; empty: diffusers' own choice."""
+        self.vae_tile = options.vae_tile if isinstance(options.vae_tile, int) else None
+        """Pixels; to be chosen, if it is to be, before anything is loaded."""
         self._sizes: dict[str, Held] = {}
         self._offloaded: dict[str, Offloaded] = {}
         """Components that are loaded, of those that ``offloads`` names."""
@@ -127,10 +129,6 @@ class Components:
     def adapted_name(self, module: torch.nn.Module) -> str | None:
         """The component, if it was loaded as one that adapters may change."""
         return self._names.get(module)
-
-    @property
-    def vae_tile(self) -> int | None:
-        return self._options.vae_tile
 
     @property
     def compiled(self) -> bool:
@@ -305,7 +303,9 @@ class Components:
 
     def _kind(self, name: str) -> Hashable:
         variant, dtype = self._pipeline.get_component_spec(name).variant, str(self._options.dtype)
-        return kind_of(self.files[name], self.configs[name], variant, f"{dtype} {self.formats.get(name, '')}")
+        tiles = self.vae_tile if name == "vae" else ""
+        form = f"{dtype} {self.formats.get(name, '')} {tiles}"
+        return kind_of(self.files[name], self.configs[name], variant, form)
 
     def _host_copy(self, name: str, turn: DeviceTurn, *, pinned: bool) -> HostCopy:
         with guarded(turn):
@@ -346,8 +346,8 @@ class Components:
         refuse_gaps(report, type(module).__name__)
         spec.revision = files.revision
         module._diffusers_load_id = spec.load_id  # as ``ComponentSpec.load`` notes it
-        if name == "vae" and self._options.vae_tile is not None:
-            tile(module, self._options.vae_tile)
+        if name == "vae" and self.vae_tile is not None:
+            tile(module, self.vae_tile)
         if name in self.formats:
             quantise(module, self.formats[name], self._options.device, self._options.dtype)
         if name in self.adapted:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -25,6 +25,7 @@ from stage_server.engine.adapters import Adapters
 from stage_server.engine.attention import AUTO, Shape, fastest
 from stage_server.engine.base import (
     HOST_BANDWIDTH,
+    UNKNOWN_LARGEST,
     DeviceTurn,
     EngineError,
     JobControl,
@@ -48,7 +49,7 @@ from stage_server.engine.held_roles import HeldRoles, room_beside
 from stage_server.engine.inpainting import with_inpainting
 from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_diffusers, quiet_loops
-from stage_server.engine.load_options import LoadOptions
+from stage_server.engine.load_options import AUTO_TILE, LoadOptions
 from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
 from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
@@ -59,6 +60,7 @@ from stage_server.engine.stage_run import StageTask, run_stage, stage_state
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.steering import Steering
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES, warn_of_untested
+from stage_server.engine.tiling import DecodedBytes, chosen_side, decoded_bytes, has_limit
 from stage_server.engine.translated import errors_translated, known_device, opening, torch_dtype
 from stage_server.engine.warm_up import WarmUp, cached, warm_up
 from stage_server.offload import Offloads
@@ -105,7 +107,7 @@ class DiffusersEngine:
         steering: SteeringSources | None = None,
         formats: Formats | None = None,
         offloads: Offloads | None = None,
-        vae_tile: int | None = None,
+        vae_tile: int | Literal["auto"] | None = None,
         step_caches: Mapping[str, StepCache | None] | None = None,
         loads: bool = True,
     ) -> None:
@@ -116,14 +118,16 @@ class DiffusersEngine:
         where it says nothing. ``adapters`` (name → file, folder or hub id) may be asked for, and take ``adapter_bytes``
         of the device at most. ``steering``: ControlNets and IP-Adapters. ``formats``, ``offloads``: component → how its
         weights are quantised, how many are on the device; ``vae_tile``: pixels of a side of the tiles in which the VAE
-        takes larger pictures; ``step_caches``: by level, before those of the model. Without ``loads`` it only answers
-        questions, also for what cannot be here. Raises ``LoadError``, with a text for the operator.
+        takes larger pictures, ``auto``: as the device's memory has it; ``step_caches``: by level, before those of the
+        model. Without ``loads`` it only answers questions, also for what cannot be here. Raises ``LoadError``, with a
+        text for the operator.
         """
         quiet_diffusers()
         self._dtype = dtype
         self._device = known_device(device)
         self._staging: Staging = CudaStaging(self._device) if self._device.type == "cuda" else HostStaging()
         self._peak_bytes = 0
+        self._decoded: DecodedBytes | None = None
         self.compiler = compiler
         self._port = ForwardPort(self._adapted) if compiler is None else ForwardPort(self._adapted, compiler.instead)
         self._made: dict[Role, Outputs] = {}
@@ -167,6 +171,8 @@ class DiffusersEngine:
         self._geometry = read_geometry(self._pipeline, family, self._components)
         if options.attention_backend == AUTO and options.loads:
             self._choose_attention(checkpoint, options)
+        if options.vae_tile is not None:
+            self._decoded = self._choose_tile(checkpoint, options)
         self._info = read_info(
             self._pipeline,
             family,
@@ -189,6 +195,20 @@ class DiffusersEngine:
         tokens = width * height // self._geometry.token_pixels**2
         shape = Shape.of(denoiser_config(self._components), tokens)
         self._components.attention_backend = fastest(shape, options.device, options.dtype)
+
+    def _choose_tile(self, checkpoint: Checkpoint, options: LoadOptions) -> DecodedBytes | None:
+        """By what a device of this size leaves for jobs, not by what is free now: what bytes a picture has depends on
+        it. Returns what is predicted."""
+        vae, config = self._components.files.get("vae"), self._components.configs.get("vae", {})
+        if vae is None:
+            return None
+        width, height = default_size(self._pipeline, checkpoint, self._geometry)
+        largest = int(checkpoint.serving_defaults().get("max_pixels", 0)) or UNKNOWN_LARGEST * width * height
+        decoded = decoded_bytes(vae.type_hint, config, options.dtype, self._geometry, largest)
+        if options.vae_tile == AUTO_TILE and has_limit(self._device):
+            most = int(ACTIVATION_SHARE * self.memory_bytes)
+            self._components.vae_tile = chosen_side(decoded, most, self._geometry.vae_factor)
+        return decoded
 
     def _allow(self, sources: Mapping[str, str], options: LoadOptions, limit: int) -> None:
         reader = AdapterReader(type(self._pipeline), self._components)
@@ -245,7 +265,7 @@ class DiffusersEngine:
             role: RoleInfo(
                 weight_bytes=weights[role],
                 common_bytes=dict(common[name] for name in self._needed({role}) & common.keys()),
-                activation_bytes=self._spared,
+                activation_bytes=self._job_bytes(role),
                 together=self._together[role],
                 warm_seconds=WARM_UP_SECONDS + weights[role] / copied,
             )
@@ -397,6 +417,13 @@ class DiffusersEngine:
     def _spared(self) -> int:
         """Bytes of the device for jobs and adapters."""
         return int(ACTIVATION_SHARE * self.memory_bytes) + self._adapters.most_bytes + self._ip_adapters.most_bytes
+
+    def _job_bytes(self, role: Role) -> int:
+        """That a job of the role may take: what is spared, but of pictures in tiles what is predicted, if less."""
+        side = self._components.vae_tile
+        if role is not Role.DECODER or side is None or self._decoded is None:
+            return self._spared
+        return min(self._spared, self._decoded.tiled(side))
 
     def _room(self) -> int:
         """Bytes that further weights may take beside those that are resident."""

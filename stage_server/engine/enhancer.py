@@ -17,6 +17,7 @@ from transformers.generation import LogitsProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stage_server.engine.base import BadJob, LoadError, NonFinite
+from stage_server.engine.leaves import nbytes
 from stage_server.engine.published import check_all_found, digest_of, located, name_of, weights_of
 from stage_server.engine.weights import element_counts, loaded_bytes, read_json
 from wire.params import Enhancer
@@ -81,6 +82,10 @@ class PromptEnhancer:
     @property
     def is_loaded(self) -> bool:
         return self._model is not None
+
+    @property
+    def loaded_bytes(self) -> int:
+        return nbytes(self._model)
 
     def load(self) -> None:
         """Raises ``LoadError``."""

@@ -36,6 +36,7 @@ class EnhancingEngine(FurtherEngine):
         control.check()
         with errors_translated(self.device):
             rewritten = self._enhancer.rewritten(prompt, read, control.check)
+        self.inner.note_peak()
         control.computed(1)
         control.rewritten(rewritten)
         control.device_done()

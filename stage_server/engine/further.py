@@ -38,13 +38,17 @@ class FurtherModel(Protocol):
     """What computes the stage. Its weights are there from ``load`` to ``unload``."""
 
     nbytes: int
-    """Of its weights on the device."""
+    """Of its weights on the device, before they are there."""
 
     @property
     def info(self) -> Upscaler | Enhancer: ...
 
     @property
     def is_loaded(self) -> bool: ...
+
+    @property
+    def loaded_bytes(self) -> int:
+        """Of its weights, once they are there."""
 
     def load(self) -> None:
         """Raises ``LoadError``."""
@@ -62,7 +66,7 @@ class FurtherEngine(ABC):
 
     def __init__(self, inner: DiffusersEngine | FurtherEngine, model: FurtherModel) -> None:
         self.inner = inner
-        self._further = model
+        self.model = model
         self._own = frozenset({self.role})
         self.beside: Callable[[], int] = lambda: 0
         inner.beside = lambda: self._own_bytes + self.beside()
@@ -77,22 +81,22 @@ class FurtherEngine(ABC):
 
     @property
     def _own_bytes(self) -> int:
-        return self._further.nbytes if self._further.is_loaded else 0
+        return self.model.nbytes if self.model.is_loaded else 0
 
     # --- as it introduces itself --------------------------------------------------------------------------------------
 
     @property
     def roles(self) -> frozenset[Role]:
-        return self.inner.roles | (self._own if self._further.is_loaded else frozenset())
+        return self.inner.roles | (self._own if self.model.is_loaded else frozenset())
 
     def describe(self) -> ModelInfo:
-        return msgspec.structs.replace(self.inner.describe(), **{self.role.value: self._further.info})
+        return msgspec.structs.replace(self.inner.describe(), **{self.role.value: self.model.info})
 
     def capable(self) -> dict[Role, RoleInfo]:
         """The memory that its jobs take is not known: it is taken to be that of the model's largest."""
         others = self.inner.capable()
         spared = max(info.activation_bytes for info in others.values())
-        found = others | {self.role: RoleInfo(weight_bytes=self._further.nbytes, activation_bytes=spared)}
+        found = others | {self.role: RoleInfo(weight_bytes=self.model.nbytes, activation_bytes=spared)}
         return {role: found[role] for role in Role if role in found}
 
     @property
@@ -146,7 +150,7 @@ class FurtherEngine(ABC):
         self.inner.preload(roles - self._own, turn)
 
     def set_roles(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
-        was_loaded, wanted = self._further.is_loaded, self.role in roles
+        was_loaded, wanted = self.model.is_loaded, self.role in roles
         try:
             if wanted and not was_loaded:
                 self._load(turn)
@@ -154,20 +158,20 @@ class FurtherEngine(ABC):
                 self.inner.set_roles(roles - self._own, turn)
         except LoadError:
             if not was_loaded:
-                self._further.unload()
+                self.model.unload()
             raise
         if was_loaded and not wanted:
-            self._further.unload()
+            self.model.unload()
 
     def _load(self, turn: DeviceTurn) -> None:
         try:
             with errors_translated(self.device):
                 with guarded(turn):
-                    self._further.load()
+                    self.model.load()
                 with turn():
-                    self._further.warm_up()
+                    self.model.warm_up()
         except EngineError as error:
-            raise LoadError(f"the {self.role} {self._further.info.name} cannot run here: {error}") from error
+            raise LoadError(f"the {self.role} {self.model.info.name} cannot run here: {error}") from error
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -177,7 +181,7 @@ class FurtherEngine(ABC):
     def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
         if job.role is not self.role:
             return self.inner.prepare(job, inputs)
-        if not self._further.is_loaded:
+        if not self.model.is_loaded:
             raise EngineError(f"this server does not hold the role {job.role}")
         return self.prepared(job.params, inputs)
 
@@ -188,7 +192,7 @@ class FurtherEngine(ABC):
         return self.inner.peak_bytes()
 
     def close(self) -> None:
-        self._further.unload()
+        self.model.unload()
         self.inner.close()
 
 

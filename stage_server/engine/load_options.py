@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,8 @@ from stage_server.engine.compiled import Compiler
 from stage_server.offload import Offloads
 from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
+
+AUTO_TILE = "auto"
 
 
 class NoRoom(LoadError):
@@ -34,7 +37,7 @@ class LoadOptions:
     """Of components whose weights are on the device in part; before those of ``serving.json``."""
     step_caches: Mapping[str, StepCache | None] = field(default_factory=dict)
     """By level, before those of ``serving.json``; None takes one of those back."""
-    vae_tile: int | None = None
-    """Side of the tiles, in pixels, in which larger pictures pass through the VAE."""
+    vae_tile: int | Literal["auto"] | None = None
+    """Side of the tiles, in pixels, in which larger pictures pass through the VAE; ``auto``: by the device's memory."""
     loads: bool = True
     """False: nothing will be loaded, so formats need not be possible here."""

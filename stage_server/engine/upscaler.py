@@ -13,6 +13,7 @@ import torch
 from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
 
 from stage_server.engine.base import LoadError
+from stage_server.engine.leaves import nbytes
 from stage_server.engine.published import check_all_found, digest_of, located, name_of, weights_of
 from stage_server.engine.weights import element_counts, loaded_bytes, read_json
 from wire.params import Upscaler
@@ -49,6 +50,10 @@ class PictureUpscaler:
     @property
     def is_loaded(self) -> bool:
         return self._model is not None
+
+    @property
+    def loaded_bytes(self) -> int:
+        return nbytes(self._model)
 
     def load(self) -> None:
         """Raises ``LoadError``."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stage_server.engine.base import EngineError, LoadError
 from stage_server.profiling.document import Subject, render
+from stage_server.profiling.further import further_stages
 from stage_server.profiling.measure import COLORS, Bench, Size
 from stage_server.profiling.settings import ProfileSettings, read_profile_settings
 from stage_server.profiling.shapes import read_shapes
@@ -47,11 +48,12 @@ def measure(settings: ProfileSettings) -> str:
     _check(sizes, info)
     try:
         measured = Bench(engine, sizes, settings.repeats).run()
+        further = tuple(further_stages(engine, settings, measured.pictures, settings.repeats))
     except EngineError as error:
         raise LoadError(f"{info.name} cannot be timed: {error}") from error
     subject = describe(engine, info, "files that the system had in its cache")
     engine.close()
-    return render(subject, measured, read_shapes(measured))
+    return render(subject, measured, read_shapes(measured), further)
 
 
 def describe(engine: DiffusersEngine, info: ModelInfo, loaded_from: str) -> Subject:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from stage_server.profiling.fit import Row, errors, fit
+from stage_server.profiling.further import FurtherStage
 from stage_server.profiling.measure import Measured, RoleTimes, Size
 from stage_server.profiling.shapes import Shapes, TensorShape
 from wire.params import ModelInfo
@@ -16,10 +17,14 @@ from wire.to_gateway import RoleInfo
 from wire.types import REQUIRED, Role
 
 GIGABYTE = 10**9
+ONE_AT_A_TIME = {0: 1.0}
+"""As jobs of optional stages are."""
 KEYS: Mapping[Role, tuple[str, ...]] = {
     Role.ENCODER: ("fixed_seconds", "seconds_per_text_token", "seconds_per_image_pixel"),
     Role.DIT: ("fixed_seconds", "seconds_per_token", "seconds_per_token_squared"),
     Role.DECODER: ("fixed_seconds", "seconds_per_pixel"),
+    Role.UPSCALER: ("fixed_seconds", "seconds_per_pixel"),
+    Role.ENHANCER: ("fixed_seconds", "seconds_per_token"),
 }
 
 
@@ -37,16 +42,21 @@ class Subject:
     """What the measured load times hold for."""
 
 
-def render(subject: Subject, measured: Measured, shapes: Shapes) -> str:
+def render(subject: Subject, measured: Measured, shapes: Shapes, further: Sequence[FurtherStage] = ()) -> str:
     """The whole file."""
     rows = {role: _rows(role, subject, measured, shapes) for role in REQUIRED}
-    fitted = {role: fit(*rows[role]) for role in REQUIRED}
-    accuracy = {role: errors(*rows[role], fitted[role]) for role in REQUIRED}
+    rows |= {stage.role: (stage.rows, stage.seconds) for stage in further}
+    fitted = {role: fit(*rows[role]) for role in rows}
+    accuracy = {role: errors(*rows[role], fitted[role]) for role in rows}
     sections = [_head(subject, measured, accuracy), _model(subject, measured, shapes), _device(subject)]
     outputs = {Role.ENCODER: shapes.encoder, Role.DIT: shapes.dit, Role.DECODER: ()}
     for role in REQUIRED:
-        coefficients = dict(zip(KEYS[role], fitted[role], strict=True))
-        sections.append(_role(role, coefficients, measured.times[role], subject, outputs[role]))
+        weights, times = subject.capable[role].weight_bytes, measured.times[role]
+        points = {_tokens(subject, size): marginal for size, marginal in times.batch_marginal.items()}
+        sections.append(_role(role, fitted[role], times, weights, points) + "".join(_outputs(outputs[role])))
+    for stage in further:
+        section = _role(stage.role, fitted[stage.role], stage.times, stage.weight_bytes, ONE_AT_A_TIME)
+        sections.append(section if stage.factor is None else f"{section}\nfactor = {stage.factor}")
     return "\n\n".join(sections) + "\n"
 
 
@@ -62,7 +72,7 @@ def _rows(role: Role, subject: Subject, measured: Measured, shapes: Shapes) -> t
         case Role.DIT:
             tokens = [float(_tokens(subject, size)) for size in seconds]
             return [(1.0, n, n * n) for n in tokens], [*seconds.values()]
-        case _:  # the decoder: optional stages are not measured
+        case _:  # the decoder
             return [(1.0, float(w * h)) for w, h in seconds], [*seconds.values()]
 
 
@@ -113,20 +123,17 @@ def _device(subject: Subject) -> str:
     return _table("device", quoted)
 
 
-def _role(
-    role: Role, coefficients: Mapping[str, float], times: RoleTimes, subject: Subject, outputs: tuple[TensorShape, ...]
-) -> str:
-    weights = subject.capable[role].weight_bytes
-    activation = max(0, times.peak_bytes - weights)
-    points = {_tokens(subject, size): marginal for size, marginal in times.batch_marginal.items()}
-    values = {key: _number(value) for key, value in coefficients.items()} | {
-        "weights_gb": _number(weights / GIGABYTE),
+def _role(role: Role, fitted: Row, times: RoleTimes, weight_bytes: int, points: Mapping[int, float]) -> str:
+    """``points``: image tokens → what one more job adds."""
+    activation = max(0, times.peak_bytes - weight_bytes)
+    values = {key: _number(value) for key, value in zip(KEYS[role], fitted, strict=True)} | {
+        "weights_gb": _number(weight_bytes / GIGABYTE),
         "activation_gb": _number(activation / GIGABYTE)
         + ("" if times.peak_bytes else " # not measured on this device"),
         "load_seconds": _number(times.load_seconds),
         "batch_marginal": "[" + ", ".join(f"[{n}, {m:.2f}]" for n, m in sorted(points.items())) + "]",
     }
-    return _table(role.value, values) + "".join(_outputs(outputs))
+    return _table(role.value, values)
 
 
 def _outputs(outputs: tuple[TensorShape, ...]) -> Iterator[str]:

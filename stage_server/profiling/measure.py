@@ -58,6 +58,8 @@ class Measured:
     """Of encoder jobs with a picture, by the size at which it is encoded; empty where the model takes none."""
     guidance_passes: int
     """Forward passes per step with guidance."""
+    pictures: dict[Size, Outputs]
+    """Of the decoder."""
 
 
 class Bench:
@@ -75,27 +77,19 @@ class Bench:
 
     def run(self) -> Measured:
         """Raises ``LoadError``, or ``EngineError`` where not even the smallest size can be run."""
-        encoder = self._load(Role.ENCODER)
+        encoder = loaded(self._engine, Role.ENCODER)
         short, short_seconds = self._timed(self._job(Role.ENCODER, self._sizes[0], prompt=SHORT))
         guided, _ = self._timed(self._job(Role.ENCODER, self._sizes[0], guidance=self._scale))
         embedded = self._sweep(encoder, Role.ENCODER)
         image_seconds = self._image_encoding()
-        dit = self._load(Role.DIT)
+        dit = loaded(self._engine, Role.DIT)
         passes = self._guidance_passes(guided)
         latents = self._sweep(dit, Role.DIT, embedded)
-        decoder = self._load(Role.DECODER)
-        self._sweep(decoder, Role.DECODER, latents, embedded)
+        decoder = loaded(self._engine, Role.DECODER)
+        pictures = self._sweep(decoder, Role.DECODER, latents, embedded)
         times = {Role.ENCODER: encoder, Role.DIT: dit, Role.DECODER: decoder}
         outputs = {Role.ENCODER: embedded, Role.DIT: latents}
-        return Measured(times, outputs, short, short_seconds, image_seconds, passes)
-
-    def _load(self, role: Role) -> RoleTimes:
-        """The second time counts: the files are then in the system's cache, and libraries are imported."""
-        self._engine.set_roles(frozenset({role}))
-        self._engine.set_roles(frozenset())
-        began = perf_counter()
-        self._engine.set_roles(frozenset({role}))
-        return RoleTimes(perf_counter() - began)
+        return Measured(times, outputs, short, short_seconds, image_seconds, passes, pictures)
 
     def _sweep(self, times: RoleTimes, role: Role, *sources: Mapping[Size, Outputs]) -> dict[Size, Outputs]:
         """Time every size; the largest that do not fit the device are left out."""
@@ -120,16 +114,9 @@ class Bench:
 
     def _timed(self, job: StageJob, inputs: NamedValues | None = None) -> tuple[Outputs, float]:
         """Outputs, and the median: of a forward pass for dit jobs, of the whole job otherwise."""
-        runs = self._steps if job.role is Role.DIT else self._whole_runs
-        return runs(job, inputs or {})
-
-    def _whole_runs(self, job: StageJob, inputs: NamedValues) -> tuple[Outputs, float]:
-        durations = []
-        for _ in range(1 + self._repeats):
-            began = perf_counter()
-            outputs = self._engine.run(job, inputs, Stopwatch())
-            durations.append(perf_counter() - began)
-        return outputs, median(durations[1:])
+        if job.role is Role.DIT:
+            return self._steps(job, inputs or {})
+        return whole_runs(self._engine, job, inputs or {}, self._repeats)
 
     def _steps(self, job: StageJob, inputs: NamedValues) -> tuple[Outputs, float]:
         """From the end of each step to that of the next."""
@@ -204,6 +191,25 @@ class Bench:
             seed=seed,
         )
         return StageJob(role, params, share=share)
+
+
+def loaded(engine: Engine, role: Role) -> RoleTimes:
+    """Alone. The second time counts: the files are then in the system's cache, and libraries are imported."""
+    engine.set_roles(frozenset({role}))
+    engine.set_roles(frozenset())
+    began = perf_counter()
+    engine.set_roles(frozenset({role}))
+    return RoleTimes(perf_counter() - began)
+
+
+def whole_runs(engine: Engine, job: StageJob, inputs: NamedValues, repeats: int) -> tuple[Outputs, float]:
+    """Outputs, and the median of ``repeats`` jobs after one that does not count."""
+    durations = []
+    for _ in range(1 + repeats):
+        began = perf_counter()
+        outputs = engine.run(job, inputs, Stopwatch())
+        durations.append(perf_counter() - began)
+    return outputs, median(durations[1:])
 
 
 def _workflow(info: ModelInfo, name: str) -> Workflow:

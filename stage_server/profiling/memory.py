@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from stage_server.engine.base import HOST_BANDWIDTH, LoadError
@@ -21,6 +22,7 @@ from wire.types import REQUIRED, Role
 
 if TYPE_CHECKING:
     from stage_server.engine.diffusers_engine import DiffusersEngine
+    from stage_server.engine.further import FurtherEngine
 
 _COLUMNS = "{:24} {:15} {:9} {:>12} {:>12} {:>8}"
 
@@ -52,11 +54,14 @@ def run(arguments: Sequence[str], program: str = "python -m stage_server") -> No
     settings = read_memory_settings(arguments, program)
     logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stderr)
     engine = make_real_engine(settings, {}, loads=False)
+    from stage_server.further_stages import stages_of, with_further_stages  # here, as torch comes with it
+
+    whole = with_further_stages(engine, settings)
     sys.stdout.write(_COLUMNS.format("component", "format", "offloaded", "predicted", "loaded", "off").rstrip() + "\n")
-    for line in lines(engine, settings):
+    for line in chain(lines(engine, settings), further_lines(stages_of(whole), settings)):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-    roles = {role: info.weight_bytes for role, info in engine.capable().items()}
+    roles = {role: info.weight_bytes for role, info in whole.capable().items()}
     offloads = engine._components.offloads
     parts = [f"{name} in {form}" for name, form in engine.describe().formats.items()]
     parts += [f"{name} offloaded by {level}" for name, level in offloads.items()]
@@ -86,6 +91,18 @@ def lines(engine: DiffusersEngine, settings: MemorySettings) -> Iterator[Line]:
                 yield _measured(settings, name, form, level, predicted)
             else:
                 yield Line(name, form, predicted, level=level)
+
+
+def further_lines(stages: Iterable[FurtherEngine], settings: MemorySettings) -> Iterator[Line]:
+    """Of the stages beside the model's own, whose weights have one form."""
+    for stage in stages:
+        role, model = stage.role.value, stage.model
+        if settings.measure:
+            model.load()
+            yield Line(role, WeightFormat.NONE, model.nbytes, model.loaded_bytes)
+            model.unload()
+        else:
+            yield Line(role, WeightFormat.NONE, model.nbytes)
 
 
 def _ways(engine: DiffusersEngine, name: str) -> Iterator[tuple[WeightFormat, Offload]]:

@@ -6,19 +6,30 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from stage_server.further_settings import FurtherSettings
 from stage_server.settings import EngineSettings, Settings, read_as
 from wire.environment import complaints
 
 
-class ProfileSettings(EngineSettings):
-    """Of ``python -m stage_server profile``."""
+class MeasuredSettings(FurtherSettings, EngineSettings):
+    """Of what is measured: a model, and the stages beside it."""
 
     model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self.check_further("diffusers", ())
+        return self
+
+
+class ProfileSettings(MeasuredSettings):
+    """Of ``python -m stage_server profile``."""
+
     sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
         (), description="pictures to time, WIDTHxHEIGHT,…; unset: from the smallest to the largest that is served"
     )
@@ -36,10 +47,9 @@ class ProfileSettings(EngineSettings):
         return tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
 
 
-class MemorySettings(EngineSettings):
+class MemorySettings(MeasuredSettings):
     """Of ``python -m stage_server memory``."""
 
-    model: str = Field(min_length=1, description="bundled name, folder or hub id of the model")
     measure: bool = Field(False, description="load each component in each way, and compare")
     output: Path | None = Field(None, description="file for what the roles take, as 'plan --memory' reads it")
 

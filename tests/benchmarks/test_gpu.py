@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.gpu.__main__ import NEEDS, main
+from benchmarks.gpu import lighter
+from benchmarks.gpu.__main__ import NEEDS, _further, main
 from benchmarks.gpu.models import MODELS
-from benchmarks.gpu.weights import write_folder
+from benchmarks.gpu.weights import random_weights, write_folder
 from scheduler.cost.profile import load
+from stage_server.engine.base import StageJob, Unwatched
 from stage_server.engine.weights import element_counts
+from stage_server.settings import EngineSettings
+from stage_server.startup import make_real_engine
+from tests import quantize
+from wire.params import ImageParams
 from wire.types import REQUIRED, Role
 
 ROOT = Path(__file__).parents[2]
@@ -37,17 +45,48 @@ def test_every_part_of_both_models(device: str, tmp_path: Path) -> None:
         "moves": REQUIRED,
         "overlap": (Role.DIT, Role.DECODER),
     }
-    roles |= {"step_caches": (Role.DIT,), "attention": (Role.DIT,)}
+    roles |= dict.fromkeys(("step_caches", "attention", "formats", "offloading"), (Role.DIT,))
     assert done == {
         (model, part, role) for model in ("Z-Image-Turbo", "FLUX.1-dev") for part in roles for role in roles[part]
     }
     assert {r["prefetch"] for r in records if r["part"] == "overlap"} == {True, False}
     assert {r["members"] for r in records if r["part"] == "batches"} == {1, 2}
+    for record in (r for r in records if r["part"] in ("formats", "offloading") and "seconds" in r):
+        assert record["predicted_bytes"] == pytest.approx(record["loaded_bytes"], rel=0.01), record
+        assert (record["way"] == "full") <= (record["relative"] == 1)
+    ways = {(r["model"], r["way"]) for r in records if r["part"] in ("formats", "offloading") and "seconds" in r}
+    assert {
+        (model, way) for model in ("Z-Image-Turbo", "FLUX.1-dev") for way in ("full", "float8-storage", "leaf")
+    } <= ways
+    assert ("Z-Image-Turbo", "block") in ways, "FLUX.1-dev has one block of each kind here, too few"
+    assert "int4: --quantize transformer=int4" in (tmp_path / "results.md").read_text()
     assert "| FLUX.1-dev | dit | 128x128 |" in (tmp_path / "results.md").read_text()
     profile = load(tmp_path / "z-image-turbo.toml")
     assert (profile.model.pixels_per_token, profile.model.latent_pixels) == (16, 8)
     assert profile.roles[Role.DIT].weights_bytes > 0
     assert "Loading is from host memory" in (tmp_path / "flux.1-dev.toml").read_text()
+
+
+def test_formats_of_packages_are_measured_where_they_are(tmp_path: Path) -> None:
+    folder = write_folder(MODELS["z-image"](True), tmp_path / "model")
+    settings = EngineSettings(model=str(folder), device="cpu", weight_cache_bytes=0)
+    with random_weights("cpu"):
+        full = make_real_engine(settings, {})
+        quantize.make_importable()
+        full.set_roles(frozenset({Role.ENCODER}))
+        params = ImageParams(prompt="a star", width=64, height=64, num_inference_steps=2, guidance_scale=1.0)
+        inputs = full.run(StageJob(Role.ENCODER, params), {}, Unwatched())[Role.DIT]
+        told: list[dict[str, Any]] = []
+        ways = {form: lighter.FORMATS[form] for form in ("int8", "float8", "nf4")}
+        lighter.lighter(
+            full, partial(_further, settings), ways, [("64x64", params, inputs)], 1, lambda **r: told.append(r)
+        )
+    assert [record["way"] for record in told] == ["full", "int8", "float8", "nf4"]
+    whole, *formats = told
+    for record in formats:
+        assert record["loaded_bytes"] < whole["loaded_bytes"]
+        assert record["predicted_bytes"] == pytest.approx(record["loaded_bytes"], rel=0.01)
+        assert record["relative"] == record["seconds"] / whole["seconds"]
 
 
 def test_a_part_for_which_no_time_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

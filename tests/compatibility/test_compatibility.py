@@ -10,6 +10,7 @@ import base64
 import json
 import sqlite3
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from gateway.database.database import Database
 from gateway.database.engines import FILE_NAME
+from gateway.database.usage import Usage, UsageRecord, UsageSelection
 from gateway.settings import Settings
 from tests.compatibility.record import recorded
 from wire import to_gateway, to_stage
@@ -86,6 +88,30 @@ async def test_a_database_of_0_1_0_is_brought_up_to_date_with_all_that_is_in_it(
     for table in before.keys() - {"alembic_version"}:
         (kept,) = after[table]
         assert {column: kept[column] for column in before[table][0] if column in kept} == before[table][0], table
+
+
+def test_a_record_of_use_that_an_older_gateway_left_in_a_file_is_read() -> None:
+    fields = {"created": 0.0, "tenant": "t", "key": "k", "model": "m", "endpoint": "generations", "status": 200}
+    fields |= {"code": "", "images": 1, "encoder_seconds": 1.0, "dit_seconds": 2.0, "decoder_seconds": 3.0}
+    record = msgspec.json.decode(msgspec.json.encode({"id": "req_1"} | fields), type=UsageRecord)
+    assert (record.enhancer_seconds, record.upscaler_seconds, record.device_seconds) == (0.0, 0.0, 6.0)
+
+
+async def test_an_older_gateway_goes_on_writing_what_was_used(tmp_path: Path) -> None:
+    """One that runs while a newer one brings the database up to date."""
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.executescript((HERE / "database-0006.sql").read_text())
+    (before,) = rows(tmp_path)["usage"]
+    database = Database(Settings(state_dir=tmp_path))
+    await database.open()
+    another = before | {"id": "another", "created": before["created"]}
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        names, marks = ", ".join(another), ", ".join("?" * len(another))
+        connection.execute(f"INSERT INTO usage ({names}) VALUES ({marks})", list(another.values()))  # noqa: S608 # its own
+    (found,) = await Usage(database).sums(UsageSelection(date(1, 1, 1), date(9999, 12, 31)), 10)
+    await database.close()
+    assert found.decoder_seconds == 2 * before["decoder_seconds"]
+    assert (found.enhancer_seconds, found.upscaler_seconds) == (0.0, 0.0)
 
 
 def rows(folder: Path) -> dict[str, list[dict[str, object]]]:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.api.app import create_app
 from gateway.database.errors import DatabaseError, Trouble
-from gateway.service.interfaces import GenerationFailed, NoCapacity, OutOfDeviceMemory, Took
+from gateway.service.interfaces import Finished, GenerationFailed, NoCapacity, OutOfDeviceMemory, Took
 from tests.contract.metered import ADMIN, keys
 
 URL = "/v1/images/generations"
@@ -88,12 +88,30 @@ async def test_a_client_that_leaves_is_charged_what_was_computed(metered, servic
     assert (record.encoder_seconds, record.dit_seconds) == (0.25, 3.0)
 
 
+async def test_what_each_stage_took_is_counted_as_its_own(metered, service):
+    client = metered.client(keys())
+    took = {"enhancer": 0.5, "encoder": 0.25, "dit": 3.0, "decoder": 0.125, "upscaler": 2.0}
+
+    async def generate(request, listener):
+        for role, seconds in took.items():
+            listener(Took(role, seconds))
+        return Finished((b"picture",), ())
+
+    service.generate = generate
+    answer = await client.post(URL, json=BODY, headers={"authorization": "Bearer alice"})
+    assert answer.status_code == 200
+    (row,) = await metered.rows(client)
+    assert {role: row[f"{role}_seconds"] for role in took} == took
+    assert row["device_seconds"] == sum(took.values())
+
+
 async def test_operators_see_every_tenant_by_day(metered):
     client = metered.client(keys())
     for key in ("alice", "alice", "bob", "carol"):
         await client.post(URL, json=BODY, headers={"authorization": f"Bearer {key}"})
     acme = {"day": today(), "tenant": "acme", "requests": 3, "failed": 0, "images": 3}
     acme |= {"device_seconds": 1.509, "encoder_seconds": 0.009, "dit_seconds": 1.5, "decoder_seconds": 0.0}
+    acme |= {"enhancer_seconds": 0.0, "upscaler_seconds": 0.0}
     rows = await metered.rows(client)
     assert rows[0] == acme
     assert [row["tenant"] for row in rows] == ["acme", "other"]
@@ -189,7 +207,7 @@ async def test_use_is_told_for_each_key_where_asked_for(metered):
     own = (await client.get("/v1/usage?by=key")).json()["data"]
     assert [(row["key"], row["images"]) for row in own] == [("key-a", 2), ("key-b", 1)]
     table = (await client.get("/v1/usage?by=key&format=csv")).text.splitlines()
-    assert table[0].endswith(",decoder_seconds,key")
+    assert table[0].endswith(",upscaler_seconds,key")
     assert (await client.get("/v1/usage?by=model")).json()["error"]["param"] == "by"
 
 

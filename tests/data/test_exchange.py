@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stage_server.data.consumer import Consumer, TooManyFetches
+from stage_server.data.consumer import MAX_ASKED_AHEAD, Consumer, TooManyFetches
 from stage_server.data.exchange import LONGEST_WAIT, Exchange
 from stage_server.data.holder import MAX_KEPT, Holder
 from stage_server.data.mailbox import MOST_LEFT, MOST_WORDS, Mailbox
@@ -190,6 +190,44 @@ def test_a_half_that_was_given_can_be_had_when_its_server_has_left(pair: tuple[E
     helps.leave()
     assert leads.take(1, BOUND) == {"half": 1}
     assert leads.take(2, BOUND) == {}
+
+
+def test_who_waits_for_what_is_not_there_is_in_nobodys_way(sides: tuple[Side, Side]) -> None:
+    """Sixteen jobs between one pair of servers, of which fifteen wait for halves that are yet to be computed."""
+    own, other = sides
+    output = Handle("ef" * 16)
+    other.mailbox.put(output, pack({"latents": 1}))
+
+    def begun(number: int) -> tuple[Exchange, Exchange]:
+        mine, theirs = Handle(f"{number:032x}"), Handle(f"{100 + number:032x}")
+        leads = Half(handle=mine, partner=InputRef(handle=theirs, endpoint=other.holder.endpoint), leads=True)
+        helps = Half(handle=theirs, partner=InputRef(handle=mine, endpoint=own.holder.endpoint), leads=False)
+        pair = Exchange(leads, own.mailbox, own.consumer), Exchange(helps, other.mailbox, other.consumer)
+        pair[0].begin()
+        return pair
+
+    pairs = [begun(number) for number in range(16)]
+    leads, helps = pairs[-1]
+    helps.give(1, {"half": 1})
+    assert leads.take(1, LONGEST_WAIT / 2) == {"half": 1}
+    stored = own.consumer.fetch(InputRef(handle=output, endpoint=other.holder.endpoint), BOUND)
+    assert unpack(stored.result(LONGEST_WAIT / 2)) == {"latents": 1}
+    for number, (_, helps) in enumerate(pairs[:-1]):
+        helps.give(1, {"half": number})
+    assert [leads.take(1, BOUND) for leads, _ in pairs[:-1]] == [{"half": number} for number in range(15)]
+
+
+def test_so_many_are_asked_for_ahead_and_no_more(sides: tuple[Side, Side]) -> None:
+    own, other = sides
+    refs = [InputRef(handle=Handle(f"{n:032x}"), endpoint=other.holder.endpoint) for n in range(MAX_ASKED_AHEAD + 1)]
+    asked = [own.consumer.fetch(ref, BOUND, 9_000) for ref in refs]
+    other.mailbox.put(refs[-1].handle, pack({"number": MAX_ASKED_AHEAD}))
+    there = own.consumer.fetch(InputRef(handle=refs[-1].handle, endpoint=other.holder.endpoint), BOUND)
+    assert unpack(there.result(BOUND)) == {"number": MAX_ASKED_AHEAD}
+    assert not asked[-1].done(), "it was asked for before that, and has not been sent"
+    for number, ref in enumerate(refs[:-1]):
+        other.mailbox.put(ref.handle, pack({"number": number}))
+    assert [unpack(each.result(BOUND)) for each in asked] == [{"number": n} for n in range(MAX_ASKED_AHEAD + 1)]
 
 
 def test_halves_of_jobs_that_are_over_do_not_pile_up(asked: Any) -> None:

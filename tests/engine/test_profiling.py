@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from stage_server.engine.emulated import EmulatedEngine
 from stage_server.profiling import measure, together
 from stage_server.profiling.command import default_sizes
 from stage_server.profiling.fit import errors, fit
+from tests.engine.enhancer_folder import save_enhancer
+from tests.engine.upscaler_folder import FACTOR, save_upscaler
 from wire.params import ModelInfo
 from wire.types import REQUIRED, Role
 
@@ -41,9 +43,9 @@ def test_sizes_reach_from_the_smallest_to_the_largest_served() -> None:
     assert default_sizes(info) == ((64, 64), (128, 128), (256, 256), (640, 640), (1024, 1024))
 
 
-def measured(model: str, path: Path, *sizes: str) -> Profile:
+def measured(model: str, path: Path, *sizes: str, further: Sequence[str] = ()) -> Profile:
     options = ("--device", "cpu", "--repeats", "1", "--sizes", ",".join(sizes), "--output", str(path))
-    assert main(["profile", "--model", model, *options]) == 0
+    assert main(["profile", "--model", model, *options, *further]) == 0
     return load(path)
 
 
@@ -68,6 +70,35 @@ def test_the_bundled_model_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert profile.roles[Role.ENCODER].coefficients[2] > 0  # uploaded pictures were encoded
     engine = EmulatedEngine(path)
     assert engine.capable()[Role.DIT].weight_bytes == profile.roles[Role.DIT].weights_bytes
+
+
+def test_stages_beside_the_model_are_measured_like_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upscaler, enhancer = save_upscaler(tmp_path / "upscaler"), save_enhancer(tmp_path / "enhancer", eos_token_id=None)
+    path = tmp_path / "tiny.toml"
+    options = ("--upscaler", str(upscaler), "--enhancer", str(enhancer), "--enhancer-tokens", "32")
+    with FlopCounterMode(display=False) as flops:
+        looks = itertools.count(1)
+        for module in (measure, together):
+            monkeypatch.setattr(module, "perf_counter", lambda: next(looks) / 1e6 + flops.get_total_flops() / 1e9)
+        profile = measured("tiny-shapes", path, "64x64", "128x96", further=options)
+    assert set(profile.roles) == set(Role)
+    enlarging, writing = profile.roles[Role.UPSCALER], profile.roles[Role.ENHANCER]
+    assert enlarging.factor == FACTOR
+    assert enlarging.coefficients[1] > 0, "twice as many pixels take longer"
+    assert writing.coefficients[1] > 0, "twice as many tokens take longer"
+    for part in (enlarging, writing):
+        assert part.weights_bytes > 1e3
+        assert part.load_seconds > 0
+        assert part.batch_marginal == ((0.0, 1.0),)
+    emulated = EmulatedEngine(path).describe()
+    assert emulated.upscaler is not None
+    assert emulated.upscaler.factor == FACTOR
+    assert "upscaler" in profile.source
+
+
+def test_tokens_of_no_enhancer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "--model", "tiny-shapes", "--enhancer-tokens", "32"]) == 2
+    assert "add --enhancer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

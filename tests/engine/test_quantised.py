@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from stage_server.engine import quantised
 from stage_server.engine.base import LoadError
@@ -28,6 +29,8 @@ from stage_server.profiling.memory import run
 from stage_server.settings import Settings
 from stage_server.weight_formats import WeightFormat
 from tests import quantize
+from tests.engine.enhancer_folder import save_enhancer
+from tests.engine.upscaler_folder import save_upscaler
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
 
@@ -290,6 +293,19 @@ def test_the_command_tells_what_each_format_takes(table: Callable[..., list[str]
     written = json.loads(output.read_text())
     assert written["formats"] == {"transformer": "int8"}
     assert written["weight_bytes"]["dit"] == 5290048
+
+
+def test_the_command_tells_of_stages_beside_the_model(table: Callable[..., list[str]], tmp_path: Path) -> None:
+    output = tmp_path / "memory.json"
+    upscaler, enhancer = save_upscaler(tmp_path / "upscaler"), save_enhancer(tmp_path / "enhancer")
+    further = ("--upscaler", str(upscaler), "--enhancer", str(enhancer), "--enhancer-tokens", "32")
+    lines = {line.split()[0]: line.split() for line in table(*further, "--measure", "--output", str(output))}
+    assert lines["upscaler"][1:3] == ["none", "none"]
+    assert float(lines["upscaler"][-1].rstrip("%")) < 0, "tables that no file holds are much in so small a model"
+    assert abs(float(lines["enhancer"][-1].rstrip("%"))) < 1
+    written = json.loads(output.read_text())["weight_bytes"]
+    assert set(written) == set(Role)
+    assert written["enhancer"] == sum(tensor.nbytes for tensor in load_file(enhancer / "model.safetensors").values())
 
 
 def test_the_command_measures_and_says_what_cannot_be(table: Callable[..., list[str]]) -> None:

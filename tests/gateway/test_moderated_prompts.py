@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -101,6 +102,18 @@ async def test_a_rewritten_prompt_that_is_forbidden_ends_the_request_and_no_pict
         await task
     assert service.was_cancelled
     assert [type(news) for news in heard] == [Rewritten]
+
+
+async def test_whoever_looks_at_a_picture_is_told_both_prompts(request_for):
+    service, hook = Writing(WRITTEN), FakeHook()
+    hook.go.set()
+    service.end.set()
+    task, _ = begun(service, hook, request_for)
+    await task
+    before, written, after = hook.questions
+    assert [json.loads(asked.body()).get("revised_prompt") for asked in (before, written)] == [None, None]
+    told = json.loads(after.body())
+    assert (told["stage"], told["prompt"], told["revised_prompt"]) == ("after", ASKED, WRITTEN)
 
 
 async def test_a_prompt_of_which_nothing_came_is_not_asked_about_twice(request_for):

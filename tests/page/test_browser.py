@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image, ImageChops
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.needed import needs
 from tests.page.conftest import Visit, Visitor, until
@@ -129,6 +130,32 @@ def test_the_request_as_code_is_what_the_page_sends(visit: Visit, service: Pictu
     assert sent.value.headers["authorization"] == f"Bearer {KEY}"
     page.wait_for_selector('.state[data-state="done"]')
     expect(page.locator(".pictures")).to_contain_text("9007199254740993")
+
+
+def test_a_picture_says_which_words_it_was_drawn_from(visit: Visit) -> None:
+    page = visit().open()
+    page.wait_for_selector("#model option", state="attached")
+    written = "a crimson disc <b>in</b> soft light"
+
+    def as_with_an_enhancer(route: Route) -> None:
+        answer = route.fetch()
+        told = json.dumps(written)
+        route.fulfill(response=answer, body=answer.text().replace('"seed":', f'"revised_prompt":{told},"seed":'))
+
+    page.route("**/v1/images/generations", as_with_an_enhancer)
+    page.fill("#prompt", CIRCLE)
+    page.click("#generate")
+    page.wait_for_selector('.state[data-state="done"]')
+    expect(page.locator(".pictures li")).to_contain_text(f"Drawn from: {written}")
+    page.reload()  # the gallery keeps them
+    entry = page.locator(".gallery li", has_text=CIRCLE).first
+    entry.locator("summary").click()
+    expect(entry.locator("dl")).to_contain_text(written)
+    page.unroute("**/v1/images/generations")
+    page.fill("#prompt", "a star of its own words")
+    page.click("#generate")
+    page.wait_for_selector('.state[data-state="done"]')
+    expect(page.locator(".pictures li")).not_to_contain_text("Drawn from")
 
 
 def test_an_edit_within_a_painted_mask(visit: Visit) -> None:

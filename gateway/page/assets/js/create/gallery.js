@@ -29,7 +29,7 @@ export function Gallery() {
 }
 
 function Entry({ picture }) {
-  const { url, fields, seed, size, created, edited } = picture;
+  const { url, fields, seed, size, revised, created, edited } = picture;
   const again = () => {
     useAgain(fields, seed);
     document.getElementById("prompt").focus();
@@ -46,6 +46,7 @@ function Entry({ picture }) {
       <details>
         <summary>${fields.prompt}</summary>
         <dl>
+          ${revised && html`<dt>Drawn from</dt><dd>${revised}</dd>`}
           ${Object.entries(NAMES).filter(([name]) => fields[name] !== undefined).map(([name, label]) => html`
             <dt>${label}</dt><dd>${fields[name]}</dd>`)}
           <dt>Size</dt><dd>${size}</dd>

@@ -43,7 +43,7 @@ function Countdown() {
 }
 
 function Drawn({ picture, index, busy }) {
-  const { url, partial, step, steps, seed } = picture;
+  const { url, partial, step, steps, seed, revised } = picture;
   const name = `Picture ${index + 1}`;
   return html`
     <li data-partial=${url ? String(partial) : null}>
@@ -53,5 +53,6 @@ function Drawn({ picture, index, busy }) {
       ${steps && busy && (partial || !url) && html`
         <label class="steps">${name}: step ${step} of ${steps}<progress max=${steps} value=${step}></progress></label>`}
       ${seed && html`<small>Seed ${seed}</small>`}
+      ${revised && html`<small>Drawn from: ${revised}</small>`}
     </li>`;
 }

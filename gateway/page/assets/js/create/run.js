@@ -54,9 +54,10 @@ async function take(event, asked) {
     show(index, { url: URL.createObjectURL(blob), partial: true });
   } else if (event.event.endsWith(".completed")) {
     const seed = seedIn(event.data);
-    show(index, { url: URL.createObjectURL(blob), partial: false, seed, size: told.size });
+    const { size, revised_prompt: revised } = told;
+    show(index, { url: URL.createObjectURL(blob), partial: false, seed, size, revised });
     const { created, fields } = asked;
-    await keepPicture({ blob, created, fields: plain(fields), seed, size: told.size, edited: asked.pictures.length > 0 });
+    await keepPicture({ blob, created, fields: plain(fields), seed, size, revised, edited: asked.pictures.length > 0 });
   }
 }
 

@@ -3,7 +3,7 @@ import { signal } from "../lib.js";
 
 const STORE = "pictures";
 
-export const gallery = signal([]); // newest first: {id, blob, url, created, fields, seed, size, edited}
+export const gallery = signal([]); // newest first: {id, blob, url, created, fields, seed, size, revised, edited}; revised: what an enhancer made of the prompt
 export const galleryProblem = signal("");
 
 let opened = null;

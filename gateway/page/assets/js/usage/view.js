@@ -16,6 +16,8 @@ const COLUMNS = {
   encoder_seconds: "Encoder",
   dit_seconds: "Transformer",
   decoder_seconds: "Decoder",
+  enhancer_seconds: "Enhancer",
+  upscaler_seconds: "Upscaler",
 };
 const TEXTS = ["day", "tenant", "key"];
 const kind = (name) => (TEXTS.includes(name) ? "" : "number");

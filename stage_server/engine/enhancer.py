@@ -82,6 +82,11 @@ class PromptEnhancer:
     def is_loaded(self) -> bool:
         return self._model is not None
 
+    @property
+    def module(self) -> torch.nn.Module | None:
+        model: torch.nn.Module | None = self._model
+        return model
+
     def load(self) -> None:
         """Raises ``LoadError``."""
         try:

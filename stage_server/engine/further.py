@@ -28,6 +28,7 @@ from stage_server.engine.base import (
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.forms import Forms
+from stage_server.engine.giving_way import GivingWay
 from stage_server.engine.translated import errors_translated
 from wire.params import Enhancer, ImageParams, ModelInfo, Upscaler
 from wire.to_gateway import RoleInfo
@@ -45,6 +46,10 @@ class FurtherModel(Protocol):
 
     @property
     def is_loaded(self) -> bool: ...
+
+    @property
+    def module(self) -> torch.nn.Module | None:
+        """Its weights, once it is loaded."""
 
     def load(self) -> None:
         """Raises ``LoadError``."""
@@ -164,7 +169,7 @@ class FurtherEngine(ABC):
             with errors_translated(self.device):
                 with guarded(turn):
                     self._further.load()
-                with turn():
+                with GivingWay(turn).in_calls_of([self._further.module]):
                     self._further.warm_up()
         except EngineError as error:
             raise LoadError(f"the {self.role} {self._further.info.name} cannot run here: {error}") from error

@@ -50,6 +50,11 @@ class PictureUpscaler:
     def is_loaded(self) -> bool:
         return self._model is not None
 
+    @property
+    def module(self) -> torch.nn.Module | None:
+        model: torch.nn.Module | None = self._model
+        return model
+
     def load(self) -> None:
         """Raises ``LoadError``."""
         try:

@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stage_server.command_line import InvalidSettings
 from stage_server.engine.base import HOST_BANDWIDTH, LoadError
 from stage_server.offload import Offload
 from stage_server.profiling.settings import MemorySettings, read_memory_settings
-from stage_server.settings import InvalidSettings
 from stage_server.startup import make_real_engine
 from stage_server.weight_formats import NEEDS, WeightFormat
 from wire.types import REQUIRED, Role

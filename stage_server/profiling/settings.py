@@ -11,7 +11,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from stage_server.settings import EngineSettings, Settings, read_as
+from stage_server.command_line import read_as
+from stage_server.settings import EngineSettings, Settings
 from wire.environment import complaints
 
 

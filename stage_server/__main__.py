@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from stage_server.command_line import InvalidSettings
 from stage_server.data.frames import keep_frames
 from stage_server.data.holder import BindError
 from stage_server.engine.base import LoadError
@@ -25,7 +26,7 @@ from stage_server.runtime.control import BadEndpoint
 from stage_server.runtime.device import ServersOfOneDevice
 from stage_server.runtime.guard import loop_guarded
 from stage_server.runtime.watch import FIRST_TIME
-from stage_server.settings import InvalidSettings, Settings, read_settings
+from stage_server.settings import Settings, read_settings
 from stage_server.startup import assembled
 from wire.errors import USER_MISTAKE
 from wire.logs import log_to_stderr

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 
-from stage_server.settings import InvalidSettings, Settings
+from stage_server.command_line import InvalidSettings
+from stage_server.settings import Settings
 from wire.dial import resolve
 from wire.security import is_loopback
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from stage_server.command_line import InvalidSettings
 from stage_server.data.consumer import Allocate
 from stage_server.data.holder import Holder
 from stage_server.data.loop_thread import LoopThread
 from stage_server.data.paths import PathConsumer, Pathfinder
 from stage_server.data.relayed import Relayed, TurnedAway
-from stage_server.settings import InvalidSettings, Settings
+from stage_server.settings import Settings
 from wire.doors import Doors
 from wire.to_stage import TryPeer
 from wire.transfer import Lookup

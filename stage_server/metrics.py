@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from stage_server.settings import InvalidSettings
+from stage_server.command_line import InvalidSettings
 from wire.to_gateway import (
     HandedOver,
     Heartbeat,

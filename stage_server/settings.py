@@ -6,15 +6,15 @@ libraries' own variables (``HF_TOKEN`` for private models on the hub, ``OTEL_*``
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stage_server.command_line import InvalidSettings, read_as
 from stage_server.further_settings import OF_NONE, FurtherSettings
 from stage_server.offload import Offload
 from stage_server.offload import parsed as parsed_offloads
@@ -35,18 +35,6 @@ MOST_TOGETHER = 64
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-REPEATABLE = {
-    "role": "ROLE",
-    "may_take": "ROLE",
-    "gateway": "tcp://HOST:PORT",
-    "relay": "tcp://HOST:PORT",
-    "adapter": "NAME=SOURCE",
-    "control": "NAME=SOURCE",
-    "ip_adapter": "NAME=SOURCE",
-    "may_load": "[NAME=]MODEL",
-}
-"""Options → what their values are called in ``--help``."""
-
 _COMPUTING = {
     ("--adapter", "--adapters-folder"): "no weights",
     ("--control", "--ip-adapter"): "no weights",
@@ -55,10 +43,6 @@ _COMPUTING = {
     ("--step-cache",): "the levels that its profile names in [dit]",
 }
 """Options of engines that compute, and what an emulation has instead."""
-
-
-class InvalidSettings(Exception):
-    """A setting cannot be used; the text is for the operator and names it."""
 
 
 class EngineSettings(BaseSettings):
@@ -357,9 +341,6 @@ class Settings(FurtherSettings, EngineSettings):
             raise InvalidSettings(str(error)) from error
 
 
-AnySettings = TypeVar("AnySettings", bound=BaseSettings)
-
-
 def read_settings(arguments: Sequence[str] | None = None, program: str = "python -m stage_server") -> Settings:
     """From the command line, and what it leaves open from the environment. Raises ``InvalidSettings``.
 
@@ -373,15 +354,6 @@ def read_settings(arguments: Sequence[str] | None = None, program: str = "python
     return read_as(Settings, program, text, arguments)
 
 
-def read_as(kind: type[AnySettings], program: str, text: str, arguments: Sequence[str] | None) -> AnySettings:
-    """Settings of a ``program`` whose ``--help`` says ``text``; see ``read_settings``."""
-    parsed = vars(_parser(kind, program, text).parse_args(arguments))
-    try:
-        return kind(**{name: value for name, value in parsed.items() if value is not None})
-    except ValidationError as error:
-        raise InvalidSettings("; ".join(_complaint(problem) for problem in error.errors())) from None
-
-
 def find_profile(name: str, folders: Sequence[Path]) -> Path:
     """A file, or the name of one in ``folders`` without its suffix. Raises ``InvalidSettings``."""
     candidates = [Path(name), *(folder / f"{name}.toml" for folder in folders)]
@@ -390,32 +362,3 @@ def find_profile(name: str, folders: Sequence[Path]) -> Path:
             return candidate
     bundled = sorted(path.stem for folder in folders for path in folder.glob("*.toml"))
     raise InvalidSettings(f"--profile: {name!r} is no file, nor one of the bundled {', '.join(bundled)}")
-
-
-def _parser(kind: type[BaseSettings], program: str, summary: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=summary,
-        epilog="Every option can also be set as DISAGFUSION_STAGE_<OPTION>; the command line wins.",
-    )
-    for name, field in kind.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        text = f"{field.description}{_default(field.default)}"
-        if field.annotation is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        elif name in REPEATABLE:
-            parser.add_argument(flag, action="append", metavar=REPEATABLE[name], help=text)
-        else:
-            parser.add_argument(flag, metavar=name.rpartition("_")[2].upper(), help=text)
-    return parser
-
-
-def _default(value: object) -> str:
-    shown = isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
-    return f" (default: {value})".replace("%", "%%") if shown else ""
-
-
-def _complaint(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"][:1])
-    message = "is missing" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
-    return f"--{location.replace('_', '-')}: {message}" if location else message

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stage_server.addresses import check_data_address
+from stage_server.command_line import InvalidSettings
 from stage_server.data.mailbox import Mailbox
 from stage_server.data.pool import BufferPool, pageable
 from stage_server.data.store import OutputStore, OutputTooLarge
@@ -37,7 +38,7 @@ from stage_server.runtime.device import ServersOfOneDevice
 from stage_server.runtime.link import LinkTimes
 from stage_server.runtime.sensors import Sensors
 from stage_server.runtime.server import Equipment, StageServer
-from stage_server.settings import EngineSettings, InvalidSettings, Settings, find_profile
+from stage_server.settings import EngineSettings, Settings, find_profile
 from wire.bundle import Bundle
 from wire.params import ImageParams, ModelInfo
 from wire.to_gateway import Ask, Hello, RoleInfo, ToGateway

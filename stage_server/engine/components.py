@@ -109,6 +109,10 @@ class Components:
         names = (name for name, files in self.files.items() if files.is_module and name not in own)
         return {name: (self._kind(name), self.files[name]) for name in names}
 
+    def is_common(self, name: str) -> bool:
+        """Other models of the process have it as well."""
+        return name in self._keys
+
     @property
     def common_bytes(self) -> dict[str, tuple[str, int]]:
         """Component → key and bytes of its weights, of those that other models have as well."""

@@ -19,7 +19,6 @@ from diffusers import ModularPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines import PipelineState
 
-from stage_server.engine import pictures
 from stage_server.engine.adapter_file import AdapterReader
 from stage_server.engine.adapters import Adapters
 from stage_server.engine.attention import AUTO, Shape, fastest
@@ -29,11 +28,8 @@ from stage_server.engine.base import (
     DeviceTurn,
     EngineError,
     JobControl,
-    LoadError,
     MakeBuffer,
     NamedValues,
-    NonFinite,
-    OutOfMemory,
     Outputs,
     Prepared,
     StageJob,
@@ -51,6 +47,7 @@ from stage_server.engine.job_check import check, check_strength, complete
 from stage_server.engine.job_view import quiet_diffusers, quiet_loops
 from stage_server.engine.load_options import AUTO_TILE, LoadOptions
 from stage_server.engine.model_info import default_size, denoiser_config, read_geometry, read_info
+from stage_server.engine.output_bound import output_bound
 from stage_server.engine.port import ForwardPort
 from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
@@ -62,7 +59,7 @@ from stage_server.engine.steering import Steering
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES, warn_of_untested
 from stage_server.engine.tiling import DecodedBytes, chosen_side, decoded_bytes, has_limit
 from stage_server.engine.translated import errors_translated, known_device, opening, torch_dtype
-from stage_server.engine.warm_up import WarmUp, cached, warm_up
+from stage_server.engine.trials import Trials
 from stage_server.offload import Offloads
 from stage_server.step_caches import StepCache
 from stage_server.weight_formats import Formats
@@ -79,12 +76,6 @@ ACTIVATION_SHARE = 0.1
 
 WARM_UP_SECONDS = 0.5
 """Of a role in host memory, beside copying it, until it was measured."""
-
-_MOST_FRAMES = 256
-"""Of a video whose blocks name no number."""
-
-_CLIP_TOKENS = 77
-"""What text encoders take whose blocks have no ``max_sequence_length``."""
 
 
 class DiffusersEngine:
@@ -130,9 +121,6 @@ class DiffusersEngine:
         self._decoded: DecodedBytes | None = None
         self.compiler = compiler
         self._port = ForwardPort(self._adapted) if compiler is None else ForwardPort(self._adapted, compiler.instead)
-        self._made: dict[Role, Outputs] = {}
-        """What warm-ups made, for those of later roles; in host memory."""
-        self.forms = Forms()
         self.beside: Callable[[], int] = lambda: 0
         options = LoadOptions(
             self._device,
@@ -188,7 +176,9 @@ class DiffusersEngine:
             nbytes, sum(nbytes(name) for name in DENOISERS if name in self._components.files)
         )
         self._info = msgspec.structs.replace(self._info, controls=offered)
-        self._held = HeldRoles(self._pipeline, self._components, self._needed, self._warm_up, self._room)
+        caches = self._components.step_caches
+        self._trials = Trials(self._workflows, self._geometry, self._info, options.dtype, caches, self._compute)
+        self._held = HeldRoles(self._pipeline, self._components, self._needed, self._trials.warm_up, self._room)
 
     def _choose_attention(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
         width, height = default_size(self._pipeline, checkpoint, self._geometry)
@@ -228,6 +218,10 @@ class DiffusersEngine:
     @property
     def host_buffer(self) -> MakeBuffer | None:
         return self._staging.host_buffer
+
+    @property
+    def forms(self) -> Forms:
+        return self._trials.forms
 
     @property
     def warm(self) -> frozenset[Role]:
@@ -314,7 +308,7 @@ class DiffusersEngine:
 
     def close(self) -> None:
         self._held.clear()
-        self._made.clear()
+        self._trials.forget()
         if self.compiler is not None:
             self.compiler.close()
 
@@ -335,23 +329,7 @@ class DiffusersEngine:
     def output_bound(self, job: StageJob) -> int:
         """Raises ``BadJob`` for what ``run`` would refuse."""
         params = self._checked(job)
-        if job.role is Role.DECODER:
-            return self._frames(params) * pictures.encoded_bound(params.width, params.height)
-        if job.role is Role.DIT:
-            return self._frames(params) * self._geometry.dit_bound(params.width, params.height)
-        uploads = [pictures.upload_pixels(data) for data in job.images.values()]
-        block_default = self._workflows[params.workflow].parts[job.role].default("max_sequence_length")
-        tokens = params.max_sequence_length or block_default or _CLIP_TOKENS
-        pixels = self._frames(params) * params.width * params.height
-        return self._geometry.encoder_bound(tokens, DTYPE_BYTES[self._dtype], pixels, uploads)
-
-    def _frames(self, params: ImageParams) -> int:
-        """That the job makes; 1 of a picture."""
-        workflow = self._workflows[params.workflow]
-        if not workflow.makes_video:
-            return 1
-        defaults = (part.default("num_frames") for part in workflow.parts.values())
-        return params.num_frames or next((default for default in defaults if default), _MOST_FRAMES)
+        return output_bound(job, params, self._workflows[params.workflow], self._geometry, DTYPE_BYTES[self._dtype])
 
     def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
         if job.role not in self._held.held:
@@ -427,54 +405,10 @@ class DiffusersEngine:
 
     def _room(self) -> int:
         """Bytes that further weights may take beside those that are resident."""
-        return room_beside(
-            self._device,
-            self.memory_bytes,
-            self._spared,
-            lambda: self.resident_bytes + self.beside(),
-        )
+        return room_beside(self._device, self.memory_bytes, self._spared, lambda: self.resident_bytes + self.beside())
 
-    def _warm_up(self, role: Role, pipeline: ModularPipeline, forms: Forms | None = None) -> None:
-        """Run a tiny job, so that the first real one is not slow and a role that cannot run is never announced.
-
-        Where a stand-in has a form of which nobody can be sure, its failure says nothing about the role: what another
-        server told is then left out. ``forms``: instead of the engine's.
-        """
-        dtype = torch_dtype(self._dtype)
-        warming = warm_up(role, self._workflows, self._geometry, self._info, dtype, self._made, forms or self.forms)
-        if warming is None:
-            _log.warning("%s: the %s is not warmed up, as what it reads is not known here", self._info.name, role)
-            return
-        try:
-            self._made[role] = self._tried(warming.task, pipeline)
-        except EngineError as error:
-            is_sure = warming.is_real or self._info.family in TESTED_FAMILIES
-            if not warming.is_told and (is_sure or isinstance(error, OutOfMemory | NonFinite)):
-                raise LoadError(f"{self._info.name} cannot run the role {role} here: {error}") from error
-            which = "what others told of its inputs" if warming.is_told else "stand-ins"
-            _log.warning("%s: the %s is not warmed up, it refused %s: %s", self._info.name, role, which, error)
-            is_refused = True
-        else:
-            is_refused = False
-        if is_refused and warming.is_told:  # not while the error holds what it had on the device
-            self._warm_up(role, pipeline, Forms())
-        if is_refused:
-            return
-        if not warming.is_guessed:
-            self.forms.note(role, self._made[role])
-        if role is Role.DIT:
-            self._warm_up_caches(warming, pipeline)
-
-    def _warm_up_caches(self, warming: WarmUp, pipeline: ModularPipeline) -> None:
-        for level, task in cached(warming, self._components.step_caches):
-            try:
-                self._tried(task, pipeline)
-            except EngineError as error:
-                raise LoadError(
-                    f"step cache {level}={task.cache} cannot be used with {self._info.name}: {error}"
-                ) from error
-
-    def _tried(self, task: StageTask, pipeline: ModularPipeline) -> Outputs:
+    def _compute(self, task: StageTask, pipeline: ModularPipeline) -> Outputs:
+        """For nobody, on ``pipeline`` instead of the engine's own."""
         nobody = Unwatched()
         with errors_translated(self._device), self._port.open(nobody) as port:
             state = stage_state(task, self._staging)

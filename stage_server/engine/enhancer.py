@@ -17,7 +17,6 @@ from transformers.generation import LogitsProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stage_server.engine.base import BadJob, LoadError, NonFinite
-from stage_server.engine.leaves import nbytes
 from stage_server.engine.published import check_all_found, digest_of, located, name_of, weights_of
 from stage_server.engine.weights import element_counts, loaded_bytes, read_json
 from wire.params import Enhancer
@@ -84,8 +83,9 @@ class PromptEnhancer:
         return self._model is not None
 
     @property
-    def loaded_bytes(self) -> int:
-        return nbytes(self._model)
+    def module(self) -> torch.nn.Module | None:
+        model: torch.nn.Module | None = self._model
+        return model
 
     def load(self) -> None:
         """Raises ``LoadError``."""

@@ -28,6 +28,8 @@ from stage_server.engine.base import (
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.forms import Forms
+from stage_server.engine.giving_way import GivingWay
+from stage_server.engine.leaves import nbytes
 from stage_server.engine.translated import errors_translated
 from wire.params import Enhancer, ImageParams, ModelInfo, Upscaler
 from wire.to_gateway import RoleInfo
@@ -47,8 +49,8 @@ class FurtherModel(Protocol):
     def is_loaded(self) -> bool: ...
 
     @property
-    def loaded_bytes(self) -> int:
-        """Of its weights, once they are there."""
+    def module(self) -> torch.nn.Module | None:
+        """Its weights, once it is loaded."""
 
     def load(self) -> None:
         """Raises ``LoadError``."""
@@ -78,6 +80,11 @@ class FurtherEngine(ABC):
     @abstractmethod
     def prepared(self, params: ImageParams, inputs: NamedValues) -> Prepared:
         """As ``Engine.prepare``; its model is loaded."""
+
+    @property
+    def loaded_bytes(self) -> int:
+        """Of the model's weights; 0 unless they are there."""
+        return 0 if self.model.module is None else nbytes(self.model.module)
 
     @property
     def _own_bytes(self) -> int:
@@ -168,7 +175,7 @@ class FurtherEngine(ABC):
             with errors_translated(self.device):
                 with guarded(turn):
                     self.model.load()
-                with turn():
+                with GivingWay(turn).in_calls_of([self.model.module]):
                     self.model.warm_up()
         except EngineError as error:
             raise LoadError(f"the {self.role} {self.model.info.name} cannot run here: {error}") from error

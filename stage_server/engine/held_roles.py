@@ -17,6 +17,7 @@ from diffusers import ModularPipeline
 
 from stage_server.engine.base import DeviceTurn, LoadError
 from stage_server.engine.components import Components
+from stage_server.engine.giving_way import GivingWay
 from stage_server.engine.load_options import NoRoom
 from stage_server.engine.weight_cache import SPARED_BYTES, free_bytes
 from wire.types import REQUIRED, Role
@@ -96,7 +97,7 @@ class _Change:
             self._load()
             pipeline = self._preview()
             for role in coming:
-                with self._turn():
+                with GivingWay(self._turn).in_calls_of(self._own()):
                     roles._warm_up(role, pipeline)
             with self._turn():
                 self._activate()
@@ -135,6 +136,10 @@ class _Change:
         for name, component in self._loaded.items():
             setattr(pipeline, name, component)
         return pipeline
+
+    def _own(self) -> list[Any]:
+        """What has come and nobody else calls yet."""
+        return [component for name, component in self._loaded.items() if not self._components.is_common(name)]
 
     def _activate(self) -> None:
         self._components.place(self._loaded)

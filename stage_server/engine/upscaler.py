@@ -13,7 +13,6 @@ import torch
 from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
 
 from stage_server.engine.base import LoadError
-from stage_server.engine.leaves import nbytes
 from stage_server.engine.published import check_all_found, digest_of, located, name_of, weights_of
 from stage_server.engine.weights import element_counts, loaded_bytes, read_json
 from wire.params import Upscaler
@@ -52,8 +51,9 @@ class PictureUpscaler:
         return self._model is not None
 
     @property
-    def loaded_bytes(self) -> int:
-        return nbytes(self._model)
+    def module(self) -> torch.nn.Module | None:
+        model: torch.nn.Module | None = self._model
+        return model
 
     def load(self) -> None:
         """Raises ``LoadError``."""

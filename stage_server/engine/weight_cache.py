@@ -44,16 +44,26 @@ class HostCopy:
 
     def to_device(self, device: torch.device) -> None:
         """Returns when every weight is there. The copies go on the current stream. Raises ``OutOfMemoryError``."""
+        came: list[torch.Tensor] = []
+
+        def fetch(kept: torch.Tensor) -> torch.Tensor:
+            came.append(kept.to(device, non_blocking=True))
+            return came[-1]
+
         try:
             for tensor, kept in self.tensors:
-                tensor.data = kept.to(device, non_blocking=True)
+                tensor.data = fetch(kept)
             for layer, name, kept_whole in self.composed:
-                put(layer, name, rebuilt(kept_whole, lambda leaf: leaf.to(device, non_blocking=True)))
+                put(layer, name, rebuilt(kept_whole, fetch))
         except BaseException:
             self.to_host()
             raise
-        if self.tensors or self.composed:
+        if came:
             torch.cuda.current_stream(device).synchronize()
+        for data in came:
+            # Its memory belongs to this stream. A layer that casts its weights for a call lets go of them while the
+            # device has yet to read them on the stream of jobs, and the next copies here would be put over them.
+            data.record_stream(torch.cuda.default_stream(device))
 
     def to_host(self) -> None:
         """Free the device's memory at once: nothing is copied, as nobody changes weights."""

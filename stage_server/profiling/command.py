@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stage_server.command_line import InvalidSettings
 from stage_server.engine.base import EngineError, LoadError
 from stage_server.profiling.document import Subject, render
 from stage_server.profiling.further import further_stages
 from stage_server.profiling.measure import COLORS, Bench, Size
 from stage_server.profiling.settings import ProfileSettings, read_profile_settings
 from stage_server.profiling.shapes import read_shapes
-from stage_server.settings import InvalidSettings
 from stage_server.startup import largest_side, make_real_engine
 from wire.params import ModelInfo
 from wire.types import Role

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from stage_server.command_line import InvalidSettings
 from stage_server.engine.base import HOST_BANDWIDTH, LoadError
 from stage_server.offload import Offload
 from stage_server.profiling.settings import MemorySettings, read_memory_settings
-from stage_server.settings import InvalidSettings
 from stage_server.startup import make_real_engine
 from stage_server.weight_formats import NEEDS, WeightFormat
 from wire.types import REQUIRED, Role
@@ -99,7 +99,7 @@ def further_lines(stages: Iterable[FurtherEngine], settings: MemorySettings) -> 
         role, model = stage.role.value, stage.model
         if settings.measure:
             model.load()
-            yield Line(role, WeightFormat.NONE, model.nbytes, model.loaded_bytes)
+            yield Line(role, WeightFormat.NONE, model.nbytes, stage.loaded_bytes)
             model.unload()
         else:
             yield Line(role, WeightFormat.NONE, model.nbytes)

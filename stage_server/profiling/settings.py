@@ -11,8 +11,9 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from stage_server.command_line import read_as
 from stage_server.further_settings import FurtherSettings
-from stage_server.settings import EngineSettings, Settings, read_as
+from stage_server.settings import EngineSettings, Settings
 from wire.environment import complaints
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
+from stage_server.command_line import InvalidSettings
 from stage_server.profiling.settings import ignored_variables
 from stage_server.relay.relay import BACKLOG, CONNECTIONS_PER_STREAM, Relay
 from stage_server.relay.settings import RelaySettings, read_relay_settings
 from stage_server.setting_values import host_of
-from stage_server.settings import InvalidSettings
 from wire.errors import USER_MISTAKE
 from wire.logs import log_to_stderr
 from wire.open_files import allow_files

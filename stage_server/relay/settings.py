@@ -8,9 +8,10 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
+from stage_server.command_line import read_as
 from stage_server.relay.relay import MAX_STREAMS
 from stage_server.setting_values import DataAddress
-from stage_server.settings import EngineSettings, Seconds, read_as
+from stage_server.settings import EngineSettings, Seconds
 from wire.security import is_loopback
 
 

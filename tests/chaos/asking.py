@@ -78,6 +78,8 @@ class Answer:
     complaints: list[str] = field(default_factory=list)
     pictures: dict[int, bytes] = field(default_factory=dict)
     job: str = ""
+    fetches: str = ""
+    """The url of a picture that is being fetched: of the gateway that made the answer, which may be another one."""
 
     @property
     def content(self) -> str:
@@ -145,7 +147,7 @@ class Asker:
         except TimeoutError:
             end = End.HUNG if stay is None else End.LEFT
         made = Attempt(
-            gateway,
+            self._gateway_of(answer.fetches, gateway),
             began,
             self._clock(),
             end,
@@ -158,6 +160,9 @@ class Asker:
             tuple(answer.complaints),
         )
         return made, answer
+
+    def _gateway_of(self, url: str, asked: int) -> int:
+        return next((number for number, each in enumerate(self.urls) if url.startswith(f"{each}/")), asked)
 
     async def _send(self, answer: Answer, method: str, url: str, **more: Any) -> httpx.Response:
         """Raises ``Refused``."""
@@ -233,7 +238,9 @@ class Asker:
 
     async def _fetch(self, answer: Answer, url: str) -> bytes:
         """Raises ``Refused``."""
+        answer.fetches = url
         came = await self._http.get(url)
+        answer.fetches = ""
         if came.status_code != 200:
             answer.status = came.status_code
             answer.error(_json(came), came)

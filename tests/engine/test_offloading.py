@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch.nn import Linear, Module, ModuleList
 
+from stage_server.command_line import InvalidSettings
 from stage_server.engine import offloading
 from stage_server.engine.base import HandOver, LoadError, StageJob, Unfinished, Unwatched
 from stage_server.engine.checkpoint import BUNDLED
@@ -30,7 +31,7 @@ from stage_server.engine.offloading import Offloaded, held, split, true_bytes
 from stage_server.engine.weight_cache import HostCopy
 from stage_server.offload import Offload
 from stage_server.profiling.memory import run
-from stage_server.settings import InvalidSettings, Settings, read_settings
+from stage_server.settings import Settings, read_settings
 from stage_server.step_caches import parse_levels
 from stage_server.weight_formats import WeightFormat
 from tests import quantize

@@ -6,6 +6,8 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from math import inf
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -14,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stage_server.engine import default_dtype
+from stage_server.engine import default_dtype, giving_way, held_roles
 from stage_server.engine.base import LoadError, StageJob, Unwatched
 from stage_server.engine.default_dtype import guarded
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.giving_way import GivingWay
 from stage_server.engine.stubs import ComponentStub
 from wire.params import ImageParams
 from wire.types import REQUIRED, Role
@@ -75,6 +78,7 @@ def test_kept_roles_are_served_while_another_is_read(
     before = encoded(engine)
     reading, go_on = Event(), Event()
     read = engine._components._read
+    monkeypatch.setattr(giving_way, "LEAST_SECONDS", inf)
 
     def slowly(*arguments: Any) -> Any:
         reading.set()
@@ -135,10 +139,37 @@ def test_a_job_that_is_parked_during_a_change_draws_the_same(
     assert engine.roles == DIT | ENCODER
 
 
-def test_each_role_is_warmed_up_in_a_turn_of_its_own_before_the_swap(model_folder: Callable[[str], str]) -> None:
+def test_each_role_is_warmed_up_in_a_turn_of_its_own_before_the_swap(
+    model_folder: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(giving_way, "LEAST_SECONDS", inf)
     engine, turns = DiffusersEngine(model_folder("z-image")), Turns()
     engine.set_roles(frozenset(REQUIRED), turns)
     assert turns.taken == len(REQUIRED) + 1
+
+
+def test_jobs_of_roles_that_stay_run_between_two_layers_of_a_warm_up(
+    model_folder: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(giving_way, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(held_roles, "GivingWay", partial(GivingWay, clock=lambda: 0.0))
+    engine, meanwhile = DiffusersEngine(model_folder("z-image")), list[Mapping[str, Any]]()
+    engine.set_roles(ENCODER)
+    before = encoded(engine)
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        if len(meanwhile) < 12:
+            meanwhile.append(encoded(engine))
+        yield
+
+    engine.set_roles(ENCODER | DIT, turn)
+    assert len(meanwhile) == 12
+    assert all(same(each, before) for each in meanwhile)
+    alone = DiffusersEngine(model_folder("z-image"))
+    alone.set_roles(ENCODER | DIT)
+    job, inputs = StageJob(Role.DIT, PARAMS), before["dit"]
+    assert same(engine.run(job, inputs, Unwatched()), alone.run(job, inputs, Unwatched()))
 
 
 def test_a_role_read_ahead_is_warm_and_needs_no_files(copied: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from stage_server.engine.base import BadJob, HandOver, LoadError, StageJob, Unfinished, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
+from stage_server.engine.stage_run import StageTask
 from stage_server.engine.step_cache import CachedDenoisers, own_tree
 from stage_server.step_caches import parse, parse_levels
 from tests.engine.both_ways import made_by_split, split
@@ -254,6 +255,23 @@ def test_a_level_that_is_wrong_in_the_folder_or_unknown_to_the_model_is_named(
     known = ", ".join(engine.describe().step_caches)
     with pytest.raises(BadJob, match=f"has no step cache 'ultra'; it has {known}"):
         draw("ultra")
+
+
+def test_a_role_that_comes_again_tries_no_level_again() -> None:
+    tried = list[object]()
+    engine = DiffusersEngine("tiny-shapes", step_caches=parse_levels({"low": "pyramid", "high": "taylor:warm-up=4"}))
+    compute = engine._trials._compute
+
+    def counted(task: StageTask, pipeline: Any) -> Any:
+        tried.append(task.cache)
+        return compute(task, pipeline)
+
+    engine._trials._compute = counted
+    for _ in range(2):
+        engine.set_roles(DIT)
+        engine.set_roles(frozenset())
+    assert len(tried) == 2 + len(engine.describe().step_caches)
+    assert tried.count(None) == 2
 
 
 class _Counted:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stage_server.engine import diffusers_engine
+from stage_server.engine import diffusers_engine, trials
 from stage_server.engine.base import LoadError
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.forms import form_of
@@ -54,7 +54,7 @@ def test_the_dit_of_a_model_that_only_edits_is_warmed_up(
 ) -> None:
     engine = DiffusersEngine(model_folder("qwen-image-edit"))
     engine.set_roles(roles)
-    assert Role.DIT in engine._made
+    assert Role.DIT in engine._trials.made
     assert "not warmed up" not in caplog.text
 
 
@@ -81,11 +81,11 @@ def test_stand_ins_that_an_unknown_family_refuses_say_nothing_about_the_role(
     monkeypatch.setattr("stage_server.engine.geometry.Geometry.stand_in", lambda *_: torch.zeros(3))
     with pytest.raises(LoadError, match="cannot run the role dit here"):
         DiffusersEngine(model_folder("flux")).set_roles(frozenset({Role.DIT}))
-    monkeypatch.setattr(diffusers_engine, "TESTED_FAMILIES", frozenset())
+    monkeypatch.setattr(trials, "TESTED_FAMILIES", frozenset())
     engine = DiffusersEngine(model_folder("flux"))
     engine.set_roles(frozenset({Role.DIT}))
     assert "the dit is not warmed up, it refused stand-ins: " in caplog.text
-    engine._made[Role.DIT] = {Role.DECODER: {"latents": 3}}
+    engine._trials.made[Role.DIT] = {Role.DECODER: {"latents": 3}}
     with pytest.raises(LoadError, match="cannot run the role decoder here"):  # for what it reads was made here
         engine.set_roles(frozenset({Role.DECODER}))
 
@@ -109,7 +109,7 @@ def test_what_other_servers_made_goes_before_a_guess(
         engine = DiffusersEngine(model_folder(family))
         engine.forms.learn(told)
         engine.set_roles(frozenset({role}))
-        assert role in engine._made
+        assert role in engine._trials.made
         told |= engine.forms.seen()
     assert told.keys() == set(REQUIRED)
     assert "not warmed up" not in caplog.text
@@ -118,7 +118,7 @@ def test_what_other_servers_made_goes_before_a_guess(
 def test_what_was_made_of_a_guess_is_told_to_nobody(model_folder: Callable[[str], str]) -> None:
     engine = DiffusersEngine(model_folder("flux"))
     engine.set_roles(frozenset({Role.DIT}))
-    assert Role.DIT in engine._made
+    assert Role.DIT in engine._trials.made
     assert engine.forms.seen() == {}
 
 
@@ -131,6 +131,6 @@ def test_what_others_told_wrongly_costs_no_role(
     assert form is not None
     engine.forms.learn({Role.ENCODER: form})
     engine.set_roles(frozenset({Role.DIT}))
-    assert Role.DIT in engine._made, "warmed up with what the configurations tell"
+    assert Role.DIT in engine._trials.made, "warmed up with what the configurations tell"
     assert "it refused what others told of its inputs" in caplog.text
     assert engine.forms.seen() == {}, "of a guess"

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -120,6 +121,19 @@ def test_a_limit_is_kept_and_closing_frees_all(model_folder: Callable[[str], str
     assert 0 < engine._components.cache.used <= PLENTY
     engine.close()
     assert engine._components.cache.used == 0
+
+
+def test_what_came_is_not_copied_over_while_a_job_may_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weights that are cast for each call, as in the format float8-storage: copies have a stream of their own."""
+    jobs, read_on = object(), list[tuple[int, object]]()
+    copies = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: copies)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda _: jobs)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda data, on: read_on.append((data.data_ptr(), on)))
+    part = torch.nn.Linear(4, 4)
+    pairs = tuple((tensor, tensor.data.clone()) for tensor in part.parameters())
+    HostCopy(part, 80, pairs).to_device(torch.device("cpu"))
+    assert read_on == [(tensor.data_ptr(), jobs) for tensor in part.parameters()]
 
 
 @pytest.mark.gpu

@@ -15,10 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stage_server.command_line import InvalidSettings
 from stage_server.data_sockets import DataSockets
 from stage_server.relay.command import main
 from stage_server.relay.settings import read_relay_settings
-from stage_server.settings import InvalidSettings, read_settings
+from stage_server.settings import read_settings
 from tests.servers import free_port
 from wire.to_stage import TryPeer
 from wire.types import ServerId

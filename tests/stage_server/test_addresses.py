@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from stage_server.addresses import check_data_address
-from stage_server.settings import InvalidSettings, read_settings
+from stage_server.command_line import InvalidSettings
+from stage_server.settings import read_settings
 
 
 def check(gateway: str, *options: str) -> None:

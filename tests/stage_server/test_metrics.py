@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from stage_server.command_line import InvalidSettings
 from stage_server.metrics import Metrics, served
-from stage_server.settings import InvalidSettings, Settings, read_settings
+from stage_server.settings import Settings, read_settings
 from stage_server.startup import assembled
 from wire.to_gateway import Heartbeat, RolesReady, StageCancelled, StageDone, StageFailed, Timings
 from wire.types import REQUIRED, Epoch, Role

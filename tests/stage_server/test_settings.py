@@ -6,11 +6,12 @@ import re
 
 import pytest
 
+from stage_server.command_line import InvalidSettings
 from stage_server.data.holder import BindError
 from stage_server.engine.base import LoadError
 from stage_server.profiling.settings import ignored_variables
 from stage_server.runtime.control import BadEndpoint
-from stage_server.settings import InvalidSettings, Settings, read_settings
+from stage_server.settings import Settings, read_settings
 from stage_server.startup import assembled
 from wire.types import REQUIRED, Role
 

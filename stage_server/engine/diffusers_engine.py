@@ -53,7 +53,8 @@ from stage_server.engine.quantised import versions
 from stage_server.engine.requirements import refuse_missing_packages
 from stage_server.engine.software import computed_by
 from stage_server.engine.split import CONTROLNET, DENOISERS, split_workflows
-from stage_server.engine.stage_run import StageTask, run_stage, stage_state
+from stage_server.engine.stage_run import run_stage, stage_state
+from stage_server.engine.stage_task import StageTask
 from stage_server.engine.staging import CudaStaging, HostStaging, Staging
 from stage_server.engine.steering import Steering
 from stage_server.engine.tested import REMEMBERING, TESTED_FAMILIES, warn_of_untested

@@ -8,67 +8,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines import PipelineState
-from PIL import Image
 
 from stage_server.engine import controls, pictures
 from stage_server.engine.base import (
     IMAGE_PORT,
-    PIXELS,
-    BadJob,
     EngineError,
     JobControl,
-    NamedValues,
     Outputs,
-    Partner,
     Preview,
-    WrongSize,
 )
+from stage_server.engine.drawn import drawn, picture
 from stage_server.engine.finite import FiniteCheck
 from stage_server.engine.halves import halved
-from stage_server.engine.ip_adapters import IPAdapters
 from stage_server.engine.job_view import is_loop, job_view
 from stage_server.engine.port import JobPort, original
 from stage_server.engine.prompt_count import PromptCount
-from stage_server.engine.split import CONTROLNET, DENOISERS, GENERATOR, Part, WorkflowSplit
+from stage_server.engine.split import CONTROLNET, DENOISERS, GENERATOR
+from stage_server.engine.stage_task import StageTask
 from stage_server.engine.staging import Staging
 from stage_server.engine.step_cache import CachedDenoisers, noise_level
 from stage_server.engine.steps import Steps
-from stage_server.engine.tensors import ToDevice, from_wire, generator_from_state, moved, to_wire
-from stage_server.step_caches import StepCache
-from wire.params import ImageParams
+from stage_server.engine.tensors import ToDevice, as_is, from_wire, generator_from_state, moved, to_wire
 from wire.types import REQUIRED, Role
-from wire.values import Tensor, Value
+from wire.values import Value
 
 Finish = Callable[[], Outputs]
 """Waits for what has left the device, looks for NaN, writes the picture. Raises ``EngineError``."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageTask:
-    """A job whose ``params`` are complete and checked."""
-
-    role: Role
-    workflow: WorkflowSplit
-    params: ImageParams
-    images: Mapping[str, bytes]
-    inputs: NamedValues
-    size_asked: tuple[int, int] = (0, 0)
-    """Width and height that the request itself names, in pixels; 0 where the model chooses."""
-    resume: NamedValues | None = None
-    """What another engine left of it."""
-    partner: Partner | None = None
-    """Who computes the other half of each guided step."""
-    cache: StepCache | None = None
-    """Of its steps; None: each is computed."""
-    ip_adapters: IPAdapters | None = None
-
-    @property
-    def part(self) -> Part:
-        return self.workflow.parts[self.role]
 
 
 def stage_state(task: StageTask, staging: Staging) -> PipelineState:
@@ -120,7 +88,7 @@ def run_stage(
     leaving = staging.leaving()
     is_picture = task.role is Role.DECODER
     made: dict[str, dict[str, Any]]
-    made = {IMAGE_PORT: {"images": _drawn(state, task)}} if is_picture else _sent(state, given, task, check)
+    made = {IMAGE_PORT: {"images": drawn(state, task)}} if is_picture else _sent(state, given, task, check)
     made = moved(made, leaving.to_host)
     check.leave(leaving.to_host)
     leaving.computed()
@@ -128,7 +96,7 @@ def run_stage(
     def finish() -> Outputs:
         leaving.landed()
         check.settle()
-        return _picture(made[IMAGE_PORT]["images"], task) if is_picture else _on_wire(made)
+        return picture(made[IMAGE_PORT]["images"], task) if is_picture else _on_wire(made)
 
     return finish
 
@@ -347,12 +315,8 @@ def _sent(
 def _on_wire(made: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Value]]:
     """Of values whose tensors are on the host."""
     return {
-        port: {name: to_wire(name, value, _as_is) for name, value in values.items()} for port, values in made.items()
+        port: {name: to_wire(name, value, as_is) for name, value in values.items()} for port, values in made.items()
     }
-
-
-def _as_is(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
 
 
 def _changed(state: PipelineState, given: Mapping[str, Any], task: StageTask, later: Sequence[Role]) -> dict[str, Any]:
@@ -371,60 +335,3 @@ def _same(value: Any, before: Any) -> bool:
     """Of what cannot be compared at a glance, only the same object is the same value."""
     plain = isinstance(value, bool | int | float | str | bytes)
     return value is before or (plain and type(value) is type(before) and bool(value == before))
-
-
-def _drawn(state: PipelineState, task: StageTask) -> Any:
-    """The picture as PIL has it, or as a tensor (channels, height, width) of bytes, where it lies; of a video with
-    its frames before that.
-
-    Rounded as diffusers does it, and before it leaves the device: a quarter of the bytes have to be copied.
-    """
-    image, params = _one(state, task), task.params
-    size = tuple(image.shape[:-3:-1]) if isinstance(image, torch.Tensor) else image.size
-    for asked, drawn in zip(task.size_asked, size, strict=True):
-        if asked not in (0, drawn):
-            raise WrongSize(f"the picture is {size[0]}x{size[1]}, {params.width}x{params.height} was asked for; "
-                            "this model draws at sizes of its own choice")  # fmt: skip
-    return image.float().mul(255).round().to(torch.uint8) if isinstance(image, torch.Tensor) else image
-
-
-def _one(state: PipelineState, task: StageTask) -> Any:
-    """The picture, or the frames of a video (frames, channels, height, width)."""
-    made = state.get("images")
-    if made is None:
-        made = state.get("videos")
-    if not isinstance(made, list | torch.Tensor) or len(made) != 1:
-        raise EngineError(f"the decoder made {type(made).__name__}, not one picture")
-    is_single_frame = not task.workflow.makes_video and isinstance(made[0], torch.Tensor) and made[0].dim() == 4
-    return made[0][0] if is_single_frame else made[0]
-
-
-def _picture(drawn: Any, task: StageTask) -> Outputs:
-    params = task.params
-    if task.workflow.makes_video:
-        if params.upscale:
-            raise BadJob("'upscale' makes pictures larger, and this is a video.")
-        frames = drawn.permute(0, 2, 3, 1).contiguous()
-        video = {"frames": to_wire("frames", frames, _as_is), "width": frames.shape[2], "height": frames.shape[1]}
-        return {IMAGE_PORT: video}
-    image = pictures.from_channels(drawn.numpy()) if isinstance(drawn, torch.Tensor) else drawn
-    picture = pictures.put_back(image, task.images) if task.workflow.masked else image
-    if params.upscale:
-        return {Role.UPSCALER: {PIXELS: _raw(picture)}}
-    data = pictures.encode(picture, params.output_format, params.output_compression)
-    file: NamedValues = {
-        "image": data,
-        "format": params.output_format,
-        "width": picture.width,
-        "height": picture.height,
-    }
-    return {IMAGE_PORT: file}
-
-
-def _raw(picture: Image.Image) -> Tensor:
-    if picture.mode != "RGB":
-        raise BadJob(
-            f"'upscale' takes pictures of three channels, red, green and blue, and this one has {picture.mode}."
-        )
-    pixels = np.ascontiguousarray(np.asarray(picture))
-    return Tensor("uint8", pixels.shape, pixels.data.cast("B"))

@@ -12,7 +12,7 @@ from stage_server.engine.base import EngineError, LoadError, NonFinite, OutOfMem
 from stage_server.engine.forms import Forms
 from stage_server.engine.geometry import Geometry
 from stage_server.engine.split import WorkflowSplit
-from stage_server.engine.stage_run import StageTask
+from stage_server.engine.stage_task import StageTask
 from stage_server.engine.tested import TESTED_FAMILIES
 from stage_server.engine.warm_up import WarmUp, cached, warm_up
 from stage_server.step_caches import StepCaches

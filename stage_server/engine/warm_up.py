@@ -18,8 +18,8 @@ from stage_server.engine.geometry import Geometry
 from stage_server.engine.job_check import complete
 from stage_server.engine.pictures import encode
 from stage_server.engine.split import GENERATOR, WorkflowSplit
-from stage_server.engine.stage_run import StageTask
-from stage_server.engine.tensors import to_wire
+from stage_server.engine.stage_task import StageTask
+from stage_server.engine.tensors import as_is, to_wire
 from stage_server.step_caches import StepCaches
 from wire.params import ImageParams, ModelInfo
 from wire.types import Role
@@ -102,13 +102,9 @@ def _guess(
         stand_in = geometry.stand_in(output, side, dtype)
         if stand_in is None:
             return None
-        inputs[output.name] = to_wire(output.name, stand_in, _as_is)
+        inputs[output.name] = to_wire(output.name, stand_in, as_is)
     return inputs
 
 
 def _grey(side: int) -> bytes:
     return encode(Image.new("RGB", (side, side), "grey"), "png", 0)
-
-
-def _as_is(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor

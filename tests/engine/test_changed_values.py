@@ -15,7 +15,8 @@ from stage_server.engine.base import Outputs, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.port import ForwardPort
 from stage_server.engine.split import WorkflowSplit, make_part
-from stage_server.engine.stage_run import StageTask, run_stage, stage_state
+from stage_server.engine.stage_run import run_stage, stage_state
+from stage_server.engine.stage_task import StageTask
 from stage_server.engine.staging import HostStaging
 from tests.engine.conftest import over_the_wire
 from wire.params import ImageParams

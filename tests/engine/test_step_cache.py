@@ -14,7 +14,7 @@ from PIL import Image
 
 from stage_server.engine.base import BadJob, HandOver, LoadError, StageJob, Unfinished, Unwatched
 from stage_server.engine.diffusers_engine import DiffusersEngine
-from stage_server.engine.stage_run import StageTask
+from stage_server.engine.stage_task import StageTask
 from stage_server.engine.step_cache import CachedDenoisers, own_tree
 from stage_server.step_caches import parse, parse_levels
 from tests.engine.both_ways import made_by_split, split

@@ -10,6 +10,7 @@ from scheduler.cost.profile import Profile, RoleProfile
 from scheduler.elastic.build import elastic_policies
 from scheduler.elastic.settings import ElasticSettings
 from scheduler.policy import Policies
+from scheduler.roles.gate import PolicySettings
 from scheduler.sim.bound import fluid_rate, with_best_roles
 from scheduler.sim.engine import simulate
 from scheduler.sim.metrics import End
@@ -37,7 +38,8 @@ def test_a_server_has_the_stage_while_it_is_asked_for_and_not_before_or_after():
     quiet = replace(alone, rate=0.97 * fluid_rate(servers, alone))
     mixed = Phase(400, BOTH, rate=0.9 * fluid_rate(servers, Phase(1, BOTH)))
 
-    result = simulate(Scenario("mixed", servers, Workload((quiet, mixed, quiet))), elastic_policies(), seed=1)
+    policies = elastic_policies(ElasticSettings(roles=PolicySettings(interval_seconds=5.0)))  # a plan takes a while
+    result = simulate(Scenario("mixed", servers, Workload((quiet, mixed, quiet))), policies, seed=1)
 
     assert {request.end for request in result.requests} == {End.FINISHED}
     assert result.attempts[Role.UPSCALER] > 0

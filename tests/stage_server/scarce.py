@@ -14,7 +14,8 @@ import torch
 
 import stage_server.engine.diffusers_engine as engine
 from stage_server.__main__ import main
-from stage_server.engine.stage_run import Finish, StageTask, run_stage
+from stage_server.engine.stage_run import Finish, run_stage
+from stage_server.engine.stage_task import StageTask
 from wire.types import Role
 
 ALWAYS, ONCE = 666, 667

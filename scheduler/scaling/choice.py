@@ -17,6 +17,11 @@ CALM = 0.8
 """Share of the allowed wait that must be kept without the server that is given up: less, and it would soon be back."""
 LATE = 2.0
 """Times what is looked ahead, after a jump, for which work is taken to wait since servers came late."""
+CLEARED = 1.5
+"""Times the allowed wait, after a start, in which what has waited for it may be worked off: servers that do it sooner
+would be idle then."""
+SUPERSEDED = 2.0
+"""Times as much must have been seen of a new level, for what was thought of it to count no longer."""
 WHOLE = 1.0
 """Seconds that may be waited at least: below, nothing could be judged."""
 
@@ -90,7 +95,7 @@ class Choice:
             self._extra[state.pool.name] += state.pool.min - self._count(state)
 
     def _grow(self, outlook: Outlook) -> None:
-        since = self._lead + outlook.allowed / 2
+        since = self._lead + CLEARED * outlook.allowed
         until = since + self._settings.dwell_seconds
         self._verdict = self._told(outlook)
         while not self._carried(outlook, since, until, self._settings.grow_errors):
@@ -111,7 +116,8 @@ class Choice:
 
         A server that is kept in vain for as long as a start takes has cost what starting it again would. After a jump
         that is another matter: what was needed before it tells nothing, and work that waits since then, as servers came
-        late, will not wait again once it is done. In a load that rises and falls it may.
+        late, will not wait again once it is done. In a load that rises and falls it may. Nor does it count what was
+        thought to be needed when less than half as much had been seen since the jump.
         """
         calm = replace(outlook, allowed=CALM * outlook.allowed)
         until = self._lead + self._settings.dwell_seconds
@@ -123,7 +129,7 @@ class Choice:
             self._give_up(replace(calm, backlog=0.0), until)
         for state in self._at.states:
             name = state.pool.name
-            dwell = min(max(self._settings.dwell_seconds, self._starts[name]), since_jump)
+            dwell = min(max(self._settings.dwell_seconds, self._starts[name]), since_jump / SUPERSEDED)
             count = self._at.count(state)
             present = count + grown[name]
             enough = state.enough(self._count(state), present, dwell, self._now)

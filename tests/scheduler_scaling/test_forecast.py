@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 from scheduler.scaling.forecast import Forecast
 
 
-def _fed(seconds: float, rate: float, forecast: Forecast | None = None, since: float = 0.0, seed: int = 1) -> Forecast:
-    """Poisson arrivals of ten seconds of work each."""
+def _fed(
+    seconds: float,
+    rate: float,
+    forecast: Forecast | None = None,
+    since: float = 0.0,
+    seed: int = 1,
+    work: float = 10.0,
+) -> Forecast:
+    """Poisson arrivals of ``work`` seconds each."""
     forecast, chance = forecast or Forecast(since), Random(seed)
     at = since
-    while (at := at + chance.expovariate(rate / 10)) < since + seconds:
-        forecast.arrived(10.0, at)
+    while (at := at + chance.expovariate(rate / work)) < since + seconds:
+        forecast.arrived(work, at)
     forecast.advance(since + seconds)
     return forecast
 
@@ -33,6 +40,24 @@ def test_the_farther_ahead_the_less_is_known() -> None:
 def test_a_jump_is_followed_within_a_minute() -> None:
     forecast = _fed(1800.0, 3.0)
     assert _fed(60.0, 12.0, forecast, 1800.0).rate(0.0) > 7.0
+
+
+def test_a_jump_that_chance_blurs_is_still_seen_as_one() -> None:
+    """Few large requests: what the filter makes of the first of them must not hide the others."""
+    for seed in range(20):
+        forecast = _fed(1800.0, 3.0, seed=seed, work=25.0)
+        _fed(150.0, 12.0, forecast, 1800.0, seed + 100, work=25.0)
+        assert forecast.jumped_at > 1800.0, seed
+
+
+def test_chance_alone_is_seldom_a_jump() -> None:
+    jumped = [_fed(3600.0, 3.0, seed=seed, work=25.0).jumped_at > 0.0 for seed in range(20)]
+    assert sum(jumped) <= 4  # in twenty hours
+
+
+def test_what_is_assumed_before_anything_came_is_soon_outweighed() -> None:
+    forecasts = [_fed(90.0, 3.0, seed=seed).rate(0.0) for seed in range(20)]
+    assert sum(forecasts) / len(forecasts) > 2.0
 
 
 def test_silence_is_believed() -> None:

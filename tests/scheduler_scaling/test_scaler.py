@@ -158,6 +158,17 @@ def test_after_a_clear_fall_servers_go_before_the_dwell_is_over() -> None:
     assert wanted[-1] < 4, "what was needed before says nothing of what is needed now"
 
 
+def test_what_was_thought_of_a_new_level_at_first_is_superseded_before_a_start_is_over() -> None:
+    site = steady()
+    most = ask_often(site, 15.0, 5)[-1]
+    assert ask_often(site, 115.0, 1)[-1] < most
+
+
+def test_work_that_waits_since_a_crowd_came_may_take_a_while_to_be_done() -> None:
+    wanted = ask_often(steady(), 60.0, 4, stay=True)  # 16.8 servers' worth, and 700 to 800 s of work that waits
+    assert 17 <= wanted[-1] <= 22
+
+
 def test_servers_for_work_that_waits_since_a_crowd_came_go_when_it_is_done() -> None:
     site = steady()
     first = site.requests + 1

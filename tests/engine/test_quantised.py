@@ -232,6 +232,8 @@ def test_to_a_device_and_back(form: WeightFormat, monkeypatch: pytest.MonkeyPatc
     assert copy.nbytes == size
     stream = SimpleNamespace(synchronize=lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda _: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
     copy = replace(copy, tensors=())  # plain ones cannot change to the meta device
     copy.to_device(torch.device("meta"))
     assert all(leaf.is_meta for _, _, parameter in composed(module) for leaf in leaves(parameter))

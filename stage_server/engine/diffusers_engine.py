@@ -189,13 +189,13 @@ class DiffusersEngine:
 
     def _choose_tile(self, checkpoint: Checkpoint, options: LoadOptions) -> DecodedBytes | None:
         """By what a device of this size leaves for jobs, not by what is free now: what bytes a picture has depends on
-        it. Returns what is predicted."""
+        it. Returns what is predicted; of videos nothing is, as one picture does not tell what many frames take."""
         vae, config = self._components.files.get("vae"), self._components.configs.get("vae", {})
-        if vae is None:
-            return None
-        width, height = default_size(self._pipeline, checkpoint, self._geometry)
-        largest = int(checkpoint.serving_defaults().get("max_pixels", 0)) or UNKNOWN_LARGEST * width * height
-        decoded = decoded_bytes(vae.type_hint, config, options.dtype, self._geometry, largest)
+        decoded = None
+        if vae is not None and not any(workflow.makes_video for workflow in self._workflows.values()):
+            width, height = default_size(self._pipeline, checkpoint, self._geometry)
+            largest = int(checkpoint.serving_defaults().get("max_pixels", 0)) or UNKNOWN_LARGEST * width * height
+            decoded = decoded_bytes(vae.type_hint, config, options.dtype, self._geometry, largest)
         if options.vae_tile == AUTO_TILE and has_limit(self._device):
             most = int(ACTIVATION_SHARE * self.memory_bytes)
             self._components.vae_tile = chosen_side(decoded, most, self._geometry.vae_factor)

@@ -130,6 +130,13 @@ def test_the_decoder_announces_what_a_tile_takes() -> None:
     assert tiled[Role.DIT].activation_bytes == plain[Role.DIT].activation_bytes
 
 
+def test_what_a_video_takes_in_tiles_is_not_told_by_one_picture(model_folder: Callable[[str], str]) -> None:
+    """Frames after the first take several times as much, and all of them stay until the last is there."""
+    folder = model_folder("wan")
+    plain, tiled = DiffusersEngine(folder).capable(), DiffusersEngine(folder, vae_tile=TILE).capable()
+    assert tiled == plain
+
+
 def test_models_with_other_tiles_have_no_vae_in_common(model_folder: Callable[[str], str]) -> None:
     folder = model_folder("flux2-klein")
     kinds = [DiffusersEngine(folder, vae_tile=side)._components.shareable()["vae"][0] for side in (128, 128, 256)]

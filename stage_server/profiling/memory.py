@@ -8,12 +8,12 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from stage_server.command_line import InvalidSettings
-from stage_server.engine.base import HOST_BANDWIDTH, LoadError
+from stage_server.engine.base import HOST_BANDWIDTH, EngineError, LoadError
 from stage_server.offload import Offload
 from stage_server.profiling.settings import MemorySettings, read_memory_settings
 from stage_server.startup import make_real_engine
@@ -96,13 +96,21 @@ def lines(engine: DiffusersEngine, settings: MemorySettings) -> Iterator[Line]:
 def further_lines(stages: Iterable[FurtherEngine], settings: MemorySettings) -> Iterator[Line]:
     """Of the stages beside the model's own, whose weights have one form."""
     for stage in stages:
-        role, model = stage.role.value, stage.model
-        if settings.measure:
-            model.load()
-            yield Line(role, WeightFormat.NONE, model.nbytes, stage.loaded_bytes)
-            model.unload()
-        else:
-            yield Line(role, WeightFormat.NONE, model.nbytes)
+        predicted = Line(stage.role.value, WeightFormat.NONE, stage.model.nbytes)
+        yield _with_loaded(predicted, stage) if settings.measure else predicted
+
+
+def _with_loaded(line: Line, stage: FurtherEngine) -> Line:
+    from stage_server.engine.translated import errors_translated  # here, as torch comes with it
+
+    try:
+        with errors_translated(stage.device):
+            stage.model.load()
+        return replace(line, loaded=stage.loaded_bytes)
+    except (LoadError, EngineError) as error:
+        return replace(line, why_not=str(error))
+    finally:
+        stage.model.unload()
 
 
 def _ways(engine: DiffusersEngine, name: str) -> Iterator[tuple[WeightFormat, Offload]]:

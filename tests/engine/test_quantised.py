@@ -24,6 +24,7 @@ from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.leaves import composed, leaves, nbytes, put, rebuilt
 from stage_server.engine.low_rank import LowRank, make_adaptable, switched_on
 from stage_server.engine.quantised import fit_layers, quantise
+from stage_server.engine.upscaler import PictureUpscaler
 from stage_server.engine.weight_cache import host_copy
 from stage_server.profiling.memory import run
 from stage_server.settings import Settings
@@ -308,6 +309,19 @@ def test_the_command_tells_of_stages_beside_the_model(table: Callable[..., list[
     written = json.loads(output.read_text())["weight_bytes"]
     assert set(written) == set(Role)
     assert written["enhancer"] == sum(tensor.nbytes for tensor in load_file(enhancer / "model.safetensors").values())
+
+
+def test_the_command_goes_on_where_a_stage_beside_the_model_does_not_fit(
+    table: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: PictureUpscaler) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(PictureUpscaler, "load", load)
+    lines = table("--upscaler", str(save_upscaler(tmp_path)), "--measure")
+    (line,) = (line for line in lines if line.startswith("upscaler"))
+    assert "does not fit into the memory of cpu" in line
+    assert lines[-1].startswith("roles with no format")
 
 
 def test_the_command_measures_and_says_what_cannot_be(table: Callable[..., list[str]]) -> None:

@@ -28,6 +28,7 @@ from stage_server.engine.offloading import Held, Offloaded
 from stage_server.engine.predicted_bytes import predicted
 from stage_server.engine.quantised import check_possible, named, quantise
 from stage_server.engine.split import DENOISERS
+from stage_server.engine.staging import computed
 from stage_server.engine.step_cache import check_possible as check_step_cache
 from stage_server.engine.stubs import ComponentStub
 from stage_server.engine.tiling import tile
@@ -265,6 +266,10 @@ class Components:
             if not self._is_elsewhere(name):
                 self.cache.forget(self._kept_as(name))
         self.collect()
+
+    def computed(self) -> None:
+        """Returns when the device has done all that this thread gave it."""
+        computed(self._options.device)
 
     def collect(self) -> None:
         """Give memory back that only cycles of references still hold. Takes a while; no job need wait for it."""

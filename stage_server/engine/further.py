@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import ClassVar, Protocol
 
 import msgspec
@@ -30,6 +31,7 @@ from stage_server.engine.diffusers_engine import DiffusersEngine
 from stage_server.engine.forms import Forms
 from stage_server.engine.giving_way import GivingWay
 from stage_server.engine.leaves import nbytes
+from stage_server.engine.staging import computed
 from stage_server.engine.translated import errors_translated
 from wire.params import Enhancer, ImageParams, ModelInfo, Upscaler
 from wire.to_gateway import RoleInfo
@@ -175,7 +177,7 @@ class FurtherEngine(ABC):
             with errors_translated(self.device):
                 with guarded(turn):
                     self.model.load()
-                with GivingWay(turn).in_calls_of([self.model.module]):
+                with GivingWay(turn, partial(computed, self.device)).in_calls_of([self.model.module]):
                     self.model.warm_up()
         except EngineError as error:
             raise LoadError(f"the {self.role} {self.model.info.name} cannot run here: {error}") from error

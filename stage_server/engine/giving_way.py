@@ -25,8 +25,12 @@ class GivingWay:
     So jobs wait no more than twice as long as they would without it, and it takes twice its time at most.
     """
 
-    def __init__(self, turn: DeviceTurn, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self, turn: DeviceTurn, computed: Callable[[], None], clock: Callable[[], float] = perf_counter
+    ) -> None:
+        """``computed`` returns when the device has done all that this thread gave it."""
         self._turn = turn
+        self._computed = computed
         self._clock = clock
         self._held = ExitStack()
         self._until = 0.0
@@ -54,5 +58,6 @@ class GivingWay:
 
     def _before_layer(self, _layer: torch.nn.Module, _given: tuple[Any, ...]) -> None:
         if self._clock() >= self._until:
+            self._computed()  # or jobs would wait for it in their own turns, and take that for time of theirs
             self._held.close()
             self._take()

@@ -97,7 +97,7 @@ class _Change:
             self._load()
             pipeline = self._preview()
             for role in coming:
-                with GivingWay(self._turn).in_calls_of(self._own()):
+                with GivingWay(self._turn, self._components.computed).in_calls_of(self._own()):
                     roles._warm_up(role, pipeline)
             with self._turn():
                 self._activate()

@@ -168,7 +168,7 @@ class _CudaLeaving:
         return pinned
 
     def computed(self) -> None:
-        _recorded(torch.cuda.current_stream(self._device)).synchronize()
+        computed(self._device)
 
     def landed(self) -> None:
         if self._done is not None:
@@ -177,6 +177,12 @@ class _CudaLeaving:
 
 def _pinned(nbytes: int) -> npt.NDArray[np.uint8]:
     return torch.empty(nbytes, dtype=torch.uint8, pin_memory=nbytes <= PINNED_MOST).numpy()
+
+
+def computed(device: torch.device) -> None:
+    """Returns when all that this thread gave the device is computed."""
+    if device.type == "cuda":
+        _recorded(torch.cuda.current_stream(device)).synchronize()
 
 
 def _recorded(stream: torch.cuda.Stream) -> torch.cuda.Event:

@@ -17,9 +17,9 @@ CALM = 0.8
 """Share of the allowed wait that must be kept without the server that is given up: less, and it would soon be back."""
 LATE = 2.0
 """Times what is looked ahead, after a jump, for which work is taken to wait since servers came late."""
-CLEARED = 1.5
-"""Times the allowed wait, after a start, in which what has waited for it may be worked off: servers that do it sooner
-would be idle then."""
+CLEARED, CLEARED_LATE = 0.5, 1.5
+"""Times the allowed wait, after a start, in which what has waited for it may be worked off; the latter after a jump:
+servers that do it sooner would be idle then."""
 SUPERSEDED = 2.0
 """Times as much must have been seen of a new level, for what was thought of it to count no longer."""
 WHOLE = 1.0
@@ -95,7 +95,7 @@ class Choice:
             self._extra[state.pool.name] += state.pool.min - self._count(state)
 
     def _grow(self, outlook: Outlook) -> None:
-        since = self._lead + CLEARED * outlook.allowed
+        since = self._lead + (CLEARED_LATE if self._is_after_jump else CLEARED) * outlook.allowed
         until = since + self._settings.dwell_seconds
         self._verdict = self._told(outlook)
         while not self._carried(outlook, since, until, self._settings.grow_errors):
@@ -124,12 +124,11 @@ class Choice:
         grown = Counter(self._extra)
         self._give_up(calm, until)
         needed = Counter(self._extra)
-        since_jump = self._now - self._jumped_at()
-        if since_jump < LATE * until:
+        if self._is_after_jump:
             self._give_up(replace(calm, backlog=0.0), until)
         for state in self._at.states:
             name = state.pool.name
-            dwell = min(max(self._settings.dwell_seconds, self._starts[name]), since_jump / SUPERSEDED)
+            dwell = min(max(self._settings.dwell_seconds, self._starts[name]), self._since_jump / SUPERSEDED)
             count = self._at.count(state)
             present = count + grown[name]
             enough = state.enough(self._count(state), present, dwell, self._now)
@@ -158,8 +157,15 @@ class Choice:
             return False  # some role would have no holder
         return outlook.carried(fleet.capacity(self._extra, self._starts), since, until, errors)
 
-    def _jumped_at(self) -> float:
-        return self._at.model.forecast.jumped_at if self._at.model is not None else -inf
+    @property
+    def _since_jump(self) -> float:
+        """Seconds."""
+        return self._now - (self._at.model.forecast.jumped_at if self._at.model is not None else -inf)
+
+    @property
+    def _is_after_jump(self) -> bool:
+        """Work that waits is taken to do so since servers came late."""
+        return self._since_jump < LATE * (self._lead + self._settings.dwell_seconds)
 
     def _outlook(self) -> Outlook:
         model, settings = self._at.model, self._settings

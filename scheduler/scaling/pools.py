@@ -70,7 +70,7 @@ class ScalingSettings:
     """Of the time that deadlines leave for waiting, so much may be waited …"""
     most_wait_seconds: float = 60.0
     """… but no longer than this."""
-    late_chance: float = 0.1
+    late_chance: float = 0.05
     """Of a request, to wait longer than that by chance alone: decides how much is kept in reserve."""
     grow_errors: float = 0.0
     """Standard errors above the expected demand that pools grow for …"""

@@ -68,7 +68,7 @@ async def test_a_server_that_is_told_to_stop_leaves_at_once(service, engine):
     await service.serve_all(**model, ends=(E, D), a=(T,), b=(T,))
     steps = 60 if engine == "emulated" else 400
     picture = service.generate(**model, steps=steps, deadline=120)
-    progressed = await service.tape.find(ev.JobProgressed)
+    progressed = await service.tape.find(ev.JobProgressed, lambda event: is_dit(service, event))
     victim = service.server_of(progressed.server)
     victim.send(signal.SIGTERM)
     handed_over = await service.tape.find(ev.JobHandedOver)
@@ -84,7 +84,7 @@ async def test_a_server_that_is_told_to_stop_leaves_at_once(service, engine):
 async def test_the_new_one_dies_and_the_denoising_starts_over(service):
     await service.serve_all(ends=(E, D), a=(T,), b=(T,))
     picture = service.generate(steps=60)
-    progressed = await service.tape.find(ev.JobProgressed)
+    progressed = await service.tape.find(ev.JobProgressed, lambda event: is_dit(service, event))
     service.server_of(progressed.server).send(signal.SIGTERM)
     handed_over = await service.tape.find(ev.JobHandedOver)
     resumed = await service.tape.find(ev.JobProgressed, lambda event: event.step > handed_over.step)
@@ -96,6 +96,7 @@ async def test_the_new_one_dies_and_the_denoising_starts_over(service):
 
 
 def is_dit(service, event):
+    """Not of a server that helps with the guidance."""
     return any(event.epoch == run.epoch for run in service.tape.runs(T))
 
 

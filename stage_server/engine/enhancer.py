@@ -79,10 +79,6 @@ class PromptEnhancer:
         self.info = Enhancer(name_of(source, "enhancer"), digest, max_tokens)
 
     @property
-    def is_loaded(self) -> bool:
-        return self._model is not None
-
-    @property
     def module(self) -> torch.nn.Module | None:
         model: torch.nn.Module | None = self._model
         return model

@@ -48,11 +48,8 @@ class FurtherModel(Protocol):
     def info(self) -> Upscaler | Enhancer: ...
 
     @property
-    def is_loaded(self) -> bool: ...
-
-    @property
     def module(self) -> torch.nn.Module | None:
-        """Its weights, once it is loaded."""
+        """With its weights; None unless they are there."""
 
     def load(self) -> None:
         """Raises ``LoadError``."""
@@ -84,19 +81,23 @@ class FurtherEngine(ABC):
         """As ``Engine.prepare``; its model is loaded."""
 
     @property
+    def _is_loaded(self) -> bool:
+        return self.model.module is not None
+
+    @property
     def loaded_bytes(self) -> int:
         """Of the model's weights; 0 unless they are there."""
         return 0 if self.model.module is None else nbytes(self.model.module)
 
     @property
     def _own_bytes(self) -> int:
-        return self.model.nbytes if self.model.is_loaded else 0
+        return self.model.nbytes if self._is_loaded else 0
 
     # --- as it introduces itself --------------------------------------------------------------------------------------
 
     @property
     def roles(self) -> frozenset[Role]:
-        return self.inner.roles | (self._own if self.model.is_loaded else frozenset())
+        return self.inner.roles | (self._own if self._is_loaded else frozenset())
 
     def describe(self) -> ModelInfo:
         return msgspec.structs.replace(self.inner.describe(), **{self.role.value: self.model.info})
@@ -159,7 +160,7 @@ class FurtherEngine(ABC):
         self.inner.preload(roles - self._own, turn)
 
     def set_roles(self, roles: frozenset[Role], turn: DeviceTurn = nullcontext) -> None:
-        was_loaded, wanted = self.model.is_loaded, self.role in roles
+        was_loaded, wanted = self._is_loaded, self.role in roles
         try:
             if wanted and not was_loaded:
                 self._load(turn)
@@ -190,7 +191,7 @@ class FurtherEngine(ABC):
     def prepare(self, job: StageJob, inputs: NamedValues) -> Prepared:
         if job.role is not self.role:
             return self.inner.prepare(job, inputs)
-        if not self.model.is_loaded:
+        if not self._is_loaded:
             raise EngineError(f"this server does not hold the role {job.role}")
         return self.prepared(job.params, inputs)
 

@@ -22,7 +22,7 @@ LEAST_SECONDS = 0.05
 class GivingWay:
     """Keeps the device for as long as it waited for it, each time.
 
-    So jobs wait no more than twice as long as they would without it, and it takes twice its time at most.
+    So it has about half of a device that others always want, and a job waits for a layer more than that.
     """
 
     def __init__(

@@ -47,10 +47,6 @@ class PictureUpscaler:
         self.info = Upscaler(name_of(source, "upscaler"), digest_of([*described, *weights]), config.upscale)
 
     @property
-    def is_loaded(self) -> bool:
-        return self._model is not None
-
-    @property
     def module(self) -> torch.nn.Module | None:
         model: torch.nn.Module | None = self._model
         return model
